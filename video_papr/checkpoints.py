@@ -1,0 +1,124 @@
+"""Reading and writing weights. Nothing here ever executes what a file contains.
+
+A weights file is one of
+    NAME          a bundled model: `video_papr/weights/NAME.safetensors`
+    *.safetensors our own format: tensors (fp16 or fp32) with a JSON description in the metadata
+    *.pyth, *.pt, *.pth   a torch file that holds a state dict, bare or under `model_state`, `model` or `module`
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import CheckpointError
+
+BUNDLED = Path(__file__).parent / "weights"
+WRAPPERS = ("model_state", "model", "module", "state_dict")
+
+
+def bundled_names() -> list[str]:
+    """The models that come with the package."""
+    return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
+
+
+def find_weights(weights: str | Path) -> Path:
+    """The file of a bundled name or a path.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    for path in (Path(weights).expanduser(), BUNDLED / f"{weights}.safetensors"):
+        if path.is_file():
+            return path
+    names = ", ".join(bundled_names()) or "none"
+    raise CheckpointError(f"weights={weights} is neither a file nor a bundled model (bundled: {names})")
+
+
+def read_weights(weights: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors, in float32, and the description ({} for torch files).
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or would need code to be run to be read.
+    """
+    path = find_weights(weights)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} holds more than tensors and is not read, since that could run code"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or not a torch file: {_first_line(error)}") from None
+    while isinstance(stored, Mapping) and (
+        inner := [k for k in WRAPPERS if isinstance(stored.get(k), Mapping)]
+    ):
+        stored = stored[inner[0]]
+    if not isinstance(stored, Mapping) or not any(isinstance(v, Tensor) for v in stored.values()):
+        raise CheckpointError(f"{path} holds no state dict, neither bare nor under {', '.join(WRAPPERS)}")
+    return {
+        k: v.float() if v.is_floating_point() else v for k, v in stored.items() if isinstance(v, Tensor)
+    }, {}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            described = json.loads((file.metadata() or {}).get("video_papr", "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {_first_line(error)}") from None
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, described
+
+
+def write_weights(
+    path: Path, state: Mapping[str, Tensor], described: Mapping[str, Any], *, half: bool = True
+) -> None:
+    """Writes our own format; `half` stores floating-point tensors as fp16."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    if half:
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"video_papr": json.dumps(dict(described), sort_keys=True)})
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Loads a state dict into `module`.
+
+    Raises:
+        CheckpointError: keys are missing, left over, or of another shape; the line names the first few.
+    """
+    own = module.state_dict()
+    missing = [k for k in own if k not in state]
+    extra = [k for k in state if k not in own]
+    misshapen = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    faults = [f"{name}: {_few(keys)}" for name, keys in _named(missing, extra, misshapen) if keys]
+    if faults:
+        raise CheckpointError(f"{source} does not fit {type(module).__name__}; {'; '.join(faults)}")
+    module.load_state_dict(dict(state))
+
+
+def _named(missing: list[str], extra: list[str], misshapen: list[str]) -> tuple[tuple[str, list[str]], ...]:
+    return ("missing", missing), ("unexpected", extra), ("of another shape", misshapen)
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,315 @@
+"""Synthetic actions: pure functions that draw a small actor moving over a busy scene.
+
+The class of a scene is the *motion* of its actor, never its look or its place, so no single frame gives it away.
+Everything else in the picture is there to mislead simple rules: the camera pans and shakes (frame difference lights
+up everywhere), bright shapes stand still (brightness finds them), others flicker or drift at random (so does motion).
+
+Letters: T frames, H x W pixels. Positions are in units of S = min(H, W), measured from the centre of the frame:
+x to the right, y downwards, both in [-0.5, 0.5] inside the central square. Angles are in radians, clockwise on screen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+ACTIONS = (
+    "move_left",
+    "move_right",
+    "move_up",
+    "move_down",
+    "rotate_cw",
+    "rotate_ccw",
+    "zoom_in",
+    "zoom_out",
+    "circle_cw",
+    "circle_ccw",
+    "zigzag",
+    "blink",
+)
+DISTRACTOR_SHAPES = ("square", "triangle", "disc", "bar", "cross")
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where a shape is at each frame: all arrays are (T,)."""
+
+    x: Array
+    y: Array
+    radius: Array
+    angle: Array
+    visible: Array
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape and its path. The actor is the only shape of kind "actor"."""
+
+    kind: str
+    colors: Array  # (3, 3) float RGB in 0..255: first, second, outline
+    path: Path
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that `render` draws."""
+
+    height: int
+    width: int
+    fps: int
+    background: Array  # (H + 2 margin, W + 2 margin, 3) float32, 0..255
+    camera: Array  # (T, 2) displacement (x, y) of the whole scene in units of S
+    shapes: tuple[Shape, ...]  # drawn in this order; the actor comes last
+    noise_std: float
+
+
+def sample_scene(rng: np.random.Generator, action: str, *, clutter: float = 1.0) -> Scene:
+    """Draws a random scene of one action.
+
+    Args:
+        rng: the only source of randomness.
+        action: one of `ACTIONS`.
+        clutter: 0 is a quiet, still scene without distractors; 1 is the full task. Training starts low.
+    """
+    short = int(rng.choice([96, 112, 128]))
+    long = int(short * rng.choice([1.0, 1.0, 1.25, 4 / 3])) // 2 * 2
+    height, width = (short, long) if rng.random() < 0.7 else (long, short)
+    fps = int(rng.choice([10, 12, 15, 24, 25, 30]))
+    num_frames = int(np.clip(round(fps * rng.uniform(1.4, 2.6)), 16, 60))
+
+    actor = Shape("actor", _actor_colors(rng), _actor_path(rng, action, num_frames))
+    distractors = tuple(_distractor(rng, num_frames, role) for role in _distractor_roles(rng, clutter))
+    margin = int(0.3 * short)
+    background = _background(rng, height + 2 * margin, width + 2 * margin, clutter)
+    return Scene(
+        height=height,
+        width=width,
+        fps=fps,
+        background=background,
+        camera=_camera(rng, num_frames, clutter),
+        shapes=(*distractors, actor),
+        noise_std=float(clutter * rng.uniform(1.0, 4.0)),
+    )
+
+
+def render(scene: Scene, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Draws a scene; `rng` feeds the sensor noise.
+
+    Returns:
+        frames: (T, H, W, 3) uint8.
+        circles: (T, 3) float32: x, y and radius in pixels of the circle that holds the actor. It stays while the actor
+            blinks, because the place where something vanishes belongs to the action.
+    """
+    size = min(scene.height, scene.width)
+    num_frames = len(scene.camera)
+    frames = np.empty((num_frames, scene.height, scene.width, 3), np.uint8)
+    noise = rng.normal(0, scene.noise_std, (4, scene.height, scene.width, 3)).astype(np.float32)
+    for t in range(num_frames):
+        image = _shifted_window(scene, scene.camera[t] * size)
+        for shape in scene.shapes:
+            if shape.path.visible[t] > 0:
+                _draw(image, shape, t, *_to_pixels(scene, shape.path, t))
+        image += noise[t % 4][:: (-1) ** (t // 4), :: (-1) ** (t // 8)]
+        frames[t] = np.clip(image, 0, 255).astype(np.uint8)
+    actor = scene.shapes[-1].path
+    circles = np.array([_to_pixels(scene, actor, t) for t in range(num_frames)], np.float32)
+    return frames, circles
+
+
+# ---- the actor ----
+
+
+def _actor_path(rng: np.random.Generator, action: str, num_frames: int) -> Path:
+    """The class-defining motion, with random speed, extent, place, easing, and a small drift that says nothing."""
+    u = np.linspace(0, 1, num_frames) ** rng.uniform(0.85, 1.18)
+    radius = np.full(num_frames, rng.uniform(0.12, 0.155))
+    angle = np.full(num_frames, rng.uniform(0, 2 * np.pi))
+    visible = np.ones(num_frames)
+    x, y = np.zeros(num_frames), np.zeros(num_frames)
+    verb, _, way = action.partition("_")
+    sign = -1.0 if way in ("left", "up", "ccw", "out") else 1.0
+    if verb == "move":
+        travel = sign * rng.uniform(0.34, 0.56) * (u - 0.5)
+        x, y = (travel, y) if way in ("left", "right") else (x, travel)
+    elif verb == "rotate":
+        angle = angle + sign * 2 * np.pi * rng.uniform(0.6, 1.5) * u
+    elif verb == "zoom":
+        grown = rng.uniform(1.8, 2.3)
+        radius = rng.uniform(0.085, 0.1) * grown ** (u if sign > 0 else 1 - u)
+    elif verb == "circle":
+        phase = rng.uniform(0, 2 * np.pi) + sign * 2 * np.pi * rng.uniform(0.8, 1.4) * u
+        orbit = rng.uniform(0.14, 0.21)
+        x, y = orbit * np.cos(phase), orbit * np.sin(phase)
+    elif verb == "zigzag":
+        x, y = _zigzag(rng, u)
+    elif verb == "blink":
+        visible = (np.sin(2 * np.pi * (rng.uniform(2.0, 4.0) * u + rng.uniform(0, 1))) > 0).astype(float)
+    else:
+        raise ValueError(f"unknown action {action!r}; known: {', '.join(ACTIONS)}")
+    x, y = x + rng.uniform(-0.04, 0.04) * u, y + rng.uniform(-0.04, 0.04) * u
+    return Path(*_placed(rng, x, y, radius), radius=radius, angle=angle, visible=visible)
+
+
+def _zigzag(rng: np.random.Generator, u: Array) -> tuple[Array, Array]:
+    """A slow advance along a random axis with a fast triangle wave across it."""
+    periods = rng.uniform(1.5, 2.5)
+    wave = 2 * np.abs(2 * ((periods * u + rng.uniform(0, 1)) % 1) - 1) - 1
+    along, across = rng.choice([-1, 1]) * rng.uniform(0.2, 0.36) * (u - 0.5), rng.uniform(0.11, 0.16) * wave
+    return (along, across) if rng.random() < 0.5 else (across, along)
+
+
+def _placed(rng: np.random.Generator, x: Array, y: Array, radius: Array) -> tuple[Array, Array]:
+    """Moves a path to a random place where the actor stays inside the central square, camera pan included."""
+    placed = []
+    for axis in (x, y):
+        reach = 0.5 - 0.06 - radius.max()
+        low, high = -reach - axis.min(), reach - axis.max()
+        placed.append(axis + (rng.uniform(low, high) if low < high else (low + high) / 2))
+    return placed[0], placed[1]
+
+
+def _actor_colors(rng: np.random.Generator) -> Array:
+    """Two halves of clearly different lightness and an outline; hues are free."""
+    dark, light = rng.uniform(0, 110, 3), rng.uniform(120, 235, 3)
+    halves = [dark, light] if rng.random() < 0.5 else [light, dark]
+    return np.stack([*halves, rng.uniform(0, 60, 3) if rng.random() < 0.5 else rng.uniform(190, 250, 3)])
+
+
+# ---- everything else ----
+
+
+def _distractor_roles(rng: np.random.Generator, clutter: float) -> list[str]:
+    """At full clutter: 2-4 static bright shapes, 2-3 that flicker, 1-2 that drift at random."""
+    most = {"static": (2, 4), "flicker": (2, 3), "drift": (1, 2)}
+    return [
+        role for role, (low, high) in most.items() for _ in range(int(round(clutter * rng.integers(low, high + 1))))
+    ]
+
+
+def _distractor(rng: np.random.Generator, num_frames: int, role: str) -> Shape:
+    x, y = rng.uniform(-0.5, 0.5, 2)
+    path = Path(
+        x=np.full(num_frames, x),
+        y=np.full(num_frames, y),
+        radius=np.full(num_frames, rng.uniform(0.06, 0.13)),
+        angle=np.full(num_frames, rng.uniform(0, 2 * np.pi)),
+        visible=np.ones(num_frames),
+    )
+    if role == "drift":
+        walk = _smooth_walk(rng, num_frames, 4) * 0.14
+        path = Path(path.x + walk[:, 0], path.y + walk[:, 1], path.radius, path.angle, path.visible)
+    if role == "flicker":
+        hold = max(2, num_frames // 9)
+        visible = np.repeat(rng.random(num_frames // hold + 1) < 0.5, hold)[:num_frames]
+        path = Path(path.x, path.y, path.radius, path.angle, visible.astype(float))
+    base = rng.uniform(60, 255, 3)
+    if role == "static":
+        base = base / base.max() * 255  # brighter than the actor ever is
+    second = base if rng.random() < 0.6 else rng.uniform(20, 235, 3)
+    return Shape(str(rng.choice(DISTRACTOR_SHAPES)), np.stack([base, second, base * 0.5]), path)
+
+
+def _camera(rng: np.random.Generator, num_frames: int, clutter: float) -> Array:
+    """A slow pan plus a smooth shake, (T, 2) in units of S; it stays far below what an action travels."""
+    u = np.linspace(-0.5, 0.5, num_frames)[:, None]
+    pan = rng.uniform(-0.14, 0.14, 2) * u
+    shake = _smooth_walk(rng, num_frames, 12) * rng.uniform(0.02, 0.04)
+    jitter = rng.normal(0, 0.014, (num_frames, 2))
+    return clutter * (pan + shake + jitter)
+
+
+def _smooth_walk(rng: np.random.Generator, num_frames: int, knots: int) -> Array:
+    """Random motion through `knots` points, (T, 2), of unit standard deviation per knot."""
+    at = np.linspace(0, knots - 1, num_frames)
+    points = rng.normal(0, 1, (knots, 2))
+    return np.stack([np.interp(at, np.arange(knots), points[:, axis]) for axis in range(2)], 1)
+
+
+def _background(rng: np.random.Generator, height: int, width: int, clutter: float) -> Array:
+    """Noise of several scales and random rectangles, (height, width, 3) float32."""
+    image = np.broadcast_to(rng.uniform(50, 200, 3), (height, width, 3)).astype(np.float32)
+    if clutter == 0:
+        return image
+    for cells, strength in ((4, 36.0), (12, 30.0), (30, 46.0)):
+        grid = rng.normal(0, strength * clutter, (cells, cells, 3)).astype(np.float32)
+        image = image + np.einsum("hi,ijc,wj->hwc", _linear(height, cells), grid, _linear(width, cells), optimize=True)
+    for _ in range(int(round(clutter * rng.integers(5, 11)))):
+        y0, x0 = int(rng.integers(0, height)), int(rng.integers(0, width))
+        y1, x1 = y0 + int(rng.integers(6, height // 3)), x0 + int(rng.integers(6, width // 3))
+        opacity = rng.uniform(0.3, 0.9)
+        image[y0:y1, x0:x1] = (1 - opacity) * image[y0:y1, x0:x1] + opacity * rng.uniform(20, 230, 3)
+    return np.clip(image, 0, 255).astype(np.float32)
+
+
+def _linear(size: int, cells: int) -> Array:
+    """The matrix (size, cells) that stretches `cells` values over `size` pixels linearly."""
+    at = np.linspace(0, cells - 1, size)[:, None]
+    return np.maximum(0, 1 - np.abs(at - np.arange(cells))).astype(np.float32)
+
+
+# ---- drawing ----
+
+
+def _to_pixels(scene: Scene, path: Path, t: int) -> tuple[float, float, float]:
+    size = min(scene.height, scene.width)
+    x = scene.width / 2 + (path.x[t] + scene.camera[t, 0]) * size
+    y = scene.height / 2 + (path.y[t] + scene.camera[t, 1]) * size
+    return float(x), float(y), float(path.radius[t] * size)
+
+
+def _shifted_window(scene: Scene, offset: Array) -> Array:
+    """The part of the background that the camera sees, at a sub-pixel offset (bilinear)."""
+    canvas, height, width = scene.background, scene.height, scene.width
+    margin_y, margin_x = (canvas.shape[0] - height) // 2, (canvas.shape[1] - width) // 2
+    left = float(np.clip(margin_x - offset[0], 0, 2 * margin_x - 1))
+    top = float(np.clip(margin_y - offset[1], 0, 2 * margin_y - 1))
+    x0, y0 = int(left), int(top)
+    fx, fy = left - x0, top - y0
+    rows = (1 - fy) * canvas[y0 : y0 + height] + fy * canvas[y0 + 1 : y0 + height + 1]
+    return (1 - fx) * rows[:, x0 : x0 + width] + fx * rows[:, x0 + 1 : x0 + width + 1]
+
+
+def _draw(image: Array, shape: Shape, t: int, x: float, y: float, radius: float) -> None:
+    """Blends one shape into `image` in place, with a soft edge one pixel wide."""
+    height, width = image.shape[:2]
+    y0, y1 = max(0, int(y - radius - 2)), min(height, int(y + radius + 3))
+    x0, x1 = max(0, int(x - radius - 2)), min(width, int(x + radius + 3))
+    if y0 >= y1 or x0 >= x1:
+        return
+    dy, dx = np.mgrid[y0:y1, x0:x1].astype(np.float32) + 0.5
+    dx, dy = (dx - x) / radius, (dy - y) / radius
+    cos, sin = np.cos(shape.path.angle[t]), np.sin(shape.path.angle[t])
+    a, b = cos * dx + sin * dy, -sin * dx + cos * dy  # coordinates that turn with the shape
+    edge = 1.0 / radius
+
+    def soft(distance: Array) -> Array:
+        return np.clip(0.5 - distance / edge, 0, 1)[..., None]
+
+    first, second, outline = (c.astype(np.float32) for c in shape.colors)
+    fill = soft(a) * first + (1 - soft(a)) * second
+    if shape.kind == "actor":  # a disc of two halves, a ring, and a dot that breaks the symmetry
+        ring = soft(0.76 - np.hypot(a, b))
+        dot = soft(np.hypot(a - 0.4, b) - 0.24)
+        fill = (1 - ring) * ((1 - dot) * fill + dot * outline) + ring * outline
+    alpha = soft(_distance(shape.kind, a, b))
+    image[y0:y1, x0:x1] = (1 - alpha) * image[y0:y1, x0:x1] + alpha * fill
+
+
+def _distance(kind: str, a: Array, b: Array) -> Array:
+    """How far a point lies outside a shape of unit radius (negative inside)."""
+    if kind in ("actor", "disc"):
+        return np.hypot(a, b) - 1
+    if kind == "square":
+        return np.maximum(np.abs(a), np.abs(b)) - 0.72
+    if kind == "bar":
+        return np.maximum(np.abs(a) - 1, np.abs(b) - 0.32)
+    if kind == "cross":
+        return np.minimum(
+            np.maximum(np.abs(a) - 0.95, np.abs(b) - 0.28), np.maximum(np.abs(a) - 0.28, np.abs(b) - 0.95)
+        )
+    if kind == "triangle":
+        return np.maximum(-b - 0.5, np.maximum(0.866 * a + 0.5 * b, -0.866 * a + 0.5 * b) - 0.5)
+    raise ValueError(f"unknown shape {kind!r}")

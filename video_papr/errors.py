@@ -1,0 +1,23 @@
+"""Errors that a user can mend: the command line prints their one line and exits with status 2."""
+
+from __future__ import annotations
+
+
+class VideoPaprError(ValueError):
+    """Base of all errors below. The text names the key or file, its value, and what would be right."""
+
+
+class ConfigError(VideoPaprError):
+    """An option has a value that cannot work."""
+
+
+class DataError(VideoPaprError):
+    """A dataset's root, annotation file or label is wrong."""
+
+
+class VideoDecodeError(VideoPaprError):
+    """One video cannot be decoded. Evaluation counts it as failed and goes on."""
+
+
+class CheckpointError(VideoPaprError):
+    """A file of weights is missing, damaged, or made for another model."""

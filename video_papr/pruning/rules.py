@@ -1,0 +1,77 @@
+"""Scorers without a network: the controls that every pruner has to beat.
+
+Each rule is a function (frames, grid, seed) -> significance map on the token grid.
+
+Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..structures import TokenGrid
+
+Rule = Callable[[Tensor, TokenGrid, int], Tensor]
+
+
+def random(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
+    """A random map for each clip, (B, T', H', W').
+
+    Its seed joins `seed` with the clip's own pixels, so a clip gets the same map in every batch, on every device.
+    """
+    sums = frames.flatten(1).sum(1, dtype=torch.int64).tolist()
+    maps = [
+        torch.rand(grid.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + s)) for s in sums
+    ]
+    return torch.stack(maps).to(frames.device)
+
+
+def uniform(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
+    """A map whose best K tokens are spread evenly over space and time for every K, (B, T', H', W').
+
+    The fractional part of a linear form with the powers of the plastic number's 3-D kin (a rank-1 lattice, after
+    Roberts' R3 sequence); no clip and no seed changes it.
+    """
+    t, y, x = _axes(grid, frames.device)
+    ratio = 1.2207440846057596  # the positive root of g ** 4 = g + 1
+    lattice = (t / ratio + y / ratio**2 + x / ratio**3) % 1
+    return lattice.float().expand(len(frames), *grid.shape)
+
+
+def center(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
+    """Nearness to the middle of the picture, the same for every frame, (B, T', H', W')."""
+    _, y, x = _axes(grid, frames.device)
+    y, x = (y + 0.5) / grid.height - 0.5, (x + 0.5) / grid.width - 0.5
+    return -(y**2 + x**2).float().expand(len(frames), *grid.shape)
+
+
+def motion(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
+    """Mean absolute difference to the previous frame (the first frame's is to the next), (B, T', H', W')."""
+    grey = frames.float().mean(-1)
+    change = (grey[:, 1:] - grey[:, :-1]).abs()
+    first = change[:, :1] if change.shape[1] else torch.zeros_like(grey)
+    return F.adaptive_avg_pool3d(torch.cat([first, change], 1)[:, None], grid.shape).squeeze(1)
+
+
+def brightness(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
+    """Mean of the three colours, (B, T', H', W')."""
+    return F.adaptive_avg_pool3d(frames.float().mean(-1)[:, None], grid.shape).squeeze(1)
+
+
+def _axes(grid: TokenGrid, device: torch.device) -> tuple[Tensor, ...]:
+    return torch.meshgrid(
+        *(torch.arange(n, device=device, dtype=torch.float64) for n in grid.shape), indexing="ij"
+    )
+
+
+RULES: dict[str, Rule] = {
+    "random": random,
+    "uniform": uniform,
+    "center": center,
+    "motion": motion,
+    "brightness": brightness,
+}

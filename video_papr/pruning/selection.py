@@ -1,0 +1,75 @@
+"""From a significance map to the tokens that stay: pure tensor functions.
+
+Letters: B clips, t x h x w the scorer's cells, T' x H' x W' the token grid, N its tokens, K kept tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import ConfigError
+from ..structures import TokenGrid, TokenSelection
+
+SCOPES = ("global", "frame")
+
+
+def check_keep_ratio(keep_ratio: object) -> float:
+    """Returns the ratio as a float, or raises ConfigError unless it is a number with 0 < keep_ratio <= 1."""
+    if isinstance(keep_ratio, bool) or not isinstance(keep_ratio, (int, float)) or not 0 < keep_ratio <= 1:
+        raise ConfigError(
+            f"pruner.keep_ratio={keep_ratio} must be a number with 0 < keep_ratio <= 1, e.g. 0.3"
+        )
+    return float(keep_ratio)
+
+
+def keep_count(keep_ratio: float, num_tokens: int) -> int:
+    """K = max(1, floor(keep_ratio * N)), safe from rounding (0.29 * 100 is 28.999... in floating point)."""
+    return max(1, math.floor(keep_ratio * num_tokens + 1e-9))
+
+
+def resize_map(significance: Tensor, grid: TokenGrid, *, align_corners: bool) -> Tensor:
+    """Stretches a map (B, t, h, w) trilinearly over the token grid: (B, T', H', W').
+
+    `align_corners=True` is the paper's choice; it moves the outer cells' centres onto the outer tokens' centres, up to
+    half a cell away from the pixels that they saw. False keeps every cell over its own pixels.
+    """
+    if significance.shape[1:] == grid.shape:
+        return significance
+    return F.interpolate(
+        significance[:, None].float(), grid.shape, mode="trilinear", align_corners=align_corners
+    ).squeeze(1)
+
+
+def select_tokens(significance: Tensor, *, keep_ratio: float, scope: str = "global") -> TokenSelection:
+    """Keeps the K most significant tokens of every clip.
+
+    Args:
+        significance: (B, T', H', W') float on the token grid, higher = keep. NaN counts as least significant.
+        keep_ratio: share of the grid's tokens to keep; K = `keep_count`.
+        scope: "global" ranks space and time together (the paper); "frame" gives every frame of the grid the same number
+            of tokens, as far as K divides, and the rest to the best remaining tokens anywhere.
+
+    Raises:
+        ConfigError: `keep_ratio` or `scope` is out of range.
+    """
+    if scope not in SCOPES:
+        raise ConfigError(f"pruner.scope={scope!r} is unknown; use one of {', '.join(SCOPES)}")
+    grid = TokenGrid(*significance.shape[1:])
+    count = keep_count(check_keep_ratio(keep_ratio), grid.num_tokens)
+    scores = significance.float().nan_to_num(nan=float("-inf"), posinf=3e38)
+    if scope == "frame":
+        scores = _promote_per_frame(scores, count // grid.frames)
+    keep_idx = scores.flatten(1).topk(count, dim=1, sorted=False).indices.sort(dim=1).values
+    return TokenSelection(keep_idx, grid)
+
+
+def _promote_per_frame(scores: Tensor, quota: int) -> Tensor:
+    """Lifts the best `quota` tokens of each frame above all others. scores (B, T', H', W') -> the same shape."""
+    if quota == 0:
+        return scores
+    flat = scores.flatten(2)
+    best = flat.topk(quota, dim=2, sorted=False).indices
+    return flat.scatter(2, best, float("inf")).view_as(scores)

@@ -1,0 +1,109 @@
+"""X3D (Feichtenhofer, CVPR 2020) as a scorer: its trunk, and the significance map read from one of its stages.
+
+X3D-XS, S and M are one network; they differ in the clip that they see. Layers come from pytorchvideo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pytorchvideo.models.x3d import create_x3d
+from torch import Tensor, nn
+
+from ..checkpoints import load_exactly
+from ..errors import ConfigError
+from ..pixels import normalize_pixels, resample_clip
+from ..structures import TokenGrid
+from .selection import resize_map
+
+MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+# Frames x size of PaPr's published recipe for S and M; XS is X3D's own test setting.
+CLIPS = {"x3d_xs": (4, 160), "x3d_s": (8, 160), "x3d_m": (16, 224)}
+STAGES = ("res2", "res3", "res4", "res5", "head")
+
+
+def x3d_classifier(num_classes: int) -> nn.Module:
+    """The whole X3D-S network with a head of `num_classes` logits, for training.
+
+    pytorchvideo's pooling window is fixed at build time; a global average serves clips of every size and agrees with it
+    on the size that it was built for.
+    """
+    net = create_x3d(
+        input_clip_length=8,
+        input_crop_size=160,
+        model_num_class=num_classes,
+        width_factor=2.0,
+        depth_factor=2.2,
+        head_activation=None,
+    )
+    net.blocks[5].pool.pool = nn.AdaptiveAvgPool3d(1)
+    return net
+
+
+class X3DTrunk(nn.Module):
+    """X3D up to the map that PaPr reads, without the classifier behind it.
+
+    Args:
+        stage: "head" is the 432-channel map after `pre_conv`, BN and ReLU (the paper's); "res2" ... "res5" are earlier
+            outputs with 24, 48, 96 and 192 channels and 1/4, 1/8, 1/16 and 1/32 of the input's size.
+    """
+
+    def __init__(self, stage: str = "head") -> None:
+        super().__init__()
+        if stage not in STAGES:
+            raise ConfigError(f"pruner.stage={stage!r} is unknown; use one of {', '.join(STAGES)}")
+        net = x3d_classifier(num_classes=1)
+        self.blocks = nn.ModuleList(net.blocks[: 5 if stage == "head" else STAGES.index(stage) + 2])
+        if stage == "head":
+            pool = net.blocks[5].pool
+            self.pre_conv, self.pre_norm, self.pre_act = pool.pre_conv, pool.pre_norm, pool.pre_act
+        self.stage = stage
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels (B, 3, T, S, S) normalised with `MEAN` and `STD` -> features (B, C, T, h, w)."""
+        for block in self.blocks:
+            pixels = block(pixels)
+        return self.pre_act(self.pre_norm(self.pre_conv(pixels))) if self.stage == "head" else pixels
+
+    def load_classifier(self, state: Mapping[str, Tensor], *, source: str) -> None:
+        """Loads the trunk's part of a whole X3D state dict in pytorchvideo's naming; `source` names it in errors.
+
+        Raises:
+            CheckpointError: keys are missing or have other shapes.
+        """
+        own = self.state_dict().keys()
+        renamed = {key.replace("blocks.5.pool.pre_", "pre_"): value for key, value in state.items()}
+        load_exactly(self, {key: value for key, value in renamed.items() if key in own}, source=source)
+
+
+class X3DScorer(nn.Module):
+    """The significance map of PaPr: the channel mean of X3D's features, on the token grid.
+
+    Args:
+        frames, size: the clip that X3D sees, resampled from the backbone's view.
+        stage: where the map is read, see `X3DTrunk`.
+        align_corners: see `selection.resize_map`.
+    """
+
+    def __init__(self, *, frames: int, size: int, stage: str = "head", align_corners: bool = True) -> None:
+        super().__init__()
+        if frames < 1 or size < 32:
+            raise ConfigError(
+                f"pruner.frames={frames} must be >= 1 and pruner.size={size} >= 32 (X3D's stride)"
+            )
+        self.frames, self.size, self.align_corners = frames, size, align_corners
+        self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
+
+    def cells(self, frames: Tensor) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> the map as X3D gives it, (B, t, h, w) float32."""
+        pixels = normalize_pixels(frames, mean=MEAN, std=STD)
+        pixels = resample_clip(pixels, num_frames=self.frames, size=self.size)
+        dtype = next(self.trunk.parameters()).dtype
+        features = self.trunk(pixels.to(dtype, memory_format=torch.channels_last_3d))
+        # Averaging before resizing keeps the same tokens as averaging after it, and resizes one channel, not 432.
+        return features.mean(1, dtype=torch.float32)
+
+    def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
+        return resize_map(self.cells(frames), grid, align_corners=self.align_corners)

@@ -1,0 +1,189 @@
+"""One training loop for backbones and scorers: AdamW, cosine schedule, gradient accumulation, checkpoints, resume.
+
+Every random choice of step s comes from a generator seeded with (seed, s). A resumed run therefore draws what the
+uninterrupted run would have drawn, and needs no random state on disk.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ..errors import CheckpointError, ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+CHECKPOINT, LOG = "checkpoint.pt", "log.csv"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how hard to train. Keys of the same name stand in `conf/train.yaml`.
+
+    Attributes:
+        steps: optimiser steps; each sees `batch_size` clips.
+        accumulate: the batch is split into this many parts, one backward pass each.
+        learning_rate: the peak; linear warm-up over `warmup` of the steps, then a cosine to zero.
+        clip_norm: gradients above this norm are scaled down.
+        dtype: of the forward pass, fp32 or bf16 (autocast; weights stay fp32).
+        validate_every: steps between two validations and checkpoints.
+    """
+
+    steps: int
+    batch_size: int = 64
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    label_smoothing: float = 0.0
+    clip_norm: float = 1.0
+    dtype: str = "fp32"
+    validate_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "accumulate", "validate_every"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"train.{key}={getattr(self, key)} must be an integer >= 1")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"train.accumulate={self.accumulate} must divide train.batch_size={self.batch_size}"
+            )
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"train.dtype={self.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step (counted from 0)."""
+        rising = max(1, int(self.warmup * self.steps))
+        if step < rising:
+            return self.learning_rate * (step + 1) / rising
+        done = (step - rising) / max(1, self.steps - rising)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+Batch = tuple[Tensor, Tensor]  # frames (B, T, S, S, 3) uint8, labels (B,) int64
+
+
+def fit(
+    model: nn.Module,
+    *,
+    draw: Callable[[float, int, torch.Generator], Batch],
+    forward: Callable[[nn.Module, Tensor, torch.Generator], Tensor],
+    validate: Callable[[nn.Module], float],
+    schedule: Schedule,
+    directory: Path,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Trains `model` in place and returns the log, one row per validation.
+
+    Args:
+        draw: (progress in 0..1, clips, generator) -> a batch; a curriculum reads the progress.
+        forward: (model, frames uint8, generator) -> logits (B, classes).
+        validate: model -> top-1 in per cent on the validation split.
+        directory: receives `checkpoint.pt` (after each validation) and `log.csv`.
+        resume: continue from the checkpoint in `directory`.
+
+    Raises:
+        CheckpointError: `resume` without a checkpoint, or one of another schedule.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    device = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(
+        _groups(model, schedule.weight_decay), lr=schedule.learning_rate, betas=(0.9, 0.98)
+    )
+    first, rows = _restore(directory, model, optimizer, schedule) if resume else (0, [])
+    started, losses = time.perf_counter(), []
+    bar = tqdm(
+        range(first, schedule.steps), initial=first, total=schedule.steps, unit="step", disable=not progress
+    )
+    for step in bar:
+        model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        loss = _step(model, optimizer, draw, forward, schedule, step, device)
+        losses.append(loss)
+        bar.set_postfix(loss=f"{loss:.3f}", val=rows[-1]["top1"] if rows else "-", refresh=False)
+        if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
+            rows.append(
+                {
+                    "step": step + 1,
+                    "clips": (step + 1) * schedule.batch_size,
+                    "loss": round(sum(losses) / len(losses), 4),
+                    "top1": round(validate(model), 2),
+                    "learning_rate": f"{schedule.rate(step):.3g}",
+                    "seconds": round(time.perf_counter() - started, 1),
+                }
+            )
+            losses = []
+            _save(directory, model, optimizer, schedule, step + 1, rows)
+    return rows
+
+
+def _step(model, optimizer, draw, forward, schedule: Schedule, step: int, device: torch.device) -> float:
+    """One optimiser step; returns its mean loss."""
+    generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
+    frames, labels = draw(step / schedule.steps, schedule.batch_size, generator)
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for part, target in _parts(frames.to(device), labels.to(device), schedule.accumulate):
+        with torch.autocast(device.type, DTYPES[schedule.dtype], enabled=schedule.dtype != "fp32"):
+            logits = forward(model, part, generator)
+        loss = (
+            F.cross_entropy(logits.float(), target, label_smoothing=schedule.label_smoothing)
+            / schedule.accumulate
+        )
+        loss.backward()
+        total += loss.item()
+    nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
+    optimizer.step()
+    return total
+
+
+def _parts(frames: Tensor, labels: Tensor, count: int) -> Iterator[Batch]:
+    yield from zip(frames.chunk(count), labels.chunk(count), strict=True)
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels only, as VideoMAE and X3D do for transformers and norms."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _save(
+    directory: Path, model, optimizer, schedule: Schedule, step: int, rows: list[dict[str, Any]]
+) -> None:
+    """Writes the log and the checkpoint; a run killed while writing keeps the previous checkpoint."""
+    with (directory / LOG).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "rows": rows}
+    state["schedule"] = repr(schedule)
+    torch.save(state, directory / f"{CHECKPOINT}.partial")
+    os.replace(directory / f"{CHECKPOINT}.partial", directory / CHECKPOINT)
+
+
+def _restore(directory: Path, model, optimizer, schedule: Schedule) -> tuple[int, list[dict[str, Any]]]:
+    path = directory / CHECKPOINT
+    if not path.is_file():
+        raise CheckpointError(f"train.resume=true, but {path} does not exist; start without it")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["schedule"] != repr(schedule):
+        raise CheckpointError(
+            f"{path} was written under another schedule: {state['schedule']}, now {schedule}"
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["rows"]
