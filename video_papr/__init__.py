@@ -1,31 +1,49 @@
 """video_papr: video transformers that read only the tubelets that matter.
 
-import video_papr as vp
+    import video_papr as vp
 
-pipeline = vp.Pipeline(vp.build_backbone("videomae_b"), vp.build_pruner("x3d_s", keep_ratio=0.3))
-logits = pipeline(frames)  # frames (B, 16, 224, 224, 3) uint8
+    pipeline = vp.Pipeline(vp.build_backbone("videomae_b"), vp.build_pruner("x3d_s", keep_ratio=0.3))
+    logits = pipeline(frames)  # frames (B, 16, 224, 224, 3) uint8
+
+Names are imported when they are first used (PEP 562): a command that only prints its help does not wait for torch.
 """
 
-from .backbones.builders import BACKBONES, build_backbone
-from .errors import CheckpointError, ConfigError, DataError, VideoDecodeError, VideoPaprError
-from .pipeline import Pipeline
-from .pruning.builders import PRUNERS, Pruner, build_pruner
-from .structures import TokenGrid, TokenSelection
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backbones.builders import BACKBONES as BACKBONES
+    from .backbones.builders import build_backbone as build_backbone
+    from .errors import CheckpointError as CheckpointError
+    from .errors import ConfigError as ConfigError
+    from .errors import DataError as DataError
+    from .errors import VideoDecodeError as VideoDecodeError
+    from .errors import VideoPaprError as VideoPaprError
+    from .pipeline import Pipeline as Pipeline
+    from .pruning.builders import PRUNERS as PRUNERS
+    from .pruning.builders import Pruner as Pruner
+    from .pruning.builders import build_pruner as build_pruner
+    from .structures import TokenGrid as TokenGrid
+    from .structures import TokenSelection as TokenSelection
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BACKBONES",
-    "PRUNERS",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "Pipeline",
-    "Pruner",
-    "TokenGrid",
-    "TokenSelection",
-    "VideoDecodeError",
-    "VideoPaprError",
-    "build_backbone",
-    "build_pruner",
-]
+_HOMES = {
+    "backbones.builders": ("BACKBONES", "build_backbone"),
+    "errors": ("CheckpointError", "ConfigError", "DataError", "VideoDecodeError", "VideoPaprError"),
+    "pipeline": ("Pipeline",),
+    "pruning.builders": ("PRUNERS", "Pruner", "build_pruner"),
+    "structures": ("TokenGrid", "TokenSelection"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

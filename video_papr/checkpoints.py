@@ -52,14 +52,7 @@ def read_weights(weights: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     path = find_weights(weights)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path} holds more than tensors and is not read, since that could run code"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or not a torch file: {_first_line(error)}") from None
+    stored = read_torch(path)
     while isinstance(stored, Mapping) and (
         inner := [k for k in WRAPPERS if isinstance(stored.get(k), Mapping)]
     ):
@@ -71,12 +64,32 @@ def read_weights(weights: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     }, {}
 
 
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, as far as it is made of tensors, numbers, texts and containers.
+
+    Raises:
+        CheckpointError: the file is damaged, or would need code to be run to be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError
+    ):  # torch raises it for other objects, and for a text that is no pickle at all
+        raise CheckpointError(
+            f"{path} is not read: it is no torch file, or it holds more than tensors, which could run code"
+        ) from None
+    except Exception as error:  # damaged bytes raise whatever the unpickler stumbles over
+        raise CheckpointError(f"{path} is damaged or not a torch file: {_first_line(error)}") from None
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             described = json.loads((file.metadata() or {}).get("video_papr", "{}"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        if not isinstance(described, dict):
+            raise ValueError("its description is no JSON object")
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or not a safetensors file: {_first_line(error)}") from None
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, described
 
@@ -117,8 +130,8 @@ def _named(missing: list[str], extra: list[str], misshapen: list[str]) -> tuple[
 
 
 def _few(keys: list[str]) -> str:
-    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+    return ", ".join(map(str, keys[:4])) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -10,24 +10,39 @@ import torch
 
 from ..checkpoints import load_exactly, read_weights
 from ..errors import CheckpointError, ConfigError
+from ..structures import TokenGrid
 from .videomae import VideoMAE
 
+PAPER = {"num_frames": 16, "input_size": 224, "tubelet": (2, 16, 16), "num_classes": 400}
 # VideoMAE's own sizes (Tong et al., table 9), and one small enough to train and run on a laptop.
 BACKBONES: dict[str, dict[str, Any]] = {
     "videomae_tiny": {
         "dim": 192,
-        "depth": 6,
+        "depth": 4,
         "num_heads": 3,
+        "num_frames": 16,
         "input_size": 64,
         "tubelet": (4, 8, 8),
         "num_classes": 12,
         "positions": "space_time",
     },
-    "videomae_s": {"dim": 384, "depth": 12, "num_heads": 6, "num_classes": 400},
-    "videomae_b": {"dim": 768, "depth": 12, "num_heads": 12, "num_classes": 400},
-    "videomae_l": {"dim": 1024, "depth": 24, "num_heads": 16, "num_classes": 400},
-    "videomae_h": {"dim": 1280, "depth": 32, "num_heads": 16, "num_classes": 400},
+    "videomae_s": {**PAPER, "dim": 384, "depth": 12, "num_heads": 6},
+    "videomae_b": {**PAPER, "dim": 768, "depth": 12, "num_heads": 12},
+    "videomae_l": {**PAPER, "dim": 1024, "depth": 24, "num_heads": 16},
+    "videomae_h": {**PAPER, "dim": 1280, "depth": 32, "num_heads": 16},
 }
+
+
+def clip_size(name: str, *, num_frames: int | None = None, input_size: int | None = None) -> tuple[int, int]:
+    """The (frames, size) of the clips that a backbone reads; its own where not given."""
+    return num_frames or BACKBONES[name]["num_frames"], input_size or BACKBONES[name]["input_size"]
+
+
+def token_grid(name: str, *, num_frames: int | None = None, input_size: int | None = None) -> TokenGrid:
+    """The token grid of a backbone's clips, without building it."""
+    frames, size = clip_size(name, num_frames=num_frames, input_size=input_size)
+    depth, height, width = BACKBONES[name]["tubelet"]
+    return TokenGrid(frames // depth, size // height, size // width)
 
 
 def build_backbone(

@@ -5,7 +5,7 @@ The way through: `embed` (kept tubelets and their positions) -> `encode` (blocks
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -15,6 +15,13 @@ from ..structures import TokenGrid
 from .layers import TubeletEmbed, flat_positions, space_time_positions
 
 POSITIONS = {"flat": flat_positions, "space_time": space_time_positions}
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm with VideoMAE's epsilon."""
+
+    def __init__(self, dim: int, **options: Any) -> None:  # newer timm also passes device and dtype
+        super().__init__(dim, eps=1e-6, **options)
 
 
 class VideoMAE(nn.Module):
@@ -34,6 +41,7 @@ class VideoMAE(nn.Module):
 
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
+    positions: Tensor
 
     def __init__(
         self,
@@ -54,13 +62,12 @@ class VideoMAE(nn.Module):
         self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
         self.class_names: tuple[str, ...] | None = None
         self.grid = TokenGrid(num_frames // tubelet[0], input_size // tubelet[1], input_size // tubelet[2])
-        norm = partial(nn.LayerNorm, eps=1e-6)
         self.patch_embed = TubeletEmbed(tubelet, dim)
         self.register_buffer("positions", POSITIONS[positions](self.grid, dim), persistent=False)
         self.blocks = nn.ModuleList(
-            Block(dim, num_heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+            Block(dim, num_heads, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth)
         )
-        self.fc_norm = norm(dim)
+        self.fc_norm = LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
         self.apply(_init_weights)
 

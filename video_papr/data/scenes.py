@@ -172,20 +172,22 @@ def _placed(rng: np.random.Generator, x: Array, y: Array, radius: Array) -> tupl
 
 
 def _actor_colors(rng: np.random.Generator) -> Array:
-    """Two halves of clearly different lightness and an outline; hues are free."""
-    dark, light = rng.uniform(0, 110, 3), rng.uniform(120, 235, 3)
-    halves = [dark, light] if rng.random() < 0.5 else [light, dark]
-    return np.stack([*halves, rng.uniform(0, 60, 3) if rng.random() < 0.5 else rng.uniform(190, 250, 3)])
+    """Two halves of different lightness and an outline; hues are free. No more contrast than the ground has."""
+    middle, apart = rng.uniform(70, 185), rng.uniform(25, 55) * rng.choice([-1, 1])
+    lightness = np.array([middle - apart, middle + apart, middle + rng.choice([-1, 1]) * rng.uniform(60, 90)])
+    return np.clip(lightness[:, None] + rng.uniform(-35, 35, (3, 3)), 0, 250)
 
 
 # ---- everything else ----
 
 
 def _distractor_roles(rng: np.random.Generator, clutter: float) -> list[str]:
-    """At full clutter: 2-4 static bright shapes, 2-3 that flicker, 1-2 that drift at random."""
-    most = {"static": (2, 4), "flicker": (2, 3), "drift": (1, 2)}
+    """At full clutter: 2-4 static bright shapes, 3-4 that flicker, 1-2 that drift at random."""
+    most = {"static": (2, 4), "flicker": (3, 4), "drift": (1, 2)}
     return [
-        role for role, (low, high) in most.items() for _ in range(int(round(clutter * rng.integers(low, high + 1))))
+        role
+        for role, (low, high) in most.items()
+        for _ in range(int(round(clutter * rng.integers(low, high + 1))))
     ]
 
 
@@ -217,7 +219,7 @@ def _camera(rng: np.random.Generator, num_frames: int, clutter: float) -> Array:
     u = np.linspace(-0.5, 0.5, num_frames)[:, None]
     pan = rng.uniform(-0.14, 0.14, 2) * u
     shake = _smooth_walk(rng, num_frames, 12) * rng.uniform(0.02, 0.04)
-    jitter = rng.normal(0, 0.014, (num_frames, 2))
+    jitter = rng.normal(0, 0.02, (num_frames, 2))
     return clutter * (pan + shake + jitter)
 
 
@@ -233,9 +235,12 @@ def _background(rng: np.random.Generator, height: int, width: int, clutter: floa
     image = np.broadcast_to(rng.uniform(50, 200, 3), (height, width, 3)).astype(np.float32)
     if clutter == 0:
         return image
-    for cells, strength in ((4, 36.0), (12, 30.0), (30, 46.0)):
-        grid = rng.normal(0, strength * clutter, (cells, cells, 3)).astype(np.float32)
-        image = image + np.einsum("hi,ijc,wj->hwc", _linear(height, cells), grid, _linear(width, cells), optimize=True)
+    for cells, lightness, color in ((4, 30.0, 22.0), (12, 32.0, 14.0), (30, 46.0, 14.0)):
+        grid = rng.normal(0, lightness * clutter, (cells, cells, 1)) + rng.normal(
+            0, color * clutter, (cells, cells, 3)
+        )
+        rows, columns = _linear(height, cells), _linear(width, cells)
+        image = image + np.einsum("hi,ijc,wj->hwc", rows, grid.astype(np.float32), columns, optimize=True)
     for _ in range(int(round(clutter * rng.integers(5, 11)))):
         y0, x0 = int(rng.integers(0, height)), int(rng.integers(0, width))
         y1, x1 = y0 + int(rng.integers(6, height // 3)), x0 + int(rng.integers(6, width // 3))

@@ -1,4 +1,4 @@
-"""Synthetic action videos on disk: real H.264 files, generated once and cached, with the place of the actor beside them.
+"""Synthetic action videos on disk: real H.264 files, made once and cached, with the place of the actor beside them.
 
 A split lives in `CACHE/synthetic/<key>/`, one directory per action, where the key names everything that decides its
 content. It is written to a temporary directory and renamed when complete, so a killed generator leaves no half split.
@@ -137,7 +137,7 @@ def _write_split(split: SyntheticSplit, root: Path, workers: int, progress: bool
             jobs = pool.map(write, range(split.num_videos), chunksize=8)
             actors = dict(bar(jobs))
     (root / "split.json").write_text(json.dumps(asdict(split), indent=2) + "\n")
-    np.savez(root / ACTORS_FILE, **actors)  # type: ignore[arg-type]
+    np.savez(root / ACTORS_FILE, **actors)
 
 
 def _write_video(split: SyntheticSplit, root: Path, index: int) -> tuple[str, np.ndarray]:

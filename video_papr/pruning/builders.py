@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..checkpoints import read_weights
 from ..errors import ConfigError
 from ..structures import TokenGrid, TokenSelection
 from .rules import RULES
-from .selection import check_keep_ratio, select_tokens
+from .selection import check_keep_ratio, check_scope, select_tokens
 from .x3d import CLIPS, X3DScorer
 
 PRUNERS = ("none", *CLIPS, *RULES)
@@ -34,7 +33,7 @@ class Pruner(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.scorer = name, scorer
-        self.keep_ratio, self.scope = check_keep_ratio(keep_ratio), scope
+        self.keep_ratio, self.scope = check_keep_ratio(keep_ratio), check_scope(scope)
 
     def significance(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> (B, T', H', W') float32, higher = keep."""
@@ -50,11 +49,11 @@ class RuleScorer(nn.Module):
 
     def __init__(self, name: str, *, seed: int = 0) -> None:
         super().__init__()
-        self.rule = partial(RULES[name], seed=seed)
+        self.rule, self.seed = RULES[name], seed
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
-        return self.rule(frames, grid)
+        return self.rule(frames, grid, self.seed)
 
 
 def build_pruner(
@@ -72,7 +71,7 @@ def build_pruner(
         keep_ratio: share of the tokens that stay, 0 < keep_ratio <= 1.
         scope: "global" or "frame".
         weights: of an X3D: a bundled name or a file; None is a random X3D, a control.
-        options: of an X3D: `frames`, `size`, `stage`, `align_corners`; of an X3D without weights and of the rules: `seed`.
+        options: of an X3D: `frames`, `size`, `stage`, `align_corners`; of a rule, and of random weights: `seed`.
 
     Raises:
         ConfigError: an unknown name or option, or a value out of range.
@@ -81,7 +80,7 @@ def build_pruner(
     if name == "none":
         return None
     if name in RULES:
-        _check_options(name, options, ("seed",))
+        _check_options(name, options if weights is None else {"weights": weights, **options}, ("seed",))
         scorer: nn.Module = RuleScorer(name, **options)
     elif name in CLIPS:
         _check_options(name, options, ("frames", "size", "stage", "align_corners", "seed"))
@@ -100,12 +99,16 @@ def _x3d_scorer(
     frames: int | None = None,
     size: int | None = None,
     seed: int = 0,
-    **rest,
+    **rest: Any,
 ) -> X3DScorer:
     paper_frames, paper_size = CLIPS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        scorer = X3DScorer(frames=frames or paper_frames, size=size or paper_size, **rest)
+        scorer = X3DScorer(
+            frames=paper_frames if frames is None else frames,
+            size=paper_size if size is None else size,
+            **rest,
+        )
     if weights is not None:
         state, _ = read_weights(weights)
         scorer.trunk.load_classifier(state, source=f"pruner.weights={weights}")

@@ -25,6 +25,13 @@ def check_keep_ratio(keep_ratio: object) -> float:
     return float(keep_ratio)
 
 
+def check_scope(scope: str) -> str:
+    """Returns the scope, or raises ConfigError unless it is one of `SCOPES`."""
+    if scope not in SCOPES:
+        raise ConfigError(f"pruner.scope={scope!r} is unknown; use one of {', '.join(SCOPES)}")
+    return scope
+
+
 def keep_count(keep_ratio: float, num_tokens: int) -> int:
     """K = max(1, floor(keep_ratio * N)), safe from rounding (0.29 * 100 is 28.999... in floating point)."""
     return max(1, math.floor(keep_ratio * num_tokens + 1e-9))
@@ -55,8 +62,7 @@ def select_tokens(significance: Tensor, *, keep_ratio: float, scope: str = "glob
     Raises:
         ConfigError: `keep_ratio` or `scope` is out of range.
     """
-    if scope not in SCOPES:
-        raise ConfigError(f"pruner.scope={scope!r} is unknown; use one of {', '.join(SCOPES)}")
+    check_scope(scope)
     grid = TokenGrid(*significance.shape[1:])
     count = keep_count(check_keep_ratio(keep_ratio), grid.num_tokens)
     scores = significance.float().nan_to_num(nan=float("-inf"), posinf=3e38)

@@ -6,6 +6,7 @@ X3D-XS, S and M are one network; they differ in the clip that they see. Layers c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pytorchvideo.models.x3d import create_x3d
@@ -54,9 +55,10 @@ class X3DTrunk(nn.Module):
         if stage not in STAGES:
             raise ConfigError(f"pruner.stage={stage!r} is unknown; use one of {', '.join(STAGES)}")
         net = x3d_classifier(num_classes=1)
-        self.blocks = nn.ModuleList(net.blocks[: 5 if stage == "head" else STAGES.index(stage) + 2])
+        stages: nn.ModuleList = net.blocks  # type: ignore[assignment]
+        self.blocks = nn.ModuleList(stages[: 5 if stage == "head" else STAGES.index(stage) + 2])
         if stage == "head":
-            pool = net.blocks[5].pool
+            pool: Any = stages[5].pool
             self.pre_conv, self.pre_norm, self.pre_act = pool.pre_conv, pool.pre_norm, pool.pre_act
         self.stage = stage
 

@@ -5,9 +5,23 @@ Letters: B clips, T frames, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from ..pruning.selection import keep_count
+from .store import Batch
+
+Augment = Callable[[Batch, torch.Generator], Batch]
+
+# Mirror, flip, reversal and transposition: of frames (B, T, H, W, 3) and of their tokens (B, T', H', W') alike.
+MOVES: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda x: x.flip(3),
+    lambda x: x.flip(2),
+    lambda x: x.flip(1),
+    lambda x: x.transpose(2, 3),
+)
 # What the class of a synthetic action becomes under each symmetry, for the classes that it changes.
 MIRROR = {"move_left": "move_right", "rotate_cw": "rotate_ccw", "circle_cw": "circle_ccw"}
 FLIP = {"move_up": "move_down", "rotate_cw": "rotate_ccw", "circle_cw": "circle_ccw"}
@@ -33,28 +47,40 @@ def label_table(class_names: tuple[str, ...], swaps: dict[str, str]) -> Tensor:
 class ActionSymmetries:
     """Mirror, flip, time reversal and transposition, each for half of the clips, with the labels they imply.
 
-    For datasets whose classes are the synthetic actions; on others use `Mirror`.
+    For datasets whose classes are the synthetic actions; on others use `mirror`.
     """
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
         self.tables = [label_table(class_names, swaps) for swaps in (MIRROR, FLIP, REVERSE, TRANSPOSE)]
 
-    def __call__(self, frames: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """frames (B, T, S, S, 3) uint8, labels (B,) -> the same shapes."""
-        moves = (lambda x: x.flip(3), lambda x: x.flip(2), lambda x: x.flip(1), lambda x: x.transpose(2, 3))
-        for move, table in zip(moves, self.tables, strict=True):
-            chosen = torch.rand(len(frames), generator=generator) < 0.5
-            frames = torch.where(chosen[:, None, None, None, None], move(frames), frames)
-            labels = torch.where(chosen, table[labels], labels)
-        return frames, labels
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Returns a batch of the same shapes."""
+        for move, table in zip(MOVES, self.tables, strict=True):
+            batch = _moved(batch, move, table, generator)
+        return batch
 
 
-class Mirror:
+def mirror(batch: Batch, generator: torch.Generator) -> Batch:
     """Left-right flips for half of the clips; the labels stay."""
+    return _moved(batch, MOVES[0], None, generator)
 
-    def __call__(self, frames: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        chosen = torch.rand(len(frames), generator=generator) < 0.5
-        return torch.where(chosen[:, None, None, None, None], frames.flip(3), frames), labels
+
+def unchanged(batch: Batch, generator: torch.Generator) -> Batch:
+    """No augmentation."""
+    return batch
+
+
+def _moved(
+    batch: Batch, move: Callable[[Tensor], Tensor], table: Tensor | None, generator: torch.Generator
+) -> Batch:
+    """Moves half of the clips, their actors' tokens alike, and renames their labels by `table`."""
+    chosen = torch.rand(len(batch.labels), generator=generator) < 0.5
+
+    def some(x: Tensor) -> Tensor:
+        return torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), move(x), x)
+
+    labels = batch.labels if table is None else torch.where(chosen, table[batch.labels], batch.labels)
+    return Batch(some(batch.frames), labels, None if batch.actors is None else some(batch.actors))
 
 
 def jitter_colors(frames: Tensor, generator: torch.Generator) -> Tensor:
@@ -66,6 +92,6 @@ def jitter_colors(frames: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def random_tokens(batch: int, num_tokens: int, keep_ratio: float, generator: torch.Generator) -> Tensor:
-    """A random subset of tokens for each clip: (B, K) int64, sorted; K = max(1, floor(keep_ratio * N))."""
-    kept = max(1, int(keep_ratio * num_tokens))
+    """A random subset of tokens for each clip: (B, K) int64, sorted; K = `keep_count`."""
+    kept = keep_count(keep_ratio, num_tokens)
     return torch.rand(batch, num_tokens, generator=generator).argsort(1)[:, :kept].sort(1).values

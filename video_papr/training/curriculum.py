@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from .augment import jitter_colors
-from .loop import Batch
-from .store import ClipStore
+from .augment import Augment, jitter_colors
+from .store import Batch, ClipStore
 
 
 class Curriculum:
@@ -19,11 +18,11 @@ class Curriculum:
     Args:
         stores: in rising difficulty; a single one is plain uniform sampling.
         full_at: the share of the training after which every clip comes from the last store.
-        augment: (frames, labels, generator) -> the same, e.g. `ActionSymmetries`.
+        augment: (batch, generator) -> batch, e.g. `ActionSymmetries`.
         colors: permute and invert colours.
     """
 
-    def __init__(self, stores: list[ClipStore], *, full_at: float, augment, colors: bool) -> None:
+    def __init__(self, stores: list[ClipStore], *, full_at: float, augment: Augment, colors: bool) -> None:
         self.stores, self.full_at, self.augment, self.colors = stores, full_at, augment, colors
 
     def shares(self, progress: float) -> list[float]:
@@ -32,17 +31,16 @@ class Curriculum:
         return [max(0.0, 1 - abs(place - i)) for i in range(len(self.stores))]
 
     def __call__(self, progress: float, clips: int, generator: torch.Generator) -> Batch:
-        """Returns frames (clips, T, S, S, 3) uint8 and labels (clips,)."""
+        """Returns a batch of `clips` clips for a progress in 0..1."""
         source = torch.multinomial(
             torch.tensor(self.shares(progress)), clips, replacement=True, generator=generator
         )
-        frames, labels = [], []
+        parts = []
         for i, store in enumerate(self.stores):
             count = int((source == i).sum())
             if count:
-                rows = torch.randint(len(store), (count,), generator=generator)
-                part, target = store.batch(rows.numpy())
-                frames.append(part)
-                labels.append(target)
-        batch, target = self.augment(torch.cat(frames), torch.cat(labels), generator)
-        return (jitter_colors(batch, generator) if self.colors else batch), target
+                parts.append(store.batch(torch.randint(len(store), (count,), generator=generator).numpy()))
+        frames, labels, actors = zip(*parts, strict=True)
+        marks = None if actors[0] is None else torch.cat(actors)
+        batch = self.augment(Batch(torch.cat(frames), torch.cat(labels), marks), generator)
+        return batch._replace(frames=jitter_colors(batch.frames, generator)) if self.colors else batch

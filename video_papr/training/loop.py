@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
+from ..checkpoints import load_exactly, read_torch
 from ..errors import CheckpointError, ConfigError
+from .store import Batch, ClipStore
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHECKPOINT, LOG = "checkpoint.pt", "log.csv"
@@ -45,7 +47,6 @@ class Schedule:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.05
-    label_smoothing: float = 0.0
     clip_norm: float = 1.0
     dtype: str = "fp32"
     validate_every: int = 500
@@ -71,31 +72,34 @@ class Schedule:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-Batch = tuple[Tensor, Tensor]  # frames (B, T, S, S, 3) uint8, labels (B,) int64
+Draw = Callable[[float, int, torch.Generator], Batch]
+Loss = Callable[[Batch, torch.Generator], Tensor]
 
 
 def fit(
     model: nn.Module,
     *,
-    draw: Callable[[float, int, torch.Generator], Batch],
-    forward: Callable[[nn.Module, Tensor, torch.Generator], Tensor],
-    validate: Callable[[nn.Module], float],
+    draw: Draw,
+    loss: Loss,
+    validate: Callable[[], float],
     schedule: Schedule,
     directory: Path,
     resume: bool = False,
     progress: bool = True,
+    log: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains `model` in place and returns the log, one row per validation.
 
     Args:
         draw: (progress in 0..1, clips, generator) -> a batch; a curriculum reads the progress.
-        forward: (model, frames uint8, generator) -> logits (B, classes).
-        validate: model -> top-1 in per cent on the validation split.
+        loss: (batch, generator) -> scalar; runs under autocast when the schedule says bf16.
+        validate: -> top-1 in per cent on the validation split.
         directory: receives `checkpoint.pt` (after each validation) and `log.csv`.
         resume: continue from the checkpoint in `directory`.
+        log: called with each new row.
 
     Raises:
-        CheckpointError: `resume` without a checkpoint, or one of another schedule.
+        CheckpointError: `resume` without a checkpoint, or with one that is damaged, of another schedule or model.
     """
     directory.mkdir(parents=True, exist_ok=True)
     device = next(model.parameters()).device
@@ -111,47 +115,76 @@ def fit(
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        loss = _step(model, optimizer, draw, forward, schedule, step, device)
-        losses.append(loss)
-        bar.set_postfix(loss=f"{loss:.3f}", val=rows[-1]["top1"] if rows else "-", refresh=False)
+        losses.append(_step(model, optimizer, draw, loss, schedule, step, device))
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", val=rows[-1]["top1"] if rows else "-", refresh=False)
         if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
             rows.append(
                 {
                     "step": step + 1,
                     "clips": (step + 1) * schedule.batch_size,
                     "loss": round(sum(losses) / len(losses), 4),
-                    "top1": round(validate(model), 2),
+                    "top1": round(validate(), 2),
                     "learning_rate": f"{schedule.rate(step):.3g}",
                     "seconds": round(time.perf_counter() - started, 1),
                 }
             )
             losses = []
+            if log is not None:
+                log(rows[-1])
             _save(directory, model, optimizer, schedule, step + 1, rows)
     return rows
 
 
-def _step(model, optimizer, draw, forward, schedule: Schedule, step: int, device: torch.device) -> float:
+@torch.inference_mode()
+def top1(
+    model: nn.Module, predict: Callable[[Tensor], Tensor], store: ClipStore, *, batch_size: int, dtype: str
+) -> float:
+    """Top-1 over a whole store, in per cent.
+
+    Args:
+        model: put in eval mode; `predict` runs it.
+        predict: frames (B, T, S, S, 3) uint8 -> logits (B, classes).
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    correct = 0
+    for start in range(0, len(store), batch_size):
+        batch = store.batch(np.arange(start, min(start + batch_size, len(store))))
+        with torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "fp32"):
+            logits = predict(batch.frames.to(device))
+        correct += int((logits.argmax(1).cpu() == batch.labels).sum())
+    return 100 * correct / len(store)
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    draw: Draw,
+    loss: Loss,
+    schedule: Schedule,
+    step: int,
+    device: torch.device,
+) -> float:
     """One optimiser step; returns its mean loss."""
     generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
-    frames, labels = draw(step / schedule.steps, schedule.batch_size, generator)
+    batch = draw(step / schedule.steps, schedule.batch_size, generator)
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    for part, target in _parts(frames.to(device), labels.to(device), schedule.accumulate):
+    for part in _parts(batch, schedule.accumulate, device):
         with torch.autocast(device.type, DTYPES[schedule.dtype], enabled=schedule.dtype != "fp32"):
-            logits = forward(model, part, generator)
-        loss = (
-            F.cross_entropy(logits.float(), target, label_smoothing=schedule.label_smoothing)
-            / schedule.accumulate
-        )
-        loss.backward()
-        total += loss.item()
+            value = loss(part, generator) / schedule.accumulate
+        value.backward()
+        total += value.item()
     nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
     optimizer.step()
     return total
 
 
-def _parts(frames: Tensor, labels: Tensor, count: int) -> Iterator[Batch]:
-    yield from zip(frames.chunk(count), labels.chunk(count), strict=True)
+def _parts(batch: Batch, count: int, device: torch.device) -> Iterator[Batch]:
+    """`count` equal parts of a batch, on the device."""
+    chunks = [None if x is None else x.to(device).chunk(count) for x in batch]
+    for i in range(count):
+        yield Batch(*(None if chunk is None else chunk[i] for chunk in chunks))  # type: ignore[arg-type]
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -162,7 +195,12 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _save(
-    directory: Path, model, optimizer, schedule: Schedule, step: int, rows: list[dict[str, Any]]
+    directory: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    step: int,
+    rows: list[dict[str, Any]],
 ) -> None:
     """Writes the log and the checkpoint; a run killed while writing keeps the previous checkpoint."""
     with (directory / LOG).open("w", newline="") as file:
@@ -175,15 +213,19 @@ def _save(
     os.replace(directory / f"{CHECKPOINT}.partial", directory / CHECKPOINT)
 
 
-def _restore(directory: Path, model, optimizer, schedule: Schedule) -> tuple[int, list[dict[str, Any]]]:
+def _restore(
+    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
+) -> tuple[int, list[dict[str, Any]]]:
     path = directory / CHECKPOINT
     if not path.is_file():
         raise CheckpointError(f"train.resume=true, but {path} does not exist; start without it")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_torch(path)
+    if not isinstance(state, dict) or not {"model", "optimizer", "step", "rows", "schedule"} <= state.keys():
+        raise CheckpointError(f"{path} is no checkpoint of a training; start without train.resume")
     if state["schedule"] != repr(schedule):
         raise CheckpointError(
             f"{path} was written under another schedule: {state['schedule']}, now {schedule}"
         )
-    model.load_state_dict(state["model"])
+    load_exactly(model, state["model"], source=str(path))
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], state["rows"]

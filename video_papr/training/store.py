@@ -8,18 +8,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.datasets import VideoDataset
+from ..data.datasets import VideoDataset, VideoSample
 from ..data.loader import iter_samples
+from ..data.synthetic import actor_tokens
 from ..data.transforms import resize_and_crop
 from ..errors import DataError
+from ..structures import TokenGrid
+
+
+class Batch(NamedTuple):
+    """What one step trains on: B clips.
+
+    Attributes:
+        frames: (B, T, S, S, 3) uint8.
+        labels: (B,) int64.
+        actors: (B, T', H', W') bool, the tokens of the actor, where the dataset knows them.
+    """
+
+    frames: Tensor
+    labels: Tensor
+    actors: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -30,47 +51,88 @@ class ClipStore:
         frames: (n, T, S, S, 3) uint8, memory-mapped.
         labels: (n,) int64.
         failed: names and reasons of the videos that could not be read.
+        actors: (n, T', H', W') bool, or None; see `Batch`.
     """
 
     frames: np.ndarray
     labels: np.ndarray
-    failed: tuple[str, ...]
+    failed: tuple[str, ...] = ()
+    actors: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """rows (B,) -> frames (B, T, S, S, 3) uint8 and labels (B,) int64."""
-        return torch.from_numpy(self.frames[rows]), torch.from_numpy(self.labels[rows])
+    def batch(self, rows: np.ndarray) -> Batch:
+        """rows (B,) -> the clips of these rows."""
+        actors = None if self.actors is None else torch.from_numpy(self.actors[rows])
+        return Batch(torch.from_numpy(self.frames[rows]), torch.from_numpy(self.labels[rows]), actors)
 
 
 def build_store(
-    dataset: VideoDataset, directory: Path, *, num_frames: int, size: int, workers: int, progress: bool = True
+    dataset: VideoDataset,
+    directory: Path,
+    *,
+    sampling: str,
+    num_frames: int,
+    size: int,
+    workers: int,
+    circles: Mapping[str, np.ndarray] | None = None,
+    grid: TokenGrid | None = None,
+    progress: bool = True,
 ) -> ClipStore:
     """Decodes a dataset into `directory`, or opens what an earlier call wrote there for the same list and sizes.
+
+    Args:
+        sampling: names the rule by which `dataset` picks frames; another rule is another store.
+        circles, grid: the actors of a synthetic split (`data.synthetic.read_actors`) and the token grid on which
+            to mark them; None leaves `ClipStore.actors` out.
 
     Raises:
         DataError: no video of the dataset can be read.
     """
     listing = [[str(r.path), r.label, _stamp(r.path)] for r in dataset.videos.records]
-    asked = {"num_frames": num_frames, "size": size, "sampling": dataset.sampling_key, "videos": listing}
+    asked = {
+        "num_frames": num_frames,
+        "size": size,
+        "sampling": sampling,
+        "decoder": dataset.decoder,  # another one may read what this one refuses
+        "videos": listing,
+        "grid": None if circles is None or grid is None else grid.shape,
+    }
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     root = directory / f"clips-{num_frames}x{size}-{key}"
     if not (root / "done.json").is_file():
-        _decode(dataset, root, (len(dataset), num_frames, size, size, 3), workers, progress)
+        directory.mkdir(parents=True, exist_ok=True)
+        partial_root = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=directory))
+        try:
+            marks = None if circles is None or grid is None else partial(_mark, circles, grid)
+            shape = (len(dataset), num_frames, size, size, 3)
+            _decode(dataset, partial_root, shape, workers, marks, progress)
+            _publish(partial_root, root)
+        finally:
+            shutil.rmtree(partial_root, ignore_errors=True)
     done = json.loads((root / "done.json").read_text())
     if not done["count"]:
         raise DataError(
             f"none of the {len(dataset)} training videos can be read; first reason: {done['failed'][0]}"
         )
     frames = np.load(root / "frames.npy", mmap_mode="r")[: done["count"]]
-    return ClipStore(frames, np.load(root / "labels.npy"), tuple(done["failed"]))
+    actors = np.load(root / "actors.npy") if asked["grid"] else None
+    return ClipStore(frames, np.load(root / "labels.npy"), tuple(done["failed"]), actors)
 
 
-def _decode(dataset: VideoDataset, root: Path, shape: tuple[int, ...], workers: int, progress: bool) -> None:
-    root.mkdir(parents=True, exist_ok=True)
+def _decode(
+    dataset: VideoDataset,
+    root: Path,
+    shape: tuple[int, ...],
+    workers: int,
+    mark: Callable[[VideoSample], np.ndarray] | None,
+    progress: bool,
+) -> None:
     frames = np.lib.format.open_memmap(root / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
-    labels, failed = [], []
+    labels: list[int] = []
+    failed: list[str] = []
+    actors: list[np.ndarray] = []
     with tqdm(total=len(dataset), desc="decoding once", unit="video", disable=not progress) as bar:
         for batch in iter_samples(dataset, videos_per_batch=8, workers=workers, pin_memory=False):
             for sample in batch:
@@ -81,9 +143,29 @@ def _decode(dataset: VideoDataset, root: Path, shape: tuple[int, ...], workers: 
                 view = resize_and_crop(sample.frames[:1], size=shape[2], short_side=None, num_crops=1)
                 frames[len(labels)] = view[0].numpy()
                 labels.append(sample.label)
+                if mark is not None:
+                    actors.append(mark(sample))
     frames.flush()
     np.save(root / "labels.npy", np.array(labels, np.int64))
+    if actors:
+        np.save(root / "actors.npy", np.stack(actors))
     (root / "done.json").write_text(json.dumps({"count": len(labels), "failed": failed}))
+
+
+def _publish(partial_root: Path, root: Path) -> None:
+    """Renames a finished store into place; when another process was faster, its copy (the same) stays."""
+    try:
+        partial_root.rename(root)
+    except OSError:
+        if not (root / "done.json").is_file():
+            raise
+
+
+def _mark(circles: Mapping[str, np.ndarray], grid: TokenGrid, sample: VideoSample) -> np.ndarray:
+    """The actor's tokens (T', H', W') bool in the centre view of a sample's first clip."""
+    assert sample.frames is not None and sample.frame_indices is not None
+    height, width = sample.frames.shape[2:4]
+    return actor_tokens(circles[sample.name][sample.frame_indices[0]], (height, width), grid).numpy()
 
 
 def _stamp(path: Path) -> list[int]:

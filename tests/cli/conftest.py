@@ -1,0 +1,64 @@
+"""Runs `tools/eval.py` inside the test's process, on small clips."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from video_papr.cli.eval import main
+
+# A backbone of four tokens, so that a run takes a fraction of a second.
+SMALL = ("backbone.num_frames=4", "backbone.input_size=16", "pruner=motion", "progress=false", "runtime=cpu")
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def small() -> tuple[str, ...]:
+    """Words that make a run small."""
+    return SMALL
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """A function (words) -> exit status, stdout, stderr that runs the command in this process."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["eval.py", *words])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def evaluate(command: Command, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """A function (root, words) that runs the command successfully: results, and predictions under "predictions"."""
+
+    def call(root: Path, *words: str) -> dict[str, Any]:
+        out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        given = {word.split("=")[0] for word in words}
+        small = [
+            word
+            for word in ("dataset=folder", *SMALL, "runtime.workers=0")
+            if word.split("=")[0] not in given
+        ]
+        status, _, errors = command(*small, f"dataset.root={root}", f"output_dir={out}", *words)
+        assert status == 0, errors
+        results = json.loads((out / "results.json").read_text())
+        lines = (out / "predictions.jsonl").read_text().splitlines()
+        return {**results, "predictions": [json.loads(line) for line in lines], "out": out}
+
+    return call

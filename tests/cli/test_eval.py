@@ -1,0 +1,254 @@
+"""`tools/eval.py` from its command line to its files, on small videos and a small random backbone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from video_papr.cli import build
+
+Command = Callable[..., tuple[int, str, str]]
+
+SCHEMA: dict[str, type | tuple[type, ...]] = {
+    "dataset": str,
+    "num_videos": int,
+    "num_evaluated": int,
+    "num_failed": int,
+    "num_missing": int,
+    "top1": float,
+    "top5": float,
+    "top1_standard_error": float,
+    "pruner": str,
+    "keep_ratio": float,
+    "mean_kept_tokens": float,
+    "num_tokens": int,
+    "actor_tokens_kept": (float, type(None)),
+    "backbone": str,
+    "weights": dict,
+    "views": str,
+    "gmacs_per_view": dict,
+    "videos_per_second": float,
+    "latency_ms": dict,
+    "peak_memory_mb": float,
+    "device": str,
+    "dtype": str,
+    "seed": int,
+    "versions": dict,
+    "git_commit": (str, type(None)),
+    "command": str,
+}
+
+
+def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
+    results = evaluate(video_root, "views=2x3", "pruner.keep_ratio=0.5", "visualize=2")
+    predictions, out = results.pop("predictions"), results.pop("out")
+    assert set(results) == {*SCHEMA, "timing", "baseline", "comparison"}
+    for part in (results, results["baseline"]):
+        for key, kind in SCHEMA.items():
+            assert isinstance(part[key], kind), key
+        assert set(part["gmacs_per_view"]) == {"backbone", "scorer", "total", "dense"}
+        assert set(part["latency_ms"]) == {"decode", "preprocess", "score", "backbone", "total"}
+        assert (part["num_videos"], part["num_evaluated"], part["num_failed"], part["num_missing"]) == (
+            5,
+            5,
+            0,
+            0,
+        )
+    assert set(results["baseline"]) == set(SCHEMA)
+    assert (results["dataset"], results["pruner"], results["views"]) == ("folder", "motion", "2x3")
+    assert (results["keep_ratio"], results["mean_kept_tokens"], results["num_tokens"]) == (0.5, 2, 4)
+    assert (results["baseline"]["pruner"], results["baseline"]["mean_kept_tokens"]) == ("none", 4)
+    gmacs = results["gmacs_per_view"]
+    assert gmacs["total"] == gmacs["backbone"] + gmacs["scorer"]
+    assert gmacs["backbone"] < gmacs["dense"] == results["baseline"]["gmacs_per_view"]["total"]
+    assert [line["path"] for line in predictions] == [
+        "left/a.mp4",
+        "left/b.mp4",
+        "left/deeper/c.mp4",
+        "right/d.mp4",
+        "right/e.mkv",
+    ]
+    for line in predictions:
+        keys = {"path", "label", "pred", "top5", "probs_top5", "kept_tokens", "error", "baseline_pred"}
+        assert set(line) == keys
+        assert line["label"] == int(line["path"].startswith("right"))
+        assert line["top5"][0] == line["pred"]
+        assert sorted(line["top5"]) == [0, 1]  # the dataset has two classes
+        assert sum(line["probs_top5"]) == pytest.approx(1, abs=1e-5)
+        assert (line["kept_tokens"], line["error"]) == (2, None)
+    correct = sum(line["pred"] == line["label"] for line in predictions)
+    assert results["top1"] == 20 * correct
+    dense_correct = sum(line["baseline_pred"] == line["label"] for line in predictions)
+    assert results["comparison"]["loss_points"] == pytest.approx(20 * (dense_correct - correct))
+    assert (out / "kept_tubelets.png").read_bytes()[1:4] == b"PNG"
+    assert not list(out.glob(".results*")), "no temporary file stays"
+
+
+def test_table_shows_dense_beside_pruned(
+    command: Command, small: tuple[str, ...], video_root: Path, tmp_path: Path
+) -> None:
+    words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small)
+    status, shown, errors = command(*words, "runtime.workers=0")
+    assert status == 0
+    header = next(line for line in shown.splitlines() if "dense" in line)
+    assert "motion, keep 0.3" in header
+    for row in (
+        "top-1",
+        "5 / 0 / 0",
+        "tokens kept",
+        "GMACs per view: total",
+        "ms per view: score",
+        "videos/s",
+    ):
+        assert row in shown
+    for name in ("results.json", "predictions.jsonl", "kept_tubelets.png"):
+        assert f"wrote {tmp_path / name}" in shown
+    assert errors.splitlines() == [
+        "warning: random weights (backbone.weights=null: accuracy is chance). Give a checkpoint file to change that."
+    ]
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 1), (64, 2)])
+def test_predictions_do_not_depend_on_batches_and_workers(
+    evaluate: Callable[..., dict[str, Any]], video_root: Path, batch_size: int, workers: int
+) -> None:
+    small_x3d = ("pruner=x3d_s", "pruner.frames=4", "pruner.size=32", "views=2x3", "visualize=0")
+    one = evaluate(video_root, *small_x3d, "runtime.batch_size=6")["predictions"]
+    other = evaluate(
+        video_root, *small_x3d, f"runtime.batch_size={batch_size}", f"runtime.workers={workers}"
+    )["predictions"]
+    for line, same in zip(one, other, strict=True):
+        assert line.pop("probs_top5") == pytest.approx(same.pop("probs_top5"), abs=2e-6)
+        assert line == same
+
+
+def test_broken_videos_are_counted_and_the_run_goes_on(
+    evaluate: Callable[..., dict[str, Any]], video_root: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(video_root, root)
+    whole = (root / "left/a.mp4").read_bytes()
+    (root / "left/empty.mp4").write_bytes(b"")
+    (root / "left/cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (root / "right/text.mp4").write_text("not a video")
+    results = evaluate(root, "visualize=0")
+    assert (results["num_videos"], results["num_evaluated"], results["num_failed"]) == (8, 5, 3)
+    broken = {line["path"]: line for line in results["predictions"] if line["error"]}
+    assert set(broken) == {"left/empty.mp4", "left/cut.mp4", "right/text.mp4"}
+    for name, line in broken.items():
+        assert Path(name).name in line["error"]
+        assert "\n" not in line["error"]
+        assert (line["pred"], line["top5"], line["kept_tokens"], line["baseline_pred"]) == (None,) * 4
+    correct = sum(line["pred"] == line["label"] for line in results["predictions"])
+    assert results["top1"] == pytest.approx(100 * correct / 8)  # failed videos count as wrong
+
+
+def test_missing_videos_are_counted(
+    evaluate: Callable[..., dict[str, Any]], video_root: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "list.csv"
+    listed.write_text("left/a.mp4,0\nleft/gone.mp4,1\nright/d.mp4,2\n")
+    results = evaluate(video_root, "dataset=csv", f"dataset.annotations={listed}", "visualize=0")
+    assert (results["num_videos"], results["num_evaluated"], results["num_failed"]) == (3, 2, 0)
+    assert results["num_missing"] == 1
+    last = results["predictions"][-1]
+    assert (last["path"], last["label"], last["pred"], last["error"]) == (
+        "left/gone.mp4",
+        None,
+        None,
+        "missing",
+    )
+    assert sorted(results["predictions"][0]["top5"]) == [0, 1, 2]  # classes up to the largest label
+
+
+def test_video_deleted_during_the_run(
+    evaluate: Callable[..., dict[str, Any]], video_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(video_root, root)
+    listing = build.build_videos
+
+    def list_then_delete(*args: Any, **options: Any) -> Any:
+        found = listing(*args, **options)
+        (root / "right/d.mp4").unlink()
+        return found
+
+    monkeypatch.setattr(build, "build_videos", list_then_delete)
+    results = evaluate(root, "visualize=0")
+    assert (results["num_evaluated"], results["num_failed"]) == (4, 1)
+    assert "d.mp4" in next(line["error"] for line in results["predictions"] if line["error"])
+
+
+def test_no_video_can_be_read(command: Command, small: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "videos/a").mkdir(parents=True)
+    (tmp_path / "videos/a/text.mp4").write_text("not a video")
+    out = tmp_path / "out"
+    words = ("dataset=folder", f"dataset.root={tmp_path / 'videos'}", f"output_dir={out}", *small)
+    status, shown, errors = command(*words, "runtime.workers=0")
+    assert status == 2
+    assert errors.splitlines()[-1].startswith(f"error: no video of {tmp_path / 'videos'} could be read")
+    assert "0 / 1 / 0" in shown
+    assert json.loads((out / "results.json").read_text())["num_failed"] == 1
+
+
+def test_dense_model_alone(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
+    dense = evaluate(video_root, "pruner=none")
+    assert (dense["pruner"], dense["keep_ratio"], dense["mean_kept_tokens"]) == ("none", 1.0, 4)
+    assert dense["baseline"] is dense["comparison"] is None
+    assert dense["latency_ms"]["score"] == 0
+    assert not (dense["out"] / "kept_tubelets.png").exists()
+    pruned = evaluate(video_root, "pruner.keep_ratio=1", "visualize=0")
+    for one, other in zip(dense["predictions"], pruned["predictions"], strict=True):
+        assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=2e-6)
+        assert one["pred"] == other["pred"] == other["baseline_pred"]
+
+
+def test_seed_decides_random_weights(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
+    def probs(seed: int) -> list[Any]:
+        lines = evaluate(video_root, f"seed={seed}", "baseline=false", "visualize=0")["predictions"]
+        assert "baseline_pred" not in lines[0]
+        return [line["probs_top5"] for line in lines]
+
+    first = probs(1)
+    assert probs(1) == first
+    assert probs(2) != first
+
+
+def test_synthetic_videos_report_the_share_of_the_actor(
+    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    words = ("dataset=synthetic", "dataset.num_videos=4", f"dataset.cache_dir={tmp_path / 'cache'}")
+    given = ("backbone.weights=null", "backbone.num_frames=16", "backbone.input_size=64", "visualize=0")
+    results = evaluate(Path("unused"), *words, *given)
+    assert results["num_evaluated"] == 4
+    assert 0 < results["actor_tokens_kept"] <= 1
+    assert results["baseline"]["actor_tokens_kept"] == 1
+    everything = evaluate(Path("unused"), *words, *given, "pruner.keep_ratio=1")
+    assert everything["actor_tokens_kept"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_backbone_gives_the_same_answers(
+    evaluate: Callable[..., dict[str, Any]], video_root: Path
+) -> None:
+    plain = evaluate(video_root, "visualize=0")
+    compiled = evaluate(video_root, "visualize=0", "runtime.compile=true")
+    for one, other in zip(plain["predictions"], compiled["predictions"], strict=True):
+        assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_gives_the_answers_of_the_cpu(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
+    on_cpu = evaluate(video_root, "visualize=0")
+    on_gpu = evaluate(video_root, "visualize=0", "runtime=gpu", "runtime.dtype=fp32")
+    assert on_gpu["device"].startswith("cuda (")
+    for one, other in zip(on_cpu["predictions"], on_gpu["predictions"], strict=True):
+        assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=1e-3)

@@ -1,0 +1,119 @@
+"""What `tools/eval.py` says when it is used wrongly: one line, exit status 2, no stack trace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from video_papr.cli.eval import main
+from video_papr.errors import ConfigError
+
+Command = Callable[..., tuple[int, str, str]]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WRONG = {
+    "pruner=x3dd": "pruner=x3dd: no such option. Did you mean 'x3d_s'? Options: brightness, center,",
+    "backbone=vit": "backbone=vit: no such option.",
+    "pruner.keepratio=0.2": "pruner.keepratio: no such key. Did you mean 'keep_ratio'? Known: ",
+    "prunner=none": "prunner: no such key. Did you mean 'pruner'?",
+    "pruner.keep_ratio=0": "pruner.keep_ratio=0: must be a number above 0",
+    "pruner.keep_ratio=1.5": "pruner.keep_ratio=1.5: must be a number above 0",
+    "pruner.keep_ratio=abc": "pruner.keep_ratio='abc': must be a number above 0",
+    "runtime.batch_size=0": "runtime.batch_size=0: must be a whole number of at least 1, or auto.",
+    "dataset=folder": "dataset.root is not set: dataset=folder needs dataset.root=PATH.",
+    "dataset=folder dataset.root=/does/not/exist": "dataset.root=/does/not/exist",
+    "dataset=folder,csv": "dataset=folder,csv: several values; add -m to run each of them.",
+    "dataset=null": "Config group override must be",
+    "word": "cannot read 'word': write key=value, or group=option.",
+    "dataset.root=${nothing}": "dataset.root: Interpolation key 'nothing' not found",
+    "backbone.input_size=15 dataset=folder dataset.root=.": "",
+    "-m pruner=none,x3dd": "pruner=x3dd: no such option.",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_input_gives_one_line(
+    command: Command, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b.mp4").write_text("")
+    status, shown, errors = command(*words.split())
+    assert status == 2
+    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
+    assert "Traceback" not in errors + shown
+    assert len([line for line in errors.splitlines() if not line.startswith("warning:")]) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_asked_for_and_absent(command: Command, tmp_path: Path) -> None:
+    status, _, errors = command("runtime=gpu", f"output_dir={tmp_path}")
+    assert status == 2
+    assert errors.startswith("error: runtime.device='cuda': torch sees no CUDA device")
+
+
+@pytest.mark.parametrize("words", [("runtime=debug",), ("runtime.debug=true",)])
+def test_debug_shows_the_trace(command: Command, words: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="keep_ratio=0"):
+        command(*words, "pruner.keep_ratio=0", f"output_dir={tmp_path}")
+
+
+def test_variable_of_hydra_shows_the_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["eval.py", "pruner.keep_ratio=0", f"output_dir={tmp_path}"])
+    with pytest.raises(ConfigError, match="keep_ratio=0"):
+        main()
+
+
+def test_shim_from_another_directory(tmp_path: Path) -> None:
+    """The one test with a process of its own: tools/eval.py finds its configuration from anywhere."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/eval.py", "dataset=folder", "dataset.root=nowhere"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: dataset.root=nowhere")
+    assert "Traceback" not in done.stderr
+
+
+def test_help_answers_with_groups_and_examples(command: Command) -> None:
+    status, shown, _ = command("--help")
+    assert status == 0
+    for words in ("dataset    synthetic", "pruner.keep_ratio=0.3", "Examples:", "python tools/eval.py -m"):
+        assert words in shown
+
+
+def test_compiler_absent(
+    command: Command,
+    small: tuple[str, ...],
+    video_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def fail(self: torch.nn.Module, *args: Any, **options: Any) -> None:
+        def forward(*inputs: Any) -> None:
+            raise InvalidCxxCompiler
+
+        self.forward = forward  # type: ignore[method-assign]
+
+    monkeypatch.setattr(torch.nn.Module, "compile", fail)
+    words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small)
+    status, _, errors = command(*words, "runtime.compile=true")
+    assert status == 2
+    assert errors.splitlines()[-1].startswith(
+        "error: runtime.compile=true: torch.compile does not work here ("
+    )

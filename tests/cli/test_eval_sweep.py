@@ -1,0 +1,53 @@
+"""`tools/eval.py -m`: several jobs, one summary."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def test_sweep_is_summed_up(
+    command: Command, small: tuple[str, ...], video_root: Path, tmp_path: Path
+) -> None:
+    words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small, "visualize=0")
+    words = tuple(word for word in words if word != "pruner=motion")
+    status, shown, _ = command(
+        *words, "runtime.workers=0", "-m", "pruner=motion,none", "pruner.keep_ratio=0.25,0.5"
+    )
+    assert status == 0
+    rows = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["job"] for row in rows] == [0, 1, 2, 3]
+    for row in rows:
+        results = json.loads((tmp_path / str(row["job"]) / "results.json").read_text())
+        assert row["top1"] == results["top1"]
+        assert row["gmacs_total"] == results["gmacs_per_view"]["total"]
+        assert f"pruner={results['pruner']}" in row["overrides"]
+        assert row["error"] is None
+    assert [row["kept_tokens"] for row in rows] == [1, 2, 4, 4]
+    table = list(csv.DictReader((tmp_path / "summary.csv").open()))
+    assert [float(line["top1"]) for line in table] == [row["top1"] for row in rows]
+    lines = (tmp_path / "summary.md").read_text().splitlines()
+    assert len(lines) == 6
+    assert "pruner=motion pruner.keep_ratio=0.25" in lines[2]
+    assert "dataset.root" not in lines[2]  # what all jobs share is left out
+    assert "4 jobs" in shown
+    assert f"wrote {tmp_path / 'summary.csv'}" in shown
+
+
+def test_sweep_goes_on_after_a_job_with_an_error(
+    command: Command, small: tuple[str, ...], video_root: Path, tmp_path: Path
+) -> None:
+    words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small, "visualize=0")
+    status, shown, errors = command("-m", *words, "runtime.workers=0", "pruner.keep_ratio=2,0.5")
+    assert status == 2
+    assert "error: pruner.keep_ratio=2: must be" in errors
+    rows = json.loads((tmp_path / "summary.json").read_text())
+    assert rows[0]["error"].startswith("pruner.keep_ratio=2")
+    assert rows[0]["top1"] is None
+    assert rows[1]["error"] is None
+    assert rows[1]["num_evaluated"] == 5
+    assert "error" in shown

@@ -1,0 +1,536 @@
+"""Decoding: both readers give the same, right frames, and every file that cannot be read gives one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from video_papr.data import decoding, streams
+from video_papr.data.decoding import DecodedClips, decode_clips
+from video_papr.data.sampling import dense_clips, uniform_segments
+from video_papr.errors import ConfigError, VideoDecodeError
+
+VideoWriter = Callable[..., Path]
+
+SLOW_PRESET = {"preset": "medium", "bf": "3"}  # with B-frames: stored in another order than shown
+
+
+def frames_at(*indices: int) -> Callable[[int], np.ndarray]:
+    return lambda _: np.array([indices])
+
+
+def all_frames(num_frames: int) -> np.ndarray:
+    return np.arange(num_frames)[None]
+
+
+def decode_by_hand(path: Path) -> np.ndarray:
+    """Every frame in the order shown: the plainest use of PyAV, as the truth to compare with."""
+    with av.open(str(path)) as container:
+        video = container.streams.best("video")
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video)])
+
+
+def refusal(path: Path, decoder: str = "auto", choose: Callable[[int], np.ndarray] = all_frames) -> str:
+    """The one line that says why a file cannot be decoded."""
+    with pytest.raises(VideoDecodeError) as error:
+        decode_clips(path, choose, decoder=decoder)
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 600
+    assert str(path) in text
+    return text
+
+
+def assert_same_by_both(
+    path: Path, choose: Callable[[int], np.ndarray], expect: str = "decord"
+) -> DecodedClips:
+    by_pyav = decode_clips(path, choose, decoder="pyav")
+    by_auto = decode_clips(path, choose, decoder="auto")
+    assert (by_auto.decoder, by_pyav.decoder) == (expect, "pyav")
+    assert by_auto.num_video_frames == by_pyav.num_video_frames
+    np.testing.assert_array_equal(by_auto.frame_indices, by_pyav.frame_indices)
+    np.testing.assert_array_equal(by_auto.frames, by_pyav.frames)
+    return by_auto
+
+
+# what is decoded
+
+
+@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
+def test_clips_are_scattered_from_one_pass(tmp_path: Path, write_video: VideoWriter, decoder: str) -> None:
+    path = write_video(tmp_path / "a.mp4", 30, fps=20, options=SLOW_PRESET)
+    truth = decode_by_hand(path)
+    indices = np.array([[20, 21, 29], [0, 5, 20], [7, 7, 3]])  # overlapping, repeated, out of order
+    calls = []
+
+    def choose(num_frames: int) -> np.ndarray:
+        calls.append(num_frames)
+        return indices
+
+    clips = decode_clips(path, choose, decoder=decoder)
+    assert calls == [30]
+    assert clips.frames.shape == (3, 3, 48, 64, 3) and clips.frames.dtype == np.uint8
+    np.testing.assert_array_equal(clips.frames, truth[indices])
+    np.testing.assert_array_equal(clips.frame_indices, indices)
+    assert (clips.num_video_frames, clips.fps) == (30, 20.0)
+    assert clips.decoder == ("pyav" if decoder == "pyav" else "decord")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("plain.mp4", {}),
+        ("plain.mov", {}),
+        ("reordered.mp4", {"options": SLOW_PRESET, "gop": 12}),
+        ("reordered.mkv", {"options": SLOW_PRESET, "gop": 12}),
+        ("vp9.webm", {"codec": "libvpx-vp9", "gop": 12}),
+        ("mpeg4.mp4", {"codec": "mpeg4", "gop": 12}),
+        ("fragmented.mp4", {"container_options": {"movflags": "frag_keyframe+empty_moov"}, "gop": 12}),
+        ("sound.mp4", {"with_audio": True}),
+        ("444.mp4", {"pix_fmt": "yuv444p"}),
+        ("full range.mp4", {"pix_fmt": "yuvj420p"}),
+    ],
+)
+def test_both_readers_agree(tmp_path: Path, write_video: VideoWriter, name: str, options: dict) -> None:
+    path = write_video(tmp_path / name, 90, **options)
+    truth = decode_by_hand(path)
+    assert len(truth) == 90
+    np.testing.assert_array_equal(assert_same_by_both(path, all_frames).frames[0], truth)
+    rng = random.Random(0)
+    for count in (1, 2, 5, 30):
+        wanted = sorted(rng.sample(range(90), count))
+        np.testing.assert_array_equal(assert_same_by_both(path, frames_at(*wanted)).frames[0], truth[wanted])
+    np.testing.assert_array_equal(assert_same_by_both(path, frames_at(89)).frames[0], truth[[89]])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("h264.avi", {"gop": 12}, "not trusted to find frames in avi files"),
+        ("mpeg4.avi", {"codec": "mpeg4", "options": {"bf": "2"}}, "AVI stores no presentation times"),
+        ("mpeg2.mpg", {"codec": "mpeg2video"}, "not trusted to find frames in mpeg files"),
+        ("stream.ts", {"gop": 12}, "not trusted to find frames in mpegts files"),
+        ("windows.wmv", {"codec": "wmv2", "gop": 12}, "not trusted to find frames in asf files"),
+        ("raw.h264", {}, "without presentation times"),
+        ("open.mp4", {"codec": "mpeg4", "options": {"bf": "2"}, "gop": 12}, "open groups of pictures"),
+        ("10 bit.mp4", {"pix_fmt": "yuv420p10le"}, "pixel format yuv420p10le"),
+    ],
+)
+def test_files_in_which_decord_finds_wrong_frames(
+    tmp_path: Path, write_video: VideoWriter, name: str, options: dict, reason: str
+) -> None:
+    """For these, decord returns frames other than those asked for, and no error; so PyAV reads them."""
+    path = write_video(tmp_path / name, 80, **options)
+    truth = decode_by_hand(path)
+    assert len(truth) == 80
+    for wanted in ([0, 13, 77], [79], [40, 41]):
+        clips = decode_clips(path, frames_at(*wanted))
+        assert clips.decoder == "pyav"
+        np.testing.assert_array_equal(clips.frames[0], truth[wanted])
+    text = refusal(path, "decord")
+    assert reason in text and "decoder=auto" in text
+
+
+def test_decord_lacks_a_decoder(clips_dir: Path) -> None:
+    path = clips_dir / "single" / "av1_video.mkv"
+    assert "decord: has no decoder for av1" in refusal(path, "decord")
+    assert decode_clips(path, frames_at(0, 124)).decoder == "pyav"
+
+
+@pytest.mark.parametrize("size", [(63, 47), (47, 63), (1, 1), (2, 200), (48, 64), (16, 16), (101, 37)])
+def test_odd_sizes(tmp_path: Path, write_video: VideoWriter, size: tuple[int, int]) -> None:
+    width, height = size
+    even = width % 2 == height % 2 == 0
+    path = write_video(tmp_path / "a.mp4", 12, size=(height, width), pix_fmt="yuv420p" if even else "yuv444p")
+    clips = decode_clips(path, frames_at(0, 6, 11))
+    assert clips.frames.shape == (1, 3, height, width, 3)
+    np.testing.assert_array_equal(clips.frames[0], decode_by_hand(path)[[0, 6, 11]])
+    np.testing.assert_array_equal(
+        clips.frames, decode_clips(path, frames_at(0, 6, 11), decoder="pyav").frames
+    )
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv"])
+def test_variable_frame_rate(tmp_path: Path, write_video: VideoWriter, extension: str) -> None:
+    """Indices count frames, however long each of them is shown."""
+    seconds = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.1, 0.5], 60))
+    path = write_video(tmp_path / f"a.{extension}", 60, seconds=seconds, options=SLOW_PRESET, gop=20)
+    truth = decode_by_hand(path)
+    wanted = uniform_segments(60, num_frames=8, num_clips=2)
+    clips = assert_same_by_both(path, partial(uniform_segments, num_frames=8, num_clips=2))
+    np.testing.assert_array_equal(clips.frames, truth[wanted])
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 5])
+def test_short_videos(tmp_path: Path, write_video: VideoWriter, num_frames: int) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames, options=SLOW_PRESET)
+    clips = assert_same_by_both(path, partial(dense_clips, num_frames=16, frame_stride=4, num_clips=3))
+    assert clips.num_video_frames == num_frames
+    np.testing.assert_array_equal(clips.frames[0], decode_by_hand(path)[clips.frame_indices[0]])
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation(tmp_path: Path, write_video: VideoWriter, degrees: int) -> None:
+    """The display matrix of a phone's video turns the frames, by both readers alike."""
+    path = write_video(tmp_path / "a.mp4", 6, size=(120, 160))
+    upright = decode_by_hand(path)
+    one, content = 0x10000, bytearray(path.read_bytes())
+    matrix = {
+        90: (0, one, 0, -one, 0, 0, 0, 0, 0x40000000),
+        180: (-one, 0, 0, 0, -one, 0, 0, 0, 0x40000000),
+        270: (0, -one, 0, one, 0, 0, 0, 0, 0x40000000),
+    }[degrees]
+    start = content.index(b"tkhd") + 44
+    content[start : start + 36] = struct.pack(">9i", *matrix)
+    path.write_bytes(content)
+    clips = assert_same_by_both(path, frames_at(0, 5))
+    turned = np.rot90(upright[[0, 5]], -degrees // 90, axes=(1, 2))  # clockwise, as the camera was turned
+    np.testing.assert_array_equal(clips.frames[0], turned)
+
+
+def test_pyav_seeks_in_long_videos(
+    tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mp4", 600, size=(16, 32), gop=25, options=SLOW_PRESET)
+    truth = decode_by_hand(path)
+    decoded = []
+    check = decoding._check_frame
+    monkeypatch.setattr(decoding, "_check_frame", lambda *args: (decoded.append(1), check(*args)))
+    wanted = [3, 300, 301, 320, 590]
+    clips = decode_clips(path, frames_at(*wanted), decoder="pyav")
+    np.testing.assert_array_equal(clips.frames[0], truth[wanted])
+    assert len(decoded) < 120  # of 591 without seeks
+
+
+def test_a_seek_that_misses_is_repeated_without(
+    tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mp4", 200, size=(16, 32), gop=25)
+    truth = decode_by_hand(path)
+    real = decoding.read_stream
+
+    def with_wrong_times(path: Path) -> streams.VideoStream:
+        stream = real(path)
+        stream.pts[:] += 1
+        return stream
+
+    monkeypatch.setattr(decoding, "read_stream", with_wrong_times)
+    clips = decode_clips(path, frames_at(10, 190), decoder="pyav")
+    np.testing.assert_array_equal(clips.frames[0], truth[[10, 190]])
+
+
+def test_fewer_frames_than_packets(clips_dir: Path) -> None:
+    """DivX packs two frames into one packet and adds empty ones: 73 packets, 72 frames."""
+    path = next((clips_dir / "single").glob("RATRACE*.avi"))
+    assert streams.read_stream(path).num_frames == 73
+    calls = []
+
+    def choose(num_frames: int) -> np.ndarray:
+        calls.append(num_frames)
+        return all_frames(num_frames)
+
+    clips = decode_clips(path, choose, decoder="pyav")
+    assert calls == [73, 72] and clips.num_video_frames == 72
+    np.testing.assert_array_equal(clips.frames[0], decode_by_hand(path))
+
+
+def test_wrong_count_in_a_complete_file(tmp_path: Path, write_video: VideoWriter) -> None:
+    """Damaged metadata: the frames are counted."""
+    path = write_video(tmp_path / "a.avi", 20, codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    for tag, offset in ((b"avih", 8 + 16), (b"strh", 8 + 32)):  # dwTotalFrames, dwLength
+        start = content.index(tag) + offset
+        assert struct.unpack_from("<I", content, start) == (20,)
+        struct.pack_into("<I", content, start, 5000)
+    path.write_bytes(content)
+    assert decode_clips(path, all_frames).num_video_frames == 20
+
+
+def test_choose_must_return_indices_of_the_video(tmp_path: Path, write_video: VideoWriter) -> None:
+    """A mistake in the caller's function is the caller's error, not that of the video."""
+    path = write_video(tmp_path / "a.mp4", 5)
+    for bad in (
+        np.array([[0, 5]]),
+        np.array([[-1]]),
+        np.array([0, 1]),
+        np.array([[0.5]]),
+        np.zeros((0, 3), int),
+    ):
+        with pytest.raises(ValueError) as error:
+            decode_clips(path, lambda _, bad=bad: bad)
+        assert not isinstance(error.value, VideoDecodeError)
+
+
+def test_unknown_decoder(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"dataset.decoder='ffmpeg' is unknown; use one of auto, decord, pyav"
+    ):
+        decode_clips(tmp_path / "a.mp4", all_frames, decoder="ffmpeg")
+
+
+# bad files
+
+
+@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
+def test_not_a_video(
+    tmp_path: Path, write_audio: Callable[[Path], Path], decoder: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "no such file" in refusal(tmp_path / "absent.mp4", decoder)
+    assert "is a directory" in refusal(tmp_path, decoder)
+    (tmp_path / "empty.mp4").touch()
+    assert "is empty (0 bytes)" in refusal(tmp_path / "empty.mp4", decoder)
+    (tmp_path / "text.mp4").write_text("This is no video.\n" * 200)
+    assert "Invalid data" in refusal(tmp_path / "text.mp4", decoder)
+    (tmp_path / "noise.mp4").write_bytes(random.Random(0).randbytes(5000))
+    assert "(" + decoder in refusal(tmp_path / "noise.mp4", decoder)
+    assert "no video stream (streams: audio)" in refusal(write_audio(tmp_path / "sound.mp4"), decoder)
+    assert capfd.readouterr().err == ""  # neither library talks to the terminal
+
+
+def test_names_that_need_care(
+    tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_video(tmp_path / "a.mp4", 4)
+    for name in ("take2:final cut.mp4", "Käse – 映像 %03d.mp4", "[a]{b}*?.mp4", "-i.mp4"):
+        path = Path(shutil.copy(source, tmp_path / name))
+        assert decode_clips(path, all_frames).decoder == "decord"
+    monkeypatch.chdir(tmp_path)
+    assert decode_clips("take2:final cut.mp4", all_frames).decoder == "decord"
+    with pytest.raises(VideoDecodeError) as error:
+        decode_clips(tmp_path / "two\nlines.mp4", all_frames)
+    assert "\n" not in str(error.value)
+    odd = tmp_path / os.fsdecode(b"bad\xff.mp4")
+    shutil.copy(source, odd)
+    try:
+        decode_clips(odd, all_frames)
+    except VideoDecodeError as refused:
+        str(refused).encode()  # can be written anywhere
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("front.mp4", {"container_options": {"movflags": "faststart"}}),
+        ("end.mp4", {}),
+        ("fragments.mp4", {"container_options": {"movflags": "frag_keyframe+empty_moov"}, "gop": 10}),
+        ("a.mkv", {}),
+        ("a.webm", {"codec": "libvpx-vp9"}),
+        ("a.avi", {"codec": "mpeg4"}),
+        ("b.avi", {"codec": "mpeg4", "options": {"bf": "2"}}),
+    ],
+)
+def test_truncated(tmp_path: Path, write_video: VideoWriter, decoder: str, name: str, options: dict) -> None:
+    """A file that was cut off is refused, also when the frames asked for are there, unless only an index is lost."""
+    path = write_video(tmp_path / name, 60, **options)
+    truth, whole = decode_by_hand(path), path.read_bytes()
+    assert streams.missing_bytes(path) == 0
+    for share in (0.999, 0.97, 0.9, 0.5, 0.2, 0.05, 0.001):
+        path.write_bytes(whole[: int(share * len(whole))])
+        if share > 0.9 and (name == "end.mp4" or path.suffix == ".avi"):
+            with contextlib.suppress(VideoDecodeError):
+                np.testing.assert_array_equal(
+                    decode_clips(path, all_frames, decoder=decoder).frames[0], truth
+                )
+        else:
+            text = refusal(path, decoder, frames_at(0))
+            assert any(word in text for word in ("truncated", "cut off", "Invalid data", "End of file")), text
+
+
+def test_truncation_is_called_by_its_name(tmp_path: Path, write_video: VideoWriter) -> None:
+    path = write_video(tmp_path / "a.mp4", 60, container_options={"movflags": "faststart"})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    text = refusal(path)
+    assert f"truncated: {len(whole) - len(whole) // 2} bytes are missing" in text or "cut off" in text
+    path = write_video(tmp_path / "b.mkv", 60)
+    path.write_bytes(path.read_bytes()[:-700])
+    assert "truncated: 700 bytes are missing" in refusal(path)
+    path = write_video(tmp_path / "c.mp4", 60)  # the table of frames is at the end
+    path.write_bytes(path.read_bytes()[:-700])
+    assert "truncated: 700 bytes are missing" in refusal(path)
+
+
+def test_a_lost_tail_that_holds_no_frame_is_no_loss(tmp_path: Path, write_video: VideoWriter) -> None:
+    path = write_video(tmp_path / "a.mp4", 20, container_options={"movflags": "faststart"})
+    tail = struct.pack(">I4s", 5000, b"free") + bytes(100)  # promises 5000 bytes
+    path.write_bytes(path.read_bytes() + tail)
+    assert streams.missing_bytes(path) == 4892
+    assert decode_clips(path, all_frames).num_video_frames == 20
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv"])
+@pytest.mark.parametrize("flips", [10, 100, 2000])
+def test_flipped_bits_are_noticed(
+    tmp_path: Path, write_video: VideoWriter, extension: str, flips: int
+) -> None:
+    """Neither reader hands over frames that FFmpeg patched up, although decord alone would."""
+    path = write_video(tmp_path / f"a.{extension}", 40, size=(120, 160), options=SLOW_PRESET)
+    content = bytearray(path.read_bytes())
+    rng = random.Random(flips)
+    for _ in range(flips):
+        content[rng.randrange(len(content) // 10, len(content) * 8 // 10)] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+    for decoder in ("auto", "pyav", "decord"):
+        refusal(path, decoder)
+
+
+def test_decord_alone_hides_damage(tmp_path: Path, write_video: VideoWriter) -> None:
+    """Why the log of decord's FFmpeg is listened to: without, the damaged frames come back as good ones."""
+    decord = pytest.importorskip("decord")
+    path = write_video(tmp_path / "a.mp4", 40, size=(120, 160), options=SLOW_PRESET)
+    content, start = bytearray(path.read_bytes()), path.read_bytes().index(b"mdat")
+    for place in range(start + 3000, len(content) - 3000, 2500):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    assert len(decord.VideoReader(str(path), num_threads=1).get_batch(range(40)).asnumpy()) == 40
+    assert "damaged stream" in refusal(path, "decord")
+    assert "damaged" in refusal(path, "pyav")
+
+
+def test_damage_inside_matroska(tmp_path: Path, write_video: VideoWriter) -> None:
+    """FFmpeg skips to the next readable cluster and goes on with fewer frames."""
+    path = write_video(tmp_path / "a.mkv", 60, size=(120, 160), gop=10)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+    path.write_bytes(content)
+    assert "damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("extension", ["mp4", "mkv", "h264"])
+@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
+def test_frame_size_changes(tmp_path: Path, write_video: VideoWriter, extension: str, decoder: str) -> None:
+    parts = [
+        write_video(tmp_path / "0.h264", 20, size=(48, 64)),
+        write_video(tmp_path / "1.h264", 20, size=(96, 128)),
+    ]
+    path = tmp_path / f"a.{extension}"
+    if extension == "h264":
+        path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    else:
+        join(parts, path)
+    text = refusal(path, decoder)
+    assert "size changes from 64x48 to 128x96" in text or decoder == "decord"
+    # the part before the change is whole
+    if decoder != "decord":
+        assert decode_clips(path, frames_at(0, 10), decoder=decoder).frames.shape == (1, 2, 48, 64, 3)
+
+
+def join(parts: list[Path], path: Path) -> None:
+    """Muxes the packets of several raw streams into one stream, as careless cutting tools do."""
+    with av.open(str(path), "w") as output:
+        stream, place = None, 0
+        for part in parts:
+            with av.open(str(part)) as container:
+                for packet in container.demux(video=0):
+                    if packet.size:
+                        stream = stream or output.add_stream_from_template(container.streams.video[0])
+                        packet.stream, packet.pts, packet.dts = stream, place, place
+                        packet.time_base = stream.time_base = stream.time_base or packet.time_base
+                        place += 48000
+                        output.mux(packet)
+
+
+def test_file_that_makes_decord_hang(
+    tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """decord can spin for ever: after a while PyAV is asked, and the next file is decoded as usual."""
+    path = write_video(tmp_path / "a.mp4", 10)
+    monkeypatch.setattr(decoding, "_DECORD_PATIENCE_SECONDS", 0.2)
+    release = threading.Event()
+    with monkeypatch.context() as context:
+        context.setattr(decoding, "_decord_frames", lambda *_: release.wait(30))
+        assert decode_clips(path, all_frames).decoder == "pyav"
+        assert "decord: gave no answer within 1 s" in refusal(path, "decord")
+    release.set()
+    monkeypatch.setattr(decoding, "_DECORD_PATIENCE_SECONDS", 30)
+    assert decode_clips(path, all_frames).decoder == "decord"
+
+
+def test_without_decord(tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """decord has no wheels for some machines; there PyAV reads everything."""
+    path = write_video(tmp_path / "a.mp4", 5)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert decode_clips(path, all_frames).decoder == "pyav"
+    assert "decord: not installed" in refusal(path, "decord")
+
+
+def test_a_bad_file_does_not_spoil_the_next(tmp_path: Path, write_video: VideoWriter) -> None:
+    good = write_video(tmp_path / "good.mp4", 20)
+    bad = tmp_path / "bad.mp4"
+    content = bytearray(good.read_bytes())
+    for place in range(len(content) // 3, len(content) // 2, 40):
+        content[place] ^= 0xFF
+    bad.write_bytes(content)
+    for _ in range(3):
+        refusal(bad)
+        refusal(bad, "pyav")
+        assert_same_by_both(good, all_frames)
+
+
+def test_random_damage_never_escapes(tmp_path: Path, write_video: VideoWriter) -> None:
+    """Whatever is done to a file, the result is frames or one line, and soon."""
+    sources = [
+        write_video(tmp_path / "a.mp4", 30, options=SLOW_PRESET),
+        write_video(tmp_path / "b.mkv", 30),
+        write_video(tmp_path / "c.avi", 30, codec="mpeg4"),
+    ]
+    rng = random.Random(0)
+    begin = time.monotonic()
+    for trial in range(90):
+        source = sources[trial % 3]
+        content = bytearray(source.read_bytes())
+        place, length = rng.randrange(len(content)), rng.randrange(1, len(content) // 3)
+        match trial % 5:
+            case 0:
+                del content[place : place + length]
+            case 1:
+                content[place:place] = content[place : place + length]
+            case 2:
+                content[place : place + length] = bytes(len(content[place : place + length]))
+            case 3:
+                content[:2000] = bytes(
+                    b if rng.random() > 0.01 else rng.randrange(256) for b in content[:2000]
+                )
+            case 4:
+                content[place] ^= 0xFF
+        path = tmp_path / f"damaged{source.suffix}"
+        path.write_bytes(content)
+        try:
+            clips = decode_clips(path, partial(uniform_segments, num_frames=4, num_clips=1))
+            assert clips.frames.shape[:2] == (1, 4)
+        except VideoDecodeError as error:
+            assert "\n" not in str(error)
+    assert time.monotonic() - begin < 60
+
+
+# real files
+
+
+def test_every_real_clip(clips_dir: Path) -> None:
+    """All files of clips/single decode, and where decord reads them at all, it gives the frames that PyAV gives."""
+    choose = partial(dense_clips, num_frames=4, frame_stride=8, num_clips=3)
+    by_decord = 0
+    for path in sorted((clips_dir / "single").iterdir()):
+        clips = decode_clips(path, choose)
+        assert clips.frames.shape[:2] == (3, 4)
+        if clips.decoder == "decord":
+            by_decord += 1
+            reference = decode_clips(path, choose, decoder="pyav")
+            assert reference.num_video_frames == clips.num_video_frames
+            np.testing.assert_array_equal(clips.frames, reference.frames, err_msg=path.name)
+        else:
+            assert "decord: " in refusal(path, "decord", choose)
+    assert by_decord >= 28

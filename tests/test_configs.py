@@ -1,0 +1,173 @@
+"""Every file in conf/: it composes, passes the checks, says which command runs it, and explains its keys."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from video_papr.backbones.builders import BACKBONES
+from video_papr.config import EvalConfig, check
+from video_papr.errors import ConfigError
+from video_papr.pruning.builders import PRUNERS
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+GROUPS = ("dataset", "backbone", "pruner", "views", "runtime", "experiment")
+FILES = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yaml"))
+GIVEN = ("dataset.root=videos", "dataset.annotations=list.csv")  # what some datasets insist on
+
+
+def evaluation(*overrides: str) -> EvalConfig:
+    with initialize_config_module("video_papr.conf", version_base="1.3"):
+        return check(compose("eval", overrides=list(overrides)))
+
+
+def options(group: str) -> list[str]:
+    """Names that may be chosen with eval; files with a leading underscore are parts of others."""
+    paths = [path for path in FILES if path.parent.name == group and not path.stem.startswith("_")]
+    return [path.stem for path in paths if "tools/eval.py" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", [*FILES, *CONF.glob("*.yaml")], ids=lambda path: str(path.relative_to(CONF)))
+def test_file_explains_itself(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    header = lines[1] if lines[0].startswith("# @package") else lines[0]
+    assert header.startswith("# python tools/"), "the first line is the command that runs this file"
+    if path.parent.name == "experiment":
+        return  # its keys are explained in the groups that it overrides
+    body = "\n".join(lines).split("\nhydra:")[0].splitlines()  # Hydra's own keys are documented by Hydra
+    for line in body:
+        if re.match(r" *[a-z_0-9]+:( |$)", line) and line not in ("defaults:", "dataset:", "train:"):
+            assert "# " in line, f"this key has no comment: {line}"
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(group, option) for group in GROUPS for option in options(group)]
+)
+def test_option_composes_and_passes_the_checks(group: str, option: str) -> None:
+    device = [] if group == "runtime" else ["runtime.device=cpu"]
+    config = evaluation(f"{group}={option}", *GIVEN, *device)
+    if group in ("dataset", "backbone", "pruner"):
+        assert getattr(config, group).name == option
+    if group == "views":
+        assert str(config.views) == option
+
+
+def test_library_and_configs_know_the_same_names() -> None:
+    assert set(options("pruner")) == set(PRUNERS)
+    assert set(options("backbone")) == set(BACKBONES)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "backbone"),
+    [
+        ([], "videomae_tiny"),
+        (["dataset=synthetic"], "videomae_tiny"),
+        (["dataset=k400"], "videomae_b"),
+        (["dataset=k400", "backbone=videomae_s"], "videomae_s"),
+        (["backbone=videomae_s", "dataset=k400"], "videomae_s"),
+        (["experiment=papr_k400"], "videomae_b"),
+        (["experiment=papr_k400", "backbone=videomae_l"], "videomae_l"),
+    ],
+)
+def test_dataset_chooses_the_backbone_unless_one_is_given(overrides: list[str], backbone: str) -> None:
+    assert evaluation(*overrides, "dataset.root=videos").backbone.name == backbone
+
+
+def test_bundled_weights_go_with_their_dataset_only() -> None:
+    synthetic, folder = evaluation(), evaluation("dataset=folder", "dataset.root=videos")
+    assert (synthetic.backbone.weights, synthetic.pruner.weights) == (
+        "videomae_tiny_synthetic",
+        "x3d_s_synthetic",
+    )
+    assert (folder.backbone.weights, folder.pruner.weights) == (None, None)
+
+
+def test_published_recipe_is_the_default_away_from_synthetic_videos() -> None:
+    pruner = evaluation("dataset=k400", "dataset.root=videos").pruner
+    assert (pruner.frames, pruner.size, pruner.stage) == (8, 160, "head")
+    assert (pruner.align_corners, pruner.scope) == (True, "global")
+
+
+def test_top_level_seed_reaches_random_weights_and_the_random_pruner() -> None:
+    assert evaluation("seed=7", "pruner=random").pruner.seed == 7
+    assert evaluation("seed=7", "pruner=x3d_s").pruner.seed == 7
+
+
+def test_output_directory_serves_run_and_sweep() -> None:
+    with initialize_config_module("video_papr.conf", version_base="1.3"):
+        cfg = compose("eval", overrides=["output_dir=here"], return_hydra_config=True)
+    assert (cfg.hydra.run.dir, cfg.hydra.sweep.dir) == ("here", "here")
+
+
+def test_help_names_every_option() -> None:
+    text = OmegaConf.load(CONF / "eval.yaml").hydra.help.template
+    words = set(re.findall(r"[\w]+", text))
+    for group in GROUPS:
+        assert {group, *options(group)} <= words
+
+
+WRONG = {
+    "pruner.keep_ratio=0": "pruner.keep_ratio=0: must be a number above 0 and at most 1",
+    "pruner.keep_ratio=1.5": "pruner.keep_ratio=1.5: must be",
+    "pruner.keep_ratio=abc": "pruner.keep_ratio='abc': must be",
+    "pruner.keep_ratio=nan": "pruner.keep_ratio=nan: must be",
+    "pruner.keep_ratio=true": "pruner.keep_ratio=true: must be",
+    "pruner.keep_ratio=null": "pruner.keep_ratio=null: must be",
+    "+pruner.keepratio=0.2": "pruner.keepratio: no such key. Did you mean 'keep_ratio'?",
+    "pruner.scope=gobal": "pruner.scope='gobal': must be one of global, frame, null. Did you mean 'global'?",
+    "pruner.name=x3d": "pruner.name='x3d': must be one of none, x3d_xs,",
+    "pruner.size=0": "pruner.size=0: must be a whole number of at least 1, or null.",
+    "runtime.batch_size=0": "runtime.batch_size=0: must be a whole number of at least 1, or auto.",
+    "runtime.batch_size=2.5": "runtime.batch_size=2.5: must be",
+    "runtime.workers=-1": "runtime.workers=-1: must be a whole number of at least 0, or auto.",
+    "runtime.device=tpu": "runtime.device='tpu': must be one of auto, cpu, cuda.",
+    "runtime.dtype=fp8": "runtime.dtype='fp8': must be one of",
+    "runtime.compile=maybe": "runtime.compile='maybe': must be true or false.",
+    "views.crops=2": "views.crops=2: must be one of 1, 3.",
+    "views.clips=0": "views.clips=0: must be a whole number of at least 1.",
+    "dataset.decoder=ffmpeg": "dataset.decoder='ffmpeg': must be one of auto, decord, pyav.",
+    "dataset.limit=0": "dataset.limit=0: must be a whole number of at least 1, or null.",
+    "dataset.frame_stride=0": "dataset.frame_stride=0: must be",
+    "dataset.split=dev": "dataset.split='dev': must be one of test, val, train.",
+    "dataset=folder": "dataset.root is not set: dataset=folder needs dataset.root=PATH.",
+    "dataset=csv dataset.root=videos": "dataset.annotations is not set: dataset=csv needs",
+    "dataset.root=${nothing}": "dataset.root: Interpolation key 'nothing' not found",
+    "seed=-1": "seed=-1: must be a whole number of at least 0.",
+    "baseline=1": "baseline=1: must be true or false.",
+    "+visualise=3": "visualise: no such key. Did you mean 'visualize'?",
+    "output_dir=null": "output_dir=null: must be a name or a path.",
+}
+
+
+@pytest.mark.parametrize("overrides", WRONG)
+def test_wrong_value_gives_one_line_that_names_it(overrides: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        evaluation(*overrides.split())
+    assert str(caught.value).startswith(WRONG[overrides])
+    assert "\n" not in str(caught.value)
+
+
+def test_group_left_out() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^dataset is not set: choose an option of the group, dataset=OPTION"
+    ):
+        check({"seed": 0})
+
+
+def test_group_that_is_no_mapping() -> None:
+    with pytest.raises(ConfigError, match=r"^dataset='k400': must be an option of the group"):
+        check({"dataset": "k400"})
+
+
+def test_missing_key_of_a_group() -> None:
+    with pytest.raises(ConfigError, match=r"^dataset\.name is not set"):
+        check({"dataset": {}})
+
+
+def test_pruner_gets_only_the_options_that_its_file_has() -> None:
+    assert evaluation("pruner=center").pruner.options == {"keep_ratio": 0.3}
+    assert set(evaluation("pruner=random").pruner.options) == {"keep_ratio", "scope", "seed"}

@@ -1,0 +1,131 @@
+"""Imports go one way, and each heavy package has one place: the table of layers, checked on the syntax tree.
+
+Imports inside functions count like those at the top of a file.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "video_papr"
+
+BASE = {"errors", "structures", "pixels", "checkpoints"}
+STAGES = BASE | {"data", "pruning", "backbones"}
+FLOW = STAGES | {"pipeline"}
+MEASURES = FLOW | {"benchmark"}
+
+# part of the package -> the parts that it may import, besides itself. A new part needs a line here.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "structures": {"errors"},
+    "pixels": {"errors", "structures"},
+    "checkpoints": {"errors", "structures"},
+    "data": BASE,
+    "pruning": BASE,
+    "backbones": BASE,
+    "pipeline": STAGES,
+    "benchmark": FLOW,
+    "evaluation": MEASURES,
+    "training": MEASURES,
+    "visualize": FLOW,
+    "config": {"errors"},
+    "cli": MEASURES | {"evaluation", "training", "visualize", "config"},
+    "__init__": FLOW,
+}
+
+# package -> the parts or files that may import it
+PLACES: dict[str, set[str]] = {
+    "hydra": {"cli", "config.py"},
+    "omegaconf": {"cli", "config.py"},
+    "decord": {"data/decoding.py"},
+    "av": {"data/decoding.py", "data/streams.py", "data/synthetic.py"},
+    "pytorchvideo": {"pruning"},
+    "timm": {"backbones"},
+    "fvcore": {"benchmark"},
+    "matplotlib": {"visualize.py"},
+    "rich": {"cli", "evaluation"},
+    "huggingface_hub": {"checkpoints.py", "backbones"},
+}
+
+# Not dependencies of the package, so only tests and benchmarks may use them.
+FOREIGN = {"transformers", "torchcodec", "decord2", "pytest", "hypothesis"}
+
+
+def source_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Full names of everything that the file imports, e.g. "video_papr.data.sampling"."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *(node.module or "").split(".")]).rstrip(".")
+            if module == "video_papr":  # `from video_papr import pipeline` and `from .. import pipeline`
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+def part_of(path: Path) -> str:
+    """ "data" for video_papr/data/loader.py, "pipeline" for video_papr/pipeline.py."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    part = part_of(path)
+    assert part in ALLOWED, f"{part} is a new part of the package: give it a line in ALLOWED"
+    for name in imported_modules(path):
+        words = name.split(".")
+        if words[0] == "video_papr" and len(words) > 1:
+            other = words[1] if words[1] in ALLOWED else "__init__"
+            assert other == part or other in ALLOWED[part], f"{part} must not import {name}"
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_packages_have_one_place(path: Path) -> None:
+    inside = path.relative_to(PACKAGE).as_posix()
+    for name in imported_modules(path):
+        top = name.split(".")[0]
+        assert top not in FOREIGN, f"{inside} imports {name}, which is not a dependency of the package"
+        if top in PLACES:
+            assert {inside, part_of(path)} & PLACES[top], f"{inside} must not import {name}"
+
+
+def test_tools_only_call_the_command_line() -> None:
+    scripts = sorted((ROOT / "tools").glob("*.py"))
+    assert scripts
+    for script in scripts:
+        ours = [name for name in imported_modules(script) if name.startswith("video_papr")]
+        assert ours and all(name.startswith("video_papr.cli.") for name in ours), (
+            f"{script.name} imports {ours}"
+        )
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_imports(path: Path) -> None:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+
+
+def test_import_is_light() -> None:
+    """`import video_papr` opens no decoder, reads no config and draws nothing."""
+    code = (
+        "import sys; sys.modules['transformers'] = None; import video_papr; "
+        "print(*sorted({'hydra', 'decord', 'av', 'matplotlib', 'rich', 'tensorboard'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == []

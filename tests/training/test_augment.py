@@ -1,0 +1,191 @@
+"""Symmetries: what is done to the picture turns the action into the one that the label table names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from video_papr.data import scenes
+from video_papr.data.scenes import ACTIONS, Path, Scene
+from video_papr.pruning.selection import keep_count
+from video_papr.training.augment import (
+    FLIP,
+    MIRROR,
+    REVERSE,
+    TRANSPOSE,
+    ActionSymmetries,
+    jitter_colors,
+    label_table,
+    mirror,
+    random_tokens,
+    unchanged,
+)
+from video_papr.training.store import Batch
+
+
+def name_of(path: Path) -> str:
+    """Reads the action off the path of an actor, with no knowledge of how the path was drawn."""
+    dx, dy = path.x[-1] - path.x[0], path.y[-1] - path.y[0]
+    vx, vy = np.diff(path.x), np.diff(path.y)
+    if not path.visible.all():
+        return "blink"
+    if path.radius.max() > 1.5 * path.radius.min():
+        return "zoom_in" if path.radius[-1] > path.radius[0] else "zoom_out"
+    turned = path.angle[-1] - path.angle[0]
+    if abs(turned) > np.pi:
+        return "rotate_cw" if turned > 0 else "rotate_ccw"  # y points down: growing angles turn clockwise
+    heading = np.unwrap(np.arctan2(vy, vx))
+    if abs(heading[-1] - heading[0]) > 1.2 * np.pi and np.abs(np.diff(heading)).max() < 1.2:
+        return "circle_cw" if heading[-1] > heading[0] else "circle_ccw"
+    if np.hypot(dx, dy) > 0.97 * np.hypot(vx, vy).sum():  # straight
+        if abs(dx) > abs(dy):
+            return "move_right" if dx > 0 else "move_left"
+        return "move_down" if dy > 0 else "move_up"
+    return "zigzag"
+
+
+def quiet_square_scene(action: str, seed: int) -> Scene:
+    """Only the actor on grey, 96 x 96, so that every symmetry is exact."""
+    scene = scenes.sample_scene(np.random.default_rng(seed), action, clutter=0)
+    return replace(scene, height=96, width=96, background=np.full((152, 152, 3), 90, np.float32))
+
+
+def drawn(scene: Scene) -> Tensor:
+    """(1, T, S, S, 3) uint8"""
+    return torch.from_numpy(scenes.render(scene, np.random.default_rng(0))[0])[None]
+
+
+def with_path(scene: Scene, **changes: np.ndarray) -> Scene:
+    actor = scene.shapes[-1]
+    return replace(scene, shapes=(replace(actor, path=replace(actor.path, **changes)),))
+
+
+# What each symmetry does to the picture, and to the path. The actor is symmetric about the axis that its angle points
+# along, so a reflection of the picture is a reflection of that axis.
+SYMMETRIES: dict[
+    str, tuple[dict[str, str], Callable[[Tensor], Tensor], Callable[[Path], dict[str, np.ndarray]]]
+] = {
+    "mirror": (MIRROR, lambda x: x.flip(3), lambda p: {"x": -p.x, "angle": np.pi - p.angle}),
+    "flip": (FLIP, lambda x: x.flip(2), lambda p: {"y": -p.y, "angle": -p.angle}),
+    "reverse": (
+        REVERSE,
+        lambda x: x.flip(1),
+        lambda p: {key: getattr(p, key)[::-1] for key in ("x", "y", "radius", "angle", "visible")},
+    ),
+    "transpose": (
+        TRANSPOSE,
+        lambda x: x.transpose(2, 3),
+        lambda p: {"x": p.y, "y": p.x, "angle": np.pi / 2 - p.angle},
+    ),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_scenes_show_the_action_that_they_are_named_after(action: str) -> None:
+    for seed in range(40):
+        path = quiet_square_scene(action, seed).shapes[-1].path
+        assert name_of(path) == action, seed
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_symmetries_turn_actions_into_those_that_the_table_names(symmetry: str, action: str) -> None:
+    swaps, on_picture, on_path = SYMMETRIES[symmetry]
+    scene = quiet_square_scene(action, seed=7)
+    other = with_path(scene, **on_path(scene.shapes[-1].path))
+    expected = ACTIONS[label_table(ACTIONS, swaps)[ACTIONS.index(action)]]
+    assert name_of(other.shapes[-1].path) == expected
+    # and the changed picture is the picture of that changed path, to a grey level and a few pixels on its edge
+    difference = (on_picture(drawn(scene)).int() - drawn(other).int()).abs()
+    assert (difference > 1).float().mean() < 1e-3
+    assert name_of(scene.shapes[-1].path) == action
+
+
+@pytest.mark.parametrize("swaps", [MIRROR, FLIP, REVERSE, TRANSPOSE])
+def test_label_tables_are_their_own_inverse(swaps: dict[str, str]) -> None:
+    names = tuple(sorted(ACTIONS))
+    table = label_table(names, swaps)
+    assert torch.equal(table[table], torch.arange(12))
+    partner = {names[i]: names[table[i]] for i in range(12)}
+    moved = {name for name in names if partner[name] != name}
+    assert moved == set(swaps) | set(swaps.values())
+    assert all(partner[one] == other for one, other in swaps.items())
+    few = ("blink", "move_left", "zoom_in")  # partners that a dataset does not have change nothing
+    assert label_table(few, {"move_left": "move_right"}).tolist() == [0, 1, 2]
+
+
+def test_each_clip_gets_its_own_symmetries_with_their_label() -> None:
+    names = tuple(sorted(ACTIONS))
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (96, 3, 4, 4, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(96) % 12
+    actors = torch.rand(96, 3, 4, 4, generator=generator) < 0.5
+    batch = Batch(frames, labels, actors)
+    changed, renamed, moved = ActionSymmetries(names)(batch, torch.Generator().manual_seed(1))
+    assert moved is not None
+    found = set()
+    for i in range(96):
+        for number in range(16):
+            clip, tokens, name = frames[i : i + 1], actors[i : i + 1], names[labels[i]]
+            for bit, (swaps, on_picture, _) in enumerate(SYMMETRIES.values()):
+                if number >> bit & 1:
+                    clip, tokens = on_picture(clip), on_picture(tokens)
+                    both = {**swaps, **{other: one for one, other in swaps.items()}}
+                    name = both.get(name, name)
+            if torch.equal(clip[0], changed[i]):
+                found.add(number)
+                assert names[renamed[i]] == name
+                assert torch.equal(tokens[0], moved[i])
+                break
+        else:
+            raise AssertionError(f"clip {i} is none of its 16 images")
+    assert found == set(range(16))
+
+
+def test_mirror_leaves_labels_and_unchanged_leaves_everything() -> None:
+    frames, labels = torch.randint(0, 256, (64, 2, 3, 3, 3), dtype=torch.uint8), torch.arange(64)
+    batch = Batch(frames, labels)
+    flipped, same, nobody = mirror(batch, torch.Generator().manual_seed(0))
+    assert torch.equal(same, labels)
+    assert nobody is None
+    turned = [torch.equal(flipped[i], frames[i].flip(2)) for i in range(64)]
+    assert all(turned[i] or torch.equal(flipped[i], frames[i]) for i in range(64))
+    assert 16 < sum(turned) < 48
+    assert unchanged(batch, torch.Generator()) is batch
+
+
+def test_colours_are_permuted_and_sometimes_inverted_and_nothing_else() -> None:
+    frames = torch.randint(0, 256, (80, 2, 3, 3, 3), dtype=torch.uint8)
+    changed = jitter_colors(frames, torch.Generator().manual_seed(0))
+    orders, inverted = set(), 0
+    for before, after in zip(frames, changed, strict=True):
+        order = [
+            [c for c in range(3) if torch.equal(source[..., c], after[..., k])]
+            for source in (before, 255 - before)
+            for k in range(3)
+        ]
+        straight = all(order[:3])
+        assert straight or all(order[3:])
+        inverted += not straight
+        orders.add(tuple(found[0] for found in (order[:3] if straight else order[3:])))
+    assert len(orders) == 6
+    assert all(sorted(order) == [0, 1, 2] for order in orders)
+    assert 8 < inverted < 36
+    assert torch.equal(jitter_colors(frames, torch.Generator().manual_seed(0)), changed)
+
+
+@pytest.mark.parametrize(("num_tokens", "ratio"), [(100, 0.29), (256, 0.3), (7, 0.01), (5, 1.0)])
+def test_random_tokens_are_a_sorted_subset_of_the_same_size_as_in_pruning(
+    num_tokens: int, ratio: float
+) -> None:
+    kept = random_tokens(200, num_tokens, ratio, torch.Generator().manual_seed(0))
+    assert kept.shape == (200, keep_count(ratio, num_tokens))
+    assert (kept.diff(dim=1) > 0).all()
+    assert kept.min() >= 0 and kept.max() < num_tokens
+    often = torch.bincount(kept.flatten(), minlength=num_tokens) / 200
+    assert (often - kept.shape[1] / num_tokens).abs().max() < 5 * 0.5 / 200**0.5

@@ -1,0 +1,303 @@
+"""The loop on a linear model over clips of 2 x 2 pixels: exact resume, schedule, accumulation, and that it learns."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from video_papr.errors import CheckpointError, ConfigError
+from video_papr.training.loop import CHECKPOINT, LOG, Batch, Schedule, fit, top1
+from video_papr.training.store import ClipStore
+
+SCHEDULE = Schedule(steps=6, batch_size=8, validate_every=2, learning_rate=0.05)
+SHAPE = (2, 2, 2, 3)
+
+
+def draw(progress: float, clips: int, generator: torch.Generator) -> Batch:
+    """Bright clips are class 1, dark ones class 0."""
+    labels = torch.randint(0, 2, (clips,), generator=generator)
+    noise = torch.randint(0, 128, (clips, *SHAPE), generator=generator)
+    return (noise + 127 * labels.view(-1, 1, 1, 1, 1)).to(torch.uint8), labels
+
+
+def forward(model: nn.Module, frames: Tensor, generator: torch.Generator | None) -> Tensor:
+    weight = next(model.parameters())
+    return model(frames.flatten(1).to(weight.dtype) / 255 - 0.5)
+
+
+def network(seed: int = 0) -> nn.Module:
+    """With dropout, which draws from torch's global generator, and batch norm, which has buffers."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(24, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 2))
+
+
+def train(model: nn.Module, directory: Path, **options: Any) -> list[dict[str, Any]]:
+    asked = {"draw": draw, "forward": forward, "validate": lambda _: 50.0, "schedule": SCHEDULE, **options}
+    return fit(model, directory=directory, progress=False, **asked)
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+# ---- resume ----
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, stop: int) -> None:
+    whole = network()
+    rows = train(whole, tmp_path / "whole")
+
+    def until(progress: float, clips: int, generator: torch.Generator) -> Batch:
+        if progress >= stop / SCHEDULE.steps:
+            raise KeyboardInterrupt
+        return draw(progress, clips, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), tmp_path / "parts", draw=until)
+    torch.manual_seed(999)  # another process has another random state
+    resumed = network(seed=1)
+    assert not same(resumed, whole)
+    resumed_rows = train(resumed, tmp_path / "parts", resume=True)
+    assert same(resumed, whole)
+    assert without_seconds(resumed_rows) == without_seconds(rows)
+
+
+def test_runs_are_reproducible_and_the_seed_matters(tmp_path: Path) -> None:
+    models = [network() for _ in range(3)]
+    for number, (model, seed) in enumerate(zip(models, (0, 0, 1), strict=True)):
+        torch.rand(number)  # what was drawn before does not matter
+        train(model, tmp_path / str(number), schedule=replace(SCHEDULE, seed=seed))
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+def test_finished_run_resumes_to_itself(tmp_path: Path) -> None:
+    whole = network()
+    rows = train(whole, tmp_path)
+    again = network(1)
+    assert train(again, tmp_path, resume=True) == rows
+    assert same(again, whole)
+
+
+def test_resume_is_refused_in_one_line_where_it_cannot_be_right(tmp_path: Path) -> None:
+    def refusal(model: nn.Module, **options: Any) -> str:
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        with pytest.raises(CheckpointError) as caught:
+            train(model, tmp_path, resume=True, **options)
+        assert "\n" not in str(caught.value)
+        assert str(tmp_path / CHECKPOINT) in str(caught.value)
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        return str(caught.value)
+
+    assert "does not exist; start without it" in refusal(network())
+    train(network(), tmp_path)
+    other = refusal(network(), schedule=replace(SCHEDULE, steps=12))
+    assert "was written under another schedule: Schedule(steps=6" in other
+    assert "now Schedule(steps=12" in other
+    assert "does not fit Linear; missing: weight, bias; unexpected: 0.weight" in refusal(nn.Linear(24, 2))
+    whole = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(whole[: len(whole) // 2])
+    assert "damaged" in refusal(network())
+    torch.save({"model": {}}, tmp_path / CHECKPOINT)
+    assert "is no checkpoint of a training" in refusal(network())
+
+
+def test_run_killed_while_it_writes_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(network(), tmp_path, schedule=replace(SCHEDULE, validate_every=3))
+    before = (tmp_path / CHECKPOINT).read_bytes()
+
+    def killed(state: object, path: Path) -> None:
+        Path(path).write_bytes(b"half a check")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+# ---- the log ----
+
+
+def test_log_is_returned_written_and_handed_over(tmp_path: Path) -> None:
+    handed: list[dict[str, Any]] = []
+    scores = iter([10.0, 20.123456, 30.0])
+    rows = train(
+        network(),
+        tmp_path,
+        schedule=replace(SCHEDULE, steps=5),
+        validate=lambda _: next(scores),
+        log=handed.append,
+    )
+    assert [row["step"] for row in rows] == [2, 4, 5]  # the last step always counts
+    assert [row["clips"] for row in rows] == [16, 32, 40]
+    assert [row["top1"] for row in rows] == [10.0, 20.12, 30.0]
+    assert handed == rows
+    with (tmp_path / LOG).open() as file:
+        read = list(csv.DictReader(file))
+    assert read == [{key: str(value) for key, value in row.items()} for row in rows]
+
+
+# ---- the schedule ----
+
+
+@settings(deadline=None)
+@given(steps=st.integers(1, 400), warmup=st.floats(0, 1), peak=st.floats(1e-5, 1))
+def test_rate_rises_in_a_line_and_falls_in_a_cosine(steps: int, warmup: float, peak: float) -> None:
+    schedule = Schedule(steps=steps, warmup=warmup, learning_rate=peak)
+    rates = np.array([schedule.rate(step) for step in range(steps)])
+    rising = max(1, int(warmup * steps))
+    assert (rates > 0).all()
+    assert rates.max() == pytest.approx(peak)
+    np.testing.assert_allclose(rates[:rising], peak * np.arange(1, rising + 1) / rising)
+    assert (np.diff(rates[rising - 1 :]) <= 1e-12).all()
+    if steps - rising > 20:
+        half = rising + (steps - rising) // 2
+        assert rates[half] == pytest.approx(peak / 2, rel=0.1)
+        assert rates[-1] < 0.01 * peak
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"steps": 0}, r"^train\.steps=0 must be an integer >= 1$"),
+        ({"batch_size": -1}, r"^train\.batch_size=-1 must be"),
+        ({"accumulate": 3}, r"^train\.accumulate=3 must divide train\.batch_size=64$"),
+        ({"dtype": "fp8"}, r"^train\.dtype='fp8' is unknown; use one of fp32, bf16$"),
+    ],
+)
+def test_schedule_out_of_range(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        Schedule(**{"steps": 10, **options})
+
+
+# ---- the step ----
+
+
+def linear(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Linear(24, 2).double()
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path, accumulate: int) -> None:
+    whole, parts = linear(), linear()
+    once = replace(SCHEDULE, steps=1, clip_norm=1e9, label_smoothing=0.1, warmup=0.0)
+    train(whole, tmp_path, schedule=once)
+    train(parts, tmp_path, schedule=replace(once, accumulate=accumulate))
+    frames, labels = draw(0.0, 8, torch.Generator().manual_seed(0))
+    start = linear()
+    loss = F.cross_entropy(forward(start, frames, None), labels, label_smoothing=0.1)
+    loss.backward()
+    for one, other, alone in zip(whole.parameters(), parts.parameters(), start.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, alone.grad, rtol=0, atol=1e-7)  # the loss is computed in float32
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-7)
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_large_gradients_are_scaled_down_to_the_norm(tmp_path: Path) -> None:
+    model = linear()
+    train(model, tmp_path, schedule=replace(SCHEDULE, steps=1, clip_norm=1e-3))
+    norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_weight_decay_shrinks_matrices_and_nothing_else(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(24, 3), nn.LayerNorm(3))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def still(net: nn.Module, frames: Tensor, _: torch.Generator | None) -> Tensor:
+        return 0 * net(frames.flatten(1) / 255)  # without a gradient only the decay moves weights
+
+    schedule = Schedule(steps=1, batch_size=4, learning_rate=0.1, weight_decay=0.5, warmup=0)
+    train(model, tmp_path, forward=still, schedule=schedule)
+    for key, value in model.state_dict().items():
+        expected = before[key] * (1 - 0.1 * 0.5) if key == "0.weight" else before[key]
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+
+
+def test_frozen_parameters_stay(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(24, 4), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    before, head = model[0].weight.clone(), model[1].weight.clone()
+    train(model, tmp_path)
+    assert torch.equal(model[0].weight, before)
+    assert not torch.equal(model[1].weight, head)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_it_learns(tmp_path: Path, dtype: str) -> None:
+    frames, labels = draw(0.0, 101, torch.Generator().manual_seed(77))
+    store = ClipStore(frames.numpy(), labels.numpy(), ())
+    torch.manual_seed(0)
+    model = nn.Linear(24, 2)
+    rows = train(
+        model,
+        tmp_path,
+        validate=lambda net: top1(net, forward, store, batch_size=10, dtype=dtype),
+        schedule=Schedule(
+            steps=60, batch_size=16, learning_rate=0.05, validate_every=20, dtype=dtype, clip_norm=10
+        ),
+    )
+    assert rows[-1]["top1"] == 100
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    assert model.weight.dtype == torch.float32
+
+
+# ---- validation ----
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
+def test_top1_counts_every_clip_once_in_eval_mode(batch_size: int) -> None:
+    frames, labels = draw(0.0, 7, torch.Generator().manual_seed(1))
+    labels[2] = 1 - labels[2]
+    model = network()
+    calls: list[tuple[bool, bool, object]] = []
+
+    def watched(net: nn.Module, clips: Tensor, generator: torch.Generator | None) -> Tensor:
+        calls.append((net.training, torch.is_grad_enabled(), generator))
+        return forward(net, clips, generator)
+
+    store = ClipStore(frames.numpy(), labels.numpy(), ())
+    found = top1(model, watched, store, batch_size=batch_size, dtype="fp32")
+    right = (forward(model.eval(), frames, None).argmax(1) == labels).sum()
+    assert found == pytest.approx(100 * right.item() / 7)
+    assert set(calls) == {(False, False, None)}
+
+
+def test_training_goes_on_in_training_mode_after_a_validation(tmp_path: Path) -> None:
+    modes: list[bool] = []
+
+    def watched(net: nn.Module, frames: Tensor, generator: torch.Generator | None) -> Tensor:
+        modes.append(net.training)
+        assert generator is not None
+        return forward(net, frames, generator)
+
+    def validate(net: nn.Module) -> float:
+        net.eval()
+        return 0.0
+
+    progress: list[float] = []
+    spied: Callable[..., Batch] = lambda at, *rest: (progress.append(at), draw(at, *rest))[1]  # noqa: E731
+    train(network(), tmp_path, forward=watched, validate=validate, draw=spied)
+    assert modes == [True] * 6
+    assert progress == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])

@@ -1,0 +1,1 @@
+"""The commands: each file reads a Hydra configuration, checks it and calls the library."""

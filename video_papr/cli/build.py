@@ -1,0 +1,214 @@
+"""From a checked configuration to the objects that it describes: videos, networks, device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..backbones.builders import build_backbone
+from ..config import BackboneConfig, DatasetConfig, PrunerConfig, RuntimeConfig, ViewsConfig
+from ..data.annotations import VideoList
+from ..data.datasets import build_video_list
+from ..data.sampling import dense_clips, uniform_segments
+from ..data.synthetic import SyntheticSplit, generate, read_actors
+from ..errors import ConfigError, DataError
+from ..evaluation.actors import actor_share
+from ..evaluation.cost import Engine
+from ..evaluation.runner import ActorShare, Example
+from ..pipeline import Pipeline
+from ..pruning.builders import Pruner, build_pruner
+from ..structures import TokenGrid
+from ..visualize import Panel
+from .common import warn
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_engine(runtime: RuntimeConfig) -> Engine:
+    """Chooses device and precision, and sets torch's threads.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device='cuda': torch sees no CUDA device; use runtime.device=cpu or auto.")
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    cuda = runtime.device != "cpu" and torch.cuda.is_available()
+    if runtime.dtype != "auto":
+        dtype = DTYPES[runtime.dtype]
+    elif not cuda:
+        dtype = torch.float32
+    else:
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if not cuda and dtype == torch.float16:
+        raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
+    return Engine(torch.device("cuda" if cuda else "cpu"), dtype)
+
+
+def dtype_name(engine: Engine) -> str:
+    """Returns "fp32", "bf16" or "fp16"."""
+    return next(name for name, dtype in DTYPES.items() if dtype == engine.dtype)
+
+
+def batch_size(runtime: RuntimeConfig, engine: Engine) -> int:
+    """Returns the views per forward pass."""
+    if isinstance(runtime.batch_size, int):
+        return runtime.batch_size
+    return 64 if engine.device.type == "cuda" else 8
+
+
+def num_workers(runtime: RuntimeConfig) -> int:
+    """Returns the number of decoding processes: one core is left to the networks."""
+    if isinstance(runtime.workers, int):
+        return runtime.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return min(max(cores - 1, 1), 16)
+
+
+def build_videos(dataset: DatasetConfig, *, progress: bool = True) -> tuple[Path, VideoList]:
+    """Lists the videos of a dataset, making them first if they are synthetic.
+
+    Returns:
+        the root folder, and the list.
+
+    Raises:
+        DataError: the root or the annotation file is missing, wrong, or lists no video.
+    """
+    name, root = dataset.name, dataset.root
+    if name == "synthetic":
+        split = SyntheticSplit(dataset.split, dataset.seed, dataset.num_videos)
+        cache = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else None
+        name, root = "folder", str(generate(split, cache_dir=cache, progress=progress))
+    assert root is not None  # DatasetConfig asks for it
+    videos = build_video_list(name=name, root=root, annotations=dataset.annotations, limit=dataset.limit)
+    return Path(root), videos
+
+
+def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callable:
+    """Returns (frames of the video) -> (clips, num_frames) frame indices."""
+    if dataset.sampling == "uniform":
+        return partial(uniform_segments, num_frames=num_frames, num_clips=clips)
+    return partial(dense_clips, num_frames=num_frames, frame_stride=dataset.frame_stride, num_clips=clips)
+
+
+def build_pipeline(
+    backbone: BackboneConfig, pruner: PrunerConfig, videos: VideoList, *, seed: int, engine: Engine
+) -> Pipeline:
+    """Builds backbone and pruner on the device. Random weights are announced in one line."""
+    untrained = backbone.weights is None
+    model = build_backbone(
+        backbone.name,
+        weights=backbone.weights,
+        num_classes=count_classes(videos)
+        if untrained and backbone.num_classes is None
+        else backbone.num_classes,
+        num_frames=backbone.num_frames,
+        input_size=backbone.input_size,
+        seed=seed,
+    )
+    scorer = build_pruner(pruner.name, **pruner.options)
+    notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
+    if pruner.name.startswith("x3d") and pruner.weights is None:
+        notes.append("pruner.weights=null: the map of a random X3D says little")
+    if notes:
+        warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
+    return Pipeline(model, scorer).to(engine.device)
+
+
+def count_classes(videos: VideoList) -> int:
+    """Returns the classes that the dataset names, or the largest label + 1."""
+    if videos.class_names is not None:
+        return len(videos.class_names)
+    return max(record.label for record in videos.records) + 1
+
+
+def match_labels(videos: VideoList, model_names: tuple[str, ...] | None, num_classes: int) -> VideoList:
+    """Numbers the labels as the model does: by name where both sides know their classes.
+
+    A folder with ten of Kinetics' classes numbers them 0 to 9; the model's logits keep their 400 places.
+
+    Raises:
+        DataError: a label has no logit.
+    """
+    if videos.class_names is not None and model_names is not None:
+        places = {_bare(name): place for place, name in enumerate(model_names)}
+        unknown = [name for name in videos.class_names if _bare(name) not in places]
+        if not unknown:
+            places_of = [places[_bare(name)] for name in videos.class_names]
+            records = tuple(replace(record, label=places_of[record.label]) for record in videos.records)
+            return replace(videos, records=records, class_names=model_names)
+        warn(
+            f"the weights do not know {len(unknown)} of the dataset's {len(videos.class_names)} classes "
+            f"({unknown[0]!r}, ...): accuracy means nothing here."
+        )
+    for record in videos.records:
+        if record.label >= num_classes:
+            raise DataError(
+                f"{record.name}: label {record.label} is out of range, the backbone has {num_classes} classes "
+                f"(0 to {num_classes - 1}); check dataset.annotations, backbone.weights and backbone.num_classes."
+            )
+    return videos
+
+
+def _bare(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def build_actor_share(
+    dataset: DatasetConfig, root: Path, views: ViewsConfig, input_size: int
+) -> ActorShare | None:
+    """For synthetic videos seen through one centre crop: how much of the actor is kept."""
+    if dataset.name != "synthetic" or views.crops != 1 or dataset.short_side not in (None, input_size):
+        return None
+    return partial(actor_share, read_actors(root))
+
+
+@contextmanager
+def mendable_errors(batch_size: int) -> Iterator[None]:
+    """Turns what a key of the configuration can mend into one line: no memory left, no compiler.
+
+    Raises:
+        ConfigError: memory ran out, or torch.compile does not work on this machine.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"runtime.batch_size={batch_size}: out of GPU memory, use a smaller one ({reason})"
+        ) from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(str(error).split("Set TORCH")[0].split())
+        raise ConfigError(
+            f"runtime.compile=true: torch.compile does not work here ({reason}); install a C++ compiler (g++) or use "
+            "runtime.compile=false."
+        ) from error
+
+
+def spread(count: int, total: int) -> set[int]:
+    """Returns up to `count` places, evenly over 0..total-1: datasets are often sorted by class."""
+    count = min(count, total)
+    return {(2 * place + 1) * total // (2 * count) for place in range(count)}
+
+
+def panel(pruner: Pruner, grid: TokenGrid, example: Example, class_names: tuple[str, ...] | None) -> Panel:
+    """The picture of one example: what was kept, and the map that decided it."""
+    device = next((p.device for p in pruner.parameters()), example.frames.device)
+    with torch.inference_mode():
+        significance = pruner.significance(example.frames[None].to(device), grid)[0]
+    answer = example.answer
+    name = str if class_names is None else class_names.__getitem__
+    said = name(answer.top5[0]) if answer.top5 else "-"
+    truth = "-" if answer.label is None else name(answer.label)
+    return Panel(
+        f"{answer.name}    label: {truth}    answer: {said}", example.frames, example.mask, significance
+    )

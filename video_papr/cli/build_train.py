@@ -1,0 +1,168 @@
+"""From a checked configuration of `tools/train.py` to the objects that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backbones.builders import clip_size, token_grid
+from ..config import DatasetConfig, TrainRunConfig
+from ..data.annotations import VideoList
+from ..data.datasets import VideoDataset
+from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
+from ..errors import ConfigError, DataError
+from ..training.augment import ActionSymmetries, Augment, mirror, unchanged
+from ..training.loop import Schedule
+from ..training.store import ClipStore, build_store
+from ..training.targets import Target, backbone_target, scorer_target
+from .build import build_video_list, build_videos, frame_sampler, num_workers
+from .common import warn
+
+
+def build_schedule(config: TrainRunConfig) -> Schedule:
+    """The keys of `train` that a schedule has."""
+    keys = {f.name for f in fields(Schedule)} - {"seed"}
+    return Schedule(**{key: getattr(config.train, key) for key in keys}, seed=config.seed)
+
+
+def build_augment(name: str, class_names: tuple[str, ...]) -> Augment:
+    """`train.augment` as a function."""
+    return ActionSymmetries(class_names) if name == "actions" else {"mirror": mirror, "none": unchanged}[name]
+
+
+def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
+    """The network to train."""
+    train, backbone = config.train, config.backbone
+    if train.target == "backbone":
+        return backbone_target(
+            backbone.name,
+            num_classes=num_classes,
+            weights=train.weights,
+            num_frames=backbone.num_frames,
+            input_size=backbone.input_size,
+            keep_ratio=train.keep_ratio,
+            locate=train.locate,
+            label_smoothing=train.label_smoothing,
+            seed=config.seed,
+        )
+    return scorer_target(
+        train.scorer,
+        num_classes=num_classes,
+        weights=train.weights,
+        frames=train.scorer_frames,
+        size=train.scorer_size,
+        label_smoothing=train.label_smoothing,
+        seed=config.seed,
+    )
+
+
+def build_stores(config: TrainRunConfig) -> tuple[tuple[str, ...], list[ClipStore], ClipStore]:
+    """Decodes what the training reads, once.
+
+    Returns:
+        the class names, the stages of the curriculum (the last is the dataset itself), and the validation clips.
+
+    Raises:
+        ConfigError: a curriculum for a dataset that is not synthetic.
+        DataError: no video can be read, or a class has too few for a validation split.
+    """
+    dataset, train = config.dataset, config.train
+    if dataset.name != "synthetic" and train.curriculum:
+        raise ConfigError("train.curriculum: only dataset=synthetic has easier splits; leave it empty")
+    root, videos = build_videos(dataset, progress=config.progress)
+    if dataset.name == "synthetic":
+        easier = [_synthetic(config, "train", count, clutter) for clutter, count in train.curriculum]
+        parts = [*easier, (root, videos)]
+        held_out = _synthetic(config, "val", train.val_videos, 1.0)
+    else:
+        videos, rest = hold_out(videos, train.val_share, seed=config.seed)
+        parts, held_out = [(root, videos)], (root, rest)
+    largest = max(record.label for record in videos.records)
+    names = videos.class_names or tuple(str(label) for label in range(largest + 1))
+    return names, [_store(config, *part) for part in parts], _store(config, *held_out)
+
+
+def hold_out(videos: VideoList, share: float, *, seed: int) -> tuple[VideoList, VideoList]:
+    """Splits a list by class into the part to train on and the held-out `share` (at least one video per class).
+
+    Raises:
+        DataError: a class has fewer than two videos.
+    """
+    rng = np.random.default_rng(seed)
+    held: set[int] = set()
+    for label in sorted({record.label for record in videos.records}):
+        rows = [row for row, record in enumerate(videos.records) if record.label == label]
+        if len(rows) < 2:
+            raise DataError(
+                f"{videos.records[rows[0]].name}: its class has a single video; two are needed to hold one out"
+            )
+        count = min(len(rows) - 1, max(1, round(share * len(rows))))
+        held.update(rng.permutation(rows)[:count].tolist())
+    kept = tuple(record for row, record in enumerate(videos.records) if row not in held)
+    out = tuple(record for row, record in enumerate(videos.records) if row in held)
+    return replace(videos, records=kept), replace(videos, records=out)
+
+
+def tensorboard_log(directory: Path) -> Callable[[dict[str, Any]], None]:
+    """A function that writes each row of the log as TensorBoard scalars.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            'train.tensorboard=true needs TensorBoard: pip install "video_papr[train]"'
+        ) from None
+    writer = SummaryWriter(str(directory))
+
+    def log(row: dict[str, Any]) -> None:
+        for key in ("loss", "top1", "learning_rate"):
+            writer.add_scalar(key, float(row[key]), row["step"])
+        writer.flush()
+
+    return log
+
+
+def _synthetic(config: TrainRunConfig, split: str, count: int, clutter: float) -> tuple[Path, VideoList]:
+    root = generate(
+        SyntheticSplit(split, config.dataset.seed, count, clutter),
+        cache_dir=_cache_dir(config.dataset),
+        progress=config.progress,
+    )
+    return root, build_video_list(name="folder", root=str(root))
+
+
+def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
+    """Decodes a list for the backbone's clips, also where a scorer is trained: it sees the backbone's clips."""
+    backbone = config.backbone
+    asked = {"num_frames": backbone.num_frames, "input_size": backbone.input_size}
+    num_frames, size = clip_size(backbone.name, **asked)
+    dataset = VideoDataset(
+        videos, frame_sampler(config.dataset, 1, num_frames), decoder=config.dataset.decoder
+    )
+    store = build_store(
+        dataset,
+        _cache_dir(config.dataset) / "clips",
+        sampling=f"{config.dataset.sampling}-{config.dataset.frame_stride}",
+        num_frames=num_frames,
+        size=size,
+        workers=num_workers(config.runtime),
+        circles=read_actors(root) if config.dataset.name == "synthetic" else None,
+        grid=token_grid(backbone.name, **asked),
+        progress=config.progress,
+    )
+    if store.failed:
+        warn(
+            f"{len(store.failed)} of {len(dataset)} videos cannot be read and are left out, e.g. {store.failed[0]}"
+        )
+    return store
+
+
+def _cache_dir(dataset: DatasetConfig) -> Path:
+    return Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()

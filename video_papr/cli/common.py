@@ -1,0 +1,184 @@
+"""What every command shares: one-line errors, and the summary of a sweep.
+
+Nothing heavy is imported here, so `--help` and a mistyped key answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from rich.console import Console
+from tqdm import tqdm
+
+from ..config import did_you_mean
+from ..errors import VideoPaprError
+from ..evaluation.report import print_sweep, sweep_files, sweep_row
+
+if TYPE_CHECKING:
+    from ..evaluation.runner import VideoAnswer
+
+USAGE_ERROR = 2  # exit status when the user can mend it
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def warn(text: str) -> None:
+    """Prints one line on stderr that the user should not overlook."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[yellow]warning:[/] {text}")
+
+
+def make_console() -> Console:
+    """A console on stdout; wide where it is a file or a pipe, which has no width of its own."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+class Progress:
+    """A bar over the videos of a run, with running top-1 and the number of failed ones."""
+
+    def __init__(self, total: int, *, show: bool) -> None:
+        quiet = not sys.stderr.isatty()  # in a log file a line every ten seconds is enough
+        self._bar = tqdm(total=total, unit="video", disable=not show, mininterval=10 if quiet else 0.2)
+        self._correct = self._failed = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def __call__(self, answer: VideoAnswer) -> None:
+        self._failed += answer.top5 is None
+        self._correct += answer.top5 is not None and answer.top5[0] == answer.label
+        self._bar.update()
+        top1 = 100 * self._correct / max(self._bar.n, 1)
+        self._bar.set_postfix_str(f"top-1 {top1:.1f} %, failed {self._failed}", refresh=False)
+
+
+def run_command(config_name: str, work: Callable[[DictConfig, Path], dict[str, Any]]) -> None:
+    """Composes `conf/<config_name>.yaml` with the command line and runs `work(configuration, run directory)`.
+
+    An error that the user can mend becomes one line, and exit status 2; `runtime=debug` or HYDRA_FULL_ERROR=1 show its
+    stack trace instead. In a sweep the other jobs go on; see `SweepSummary`.
+    """
+    before = os.environ.get(FULL_ERROR)
+    trace = before == "1" or bool({"runtime=debug", "runtime.debug=true"} & set(sys.argv[1:]))
+    os.environ[FULL_ERROR] = (
+        "1"  # for as long as this runs: Hydra then hands on errors instead of printing traces
+    )
+    # Hydra stops reading overrides at the first flag, so `dataset=folder -m pruner=a,b` would be refused.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+
+    @hydra.main(config_path="pkg://video_papr.conf", config_name=config_name, version_base="1.3")
+    def job(cfg: DictConfig) -> dict[str, Any] | str:
+        state = HydraConfig.get()
+        try:
+            return work(cfg, Path(state.runtime.output_dir))
+        except VideoPaprError as error:
+            if trace:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            if state.mode == RunMode.MULTIRUN:
+                return str(error)
+            sys.exit(USAGE_ERROR)  # unlike an exception, this passes Hydra without a word
+
+    try:
+        job()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        line = explain(error)
+        if trace or line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    finally:
+        if before is None:
+            del os.environ[FULL_ERROR]
+
+
+def explain(error: Exception) -> str | None:
+    """Returns one line for an error that the user can mend, of this package, Hydra or OmegaConf; None for a bug."""
+    if isinstance(error, VideoPaprError):
+        return str(error)
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = [name for name in error.options if not name.startswith("_")]  # those are parts of options
+        hint = did_you_mean(option, options)
+        return f"{group}={option}: no such option.{hint} Options: {', '.join(options)}."
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: write key=value, or group=option."
+    if isinstance(error.__cause__, ConfigKeyError | ConfigAttributeError):
+        return _unknown_key(error.__cause__)
+    if text.startswith("Ambiguous value for argument"):
+        return f"{text.split(chr(39))[1]}: several values; add -m to run each of them."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    if (
+        isinstance(error, ValueError | TypeError)
+        and frames
+        and Path(frames[-1].filename).match("hydra/_internal/*")
+    ):
+        return text
+    return None
+
+
+def _unknown_key(error: OmegaConfBaseException) -> str:
+    parent = error.parent_node
+    known = [str(key) for key in parent if key != "hydra"] if isinstance(parent, DictConfig) else []
+    listed = f" Known: {', '.join(known)}." if known else ""
+    return f"{error.full_key}: no such key.{did_you_mean(str(error.key), known)}{listed}"
+
+
+class SweepSummary(Callback):
+    """Collects the jobs of a multirun into summary.json, summary.csv and summary.md in the sweep's directory.
+
+    The files are written after every job, so that an interrupted sweep has them too. A job with an error that the
+    user can mend does not end the sweep; the command then exits with status 2 at its end.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        state = config.hydra
+        if state.mode != RunMode.MULTIRUN:
+            return
+        outcome = job_return._return_value  # `return_value` would raise the job's error here
+        results = outcome if isinstance(outcome, dict) else None
+        error = None if results is not None else " ".join(str(outcome).split())
+        overrides = OmegaConf.to_container(state.overrides.task)
+        assert isinstance(overrides, list)
+        self.rows.append(sweep_row(int(state.job.num), [str(word) for word in overrides], results, error))
+        self._write(Path(state.sweep.dir))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        console = make_console()
+        print_sweep(self.rows, console)
+        for path in self._write(Path(config.hydra.sweep.dir)):
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        if any(row["error"] is not None for row in self.rows):
+            sys.exit(USAGE_ERROR)
+
+    def _write(self, sweep_dir: Path) -> list[Path]:
+        from ..evaluation.store import write_text
+
+        paths = []
+        for name, text in sweep_files(self.rows).items():
+            write_text(sweep_dir / name, text)
+            paths.append(sweep_dir / name)
+        return paths

@@ -1,0 +1,164 @@
+"""Videos as samples: a torch dataset that decodes one video per item and never stops a run over a bad one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import ConfigError, DataError, VideoDecodeError
+from .annotations import VideoList, read_csv, read_folder, read_kinetics
+from .decoding import DECODERS, decode_clips
+
+DATASETS = ("folder", "csv", "k400")
+
+
+@dataclass
+class VideoSample:
+    """One decoded video, or the reason why there is none.
+
+    Letters: C clips, T frames per clip, H x W the size of the video.
+
+    Attributes:
+        index: place in the dataset.
+        name: path as users see it.
+        label: index of the class.
+        frames: (C, T, H, W, 3) uint8, or None when `error` is set.
+        error: why the video could not be decoded, one line, or None.
+        decode_ms: time that opening and decoding took, of failed attempts too.
+        frame_indices: (C, T) int64, which frames of the video `frames` holds, or None. A numpy array, because
+            every tensor that a worker sends takes one more open file.
+        num_video_frames: frames in the whole video, 0 when unknown.
+        fps: average frames per second of the video, 0.0 when unknown.
+    """
+
+    index: int
+    name: str
+    label: int
+    frames: Tensor | None
+    error: str | None
+    decode_ms: float
+    frame_indices: NDArray[np.int64] | None
+    num_video_frames: int
+    fps: float
+
+    def pin_memory(self) -> VideoSample:
+        """Copies the frames to page-locked memory; the data loader calls this."""
+        return self if self.frames is None else replace(self, frames=self.frames.pin_memory())
+
+
+class VideoDataset(Dataset[VideoSample]):
+    """Decodes the clips of one video per item.
+
+    A video that cannot be decoded (also one that is deleted while the run goes on) gives a sample with
+    `error` set. It is never replaced by another video, and never raised.
+
+    Args:
+        videos: what to decode; `videos.missing` plays no part here.
+        sampler: from the number of frames of a video to (C, T) frame indices. To go to spawned workers it
+            must pickle: use functools.partial, not a lambda.
+        decoder: "auto", "decord" or "pyav", see `decode_clips`.
+    """
+
+    def __init__(
+        self, videos: VideoList, sampler: Callable[[int], NDArray[np.int64]], *, decoder: str = "auto"
+    ) -> None:
+        if decoder not in DECODERS:
+            raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
+        self.videos = videos
+        self.sampler = sampler
+        self.decoder = decoder
+
+    def __len__(self) -> int:
+        return len(self.videos.records)
+
+    def __getitem__(self, index: int) -> VideoSample:
+        record = self.videos.records[index]
+        start = time.perf_counter()
+        try:
+            clips = decode_clips(record.path, self.sampler, decoder=self.decoder)
+        except VideoDecodeError as error:
+            elapsed_ms = 1e3 * (time.perf_counter() - start)
+            return VideoSample(index, record.name, record.label, None, str(error), elapsed_ms, None, 0, 0.0)
+        return VideoSample(
+            index=index,
+            name=record.name,
+            label=record.label,
+            frames=torch.from_numpy(clips.frames),
+            error=None,
+            decode_ms=1e3 * (time.perf_counter() - start),
+            frame_indices=clips.frame_indices,
+            num_video_frames=clips.num_video_frames,
+            fps=clips.fps,
+        )
+
+
+def build_video_list(
+    name: str,
+    *,
+    root: Path | str,
+    annotations: Path | str | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> VideoList:
+    """Reads the videos of a dataset.
+
+    Args:
+        name: "folder", "csv" or "k400", see `read_folder`, `read_csv` and `read_kinetics`.
+        root: directory of the videos.
+        annotations: the list; "csv" needs it, "k400" may have it, "folder" has none.
+        num_classes: upper bound of the labels in a list of numbers.
+        class_names: names in the order of the labels.
+        limit: keeps so many videos, see `limit_videos`; None keeps all.
+        seed: of the choice that `limit` makes.
+
+    Raises:
+        ConfigError: `name` is unknown, or an argument does not go with it.
+        DataError: the dataset is absent or wrong.
+    """
+    readers: dict[str, Callable[[], VideoList]] = {
+        "folder": lambda: read_folder(root, class_names=class_names),
+        "csv": lambda: read_csv(annotations or "", root, num_classes=num_classes, class_names=class_names),
+        "k400": lambda: read_kinetics(root, annotations, class_names=class_names),
+    }
+    if name not in readers:
+        raise ConfigError(f"dataset={name!r} is unknown; use one of {', '.join(readers)}")
+    if name == "csv" and annotations is None:
+        raise ConfigError("dataset.annotations is not set; dataset=csv needs a list of paths and labels")
+    if name == "folder" and annotations is not None:
+        raise ConfigError(
+            f"dataset.annotations={annotations} has no use with dataset=folder; use dataset=csv"
+        )
+    videos = readers[name]()
+    largest = max(record.label for record in videos.records)
+    if num_classes is not None and largest >= num_classes:
+        example = next(record.name for record in videos.records if record.label == largest)
+        raise DataError(
+            f"{root}: label {largest} of {example} is out of range, allowed: 0..{num_classes - 1}"
+        )
+    return videos if limit is None else limit_videos(videos, limit, seed=seed)
+
+
+def limit_videos(videos: VideoList, limit: int, *, seed: int = 0) -> VideoList:
+    """Keeps a random subset of `limit` videos, the same for the same seed, in the order of the list.
+
+    The first `limit` videos would not do: lists are often sorted by class. Missing videos are not drawn from.
+
+    Raises:
+        ConfigError: `limit` is below 1.
+    """
+    if limit < 1:
+        raise ConfigError(f"dataset.limit={limit} must be at least 1, or null for all videos")
+    if limit >= len(videos.records):
+        return videos
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(videos.records))[:limit])
+    return replace(videos, records=tuple(videos.records[i] for i in chosen))

@@ -1,0 +1,205 @@
+"""What a person reads: the table of one evaluation (dense beside pruned), and the summary of a sweep."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Results = Mapping[str, Any]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _ratio(more: float | None, less: float | None) -> str:
+    return f"{more / less:.2f}x" if more and less else ""
+
+
+def _counts(results: Results) -> str:
+    return f"{results['num_evaluated']} / {results['num_failed']} / {results['num_missing']}"
+
+
+def table_rows(results: Results) -> list[tuple[str, str, str, str]]:
+    """Returns (what, dense, pruned, comparison) of each line; the dense cells are empty without a baseline."""
+    dense: Results | None = results["baseline"]
+
+    def row(what: str, value: Any, compare: str = "") -> tuple[str, str, str, str]:
+        return (what, "" if dense is None else value(dense), value(results), compare)
+
+    def cost(what: str, section: str, key: str, *, compare: bool = False) -> tuple[str, str, str, str]:
+        less = _ratio(dense[section][key], results[section][key]) if compare and dense is not None else ""
+        return row(what, lambda r: _number(r[section][key], 2), less)
+
+    top1, top5, faster, tokens, memory = "", "", "", "", ""
+    on_gpu = results["device"].startswith("cuda")
+    if dense is not None:
+        top1 = f"{results['top1'] - dense['top1']:+.2f} pt"
+        top5 = f"{results['top5'] - dense['top5']:+.2f} pt"
+        tokens = _ratio(dense["mean_kept_tokens"], results["mean_kept_tokens"])
+        faster = _ratio(results["videos_per_second"], dense["videos_per_second"])
+        memory = _ratio(dense["peak_memory_mb"], results["peak_memory_mb"]) if on_gpu else ""
+    process = "" if on_gpu else " (whole process)"
+    rows = [
+        row("top-1, % of all videos", lambda r: f"{r['top1']:.2f} ± {r['top1_standard_error']:.2f}", top1),
+        row("top-5, % of all videos", lambda r: f"{r['top5']:.2f}", top5),
+        row("videos evaluated / failed / missing", _counts),
+        row("tokens kept per view", lambda r: _number(r["mean_kept_tokens"], 0), tokens),
+        cost("GMACs per view: backbone", "gmacs_per_view", "backbone", compare=True),
+        cost("GMACs per view: scorer", "gmacs_per_view", "scorer"),
+        cost("GMACs per view: total", "gmacs_per_view", "total", compare=True),
+        cost("ms per view: decode", "latency_ms", "decode"),
+        cost("ms per view: resize, crop", "latency_ms", "preprocess"),
+        cost("ms per view: score", "latency_ms", "score"),
+        cost("ms per view: backbone", "latency_ms", "backbone", compare=True),
+        cost("ms per view: total", "latency_ms", "total", compare=True),
+        row("videos/s, decoding left out", lambda r: _number(r["videos_per_second"], 1), faster),
+        row(f"peak memory, MB{process}", lambda r: _number(r["peak_memory_mb"], 0), memory),
+    ]
+    if results["actor_tokens_kept"] is not None:
+        rows.insert(4, row("actor tokens kept, %", lambda r: _number(100 * r["actor_tokens_kept"], 1)))
+    return rows
+
+
+def remarks(results: Results) -> list[str]:
+    """Returns the sentences under the table: the paired loss, and whether pruning gained time."""
+    dense, paired = results["baseline"], results["comparison"]
+    if dense is None or paired is None or not results["num_evaluated"]:
+        return []
+    loss = paired["loss_points"]
+    said = [
+        f"Pruning {'loses' if loss >= 0 else 'gains'} {abs(loss):.2f} ± {paired['loss_standard_error']:.2f} points of "
+        f"top-1 (paired over {results['num_videos']} videos); both models give the same answer to "
+        f"{paired['agreement_percent']:.1f} % of the videos."
+    ]
+    slow, fast = dense["videos_per_second"], results["videos_per_second"]
+    if fast < slow:
+        said.append(
+            f"Pruned is slower than dense here ({fast:.1f} against {slow:.1f} videos/s): this pair of backbone and "
+            "scorer is too small to gain time, the scorer costs more than the dropped tokens save."
+        )
+    return said
+
+
+def print_report(results: Results, console: Console) -> None:
+    """Prints the table of one evaluation and the remarks under it."""
+    pruned = results["pruner"] != "none"
+    title = f"{results['dataset']} · {results['backbone']} · views {results['views']} · {results['dtype']}"
+    table = Table(title=title, title_justify="left", caption=results["device"], caption_justify="left")
+    table.add_column()
+    columns = [False, True, False]
+    if results["baseline"] is not None:
+        table.add_column("dense", justify="right")
+        columns = [True, True, True]
+    name = f"{results['pruner']}, keep {results['keep_ratio']:g}" if pruned else "dense"
+    table.add_column(name, justify="right")
+    if results["baseline"] is not None:
+        table.add_column("ratio", justify="right")
+    for what, *cells in table_rows(results):
+        table.add_row(what, *(cell for cell, shown in zip(cells, columns, strict=True) if shown))
+    console.print(table)
+    for sentence in remarks(results):
+        console.print(sentence, highlight=False)
+
+
+SWEEP_COLUMNS = {  # column -> how to read it from results.json
+    "top1": lambda r: r["top1"],
+    "top1_standard_error": lambda r: r["top1_standard_error"],
+    "loss_points": lambda r: (r["comparison"] or {}).get("loss_points"),
+    "loss_standard_error": lambda r: (r["comparison"] or {}).get("loss_standard_error"),
+    "num_evaluated": lambda r: r["num_evaluated"],
+    "num_failed": lambda r: r["num_failed"],
+    "num_missing": lambda r: r["num_missing"],
+    "kept_tokens": lambda r: r["mean_kept_tokens"],
+    "actor_tokens_kept": lambda r: r["actor_tokens_kept"],
+    "gmacs_total": lambda r: r["gmacs_per_view"]["total"],
+    "gmacs_dense": lambda r: r["gmacs_per_view"]["dense"],
+    "ms_per_view": lambda r: r["latency_ms"]["total"],
+    "videos_per_second": lambda r: r["videos_per_second"],
+}
+
+
+def sweep_row(
+    job: int, overrides: Sequence[str], results: Results | None, error: str | None
+) -> dict[str, Any]:
+    """Returns one line of a sweep's summary; without results, the error says why."""
+    figures = {name: None if results is None else read(results) for name, read in SWEEP_COLUMNS.items()}
+    return {"job": job, "overrides": " ".join(overrides), **figures, "error": error}
+
+
+def sweep_files(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Returns the texts of summary.json, summary.csv and summary.md."""
+    columns = ["job", "overrides", *SWEEP_COLUMNS, "error"]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    shown = _sweep_cells(rows)
+    lines = [f"| {' | '.join(line)} |" for line in (shown[0], ["---"] * len(shown[0]), *shown[1:])]
+    return {
+        "summary.json": json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n",
+        "summary.csv": table.getvalue(),
+        "summary.md": "\n".join(lines) + "\n",
+    }
+
+
+def print_sweep(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Prints one line per job of a sweep."""
+    header, *lines = _sweep_cells(rows)
+    table = Table(title=f"{len(rows)} {'job' if len(rows) == 1 else 'jobs'}", title_justify="left")
+    for column, name in enumerate(header):
+        table.add_column(name, justify="left" if column == 1 else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+
+
+def _sweep_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Header and lines of the short table, without the columns that say nothing."""
+    cells = [
+        [
+            "job",
+            "overrides",
+            "top-1 %",
+            "loss",
+            "eval/fail/miss",
+            "tokens",
+            "actor %",
+            "GMACs",
+            "ms/view",
+            "videos/s",
+        ]
+    ]
+    common = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
+
+    def own(row: Mapping[str, Any]) -> str:  # what this job has and not every other one
+        return " ".join(word for word in row["overrides"].split() if word not in common)
+
+    for row in rows:
+        if row["error"] is not None:
+            cells.append([str(row["job"]), own(row), "error", *[""] * 7])
+            continue
+        loss = row["loss_points"]
+        share = row["actor_tokens_kept"]
+        cells.append(
+            [
+                str(row["job"]),
+                own(row),
+                f"{row['top1']:.2f} ± {row['top1_standard_error']:.2f}",
+                "" if loss is None else f"{loss:.2f} ± {row['loss_standard_error']:.2f}",
+                f"{row['num_evaluated']}/{row['num_failed']}/{row['num_missing']}",
+                _number(row["kept_tokens"], 0),
+                "" if share is None else f"{100 * share:.1f}",
+                _number(row["gmacs_total"], 2),
+                _number(row["ms_per_view"], 2),
+                _number(row["videos_per_second"], 1),
+            ]
+        )
+    used = [column for column in range(len(cells[0])) if any(line[column] for line in cells[1:])]
+    return [[line[column] for column in used] for line in cells]

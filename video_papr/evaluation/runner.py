@@ -1,0 +1,220 @@
+"""The evaluation loop: decoded videos in, one answer per video and the cost of each stage out.
+
+Letters: V views in a batch, T frames, S x S pixels, C classes, K kept tokens, T' x H' x W' the token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..structures import TokenSelection
+from .cost import Engine, StageTimes
+from .views import aggregate_views
+
+if TYPE_CHECKING:
+    from ..data.datasets import VideoSample
+    from ..pipeline import Pipeline
+
+ActorShare = Callable[["VideoSample", TokenSelection], "float | None"]
+"""(video, selection of each of its views) -> share of the actor's tokens that is kept; None when it is not known."""
+
+
+@dataclass(frozen=True)
+class VideoAnswer:
+    """What the models say about one video.
+
+    Attributes:
+        label: the true class; None for a listed video that is not on disk.
+        top5: class indices, best first; None when there is no answer.
+        probs_top5: their probabilities.
+        kept_tokens: tokens of each view that the backbone read.
+        baseline_top5: the dense model's answer; None without a baseline.
+        actor_share: share of the actor's tokens that was kept; None where no actor is known.
+        error: why there is no answer.
+    """
+
+    name: str
+    label: int | None
+    top5: tuple[int, ...] | None = None
+    probs_top5: tuple[float, ...] | None = None
+    kept_tokens: int | None = None
+    baseline_top5: tuple[int, ...] | None = None
+    actor_share: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One view for the picture of kept tubelets: frames (T, S, S, 3) uint8 and mask (T', H', W') bool, on the CPU."""
+
+    answer: VideoAnswer
+    frames: Tensor
+    mask: Tensor
+
+
+@dataclass
+class Evaluation:
+    """All answers in the order of the dataset, and what they cost. `dense` is None without a baseline."""
+
+    answers: list[VideoAnswer] = field(default_factory=list)
+    pruned: StageTimes = field(default_factory=StageTimes)
+    dense: StageTimes | None = None
+    examples: list[Example] = field(default_factory=list)
+
+
+def classify_views(
+    pipeline: Pipeline,
+    frames: Tensor,
+    *,
+    batch_size: int,
+    engine: Engine,
+    times: StageTimes,
+    dense: bool = False,
+) -> tuple[Tensor, TokenSelection | None]:
+    """Scores, prunes and classifies views, `batch_size` at a time, and adds what that took to `times`.
+
+    Args:
+        frames: (V, T, S, S, 3) uint8, on the device.
+        dense: keep every token, whatever the pipeline's pruner.
+
+    Returns:
+        logits (V, C), and the tokens that each view kept: None when that is all of them.
+    """
+    logits, kept = [], []
+    engine.reset_peak_memory()
+    with engine.inference():
+        for chunk in frames.split(batch_size):
+            selection = None
+            if not dense and pipeline.pruner is not None:
+                with engine.timed(times.score, len(chunk)):
+                    selection = pipeline.select(chunk)
+            with engine.timed(times.backbone, len(chunk)):
+                logits.append(pipeline.classify(chunk, selection))
+            if selection is not None:
+                kept.append(selection)
+    times.peak_memory_mb = max(times.peak_memory_mb, engine.peak_memory_mb())
+    chosen = TokenSelection(torch.cat([s.keep_idx for s in kept]).cpu(), kept[0].grid) if kept else None
+    return torch.cat(logits), chosen
+
+
+def evaluate(
+    pipeline: Pipeline,
+    samples: Iterable[VideoSample],
+    *,
+    prepare: Callable[[Tensor], Tensor],
+    views_per_video: int,
+    batch_size: int,
+    engine: Engine,
+    baseline: bool = False,
+    examples: Collection[int] = (),
+    actor_share: ActorShare | None = None,
+    on_answer: Callable[[VideoAnswer], None] | None = None,
+) -> Evaluation:
+    """Runs the pipeline, and the dense model on the same views, over all videos.
+
+    A video that could not be decoded becomes an answer that says why; it never ends the run. The first batch runs
+    once beforehand as a warm-up that is not timed.
+
+    Args:
+        pipeline: backbone and pruner, on the device.
+        samples: decoded videos, in the order of the dataset.
+        prepare: (clips, T, H, W, 3) uint8 of one video -> its views (views_per_video, T, S, S, 3) uint8.
+        views_per_video: clips x crops.
+        batch_size: views per forward pass, at most.
+        baseline: also classify every view with all its tokens.
+        examples: indices of the videos whose first view is kept for a picture.
+        actor_share: see `ActorShare`.
+        on_answer: called with each answer, for a progress bar.
+    """
+    done = Evaluation(dense=StageTimes() if baseline else None)
+    warm = False
+
+    def probabilities(frames: Tensor, times: StageTimes, dense: bool) -> tuple[Tensor, TokenSelection | None]:
+        logits, kept = classify_views(
+            pipeline, frames, batch_size=batch_size, engine=engine, times=times, dense=dense
+        )
+        return aggregate_views(logits, views_per_video).cpu(), kept
+
+    for batch in _groups(samples, max(1, batch_size // views_per_video)):
+        readable = [sample for sample in batch if sample.frames is not None]
+        answers: dict[int, VideoAnswer] = {}
+        if readable:
+            frames = _views(readable, prepare, views_per_video, engine, done)
+            if not warm:
+                probabilities(frames, StageTimes(), False)
+                if baseline:
+                    probabilities(frames, StageTimes(), True)
+                warm = True
+            probs, kept = probabilities(frames, done.pruned, False)
+            dense_probs = probabilities(frames, done.dense, True)[0] if done.dense is not None else None
+            for row, sample in enumerate(readable):
+                first = row * views_per_video
+                own = kept and TokenSelection(kept.keep_idx[first : first + views_per_video], kept.grid)
+                dense = None if dense_probs is None else dense_probs[row]
+                answer = _answer(
+                    sample, probs[row], dense, own, pipeline.backbone.grid.num_tokens, actor_share
+                )
+                answers[sample.index] = answer
+                if own and sample.index in examples:
+                    done.examples.append(Example(answer, frames[first].cpu(), own.mask()[0]))
+        for sample in batch:
+            answer = answers.get(sample.index) or VideoAnswer(sample.name, sample.label, error=sample.error)
+            done.answers.append(answer)
+            if on_answer:
+                on_answer(answer)
+    return done
+
+
+def _groups(samples: Iterable[VideoSample], size: int) -> Iterator[list[VideoSample]]:
+    """Takes `size` videos at a time; the last group may be smaller."""
+    rest = iter(samples)
+    while group := list(islice(rest, size)):
+        yield group
+
+
+def _views(
+    samples: Sequence[VideoSample],
+    prepare: Callable[[Tensor], Tensor],
+    views_per_video: int,
+    engine: Engine,
+    done: Evaluation,
+) -> Tensor:
+    """Moves videos to the device, resizes and crops them (each has its own size): (V, T, S, S, 3) uint8."""
+    views = len(samples) * views_per_video
+    with torch.inference_mode(), engine.timed(done.pruned.preprocess, views):
+        clips = (s.frames for s in samples if s.frames is not None)
+        # One after the other: the views are small, the videos may be large.
+        frames = torch.cat([prepare(clip.to(engine.device, non_blocking=True)) for clip in clips])
+    done.pruned.decode += [(sample.decode_ms, views_per_video) for sample in samples]
+    if done.dense is not None:  # the dense model reads the same views
+        done.dense.preprocess.append(done.pruned.preprocess[-1])
+        done.dense.decode = done.pruned.decode
+    return frames
+
+
+def _answer(
+    sample: VideoSample,
+    probs: Tensor,
+    dense_probs: Tensor | None,
+    kept: TokenSelection | None,
+    num_tokens: int,
+    actor_share: ActorShare | None,
+) -> VideoAnswer:
+    """Puts the answer to one video together, from its probabilities (C,) and those of the dense model."""
+    best = probs.topk(min(5, len(probs)))
+    dense = None if dense_probs is None else dense_probs.topk(len(best.indices)).indices
+    return VideoAnswer(
+        name=sample.name,
+        label=sample.label,
+        top5=tuple(best.indices.tolist()),
+        probs_top5=tuple(best.values.tolist()),
+        kept_tokens=kept.num_kept if kept else num_tokens,
+        baseline_top5=None if dense is None else tuple(dense.tolist()),
+        actor_share=actor_share(sample, kept) if actor_share and kept else None,
+    )

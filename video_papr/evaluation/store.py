@@ -1,0 +1,235 @@
+"""Writes what an evaluation found: `results.json` (one object) and `predictions.jsonl` (one line per video)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from .cost import StageTimes
+from .metrics import compare_paired, percent_correct, standard_error
+from .runner import Evaluation, VideoAnswer
+
+TIMING = (
+    "latency_ms: medians over batches of milliseconds per view (decode: over videos, in a worker process, beside the "
+    "other stages); total is their sum. videos_per_second: evaluated videos / seconds of preprocess + score + "
+    "backbone, so decoding is left out and dense and pruned compare in one run. The first batch warms up, untimed."
+)
+PACKAGES = (
+    "video_papr",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "decord",
+    "av",
+    "pytorchvideo",
+    "hydra-core",
+)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What was evaluated, and on what: the fields of results.json that are known before the run."""
+
+    dataset: str
+    backbone: str
+    pruner: str
+    keep_ratio: float
+    views: str
+    num_tokens: int
+    gmacs_per_view: dict[str, float]
+    weights: dict[str, str | None]
+    device: str
+    dtype: str
+    seed: int
+
+
+def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
+    """Returns the object of results.json.
+
+    top1 and top5 are percentages of all videos of the split: failed and missing ones count as wrong.
+    """
+    answers = evaluation.answers
+    labelled = [answer for answer in answers if answer.label is not None]
+    labels = [answer.label for answer in labelled if answer.label is not None]
+    pruned = [answer.top5 for answer in labelled]
+    dense = [answer.baseline_top5 for answer in labelled]
+    shares = [answer.actor_share for answer in answers if answer.actor_share is not None]
+    kept = [answer.kept_tokens for answer in answers if answer.kept_tokens is not None]
+    common: dict[str, Any] = {
+        "dataset": info.dataset,
+        "num_videos": len(answers),
+        "num_evaluated": sum(answer.top5 is not None for answer in answers),
+        "num_failed": sum(answer.top5 is None and answer.label is not None for answer in answers),
+        "num_missing": sum(answer.label is None for answer in answers),
+    }
+    machine = {
+        "device": info.device,
+        "dtype": info.dtype,
+        "seed": info.seed,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "command": shlex.join(sys.argv),
+    }
+
+    def figures(
+        rankings: Sequence[tuple[int, ...] | None],
+        times: StageTimes,
+        *,
+        pruner: str,
+        keep_ratio: float,
+        kept_tokens: float | None,
+        actor_kept: float | None,
+        gmacs: dict[str, float],
+    ) -> dict[str, Any]:
+        top1 = percent_correct(rankings, labels, k=1, total=len(answers))
+        seconds = times.processing_seconds()
+        return {
+            **common,
+            "top1": top1,
+            "top5": percent_correct(rankings, labels, k=5, total=len(answers)),
+            "top1_standard_error": standard_error(top1, len(answers)),
+            "pruner": pruner,
+            "keep_ratio": keep_ratio,
+            "mean_kept_tokens": kept_tokens,
+            "num_tokens": info.num_tokens,
+            "actor_tokens_kept": actor_kept,
+            "backbone": info.backbone,
+            "weights": info.weights,
+            "views": info.views,
+            "gmacs_per_view": gmacs,
+            "videos_per_second": common["num_evaluated"] / seconds if seconds else None,
+            "latency_ms": times.per_view_ms(),
+            "peak_memory_mb": times.peak_memory_mb or None,
+            **machine,
+        }
+
+    full = info.gmacs_per_view["dense"]
+    baseline = comparison = None
+    if evaluation.dense is not None:
+        baseline = figures(
+            dense,
+            evaluation.dense,
+            pruner="none",
+            keep_ratio=1.0,
+            kept_tokens=float(info.num_tokens) if kept else None,
+            actor_kept=1.0 if shares else None,
+            gmacs={"backbone": full, "scorer": 0.0, "total": full, "dense": full},
+        )
+        comparison = asdict(compare_paired(dense, pruned, labels, total=len(answers)))
+    results = figures(
+        pruned,
+        evaluation.pruned,
+        pruner=info.pruner,
+        keep_ratio=info.keep_ratio,
+        kept_tokens=fmean(kept) if kept else None,
+        actor_kept=fmean(shares) if shares else None,
+        gmacs=info.gmacs_per_view,
+    )
+    return {**results, "timing": TIMING, "baseline": baseline, "comparison": comparison}
+
+
+def prediction_lines(answers: Iterable[VideoAnswer], *, baseline: bool) -> list[str]:
+    """Returns one JSON object per video, in the order of the dataset."""
+    lines = []
+    for answer in answers:
+        row: dict[str, Any] = {
+            "path": answer.name,
+            "label": answer.label,
+            "pred": answer.top5[0] if answer.top5 else None,
+            "top5": answer.top5,
+            "probs_top5": answer.probs_top5 and [round(p, 6) for p in answer.probs_top5],
+            "kept_tokens": answer.kept_tokens,
+            "error": answer.error,
+        }
+        if baseline:
+            row["baseline_pred"] = answer.baseline_top5[0] if answer.baseline_top5 else None
+        lines.append(json.dumps(row, ensure_ascii=False))
+    return lines
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: a reader never sees half of it, not even after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def write_results(run_dir: Path, results: dict[str, Any], evaluation: Evaluation) -> list[Path]:
+    """Writes both files into `run_dir` and returns their paths."""
+    paths = [run_dir / "results.json", run_dir / "predictions.jsonl"]
+    lines = prediction_lines(evaluation.answers, baseline=evaluation.dense is not None)
+    write_text(paths[1], "".join(f"{line}\n" for line in lines))
+    write_text(
+        paths[0], json.dumps(results, indent=2, ensure_ascii=False) + "\n"
+    )  # last: its presence means done
+    return paths
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Returns the commit of this source tree, with "-dirty" after local changes; None outside its repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    try:
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # an installed copy may lie in somebody else's repository
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def describe_device(device: torch.device) -> str:
+    """Returns e.g. "cuda (NVIDIA H200)" or "cpu (Intel(R) Xeon(R) ..., 2 cores, 2 threads)"."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"cpu ({name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads)"

@@ -1,0 +1,176 @@
+"""What can be trained: a backbone, or an X3D classifier whose trunk becomes a scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..backbones.builders import build_backbone
+from ..backbones.videomae import VideoMAE
+from ..checkpoints import load_exactly, read_weights, write_weights
+from ..errors import ConfigError
+from ..pixels import normalize_pixels, resample_clip
+from ..pruning.x3d import CLIPS, MEAN, STD, x3d_classifier
+from .augment import random_tokens
+from .store import Batch
+
+
+@dataclass(frozen=True)
+class Target:
+    """A network in training.
+
+    Attributes:
+        name: of the model, as in `build_backbone` or `build_pruner`.
+        model: everything that learns, heads included that only training needs.
+        weights: the part of `model` that is kept afterwards.
+        loss: (batch, generator) -> scalar; the generator drives what is random.
+        predict: frames (B, T, S, S, 3) uint8 -> logits (B, classes).
+    """
+
+    name: str
+    model: nn.Module
+    weights: nn.Module
+    loss: Callable[[Batch, torch.Generator], Tensor]
+    predict: Callable[[Tensor], Tensor]
+
+    def save(self, path: Path, class_names: tuple[str, ...], described: dict[str, Any]) -> None:
+        """Writes the weights in our own format (fp16), with the classes and a description."""
+        described = {"model": self.name, "class_names": class_names, **described}
+        write_weights(path, self.weights.state_dict(), described)
+
+
+class Locator(nn.Module):
+    """A backbone with a linear probe on its middle block that tells the actor's tokens from the others.
+
+    Small transformers need very many clips to find a small moving actor from class labels alone. The probe's loss shows
+    them where to look; after training it is thrown away. (Our choice; VideoMAE pre-trains on masked pixels instead.)
+    """
+
+    def __init__(self, backbone: VideoMAE) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.probe = nn.Linear(backbone.head.in_features, 1)
+
+    def forward(self, pixels: Tensor, keep_idx: Tensor | None) -> tuple[Tensor, Tensor]:
+        """pixels (B, 3, T, S, S), keep_idx (B, K) or None -> class logits (B, classes), actor logits (B, K or N)."""
+        tokens = self.backbone.embed(pixels, keep_idx)
+        half = len(self.backbone.blocks) // 2
+        for block in self.backbone.blocks[:half]:
+            tokens = block(tokens)
+        actor = self.probe(tokens).squeeze(-1)
+        for block in self.backbone.blocks[half:]:
+            tokens = block(tokens)
+        return self.backbone.classify(tokens), actor
+
+
+def backbone_target(
+    name: str,
+    *,
+    num_classes: int,
+    weights: str | None = None,
+    num_frames: int | None = None,
+    input_size: int | None = None,
+    keep_ratio: tuple[float, float] | None = None,
+    locate: float = 0.0,
+    label_smoothing: float = 0.0,
+    seed: int = 0,
+) -> Target:
+    """A backbone, from random weights or fine-tuned from `weights`.
+
+    Args:
+        weights: start from these, with a fresh head when the number of classes differs.
+        keep_ratio: in training, drop tokens at random; the share that stays is drawn uniformly from this range for
+            every batch. None trains on all tokens.
+        locate: weight of the loss that asks for the actor's tokens, see `Locator`; batches without actors do without.
+
+    Raises:
+        ConfigError: the range is not inside (0, 1].
+    """
+    if keep_ratio is not None and not 0 < keep_ratio[0] <= keep_ratio[1] <= 1:
+        raise ConfigError(
+            f"train.keep_ratio={list(keep_ratio)} must be [low, high] with 0 < low <= high <= 1"
+        )
+    backbone = build_backbone(
+        name, num_classes=num_classes, num_frames=num_frames, input_size=input_size, seed=seed
+    )
+    if weights is not None:
+        _load_with_own_head(backbone, weights, head="head")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Locator(backbone).requires_grad_(True)
+
+    def predict(frames: Tensor) -> Tensor:
+        return backbone(normalize_pixels(frames, mean=backbone.mean, std=backbone.std))
+
+    def loss(batch: Batch, generator: torch.Generator) -> Tensor:
+        kept = _random_tokens(keep_ratio, len(batch.labels), backbone.grid.num_tokens, generator)
+        kept = None if kept is None else kept.to(batch.frames.device)
+        logits, actor = model(normalize_pixels(batch.frames, mean=backbone.mean, std=backbone.std), kept)
+        value = F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
+        if locate == 0 or batch.actors is None:
+            return value
+        wanted = batch.actors.flatten(1).float()
+        wanted = wanted if kept is None else wanted.gather(1, kept)
+        return value + locate * F.binary_cross_entropy_with_logits(actor.float(), wanted)
+
+    return Target(name, model, backbone, loss, predict)
+
+
+def _random_tokens(
+    keep_ratio: tuple[float, float] | None, clips: int, num_tokens: int, generator: torch.Generator
+) -> Tensor | None:
+    if keep_ratio is None:
+        return None
+    low, high = keep_ratio
+    share = low + (high - low) * torch.rand((), generator=generator).item()
+    return random_tokens(clips, num_tokens, share, generator)
+
+
+def scorer_target(
+    name: str,
+    *,
+    num_classes: int,
+    weights: str | None = None,
+    frames: int | None = None,
+    size: int | None = None,
+    label_smoothing: float = 0.0,
+    seed: int = 0,
+) -> Target:
+    """A whole X3D classifier that sees what it will see as a scorer: the backbone's clip, resampled.
+
+    Args:
+        name: x3d_xs, x3d_s or x3d_m.
+        weights: start from these, with a fresh head when the number of classes differs.
+        frames, size: what X3D sees; the published recipe's when None.
+    """
+    paper_frames, paper_size = CLIPS[name]
+    seen = {"num_frames": frames or paper_frames, "size": size or paper_size}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = x3d_classifier(num_classes).to(memory_format=torch.channels_last_3d)
+    if weights is not None:
+        _load_with_own_head(model, weights, head="blocks.5.proj")
+
+    def predict(clips: Tensor) -> Tensor:
+        pixels = resample_clip(normalize_pixels(clips, mean=MEAN, std=STD), **seen)
+        return model(pixels.contiguous(memory_format=torch.channels_last_3d))
+
+    def loss(batch: Batch, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(predict(batch.frames).float(), batch.labels, label_smoothing=label_smoothing)
+
+    return Target(name, model, model, loss, predict)
+
+
+def _load_with_own_head(model: nn.Module, weights: str, *, head: str) -> None:
+    """Loads `weights`; the layer `head` keeps its fresh weights where theirs are absent or of another size."""
+    state, _ = read_weights(weights)
+    fresh = {key: value for key, value in model.state_dict().items() if key.startswith(f"{head}.")}
+    if any(key not in state or state[key].shape != value.shape for key, value in fresh.items()):
+        state = {**state, **fresh}
+    load_exactly(model, state, source=f"train.weights={weights}")

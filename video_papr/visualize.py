@@ -1,0 +1,139 @@
+"""Pictures of what a pruner keeps: the frames, the same frames with dropped tubelets dimmed, and the significance map.
+
+Letters: T frames of H x W pixels, T' x H' x W' the token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+GAP = 4  # pixels between two pictures of a strip
+MIN_TILE = 112  # smaller frames are enlarged to at least this many pixels
+DIMMED = 0.3  # brightness left to a dropped tubelet, which also loses its colour
+WHITE = 255
+DPI = 100
+PAGE = 1200  # a gallery is about this many pixels wide, if its strips are not wider
+MARGIN, TITLE, EDGE = 90, 34, 10  # room for the names of rows, for titles, and around everything
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One view of a video: frames (T, H, W, 3) uint8, mask (T', H', W') bool, significance (T', H', W') or None."""
+
+    title: str
+    frames: Tensor
+    mask: Tensor
+    significance: Tensor | None = None
+
+
+def render_kept_tubelets(
+    frames: Tensor, mask: Tensor, significance: Tensor | None = None, *, max_columns: int = 8
+) -> np.ndarray:
+    """Draws one view as a strip in which time runs from left to right, one column per temporal slice of tubelets.
+
+    Rows from top to bottom: the frames; the frames with dropped tubelets dark and grey; the significance map (bright =
+    significant), if it is given.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        mask: (T', H', W') bool, True where the tubelet is kept; T', H', W' divide T, H, W.
+        significance: (T', H', W') float, higher = keep.
+        max_columns: with more slices than this, evenly spaced ones are drawn.
+
+    Returns:
+        (height, width, 3) uint8 on white.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or mask.ndim != 3:
+        raise ValueError(
+            f"frames must be (T, H, W, 3) and mask (T', H', W'), got {tuple(frames.shape)}, {tuple(mask.shape)}"
+        )
+    if any(pixels % tokens for pixels, tokens in zip(frames.shape[:3], mask.shape, strict=True)):
+        raise ValueError(
+            f"a token grid of {tuple(mask.shape)} does not divide frames of {tuple(frames.shape[:3])}"
+        )
+    if significance is not None and significance.shape != mask.shape:
+        raise ValueError(
+            f"significance {tuple(significance.shape)} and mask {tuple(mask.shape)} differ in shape"
+        )
+    slices = mask.shape[0]
+    columns = np.linspace(0, slices - 1, min(slices, max_columns)).round().astype(int)
+    first = columns * (frames.shape[0] // slices)  # the first frame of each tubelet
+    pictures = frames.cpu().numpy()[first]
+    kept = mask.cpu().numpy()[columns]
+    size = pictures.shape[1:3]
+    rows = [pictures, _dim(pictures, _enlarge(kept, size))]
+    if significance is not None:
+        rows.append(_enlarge(_colors(significance.float().cpu().numpy())[columns], size))
+    scale = -(-MIN_TILE // min(size))
+    return _tile([_enlarge(row, (size[0] * scale, size[1] * scale)) for row in rows])
+
+
+def save_gallery(panels: Sequence[Panel], path: Path) -> Path:
+    """Writes a PNG with one strip per panel under its title, and returns its path. Needs no display.
+
+    Narrow strips stand side by side.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    strips = [render_kept_tubelets(panel.frames, panel.mask, panel.significance) for panel in panels]
+    cell_height, cell_width = (max(strip.shape[axis] for strip in strips) for axis in (0, 1))
+    cell_height, cell_width = cell_height + TITLE, cell_width + MARGIN
+    columns = min(max(1, PAGE // cell_width), len(strips))
+    width, height = columns * cell_width + EDGE, -(-len(strips) // columns) * cell_height + EDGE
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    for place, (panel, strip) in enumerate(zip(panels, strips, strict=True)):
+        left, top = place % columns * cell_width + MARGIN, place // columns * cell_height + TITLE
+
+        def write(x: float, y: float, text: str, **style: Any) -> None:
+            figure.text(x / width, 1 - y / height, text, parse_math=False, **style)
+
+        figure.figimage(strip, xo=left, yo=height - top - strip.shape[0])
+        write(left, top - 8, panel.title, fontsize=11)
+        kept = f"kept {100 * float(panel.mask.float().mean()):.0f} %"
+        names = ["frames", kept] if panel.significance is None else ["frames", kept, "significance"]
+        for row, name in enumerate(names):
+            middle = top + (row + 0.5) * strip.shape[0] / len(names)
+            write(left - 8, middle, name, fontsize=9, ha="right", va="center")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    return path
+
+
+def _dim(pictures: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """pictures (n, H, W, 3) uint8, kept (n, H, W) bool: what is not kept turns grey and dark."""
+    grey = pictures @ np.array([0.299, 0.587, 0.114]) * DIMMED
+    return np.where(kept[..., None], pictures, grey[..., None].astype(np.uint8))
+
+
+def _colors(significance: np.ndarray) -> np.ndarray:
+    """(T', H', W') -> (T', H', W', 3) uint8: one scale for the whole view, so that slices compare."""
+    from matplotlib import colormaps
+
+    low, high = np.nanmin(significance), np.nanmax(significance)
+    scaled = (significance - low) / max(high - low, 1e-12)
+    return (colormaps["magma"](scaled)[..., :3] * WHITE).round().astype(np.uint8)
+
+
+def _enlarge(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(n, h, w, ...) -> (n, H, W, ...): every cell becomes a block; `size` is a multiple of (h, w)."""
+    return cells.repeat(size[0] // cells.shape[1], axis=1).repeat(size[1] // cells.shape[2], axis=2)
+
+
+def _tile(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts rows of pictures (n, H, W, 3) under each other, with white gaps."""
+    padded = np.stack(rows)
+    padded = np.pad(padded, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=WHITE)
+    count, columns, height, width, _ = padded.shape
+    image = padded.transpose(0, 2, 1, 3, 4).reshape(count * height, columns * width, 3)
+    return image[:-GAP, :-GAP]
