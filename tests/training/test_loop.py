@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_papr.errors import CheckpointError, ConfigError
-from video_papr.training.loop import CHECKPOINT, LOG, Batch, Schedule, fit, top1
-from video_papr.training.store import ClipStore
+from video_papr.training.loop import CHECKPOINT, LOG, Loss, Schedule, fit, top1
+from video_papr.training.store import Batch, ClipStore
 
 SCHEDULE = Schedule(steps=6, batch_size=8, validate_every=2, learning_rate=0.05)
 SHAPE = (2, 2, 2, 3)
@@ -28,12 +28,16 @@ def draw(progress: float, clips: int, generator: torch.Generator) -> Batch:
     """Bright clips are class 1, dark ones class 0."""
     labels = torch.randint(0, 2, (clips,), generator=generator)
     noise = torch.randint(0, 128, (clips, *SHAPE), generator=generator)
-    return (noise + 127 * labels.view(-1, 1, 1, 1, 1)).to(torch.uint8), labels
+    return Batch((noise + 127 * labels.view(-1, 1, 1, 1, 1)).to(torch.uint8), labels)
 
 
-def forward(model: nn.Module, frames: Tensor, generator: torch.Generator | None) -> Tensor:
+def predict(model: nn.Module, frames: Tensor) -> Tensor:
     weight = next(model.parameters())
     return model(frames.flatten(1).to(weight.dtype) / 255 - 0.5)
+
+
+def loss_of(model: nn.Module) -> Loss:
+    return lambda batch, _: F.cross_entropy(predict(model, batch.frames), batch.labels)
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -43,7 +47,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def train(model: nn.Module, directory: Path, **options: Any) -> list[dict[str, Any]]:
-    asked = {"draw": draw, "forward": forward, "validate": lambda _: 50.0, "schedule": SCHEDULE, **options}
+    asked = {"draw": draw, "loss": loss_of(model), "validate": lambda: 50.0, "schedule": SCHEDULE, **options}
     return fit(model, directory=directory, progress=False, **asked)
 
 
@@ -145,7 +149,7 @@ def test_log_is_returned_written_and_handed_over(tmp_path: Path) -> None:
         network(),
         tmp_path,
         schedule=replace(SCHEDULE, steps=5),
-        validate=lambda _: next(scores),
+        validate=lambda: next(scores),
         log=handed.append,
     )
     assert [row["step"] for row in rows] == [2, 4, 5]  # the last step always counts
@@ -201,17 +205,15 @@ def linear(seed: int = 0) -> nn.Module:
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path, accumulate: int) -> None:
     whole, parts = linear(), linear()
-    once = replace(SCHEDULE, steps=1, clip_norm=1e9, label_smoothing=0.1, warmup=0.0)
+    once = replace(SCHEDULE, steps=1, clip_norm=1e9, warmup=0.0)
     train(whole, tmp_path, schedule=once)
     train(parts, tmp_path, schedule=replace(once, accumulate=accumulate))
-    frames, labels = draw(0.0, 8, torch.Generator().manual_seed(0))
     start = linear()
-    loss = F.cross_entropy(forward(start, frames, None), labels, label_smoothing=0.1)
-    loss.backward()
+    loss_of(start)(draw(0.0, 8, torch.Generator().manual_seed(0)), torch.Generator()).backward()
     for one, other, alone in zip(whole.parameters(), parts.parameters(), start.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, alone.grad, rtol=0, atol=1e-7)  # the loss is computed in float32
-        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-7)
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+        torch.testing.assert_close(one.grad, alone.grad, rtol=0, atol=1e-12)
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
 def test_large_gradients_are_scaled_down_to_the_norm(tmp_path: Path) -> None:
@@ -225,11 +227,9 @@ def test_weight_decay_shrinks_matrices_and_nothing_else(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(24, 3), nn.LayerNorm(3))
     before = {key: value.clone() for key, value in model.state_dict().items()}
 
-    def still(net: nn.Module, frames: Tensor, _: torch.Generator | None) -> Tensor:
-        return 0 * net(frames.flatten(1) / 255)  # without a gradient only the decay moves weights
-
     schedule = Schedule(steps=1, batch_size=4, learning_rate=0.1, weight_decay=0.5, warmup=0)
-    train(model, tmp_path, forward=still, schedule=schedule)
+    still: Loss = lambda batch, _: 0 * predict(model, batch.frames).sum()  # noqa: E731  only the decay moves weights
+    train(model, tmp_path, loss=still, schedule=schedule)
     for key, value in model.state_dict().items():
         expected = before[key] * (1 - 0.1 * 0.5) if key == "0.weight" else before[key]
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
@@ -246,14 +246,14 @@ def test_frozen_parameters_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_it_learns(tmp_path: Path, dtype: str) -> None:
-    frames, labels = draw(0.0, 101, torch.Generator().manual_seed(77))
-    store = ClipStore(frames.numpy(), labels.numpy(), ())
+    frames, labels, _ = draw(0.0, 101, torch.Generator().manual_seed(77))
+    store = ClipStore(frames.numpy(), labels.numpy())
     torch.manual_seed(0)
     model = nn.Linear(24, 2)
     rows = train(
         model,
         tmp_path,
-        validate=lambda net: top1(net, forward, store, batch_size=10, dtype=dtype),
+        validate=lambda: top1(model, partial(predict, model), store, batch_size=10, dtype=dtype),
         schedule=Schedule(
             steps=60, batch_size=16, learning_rate=0.05, validate_every=20, dtype=dtype, clip_norm=10
         ),
@@ -268,36 +268,55 @@ def test_it_learns(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
 def test_top1_counts_every_clip_once_in_eval_mode(batch_size: int) -> None:
-    frames, labels = draw(0.0, 7, torch.Generator().manual_seed(1))
+    frames, labels, _ = draw(0.0, 7, torch.Generator().manual_seed(1))
     labels[2] = 1 - labels[2]
     model = network()
-    calls: list[tuple[bool, bool, object]] = []
+    calls: list[tuple[bool, bool]] = []
 
-    def watched(net: nn.Module, clips: Tensor, generator: torch.Generator | None) -> Tensor:
-        calls.append((net.training, torch.is_grad_enabled(), generator))
-        return forward(net, clips, generator)
+    def watched(clips: Tensor) -> Tensor:
+        calls.append((model.training, torch.is_grad_enabled()))
+        return predict(model, clips)
 
-    store = ClipStore(frames.numpy(), labels.numpy(), ())
+    store = ClipStore(frames.numpy(), labels.numpy())
     found = top1(model, watched, store, batch_size=batch_size, dtype="fp32")
-    right = (forward(model.eval(), frames, None).argmax(1) == labels).sum()
+    right = (predict(model.eval(), frames).argmax(1) == labels).sum()
     assert found == pytest.approx(100 * right.item() / 7)
-    assert set(calls) == {(False, False, None)}
+    assert set(calls) == {(False, False)}
 
 
 def test_training_goes_on_in_training_mode_after_a_validation(tmp_path: Path) -> None:
+    model = network()
     modes: list[bool] = []
+    progress: list[float] = []
 
-    def watched(net: nn.Module, frames: Tensor, generator: torch.Generator | None) -> Tensor:
-        modes.append(net.training)
-        assert generator is not None
-        return forward(net, frames, generator)
+    def watched(batch: Batch, generator: torch.Generator) -> Tensor:
+        modes.append(model.training)
+        return loss_of(model)(batch, generator)
 
-    def validate(net: nn.Module) -> float:
-        net.eval()
+    def spied(at: float, clips: int, generator: torch.Generator) -> Batch:
+        progress.append(at)
+        return draw(at, clips, generator)
+
+    def validate() -> float:
+        model.eval()
         return 0.0
 
-    progress: list[float] = []
-    spied: Callable[..., Batch] = lambda at, *rest: (progress.append(at), draw(at, *rest))[1]  # noqa: E731
-    train(network(), tmp_path, forward=watched, validate=validate, draw=spied)
+    train(model, tmp_path, loss=watched, validate=validate, draw=spied)
     assert modes == [True] * 6
     assert progress == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+
+
+def test_the_actors_tokens_reach_the_loss_in_parts_too(tmp_path: Path) -> None:
+    model = network()
+
+    def marked(at: float, clips: int, generator: torch.Generator) -> Batch:
+        batch = draw(at, clips, generator)
+        return batch._replace(actors=batch.labels.view(-1, 1, 1, 1) > 0)
+
+    def checked(batch: Batch, generator: torch.Generator) -> Tensor:
+        assert batch.actors is not None
+        assert batch.actors.shape == (2, 1, 1, 1)
+        assert torch.equal(batch.actors.flatten().long(), batch.labels)
+        return loss_of(model)(batch, generator)
+
+    train(model, tmp_path, draw=marked, loss=checked, schedule=replace(SCHEDULE, steps=1, accumulate=4))

@@ -14,8 +14,10 @@ import torch
 from video_papr.data.annotations import read_folder
 from video_papr.data.datasets import VideoDataset
 from video_papr.data.sampling import uniform_segments
+from video_papr.data.synthetic import actor_tokens
 from video_papr.data.transforms import resize_and_crop
 from video_papr.errors import DataError
+from video_papr.structures import TokenGrid
 from video_papr.training import store as store_module
 from video_papr.training.store import ClipStore, build_store
 
@@ -26,14 +28,30 @@ def root(tmp_path: Path, video_root: Path) -> Path:
     return Path(shutil.copytree(video_root, tmp_path / "videos"))
 
 
-def dataset(root: Path, decoder: str = "auto") -> VideoDataset:
-    sampler = partial(uniform_segments, num_frames=4, num_clips=1)
+def dataset(root: Path, decoder: str = "auto", num_frames: int = 4) -> VideoDataset:
+    sampler = partial(uniform_segments, num_frames=num_frames, num_clips=1)
     return VideoDataset(read_folder(root), sampler, decoder=decoder)
 
 
-def build(root: Path, directory: Path, *, decoder: str = "auto", **options: int | str) -> ClipStore:
-    asked = {"sampling": "uniform", "num_frames": 4, "size": 16, "workers": 0, **options}
-    return build_store(dataset(root, decoder), directory, progress=False, **asked)  # type: ignore[arg-type]
+def build(
+    root: Path,
+    directory: Path,
+    *,
+    decoder: str = "auto",
+    num_frames: int = 4,
+    size: int = 16,
+    sampling: str = "uniform",
+    workers: int = 0,
+) -> ClipStore:
+    return build_store(
+        dataset(root, decoder, num_frames),
+        directory,
+        sampling=sampling,
+        num_frames=num_frames,
+        size=size,
+        workers=workers,
+        progress=False,
+    )
 
 
 def folders(directory: Path) -> list[str]:
@@ -44,7 +62,8 @@ def test_clips_are_the_centre_crops_of_the_decoded_videos(root: Path, tmp_path: 
     store = build(root, tmp_path / "cache")
     source = dataset(root)
     assert (len(store), store.failed) == (5, ())
-    frames, labels = store.batch(np.array([4, 0, 0]))
+    frames, labels, actors = store.batch(np.array([4, 0, 0]))
+    assert actors is None
     assert (frames.dtype, frames.shape, labels.dtype) == (torch.uint8, (3, 4, 16, 16, 3), torch.int64)
     for clip, label, row in zip(frames, labels, (4, 0, 0), strict=True):
         sample = source[row]
@@ -53,6 +72,37 @@ def test_clips_are_the_centre_crops_of_the_decoded_videos(root: Path, tmp_path: 
         assert label == sample.label
     frames.zero_()  # a batch is the caller's own
     assert store.batch(np.array([0]))[0].any()
+
+
+def test_actors_are_marked_on_the_tokens_of_the_same_crop_and_frames(root: Path, tmp_path: Path) -> None:
+    grid, source = TokenGrid(2, 4, 4), dataset(root)
+    names = [record.name for record in source.videos.records]
+    generator = np.random.default_rng(0)
+    # an actor in every frame of every video (they are 48 x 64), each somewhere else
+    circles = {name: generator.uniform((0, 0, 6), (64, 48, 14), (40, 3)).astype(np.float32) for name in names}
+    (root / "left" / "a.mp4").write_bytes(b"")
+    store = build_store(
+        dataset(root),
+        tmp_path / "cache",
+        sampling="uniform",
+        num_frames=4,
+        size=16,
+        workers=0,
+        circles=circles,
+        grid=grid,
+        progress=False,
+    )
+    batch = store.batch(np.arange(4))
+    assert batch.actors is not None
+    assert (batch.actors.shape, batch.actors.dtype) == ((4, 2, 4, 4), torch.bool)
+    for row, marked in enumerate(batch.actors, start=1):
+        indices = source[row].frame_indices
+        assert indices is not None
+        expected = actor_tokens(circles[names[row]][indices[0]], (48, 64), grid)
+        assert torch.equal(marked, expected)
+        assert marked.any()
+    assert build(root, tmp_path / "cache").actors is None
+    assert len(folders(tmp_path / "cache")) == 2
 
 
 def test_failed_videos_are_counted_and_shift_no_label(root: Path, tmp_path: Path) -> None:

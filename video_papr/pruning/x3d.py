@@ -5,11 +5,11 @@ X3D-XS, S and M are one network; they differ in the clip that they see. Layers c
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pytorchvideo.models.x3d import create_x3d
 from torch import Tensor, nn
 
 from ..checkpoints import load_exactly
@@ -17,6 +17,10 @@ from ..errors import ConfigError
 from ..pixels import normalize_pixels, resample_clip
 from ..structures import TokenGrid
 from .selection import resize_map
+
+with warnings.catch_warnings():  # a package behind pytorchvideo calls torch.jit.script, which torch deprecates
+    warnings.simplefilter("ignore", FutureWarning)
+    from pytorchvideo.models.x3d import create_x3d
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 # Frames x size of PaPr's published recipe for S and M; XS is X3D's own test setting.

@@ -168,6 +168,7 @@ def _step(
     """One optimiser step; returns its mean loss."""
     generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
     batch = draw(step / schedule.steps, schedule.batch_size, generator)
+    torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))  # dropout takes no generator
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for part in _parts(batch, schedule.accumulate, device):

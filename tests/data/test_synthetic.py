@@ -1,0 +1,273 @@
+"""Synthetic splits on disk: reproducible, disjoint, whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from video_papr.data import scenes, synthetic
+from video_papr.data.annotations import read_folder
+from video_papr.data.decoding import decode_clips
+from video_papr.data.synthetic import (
+    ACTOR_COVERAGE,
+    SyntheticSplit,
+    actor_tokens,
+    default_cache_dir,
+    generate,
+    read_actors,
+)
+from video_papr.errors import ConfigError
+from video_papr.structures import TokenGrid
+
+
+def make(cache: Path, split: str = "test", **options: Any) -> Path:
+    asked = {"num_videos": 2, "clutter": 0.0, **options}  # without clutter a video takes a few hundredths of a second
+    workers = asked.pop("workers", 1)
+    return generate(SyntheticSplit(split, **asked), cache_dir=cache, workers=workers, progress=False)
+
+
+def videos(root: Path) -> dict[str, str]:
+    """Name -> digest of the file's bytes."""
+    files = sorted(root.rglob("*.mp4"))
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def folders(cache: Path) -> list[str]:
+    return sorted(path.name for path in (cache / "synthetic").iterdir())
+
+
+@pytest.fixture(scope="module")
+def split_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """26 videos of the full task, made by two processes."""
+    return make(tmp_path_factory.mktemp("cache"), num_videos=26, clutter=1.0, workers=2)
+
+
+# ---- content ----
+
+
+def test_classes_are_balanced_and_complete(split_root: Path) -> None:
+    listed = read_folder(split_root)
+    assert listed.class_names == tuple(sorted(scenes.ACTIONS))
+    counts = Counter(record.label for record in listed.records)
+    assert len(counts) == 12
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert len(listed) == 26
+
+
+def test_every_class_has_its_number_also_in_a_split_smaller_than_the_classes(tmp_path: Path) -> None:
+    listed = read_folder(make(tmp_path, num_videos=2))
+    assert listed.class_names == tuple(sorted(scenes.ACTIONS))
+    assert [listed.class_names[record.label] for record in listed.records] == ["move_left", "move_right"]
+
+
+def test_videos_decode_to_what_was_drawn_with_a_circle_for_every_frame(split_root: Path) -> None:
+    actors = read_actors(split_root)
+    assert set(actors) == set(videos(split_root))
+    for index in (0, 7, 11):
+        rng = np.random.default_rng([synthetic.SPLIT_STREAMS["test"], 0, index])
+        scene = scenes.sample_scene(rng, scenes.ACTIONS[index], clutter=1.0)
+        frames, circles = scenes.render(scene, rng)
+        name = f"{scenes.ACTIONS[index]}/{index:05d}.mp4"
+        assert np.array_equal(actors[name], circles)
+        decoded = decode_clips(split_root / name, lambda count: np.arange(count)[None])
+        assert decoded.num_video_frames == len(frames)
+        assert decoded.fps == pytest.approx(scene.fps, rel=0.02)
+        error = np.abs(decoded.frames[0].astype(int) - frames)  # H.264 loses some
+        assert error.mean() < 8
+
+
+# ---- what decides the content ----
+
+
+def test_number_of_workers_changes_no_byte(split_root: Path, tmp_path: Path) -> None:
+    alone = make(tmp_path, num_videos=26, clutter=1.0, workers=1)
+    assert videos(alone) == videos(split_root)
+    for name, circles in read_actors(split_root).items():
+        assert np.array_equal(read_actors(alone)[name], circles)
+
+
+def test_a_scene_depends_on_split_seed_and_index_alone(tmp_path: Path) -> None:
+    short, longer = make(tmp_path, num_videos=3), make(tmp_path, num_videos=5)
+    assert videos(short).items() < videos(longer).items()
+    everything = [*videos(longer).values()]
+    for split, seed in (("train", 0), ("val", 0), ("test", 1), ("train", 1), ("val", 1)):
+        everything += videos(make(tmp_path, split, seed=seed, num_videos=5)).values()
+    everything += videos(make(tmp_path, clutter=0.5)).values()
+    assert len(set(everything)) == len(everything) == 32
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from(["train", "val", "test"]), st.integers(0, 2**40), st.integers(0, 20_000)), unique=True, min_size=2, max_size=6))
+def test_random_streams_are_disjoint(keys: list[tuple[str, int, int]]) -> None:
+    """The first draws of two different scenes never agree, whatever the split, seed and index."""
+    drawn = [
+        np.random.default_rng([synthetic.SPLIT_STREAMS[split], seed, index]).bytes(16) for split, seed, index in keys
+    ]
+    assert len(set(drawn)) == len(keys)
+
+
+def test_key_names_everything_that_decides_the_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = [
+        SyntheticSplit(),
+        SyntheticSplit("val"),
+        SyntheticSplit(seed=1),
+        SyntheticSplit(num_videos=601),
+        SyntheticSplit(clutter=0.5),
+        SyntheticSplit(clutter=0.25),
+    ]
+    assert len({split.key for split in splits}) == 6
+    changed = tmp_path / "scenes.py"
+    changed.write_bytes(Path(scenes.__file__).read_bytes() + b"\n# drawn otherwise\n")
+    before = SyntheticSplit().key
+    monkeypatch.setattr(scenes, "__file__", str(changed))
+    assert SyntheticSplit().key != before
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"split": "dev"}, r"^dataset\.split='dev' is unknown; use one of train, val, test$"),
+        ({"seed": -1}, r"^dataset\.seed=-1 must be an integer >= 0$"),
+        ({"seed": 1.5}, r"^dataset\.seed=1\.5 must be"),
+        ({"num_videos": 0}, r"^dataset\.num_videos=0 must be an integer >= 1$"),
+        ({"clutter": 1.1}, r"^dataset\.clutter=1\.1 must lie between 0 and 1$"),
+        ({"clutter": float("nan")}, r"^dataset\.clutter=nan must"),
+    ],
+)
+def test_split_out_of_range(options: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        SyntheticSplit(**options)
+
+
+# ---- the cache ----
+
+
+def test_a_split_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make(tmp_path)
+    monkeypatch.setattr(synthetic, "_write_split", None)  # making it again would fail
+    assert make(tmp_path) == root
+    assert root.parent == tmp_path / "synthetic"
+
+
+def test_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDEO_PAPR_CACHE", str(tmp_path / "named"))
+    assert default_cache_dir() == tmp_path / "named"
+    monkeypatch.delenv("VIDEO_PAPR_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert default_cache_dir() == tmp_path / "xdg" / "video_papr"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / ".cache" / "video_papr"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_interrupted_generation_leaves_no_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    render, calls = scenes.render, 0
+
+    def stopped(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise error
+        return render(*arguments)
+
+    monkeypatch.setattr(scenes, "render", stopped)
+    with pytest.raises(error):
+        make(tmp_path, num_videos=5)
+    assert calls == 4
+    assert folders(tmp_path) == []
+    monkeypatch.setattr(scenes, "render", render)
+    assert len(videos(make(tmp_path, num_videos=5))) == 5
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError) as caught:
+        make(tmp_path / "file" / "cache")
+    assert str(caught.value).startswith(f"dataset.cache_dir={tmp_path / 'file' / 'cache'} cannot be written: ")
+    assert "\n" not in str(caught.value)
+
+
+def _generate_at_the_same_time(cache: Path, barrier: Any, answers: Any) -> None:
+    """In a process of its own: waits for the other with a finished split in hand, so that both publish it."""
+    publish = synthetic._publish
+
+    def together(*arguments: Path) -> None:
+        barrier.wait(timeout=60)
+        publish(*arguments)
+
+    synthetic._publish = together
+    answers.put(str(make(cache)))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the machine cannot fork")
+def test_two_processes_may_make_the_same_split(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, answers = context.Barrier(2), context.Queue()
+    processes = [
+        context.Process(target=_generate_at_the_same_time, args=(tmp_path, barrier, answers)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    roots = {answers.get(timeout=120) for _ in processes}
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(roots) == 1
+    assert folders(tmp_path) == [Path(roots.pop()).name]
+    assert len(videos(tmp_path)) == 2
+
+
+# ---- the actor's tokens ----
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    grid=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+    frames_per_token=st.integers(1, 3),
+    height=st.integers(24, 60),
+    width=st.integers(24, 60),
+    seed=st.integers(0, 99),
+)
+def test_actor_tokens_are_those_that_the_circles_cover(
+    grid: tuple[int, int, int], frames_per_token: int, height: int, width: int, seed: int
+) -> None:
+    """Against counting a fine raster of each tubelet by itself."""
+    rng = np.random.default_rng(seed)
+    num_frames = grid[0] * frames_per_token
+    circles = np.stack(
+        [rng.uniform(-5, width + 5, num_frames), rng.uniform(-5, height + 5, num_frames), rng.uniform(3, 20, num_frames)], 1
+    )
+    found = actor_tokens(circles.astype(np.float32), (height, width), TokenGrid(*grid))
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    raster = (np.arange(40) + 0.5) / 40
+    for t, i, j in np.ndindex(*grid):
+        columns, rows = left + (j + raster) / grid[2] * side, top + (i + raster) / grid[1] * side
+        covered = []
+        for x, y, radius in circles[t * frames_per_token : (t + 1) * frames_per_token]:
+            covered.append(((columns[None] - x) ** 2 + (rows[:, None] - y) ** 2 < radius**2).mean())
+        share = float(np.mean(covered))
+        if abs(share - ACTOR_COVERAGE) > 0.04:  # closer than that the coarser raster may decide otherwise
+            assert bool(found[t, i, j]) == (share > ACTOR_COVERAGE)
+
+
+def test_actor_tokens_of_a_generated_video(split_root: Path) -> None:
+    name, circles = next(iter(read_actors(split_root).items()))
+    height, width = decode_clips(split_root / name, lambda _: np.zeros((1, 1), np.int64)).frames.shape[2:4]
+    marked = actor_tokens(circles[:16], (height, width), TokenGrid(4, 8, 8))
+    assert marked.shape == (4, 8, 8)
+    assert 0.02 < marked.float().mean() < 0.25
+    assert marked.flatten(1).any(1).all()

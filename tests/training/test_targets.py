@@ -1,0 +1,148 @@
+"""The two things that can be trained, and how their weights come back as a backbone and a scorer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from video_papr.backbones.builders import build_backbone
+from video_papr.checkpoints import write_weights
+from video_papr.errors import CheckpointError, ConfigError
+from video_papr.pipeline import Pipeline
+from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.x3d import x3d_classifier
+from video_papr.training.store import Batch
+from video_papr.training.targets import Target, backbone_target, scorer_target
+
+CLIP = {"num_frames": 8, "input_size": 32}  # a grid of 2 x 4 x 4
+
+
+def batch(clips: int = 3) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (clips, 8, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    actors = torch.rand(clips, 2, 4, 4, generator=generator) < 0.2
+    return Batch(frames, torch.arange(clips) % 3, actors)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def backbone(**options: object) -> Target:
+    return backbone_target("videomae_tiny", num_classes=3, **CLIP, **options)  # type: ignore[arg-type]
+
+
+def test_backbone_predicts_what_the_evaluated_pipeline_predicts(tmp_path: Path) -> None:
+    target = backbone()
+    frames = batch().frames
+    target.save(tmp_path / "w.safetensors", ("a", "b", "c"), {"steps": 1})
+    loaded = build_backbone("videomae_tiny", weights=tmp_path / "w.safetensors", **CLIP)
+    assert loaded.class_names == ("a", "b", "c")
+    torch.testing.assert_close(Pipeline(loaded)(frames), target.predict(frames), rtol=0, atol=2e-3)  # stored as fp16
+    assert all(p.requires_grad for p in target.model.parameters())
+
+
+def test_backbone_loss_is_the_cross_entropy_of_all_tokens() -> None:
+    target, given = backbone(label_smoothing=0.1), batch()
+    expected = F.cross_entropy(target.predict(given.frames), given.labels, label_smoothing=0.1)
+    torch.testing.assert_close(target.loss(given, rng()), expected)
+
+
+def test_locating_adds_a_loss_over_the_tokens_that_are_there() -> None:
+    given = batch()
+    for keep_ratio in (None, (0.5, 0.5)):
+        plain, located = (backbone(locate=weight, keep_ratio=keep_ratio) for weight in (0.0, 2.0))
+        probe = located.model.probe  # type: ignore[union-attr]
+        with torch.no_grad():  # an untrained probe that says "actor" with certainty 3 everywhere
+            probe.weight.zero_()
+            probe.bias.fill_(3.0)  # type: ignore[operator]
+        assert given.actors is not None
+        extra = (located.loss(given, rng()) - plain.loss(given, rng())).item() / 2
+        share = given.actors.float().mean().item()
+        if keep_ratio is not None:  # the same 16 of 32 tokens as in the loss
+            share = extra_share(given, keep_ratio)
+        expected = share * F.softplus(torch.tensor(-3.0)) + (1 - share) * F.softplus(torch.tensor(3.0))
+        assert extra == pytest.approx(expected.item(), abs=1e-4)
+        without = located.loss(given._replace(actors=None), rng())
+        torch.testing.assert_close(without, plain.loss(given, rng()))
+
+
+def extra_share(given: Batch, keep_ratio: tuple[float, float]) -> float:
+    """The actor's share of the tokens that the loss keeps, read off a backbone that only records what it is asked."""
+    seen: list[torch.Tensor] = []
+    target = backbone(keep_ratio=keep_ratio)
+    target.weights.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))  # type: ignore[union-attr]
+    target.loss(given, rng())
+    assert given.actors is not None
+    assert seen[0].shape == (3, 16)
+    return given.actors.flatten(1).gather(1, seen[0]).float().mean().item()
+
+
+def test_random_tokens_are_dropped_in_training_only() -> None:
+    target, given = backbone(keep_ratio=(0.2, 0.9)), batch()
+    seen: list[int] = []
+    target.weights.patch_embed.register_forward_hook(lambda _m, _i, tokens: seen.append(tokens.shape[1]))  # type: ignore[union-attr]
+    losses = [target.loss(given, rng(seed)).item() for seed in range(40)]
+    assert 6 <= min(seen) < 12 and 22 < max(seen) <= 28
+    assert target.loss(given, rng(7)).item() == losses[7]
+    seen.clear()
+    target.predict(given.frames)
+    assert seen == [32]
+
+
+@pytest.mark.parametrize("keep_ratio", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.1)])
+def test_range_of_kept_tokens(keep_ratio: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match=r"^train\.keep_ratio=\[0\..*must be \[low, high\] with 0 < low"):
+        backbone(keep_ratio=keep_ratio)
+
+
+def test_scorer_weights_come_back_as_a_pruner(tmp_path: Path) -> None:
+    target = scorer_target("x3d_s", num_classes=3, frames=4, size=32)
+    given = batch()
+    target.model.eval()
+    expected = F.cross_entropy(target.predict(given.frames), given.labels)
+    torch.testing.assert_close(target.loss(given, rng()), expected)
+    target.save(tmp_path / "w.safetensors", ("a", "b", "c"), {})
+    pruner = build_pruner("x3d_s", weights=tmp_path / "w.safetensors", frames=4, size=32)
+    assert pruner is not None
+    head = target.model.blocks[5].pool  # type: ignore[union-attr,index]
+    seen: list[torch.Tensor] = []
+    head.pre_act.register_forward_hook(lambda _m, _i, output: seen.append(output))
+    target.predict(given.frames)
+    cells = pruner.scorer.cells(given.frames)  # type: ignore[operator,union-attr]
+    torch.testing.assert_close(cells, seen[0].mean(1), rtol=0, atol=5e-3)
+
+
+def test_fine_tuning_keeps_the_body_and_starts_a_head_of_another_size_afresh(tmp_path: Path) -> None:
+    vit = build_backbone("videomae_tiny", num_classes=7, seed=9).state_dict()
+    write_weights(tmp_path / "vit.safetensors", vit, {}, half=False)
+    x3d = x3d_classifier(400).state_dict()
+    torch.save({"model_state": x3d}, tmp_path / "x3d.pyth")  # as published for Kinetics-400
+    vit_path, x3d_path = str(tmp_path / "vit.safetensors"), str(tmp_path / "x3d.pyth")
+    for classes, fresh in ((7, False), (3, True)):
+        tuned = backbone_target("videomae_tiny", num_classes=classes, weights=vit_path).weights.state_dict()
+        for key, value in tuned.items():
+            assert torch.equal(value, vit[key]) != (fresh and key == "head.weight") or key == "head.bias"
+    for classes, fresh in ((400, False), (3, True)):
+        tuned = scorer_target("x3d_s", num_classes=classes, weights=x3d_path).weights.state_dict()
+        for key, value in tuned.items():
+            assert torch.equal(value, x3d[key]) != (fresh and key.startswith("blocks.5.proj."))
+    with pytest.raises(CheckpointError, match=r"^train\.weights=.*x3d\.pyth does not fit VideoMAE; missing: "):
+        backbone_target("videomae_tiny", num_classes=3, weights=x3d_path)
+    with pytest.raises(CheckpointError, match="neither a file nor a bundled model"):
+        scorer_target("x3d_s", num_classes=3, weights="absent")
+
+
+def test_seed_decides_every_weight_and_leaves_the_callers_randomness_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    states = [backbone(seed=seed).model.state_dict() for seed in (1, 1, 2)]
+    states += [scorer_target("x3d_s", num_classes=3, seed=seed).model.state_dict() for seed in (1, 1, 2)]
+    assert torch.equal(torch.rand(3), expected)
+    for one, same, other in (states[:3], states[3:]):
+        assert all(torch.equal(value, same[key]) for key, value in one.items())
+        assert any(not torch.equal(value, other[key]) for key, value in one.items())
