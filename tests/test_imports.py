@@ -36,8 +36,9 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": MEASURES,
     "training": MEASURES,
     "visualize": FLOW,
-    "config": {"errors"},
-    "cli": MEASURES | {"evaluation", "training", "visualize", "config"},
+    "config_rules": {"errors"},
+    "config": {"errors", "config_rules"},
+    "cli": MEASURES | {"evaluation", "training", "visualize", "config", "config_rules"},
     "__init__": FLOW,
 }
 

@@ -29,7 +29,11 @@ from video_papr.structures import TokenGrid
 
 
 def make(cache: Path, split: str = "test", **options: Any) -> Path:
-    asked = {"num_videos": 2, "clutter": 0.0, **options}  # without clutter a video takes a few hundredths of a second
+    asked = {
+        "num_videos": 2,
+        "clutter": 0.0,
+        **options,
+    }  # without clutter a video takes a few hundredths of a second
     workers = asked.pop("workers", 1)
     return generate(SyntheticSplit(split, **asked), cache_dir=cache, workers=workers, progress=False)
 
@@ -37,7 +41,9 @@ def make(cache: Path, split: str = "test", **options: Any) -> Path:
 def videos(root: Path) -> dict[str, str]:
     """Name -> digest of the file's bytes."""
     files = sorted(root.rglob("*.mp4"))
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
 
 
 def folders(cache: Path) -> list[str]:
@@ -105,11 +111,19 @@ def test_a_scene_depends_on_split_seed_and_index_alone(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.sampled_from(["train", "val", "test"]), st.integers(0, 2**40), st.integers(0, 20_000)), unique=True, min_size=2, max_size=6))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["train", "val", "test"]), st.integers(0, 2**40), st.integers(0, 20_000)),
+        unique=True,
+        min_size=2,
+        max_size=6,
+    )
+)
 def test_random_streams_are_disjoint(keys: list[tuple[str, int, int]]) -> None:
     """The first draws of two different scenes never agree, whatever the split, seed and index."""
     drawn = [
-        np.random.default_rng([synthetic.SPLIT_STREAMS[split], seed, index]).bytes(16) for split, seed, index in keys
+        np.random.default_rng([synthetic.SPLIT_STREAMS[split], seed, index]).bytes(16)
+        for split, seed, index in keys
     ]
     assert len(set(drawn)) == len(keys)
 
@@ -196,7 +210,9 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError) as caught:
         make(tmp_path / "file" / "cache")
-    assert str(caught.value).startswith(f"dataset.cache_dir={tmp_path / 'file' / 'cache'} cannot be written: ")
+    assert str(caught.value).startswith(
+        f"dataset.cache_dir={tmp_path / 'file' / 'cache'} cannot be written: "
+    )
     assert "\n" not in str(caught.value)
 
 
@@ -217,7 +233,8 @@ def test_two_processes_may_make_the_same_split(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(2), context.Queue()
     processes = [
-        context.Process(target=_generate_at_the_same_time, args=(tmp_path, barrier, answers)) for _ in range(2)
+        context.Process(target=_generate_at_the_same_time, args=(tmp_path, barrier, answers))
+        for _ in range(2)
     ]
     for process in processes:
         process.start()
@@ -248,7 +265,12 @@ def test_actor_tokens_are_those_that_the_circles_cover(
     rng = np.random.default_rng(seed)
     num_frames = grid[0] * frames_per_token
     circles = np.stack(
-        [rng.uniform(-5, width + 5, num_frames), rng.uniform(-5, height + 5, num_frames), rng.uniform(3, 20, num_frames)], 1
+        [
+            rng.uniform(-5, width + 5, num_frames),
+            rng.uniform(-5, height + 5, num_frames),
+            rng.uniform(3, 20, num_frames),
+        ],
+        1,
     )
     found = actor_tokens(circles.astype(np.float32), (height, width), TokenGrid(*grid))
     side = min(height, width)

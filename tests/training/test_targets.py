@@ -41,7 +41,9 @@ def test_backbone_predicts_what_the_evaluated_pipeline_predicts(tmp_path: Path) 
     target.save(tmp_path / "w.safetensors", ("a", "b", "c"), {"steps": 1})
     loaded = build_backbone("videomae_tiny", weights=tmp_path / "w.safetensors", **CLIP)
     assert loaded.class_names == ("a", "b", "c")
-    torch.testing.assert_close(Pipeline(loaded)(frames), target.predict(frames), rtol=0, atol=2e-3)  # stored as fp16
+    torch.testing.assert_close(
+        Pipeline(loaded)(frames), target.predict(frames), rtol=0, atol=2e-3
+    )  # stored as fp16
     assert all(p.requires_grad for p in target.model.parameters())
 
 
@@ -130,7 +132,9 @@ def test_fine_tuning_keeps_the_body_and_starts_a_head_of_another_size_afresh(tmp
         tuned = scorer_target("x3d_s", num_classes=classes, weights=x3d_path).weights.state_dict()
         for key, value in tuned.items():
             assert torch.equal(value, x3d[key]) != (fresh and key.startswith("blocks.5.proj."))
-    with pytest.raises(CheckpointError, match=r"^train\.weights=.*x3d\.pyth does not fit VideoMAE; missing: "):
+    with pytest.raises(
+        CheckpointError, match=r"^train\.weights=.*x3d\.pyth does not fit VideoMAE; missing: "
+    ):
         backbone_target("videomae_tiny", num_classes=3, weights=x3d_path)
     with pytest.raises(CheckpointError, match="neither a file nor a bundled model"):
         scorer_target("x3d_s", num_classes=3, weights="absent")

@@ -23,7 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from rich.console import Console
 from tqdm import tqdm
 
-from ..config import did_you_mean
+from ..config_rules import did_you_mean
 from ..errors import VideoPaprError
 from ..evaluation.report import print_sweep, sweep_files, sweep_row
 

@@ -18,7 +18,9 @@ from ..pixels import normalize_pixels, resample_clip
 from ..structures import TokenGrid
 from .selection import resize_map
 
-with warnings.catch_warnings():  # a package behind pytorchvideo calls torch.jit.script, which torch deprecates
+with (
+    warnings.catch_warnings()
+):  # a package behind pytorchvideo calls torch.jit.script, which torch deprecates
     warnings.simplefilter("ignore", FutureWarning)
     from pytorchvideo.models.x3d import create_x3d
 

@@ -1,0 +1,131 @@
+"""The rules that the values of a configuration obey; `config.py` says which key obeys which.
+
+A rule takes (dotted key, raw value) and returns the value to use, or raises ConfigError with one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, field
+from math import isfinite
+from typing import Any
+
+from .errors import ConfigError
+
+Rule = Callable[[str, Any], Any]
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """Returns " Did you mean 'x'?" for the option most like `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(options), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def wrong(key: str, value: Any, allowed: str, hint: str = "") -> ConfigError:
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return ConfigError(f"{key}={shown}: {allowed}.{hint}")
+
+
+def integer(low: int, what: str) -> Rule:
+    def rule(key: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise wrong(key, value, f"must be {what}")
+        return value
+
+    return rule
+
+
+def one_of(*options: str | int | None) -> Rule:
+    listed = ["null" if option is None else str(option) for option in options]
+
+    def rule(key: str, value: Any) -> Any:
+        if isinstance(value, bool) or value not in options:
+            raise wrong(key, value, f"must be one of {', '.join(listed)}", did_you_mean(str(value), listed))
+        return value
+
+    return rule
+
+
+def flag(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise wrong(key, value, "must be true or false")
+    return value
+
+
+def anything(key: str, value: Any) -> Any:
+    return value
+
+
+def text(key: str, value: Any) -> str:
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool) or not str(value).strip():
+        raise wrong(key, value, "must be a name or a path")
+    return str(value)
+
+
+def ratio(key: str, value: Any) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not isfinite(value)
+        or not 0 < value <= 1
+    ):
+        raise wrong(key, value, "must be a number above 0 and at most 1 (share of the tubelets that is kept)")
+    return float(value)
+
+
+def number(what: str, allowed: Callable[[float], bool]) -> Rule:
+    def rule(key: str, value: Any) -> float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not isfinite(value)
+            or not allowed(value)
+        ):
+            raise wrong(key, value, f"must be {what}")
+        return float(value)
+
+    return rule
+
+
+def ratio_range(key: str, value: Any) -> tuple[float, float]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise wrong(key, value, "must be [low, high]")
+    return ratio(key, value[0]), ratio(key, value[1])
+
+
+def stages(key: str, value: Any) -> tuple[tuple[float, int], ...]:
+    """A list of [clutter, videos]."""
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(v, (list, tuple)) and len(v) == 2 for v in value
+    ):
+        raise wrong(key, value, "must be a list of [clutter, number of videos]")
+    return tuple((non_negative(key, clutter), positive(key, videos)) for clutter, videos in value)
+
+
+def or_else(word: str | None, rule: Rule) -> Rule:
+    """Lets `word` ("auto" or None for null) pass, and names it in the message for everything else."""
+
+    def either(key: str, value: Any) -> Any:
+        if value == word and isinstance(value, type(word)):
+            return word
+        try:
+            return rule(key, value)
+        except ConfigError as error:
+            raise ConfigError(f"{str(error).rstrip('.')}, or {word or 'null'}.") from None
+
+    return either
+
+
+positive = integer(1, "a whole number of at least 1")
+natural = integer(0, "a whole number of at least 0")
+positive_number = number("a number above 0", lambda x: x > 0)
+non_negative = number("a number of at least 0", lambda x: x >= 0)
+
+
+def setting(rule: Rule, default: Any = MISSING) -> Any:
+    return (
+        field(metadata={"rule": rule})
+        if default is MISSING
+        else field(default=default, metadata={"rule": rule})
+    )
