@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import shutil
@@ -457,6 +458,21 @@ def test_file_that_makes_decord_hang(
     release.set()
     monkeypatch.setattr(decoding, "_DECORD_PATIENCE_SECONDS", 30)
     assert decode_clips(path, all_frames).decoder == "decord"
+
+
+def test_no_reader_outlives_its_call(tmp_path: Path, write_video: VideoWriter) -> None:
+    """A reader that were left to the garbage collector would hang the forked worker in which it is collected."""
+    decord = pytest.importorskip("decord")
+    good, bad = write_video(tmp_path / "a.mp4", 5), write_video(tmp_path / "b.mp4", 5, size=(16, 16))
+    gc.collect()
+    gc.disable()
+    try:
+        assert decode_clips(good, all_frames).decoder == "decord"
+        assert decode_clips(bad, all_frames).decoder == "pyav"
+        refusal(bad, "decord")
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, decord.VideoReader)]
+    finally:
+        gc.enable()
 
 
 def test_without_decord(tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch) -> None:

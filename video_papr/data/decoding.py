@@ -266,13 +266,15 @@ def _read_with_decord(path: Path | str, stream: VideoStream, wanted: Indices) ->
         raise _Refused(f"not trusted to find frames in {stream.container} files")
     if stream.pixel_format not in _DECORD_PIXEL_FORMATS:
         raise _Refused(f"not trusted with the pixel format {stream.pixel_format}")
-    result: list[Frames | BaseException] = []
+    result: list[Frames | str] = []
 
     def work() -> None:
         try:
             result.append(_decord_frames(path, stream, wanted))
-        except BaseException as error:  # handed to the caller, whose thread raises it
-            result.append(error)
+        except Exception as error:
+            # Only the text: the error's traceback would keep the reader until the garbage is collected. If that
+            # happened in a forked worker, the worker would wait for ever for a thread that was not forked.
+            result.append(_reason(error))
 
     with _decord_lock:
         _decord_complaints.clear()
@@ -283,8 +285,8 @@ def _read_with_decord(path: Path | str, stream: VideoStream, wanted: Indices) ->
         complaints = list(_decord_complaints)
     if not result:
         raise _Refused(f"gave no answer within {patience_seconds:.0f} s")
-    if isinstance(result[0], BaseException):
-        raise result[0]
+    if isinstance(result[0], str):
+        raise _Refused(result[0])
     if complaints:
         raise _Refused(f"damaged stream ({complaints[0]})")
     return result[0]

@@ -135,18 +135,18 @@ def _actor_path(rng: np.random.Generator, action: str, num_frames: int) -> Path:
         travel = sign * rng.uniform(0.34, 0.56) * (u - 0.5)
         x, y = (travel, y) if way in ("left", "right") else (x, travel)
     elif verb == "rotate":
-        angle = angle + sign * 2 * np.pi * rng.uniform(0.6, 1.5) * u
+        angle = angle + sign * 2 * np.pi * rng.uniform(0.4, 0.85) * u
     elif verb == "zoom":
         grown = rng.uniform(1.8, 2.3)
         radius = rng.uniform(0.085, 0.1) * grown ** (u if sign > 0 else 1 - u)
     elif verb == "circle":
-        phase = rng.uniform(0, 2 * np.pi) + sign * 2 * np.pi * rng.uniform(0.8, 1.4) * u
+        phase = rng.uniform(0, 2 * np.pi) + sign * 2 * np.pi * rng.uniform(0.45, 0.8) * u
         orbit = rng.uniform(0.14, 0.21)
         x, y = orbit * np.cos(phase), orbit * np.sin(phase)
     elif verb == "zigzag":
         x, y = _zigzag(rng, u)
     elif verb == "blink":
-        visible = (np.sin(2 * np.pi * (rng.uniform(2.0, 4.0) * u + rng.uniform(0, 1))) > 0).astype(float)
+        visible = (np.sin(2 * np.pi * (rng.uniform(2.0, 3.0) * u + rng.uniform(0, 1))) > 0).astype(float)
     else:
         raise ValueError(f"unknown action {action!r}; known: {', '.join(ACTIONS)}")
     x, y = x + rng.uniform(-0.04, 0.04) * u, y + rng.uniform(-0.04, 0.04) * u
@@ -155,7 +155,7 @@ def _actor_path(rng: np.random.Generator, action: str, num_frames: int) -> Path:
 
 def _zigzag(rng: np.random.Generator, u: Array) -> tuple[Array, Array]:
     """A slow advance along a random axis with a fast triangle wave across it."""
-    periods = rng.uniform(1.5, 2.5)
+    periods = rng.uniform(1.25, 2.0)
     wave = 2 * np.abs(2 * ((periods * u + rng.uniform(0, 1)) % 1) - 1) - 1
     along, across = rng.choice([-1, 1]) * rng.uniform(0.2, 0.36) * (u - 0.5), rng.uniform(0.11, 0.16) * wave
     return (along, across) if rng.random() < 0.5 else (across, along)
@@ -173,7 +173,7 @@ def _placed(rng: np.random.Generator, x: Array, y: Array, radius: Array) -> tupl
 
 def _actor_colors(rng: np.random.Generator) -> Array:
     """Two halves of different lightness and an outline; hues are free. No more contrast than the ground has."""
-    middle, apart = rng.uniform(70, 185), rng.uniform(25, 55) * rng.choice([-1, 1])
+    middle, apart = rng.uniform(70, 185), rng.uniform(35, 60) * rng.choice([-1, 1])
     lightness = np.array([middle - apart, middle + apart, middle + rng.choice([-1, 1]) * rng.uniform(60, 90)])
     return np.clip(lightness[:, None] + rng.uniform(-35, 35, (3, 3)), 0, 250)
 
