@@ -30,8 +30,8 @@ def bundled_names() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
 
 
-def find_weights(weights: str | Path) -> Path:
-    """The file of a bundled name or a path.
+def find_weights(weights: str | Path, *, key: str = "weights") -> Path:
+    """The file of a bundled name or a path; `key` names the option that gave it in the error.
 
     Raises:
         CheckpointError: there is neither.
@@ -40,16 +40,16 @@ def find_weights(weights: str | Path) -> Path:
         if path.is_file():
             return path
     names = ", ".join(bundled_names()) or "none"
-    raise CheckpointError(f"weights={weights} is neither a file nor a bundled model (bundled: {names})")
+    raise CheckpointError(f"{key}={weights} is neither a file nor a bundled model (bundled: {names})")
 
 
-def read_weights(weights: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_weights(weights: str | Path, *, key: str = "weights") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the tensors, in float32, and the description ({} for torch files).
 
     Raises:
         CheckpointError: the file is missing, damaged, or would need code to be run to be read.
     """
-    path = find_weights(weights)
+    path = find_weights(weights, key=key)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     stored = read_torch(path)

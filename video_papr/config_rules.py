@@ -91,7 +91,10 @@ def number(what: str, allowed: Callable[[float], bool]) -> Rule:
 def ratio_range(key: str, value: Any) -> tuple[float, float]:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise wrong(key, value, "must be [low, high]")
-    return ratio(key, value[0]), ratio(key, value[1])
+    low, high = ratio(key, value[0]), ratio(key, value[1])
+    if low > high:
+        raise wrong(key, value, "must be [low, high] with low <= high")
+    return low, high
 
 
 def stages(key: str, value: Any) -> tuple[tuple[float, int], ...]:

@@ -92,7 +92,9 @@ def test_wrong_options_are_refused_when_the_pruner_is_built(call: tuple, line: s
 
 
 def test_weights_that_are_missing_or_of_another_model(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is neither a file nor a bundled model"):
+    with pytest.raises(
+        CheckpointError, match=r"^pruner\.weights=.*absent\.pyth is neither a file nor a bundled model"
+    ):
         build_pruner("x3d_s", weights=tmp_path / "absent.pyth")
     torch.save({"model_state": {"head.weight": torch.zeros(2, 2)}}, tmp_path / "vit.pyth")
     with pytest.raises(

@@ -136,7 +136,7 @@ def test_fine_tuning_keeps_the_body_and_starts_a_head_of_another_size_afresh(tmp
         CheckpointError, match=r"^train\.weights=.*x3d\.pyth does not fit VideoMAE; missing: "
     ):
         backbone_target("videomae_tiny", num_classes=3, weights=x3d_path)
-    with pytest.raises(CheckpointError, match="neither a file nor a bundled model"):
+    with pytest.raises(CheckpointError, match=r"^train\.weights=absent is neither a file nor a bundled"):
         scorer_target("x3d_s", num_classes=3, weights="absent")
 
 

@@ -72,7 +72,7 @@ def build_backbone(
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ConfigError(f"backbone={name} is unknown; use one of {', '.join(BACKBONES)}.{hint}")
     asked = {"num_classes": num_classes, "num_frames": num_frames, "input_size": input_size}
-    state, described = read_weights(weights) if weights is not None else ({}, {})
+    state, described = read_weights(weights, key="backbone.weights") if weights is not None else ({}, {})
     _check_described(name, weights, described, num_classes)
     stored = {"num_classes": len(described["class_names"])} if "class_names" in described else {}
     settings = {**BACKBONES[name], **stored, **{k: v for k, v in asked.items() if v is not None}}

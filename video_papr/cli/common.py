@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def run_command(config_name: str, work: Callable[[DictConfig, Path], dict[str, A
     # Hydra stops reading overrides at the first flag, so `dataset=folder -m pruner=a,b` would be refused.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
 
-    @hydra.main(config_path="pkg://video_papr.conf", config_name=config_name, version_base="1.3")
+    @hydra.main(config_path=_configs(), config_name=config_name, version_base="1.3")
     def job(cfg: DictConfig) -> dict[str, Any] | str:
         state = HydraConfig.get()
         try:
@@ -107,6 +108,13 @@ def run_command(config_name: str, work: Callable[[DictConfig, Path], dict[str, A
     finally:
         if before is None:
             del os.environ[FULL_ERROR]
+
+
+def _configs() -> str:
+    """Where Hydra finds `conf/`: the installed package, or the folder of a checkout that is only on PYTHONPATH."""
+    if find_spec("video_papr.conf") is not None:
+        return "pkg://video_papr.conf"
+    return str(Path(__file__).resolve().parents[2] / "conf")
 
 
 def explain(error: Exception) -> str | None:

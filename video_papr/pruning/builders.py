@@ -110,7 +110,7 @@ def _x3d_scorer(
             **rest,
         )
     if weights is not None:
-        state, _ = read_weights(weights)
+        state, _ = read_weights(weights, key="pruner.weights")
         scorer.trunk.load_classifier(state, source=f"pruner.weights={weights}")
     return scorer
 

@@ -169,7 +169,7 @@ def scorer_target(
 
 def _load_with_own_head(model: nn.Module, weights: str, *, head: str) -> None:
     """Loads `weights`; the layer `head` keeps its fresh weights where theirs are absent or of another size."""
-    state, _ = read_weights(weights)
+    state, _ = read_weights(weights, key="train.weights")
     fresh = {key: value for key, value in model.state_dict().items() if key.startswith(f"{head}.")}
     if any(key not in state or state[key].shape != value.shape for key, value in fresh.items()):
         state = {**state, **fresh}
