@@ -52,15 +52,21 @@ def _iterate(loader: DataLoader[VideoSample]) -> Iterator[list[VideoSample]]:
     batches = iter(loader)
     if previous is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, previous)
+    death = None
     try:
         yield from batches
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        death = str(error).strip().rstrip(".")
+    finally:
+        # Not left to the garbage collector, which may run in a worker that is forked later.
+        getattr(batches, "_shutdown_workers", lambda: None)()
+    if death:
         raise VideoPaprError(
-            f"a process that reads videos died ({str(error).strip().rstrip('.')}); often memory ran out: "
+            f"a process that reads videos died ({death}); often memory ran out: "
             "lower runtime.workers or runtime.batch_size, or set runtime.workers=0"
-        ) from None
+        )
 
 
 def _start_method() -> str:
