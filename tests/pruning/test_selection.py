@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,6 +36,7 @@ def distinct(batch: int, grid: tuple[int, int, int], seed: int) -> Tensor:
 
 @settings(deadline=None)
 @given(st.decimals("0.0001", "1", places=4), st.integers(1, 20_000))
+@example(Decimal("0.29"), 100)
 def test_count_is_the_exact_floor(ratio: Decimal, num_tokens: int) -> None:
     assert keep_count(float(ratio), num_tokens) == max(1, math.floor(ratio * num_tokens))
 

@@ -37,11 +37,11 @@ def name_of(path: Path) -> str:
     if path.radius.max() > 1.5 * path.radius.min():
         return "zoom_in" if path.radius[-1] > path.radius[0] else "zoom_out"
     turned = path.angle[-1] - path.angle[0]
-    if abs(turned) > np.pi:
+    if abs(turned) > 1:
         return "rotate_cw" if turned > 0 else "rotate_ccw"  # y points down: growing angles turn clockwise
-    heading = np.unwrap(np.arctan2(vy, vx))
-    if abs(heading[-1] - heading[0]) > 1.2 * np.pi and np.abs(np.diff(heading)).max() < 1.2:
-        return "circle_cw" if heading[-1] > heading[0] else "circle_ccw"
+    bends = np.diff(np.unwrap(np.arctan2(vy, vx)))
+    if abs(bends.sum()) > 1.5 and (bends * np.sign(bends.sum()) > -1e-6).all():  # a zigzag bends both ways
+        return "circle_cw" if bends.sum() > 0 else "circle_ccw"
     if np.hypot(dx, dy) > 0.97 * np.hypot(vx, vy).sum():  # straight
         if abs(dx) > abs(dy):
             return "move_right" if dx > 0 else "move_left"
