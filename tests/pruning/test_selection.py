@@ -234,3 +234,25 @@ def test_more_tokens_than_the_grid_has_and_a_grid_without_tokens() -> None:
         TokenSelection(torch.arange(5)[None], TokenGrid(1, 2, 2))
     with pytest.raises(ValueError, match=r"\(2, 0, 3\)"):
         TokenGrid(2, 0, 3)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 3), st.integers(1, 3))
+def test_a_cell_looks_where_it_is_told(height: int, width: int, times_y: int, times_x: int) -> None:
+    """A map of positions comes out as positions, moved by what the cell's centre is moved, up to the borders."""
+    rows = torch.arange(height).float().view(1, 1, -1, 1).expand(1, 2, height, width)
+    grid = TokenGrid(2, height * times_y, width * times_x)
+    middle = (torch.arange(grid.height) + 0.5) / times_y
+    for center in (0.0, 0.25, 1.0):
+        stretched = resize_map(rows, grid, align_corners=False, cell_center=center)
+        expected = (middle - center).clamp(0, height - 1).view(1, 1, -1, 1).expand_as(stretched)
+        torch.testing.assert_close(stretched, expected)
+    plain = resize_map(rows, grid, align_corners=False)
+    nearly = resize_map(rows, grid, align_corners=False, cell_center=0.5 + 1e-7)
+    torch.testing.assert_close(nearly, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("center", "corners"), [(-0.1, False), (1.5, False), (0.0, True)])
+def test_cell_center_out_of_range(center: float, corners: bool) -> None:
+    with pytest.raises(ConfigError, match=r"pruner\.cell_center"):
+        resize_map(torch.rand(1, 2, 3, 3), TokenGrid(2, 6, 6), align_corners=corners, cell_center=center)

@@ -71,7 +71,8 @@ def build_pruner(
         keep_ratio: share of the tokens that stay, 0 < keep_ratio <= 1.
         scope: "global" or "frame".
         weights: of an X3D: a bundled name or a file; None is a random X3D, a control.
-        options: of an X3D: `frames`, `size`, `stage`, `align_corners`; of a rule, and of random weights: `seed`.
+        options: of an X3D: `frames`, `size`, `stage`, `align_corners`, `cell_center`; of a rule, and of random
+            weights: `seed`.
 
     Raises:
         ConfigError: an unknown name or option, or a value out of range.
@@ -83,7 +84,7 @@ def build_pruner(
         _check_options(name, options if weights is None else {"weights": weights, **options}, ("seed",))
         scorer: nn.Module = RuleScorer(name, **options)
     elif name in CLIPS:
-        _check_options(name, options, ("frames", "size", "stage", "align_corners", "seed"))
+        _check_options(name, options, ("frames", "size", "stage", "align_corners", "cell_center", "seed"))
         scorer = _x3d_scorer(name, weights, **options)
     else:
         close = difflib.get_close_matches(name, PRUNERS, 1)

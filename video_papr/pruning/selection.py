@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,17 +38,42 @@ def keep_count(keep_ratio: float, num_tokens: int) -> int:
     return max(1, math.floor(keep_ratio * num_tokens + 1e-9))
 
 
-def resize_map(significance: Tensor, grid: TokenGrid, *, align_corners: bool) -> Tensor:
+def resize_map(
+    significance: Tensor, grid: TokenGrid, *, align_corners: bool, cell_center: float = 0.5
+) -> Tensor:
     """Stretches a map (B, t, h, w) trilinearly over the token grid: (B, T', H', W').
 
     `align_corners=True` is the paper's choice; it moves the outer cells' centres onto the outer tokens' centres, up to
     half a cell away from the pixels that they saw. False keeps every cell over its own pixels.
+
+    Args:
+        cell_center: where in its own square of pixels a cell looks, along height and width: 0.5 is the middle. A
+            network whose strided 3 x 3 convolutions pad by one pixel, as X3D's do, looks at the first pixel, 0.0.
+            Needs `align_corners=False`.
+
+    Raises:
+        ConfigError: `cell_center` lies outside 0 to 1, or is combined with `align_corners=True`.
     """
+    if not 0 <= cell_center <= 1:
+        raise ConfigError(f"pruner.cell_center={cell_center} must be a number from 0 to 1")
+    if cell_center != 0.5:
+        if align_corners:
+            raise ConfigError(f"pruner.cell_center={cell_center} needs pruner.align_corners=false")
+        _, height, width = significance.shape[1:]
+        rows = _stretch(height, grid.height, cell_center).to(significance.device)
+        columns = _stretch(width, grid.width, cell_center).to(significance.device)
+        significance = rows @ significance.float() @ columns.T  # (B, t, H', W'); time follows below
     if significance.shape[1:] == grid.shape:
         return significance
     return F.interpolate(
         significance[:, None].float(), grid.shape, mode="trilinear", align_corners=align_corners
     ).squeeze(1)
+
+
+def _stretch(cells: int, tokens: int, cell_center: float) -> Tensor:
+    """The matrix (tokens, cells) of linear interpolation; beyond the outer cells' centres their values go on."""
+    at = ((torch.arange(tokens) + 0.5) * cells / tokens - cell_center).clamp(0, cells - 1)
+    return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)
 
 
 def select_tokens(significance: Tensor, *, keep_ratio: float, scope: str = "global") -> TokenSelection:

@@ -91,16 +91,29 @@ class X3DScorer(nn.Module):
     Args:
         frames, size: the clip that X3D sees, resampled from the backbone's view.
         stage: where the map is read, see `X3DTrunk`.
-        align_corners: see `selection.resize_map`.
+        align_corners, cell_center: see `selection.resize_map`.
     """
 
-    def __init__(self, *, frames: int, size: int, stage: str = "head", align_corners: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        frames: int,
+        size: int,
+        stage: str = "head",
+        align_corners: bool = True,
+        cell_center: float = 0.5,
+    ) -> None:
         super().__init__()
         if frames < 1 or size < 32:
             raise ConfigError(
                 f"pruner.frames={frames} must be >= 1 and pruner.size={size} >= 32 (X3D's stride)"
             )
-        self.frames, self.size, self.align_corners = frames, size, align_corners
+        if not 0 <= cell_center <= 1 or (align_corners and cell_center != 0.5):
+            raise ConfigError(
+                f"pruner.cell_center={cell_center} must be a number from 0 to 1, and 0.5 with pruner.align_corners=true"
+            )
+        self.frames, self.size = frames, size
+        self.align_corners, self.cell_center = align_corners, cell_center
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
 
     def cells(self, frames: Tensor) -> Tensor:
@@ -114,4 +127,6 @@ class X3DScorer(nn.Module):
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
-        return resize_map(self.cells(frames), grid, align_corners=self.align_corners)
+        return resize_map(
+            self.cells(frames), grid, align_corners=self.align_corners, cell_center=self.cell_center
+        )
