@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,28 @@ def small() -> tuple[str, ...]:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A function (words) -> exit status, stdout, stderr that runs the command in this process."""
+def run_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """A function (script, entry point, words) -> exit status, stdout, stderr that runs a command in this process."""
 
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["eval.py", *words])
+    def call(script: str, entry: Callable[[], None], *words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [script, *words])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         capsys.readouterr()
         status = 0
         try:
-            main()
+            entry()
         except SystemExit as stop:
             status = int(stop.code or 0)
         said = capsys.readouterr()
         return status, said.out, said.err
 
     return call
+
+
+@pytest.fixture
+def command(run_in_process: Command) -> Command:
+    """A function (words) -> exit status, stdout, stderr that runs `tools/eval.py`."""
+    return partial(run_in_process, "eval.py", main)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,22 +46,9 @@ Train = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    """A function (words) -> exit status, stdout, stderr that runs the command in this process."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train.py", *words])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        capsys.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
+def train(run_in_process: Train) -> Train:
+    """A function (words) -> exit status, stdout, stderr that runs `tools/train.py`."""
+    return partial(run_in_process, "train.py", main)
 
 
 def composed(*words: str) -> TrainRunConfig:

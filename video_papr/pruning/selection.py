@@ -33,6 +33,15 @@ def check_scope(scope: str) -> str:
     return scope
 
 
+def check_cell_center(cell_center: float, *, align_corners: bool) -> float:
+    """Returns the centre, or raises ConfigError unless it is from 0 to 1, and 0.5 where corners are aligned."""
+    if not 0 <= cell_center <= 1 or (align_corners and cell_center != 0.5):
+        raise ConfigError(
+            f"pruner.cell_center={cell_center} must be a number from 0 to 1, and 0.5 with pruner.align_corners=true"
+        )
+    return cell_center
+
+
 def keep_count(keep_ratio: float, num_tokens: int) -> int:
     """K = max(1, floor(keep_ratio * N)), safe from rounding (0.29 * 100 is 28.999... in floating point)."""
     return max(1, math.floor(keep_ratio * num_tokens + 1e-9))
@@ -54,11 +63,8 @@ def resize_map(
     Raises:
         ConfigError: `cell_center` lies outside 0 to 1, or is combined with `align_corners=True`.
     """
-    if not 0 <= cell_center <= 1:
-        raise ConfigError(f"pruner.cell_center={cell_center} must be a number from 0 to 1")
+    check_cell_center(cell_center, align_corners=align_corners)
     if cell_center != 0.5:
-        if align_corners:
-            raise ConfigError(f"pruner.cell_center={cell_center} needs pruner.align_corners=false")
         _, height, width = significance.shape[1:]
         rows = _stretch(height, grid.height, cell_center).to(significance.device)
         columns = _stretch(width, grid.width, cell_center).to(significance.device)

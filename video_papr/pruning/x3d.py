@@ -16,11 +16,10 @@ from ..checkpoints import load_exactly
 from ..errors import ConfigError
 from ..pixels import normalize_pixels, resample_clip
 from ..structures import TokenGrid
-from .selection import resize_map
+from .selection import check_cell_center, resize_map
 
-with (
-    warnings.catch_warnings()
-):  # a package behind pytorchvideo calls torch.jit.script, which torch deprecates
+# A package behind pytorchvideo calls torch.jit.script, which torch deprecates.
+with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
     from pytorchvideo.models.x3d import create_x3d
 
@@ -108,12 +107,9 @@ class X3DScorer(nn.Module):
             raise ConfigError(
                 f"pruner.frames={frames} must be >= 1 and pruner.size={size} >= 32 (X3D's stride)"
             )
-        if not 0 <= cell_center <= 1 or (align_corners and cell_center != 0.5):
-            raise ConfigError(
-                f"pruner.cell_center={cell_center} must be a number from 0 to 1, and 0.5 with pruner.align_corners=true"
-            )
         self.frames, self.size = frames, size
-        self.align_corners, self.cell_center = align_corners, cell_center
+        self.align_corners = align_corners
+        self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
 
     def cells(self, frames: Tensor) -> Tensor:
