@@ -19,5 +19,9 @@ class VideoDecodeError(VideoPaprError):
     """One video cannot be decoded. Evaluation counts it as failed and goes on."""
 
 
+class TrainingError(VideoPaprError):
+    """A training cannot go on."""
+
+
 class CheckpointError(VideoPaprError):
     """A file of weights is missing, damaged, or made for another model."""

@@ -181,6 +181,8 @@ WRONG = {
     "dataset=folder dataset.root=/does/not/exist": "dataset.root=/does/not/exist",
     "dataset=folder dataset.root=. train.curriculum=[[0,9]]": "train.curriculum: only dataset=synthetic",
     "train.weights=absent dataset=folder dataset.root=.": "train.weights=absent",
+    "backbone.weights=x.safetensors": "backbone.weights=x.safetensors: a training starts from train.weights=",
+    "dataset.split=test": "dataset.split=test: training reads the split train; val and test are for measuring",
     "backbone.num_frames=7 dataset=folder dataset.root=.": "backbone.num_frames=7 must be a positive multiple",
 }
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_papr.errors import CheckpointError, ConfigError
+from video_papr.errors import CheckpointError, ConfigError, TrainingError
 from video_papr.training.loop import CHECKPOINT, LOG, Loss, Schedule, fit, top1
 from video_papr.training.store import Batch, ClipStore
 
@@ -200,6 +200,18 @@ def test_schedule_out_of_range(options: dict[str, Any], line: str) -> None:
 def linear(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Linear(24, 2).double()
+
+
+def test_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path: Path) -> None:
+    model = network()
+    train(model, tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    broken = lambda batch, _: predict(model, batch.frames).sum() * float("nan")  # noqa: E731
+    with pytest.raises(
+        TrainingError, match=r"^the loss of step 1 is nan; try train.learning_rate below [^\n]+$"
+    ):
+        train(model, tmp_path, loss=broken)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 8])

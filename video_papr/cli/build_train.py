@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backbones.builders import clip_size, token_grid
+from ..checkpoints import find_weights
 from ..config import DatasetConfig, TrainRunConfig
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
@@ -21,6 +22,24 @@ from ..training.store import ClipStore, build_store
 from ..training.targets import Target, backbone_target, scorer_target
 from .build import build_video_list, build_videos, frame_sampler, num_workers
 from .common import warn
+
+
+def check_training(config: TrainRunConfig) -> None:
+    """Refuses what cannot be right before the videos are decoded, which may take hours.
+
+    Raises:
+        ConfigError: weights given under the wrong key, or a split that is not for training.
+        CheckpointError: `train.weights` is neither a file nor a bundled model.
+    """
+    dataset, backbone, train = config.dataset, config.backbone, config.train
+    if backbone.weights is not None:
+        raise ConfigError(f"backbone.weights={backbone.weights}: a training starts from train.weights=")
+    if dataset.name == "synthetic" and dataset.split != "train":
+        raise ConfigError(
+            f"dataset.split={dataset.split}: training reads the split train; val and test are for measuring"
+        )
+    if train.weights is not None:
+        find_weights(train.weights, key="train.weights")
 
 
 def build_schedule(config: TrainRunConfig) -> Schedule:

@@ -25,17 +25,13 @@ def run(config: TrainRunConfig, out: Path) -> dict[str, Any]:
     """
     import torch
 
-    from ..checkpoints import find_weights
     from ..training.curriculum import Curriculum
     from ..training.loop import fit, top1
     from . import build, build_train
 
+    build_train.check_training(config)
     engine = build.build_engine(config.runtime)
     train, schedule = config.train, build_train.build_schedule(config)
-    if train.weights is not None:
-        find_weights(
-            train.weights, key="train.weights"
-        )  # before the videos are decoded, which may take hours
     class_names, stores, val = build_train.build_stores(config)
     target = build_train.build_target(config, num_classes=len(class_names))
     target.model.to(engine.device)

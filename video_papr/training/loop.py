@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoints import load_exactly, read_torch
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, TrainingError
 from .store import Batch, ClipStore
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -100,6 +100,7 @@ def fit(
 
     Raises:
         CheckpointError: `resume` without a checkpoint, or with one that is damaged, of another schedule or model.
+        TrainingError: the loss is no longer a number.
     """
     directory.mkdir(parents=True, exist_ok=True)
     device = next(model.parameters()).device
@@ -116,6 +117,11 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
         losses.append(_step(model, optimizer, draw, loss, schedule, step, device))
+        if not math.isfinite(losses[-1]):
+            raise TrainingError(
+                f"the loss of step {step + 1} is {losses[-1]}; try train.learning_rate below "
+                f"{schedule.learning_rate:g} or train.dtype=fp32 (the last checkpoint is left as it was)"
+            )
         bar.set_postfix(loss=f"{losses[-1]:.3f}", val=rows[-1]["top1"] if rows else "-", refresh=False)
         if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
             rows.append(
