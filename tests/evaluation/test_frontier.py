@@ -1,0 +1,187 @@
+"""Runs read back from disk, points with paired intervals, and the report in both forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from video_papr.cli.report import main, run
+from video_papr.errors import DataError
+from video_papr.evaluation.frontier import bootstrap, points
+from video_papr.evaluation.runs import find_runs, with_dense
+
+CLASSES = ("jump", "run", "sit")
+
+
+def write_run(
+    directory: Path,
+    preds: Sequence[int],
+    *,
+    dense: Sequence[int] | None = None,
+    pruner: str = "center",
+    keep_ratio: float = 0.3,
+    gmacs: float = 1.0,
+    seed: int = 0,
+    dataset_seed: int = 0,
+    backbone: str = "videomae_tiny",
+) -> Path:
+    """Video i has label i % 3. Writes what an evaluation would."""
+    directory.mkdir(parents=True)
+    results = {
+        "dataset": "synthetic",
+        "dataset_seed": dataset_seed,
+        "pruner": pruner,
+        "keep_ratio": keep_ratio,
+        "backbone": backbone,
+        "views": "1x1",
+        "seed": seed,
+        "mean_kept_tokens": 256 * keep_ratio,
+        "gmacs_per_view": {"total": gmacs},
+        "latency_ms": {"preprocess": 1.0, "score": 2.0, "backbone": 3.0},
+        "device": "cpu",
+        "dtype": "fp32",
+        "command": f"tools/eval.py pruner={pruner}",
+        "baseline": None,
+    }
+    if dense is not None:
+        cost = {"gmacs_per_view": {"total": 2.0}, "mean_kept_tokens": 256.0}
+        results["baseline"] = {**results, **cost, "pruner": "none", "keep_ratio": 1.0}
+    rows = []
+    for i, pred in enumerate(preds):
+        row = {"path": f"{CLASSES[i % 3]}/{i}.mp4", "label": i % 3, "pred": pred}
+        rows.append(row if dense is None else {**row, "baseline_pred": dense[i]})
+    (directory / "results.json").write_text(json.dumps(results))
+    (directory / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return directory
+
+
+def answers(count: int, accuracy: float, seed: int) -> list[int]:
+    """Predictions for `count` videos of which about `accuracy` are right."""
+    rng = np.random.default_rng(seed)
+    return [i % 3 if rng.random() < accuracy else (i + 1) % 3 for i in range(count)]
+
+
+def test_point_by_hand(tmp_path: Path) -> None:
+    truth = [0, 1, 2, 0]
+    write_run(tmp_path / "a", [0, 1, 0, 1], dense=[0, 1, 2, 2])
+    write_run(tmp_path / "b", [1, 1, 0, 1], dense=[0, 1, 2, 2], pruner="random")
+    center, dense, random = points(with_dense(find_runs([tmp_path])))
+    assert [p.method for p in (center, dense, random)] == ["center", "none", "random"]
+    assert center.top1.mean == 50 and dense.top1.mean == 75 and random.top1.mean == 25
+    assert center.loss is not None and center.loss.mean == 25
+    assert center.gain is not None and center.gain.mean == 25
+    assert random.gain is None and dense.loss is not None and dense.loss.mean == 0
+    assert center.agreement == 50
+    assert center.class_loss == {0: 0, 1: 0, 2: 100}
+    assert center.latency_ms == 6
+    assert center.num_videos == len(truth) and center.num_runs == 1
+
+
+def test_seeds_are_runs_of_the_same_videos_and_dataset_seeds_are_other_videos(tmp_path: Path) -> None:
+    """Three runs on the same videos leave the interval as wide as one does; other videos narrow it."""
+    for seed in range(3):
+        preds = answers(300, 0.6, 0)
+        write_run(tmp_path / "same" / str(seed), preds, seed=seed)
+        write_run(tmp_path / "other" / str(seed), answers(300, 0.6, seed), dataset_seed=seed)
+    write_run(tmp_path / "one" / "0", answers(300, 0.6, 0))
+    width = {}
+    for kind in ("same", "other", "one"):
+        (point,) = points(find_runs([tmp_path / kind]))
+        width[kind] = point.top1.high - point.top1.low
+        assert point.num_videos == (900 if kind == "other" else 300)
+        assert point.num_runs == (1 if kind == "one" else 3)
+    assert width["same"] == pytest.approx(width["one"])
+    assert width["other"] < 0.75 * width["one"]
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    held = [bootstrap((rng.random(200) < 0.8).astype(float), seed=i) for i in range(200)]
+    covered = np.mean([interval.low <= 80 <= interval.high for interval in held])
+    assert 0.9 <= covered <= 0.99
+    assert bootstrap([0.25] * 7) == bootstrap([0.25] * 3)  # nothing varies: no width
+
+
+def test_dense_answers_come_from_a_dense_run_where_the_pruned_one_has_none(tmp_path: Path) -> None:
+    write_run(tmp_path / "dense", answers(90, 0.9, 1), pruner="none", keep_ratio=1.0, gmacs=3.0)
+    write_run(tmp_path / "pruned", answers(90, 0.7, 2))
+    write_run(tmp_path / "elsewhere", answers(90, 0.7, 2), dataset_seed=5, pruner="motion")
+    found = {point.method: point for point in points(with_dense(find_runs([tmp_path])))}
+    expected = found["none"].top1.mean - found["center"].top1.mean
+    assert found["center"].loss is not None and found["center"].loss.mean == pytest.approx(expected)
+    assert found["motion"].loss is None  # its videos have no dense answers
+
+
+def test_frontier_keeps_what_no_cheaper_point_matches(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", answers(60, 0.9, 0), pruner="x3d_s", gmacs=2.0)
+    write_run(tmp_path / "b", answers(60, 0.4, 1), pruner="motion", gmacs=2.5)
+    write_run(tmp_path / "c", answers(60, 0.3, 2), pruner="random", gmacs=1.0)
+    marks = {point.method: point.on_frontier for point in points(find_runs([tmp_path]))}
+    assert marks == {"x3d_s": True, "motion": False, "random": True}
+
+
+def test_report_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, ratio in enumerate((0.2, 0.3, 0.5)):
+        for pruner, gmacs in (("x3d_s", 1.0), ("random", 0.5)):
+            write_run(
+                tmp_path / "sweep" / f"{pruner}{i}",
+                answers(60, 0.5 + ratio / 2, i),
+                dense=answers(60, 0.9, 9),
+                pruner=pruner,
+                keep_ratio=ratio,
+                gmacs=gmacs + ratio,
+            )
+    picture = b"\x89PNG\r\n\x1a\n"
+    (tmp_path / "sweep" / "x3d_s1" / "kept_tubelets.png").write_bytes(picture)
+    main([str(tmp_path / "sweep"), "--out", str(tmp_path / "out")])
+    assert "report.html" in capsys.readouterr().out
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.count("\n| x3d_s") == 3 and text.count("\n| random") == 3
+    assert "| jump |" in text
+    for name in ("top1_gmacs.png", "top1_latency.png", "kept_x3d_s.png"):
+        assert f"({name})" in text
+        assert (tmp_path / "out" / name).read_bytes().startswith(picture)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert 'src="top1' not in page and "http" not in page  # nothing from outside
+    again = run([tmp_path / "sweep"], tmp_path / "again")
+    assert (tmp_path / "again" / "report.md").read_text() == text and len(again) == 5
+
+
+def test_what_cannot_be_compared_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "a" / "0", [0, 1])
+    write_run(tmp_path / "b" / "0", [0, 1], backbone="videomae_b")
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path)])
+    error = capsys.readouterr().err
+    assert error.startswith("error: these runs differ in dataset, backbone") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda d: (d / "results.json").unlink(), "holds no results.json"),
+        (lambda d: (d / "results.json").write_text("{"), "results.json is no JSON"),
+        (lambda d: (d / "results.json").write_text("{}"), "results.json lacks backbone"),
+        (lambda d: (d / "results.json").write_text("[]"), "results.json is no JSON object"),
+        (lambda d: (d / "predictions.jsonl").unlink(), "predictions.jsonl is missing"),
+        (lambda d: (d / "predictions.jsonl").write_text("{}\n"), "a line lacks 'path'"),
+        (lambda d: (d / "predictions.jsonl").write_text('{"a": 1}\nx'), "predictions.jsonl:2 is no JSON"),
+    ],
+)
+def test_damaged_run_is_named(tmp_path: Path, damage, said: str) -> None:  # type: ignore[no-untyped-def]
+    damage(write_run(tmp_path / "run", [0, 1, 2]))
+    with pytest.raises(DataError) as error:
+        find_runs([tmp_path / "run"])
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_absent_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent is no directory"):
+        find_runs([tmp_path / "absent"])

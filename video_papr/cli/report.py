@@ -1,0 +1,53 @@
+"""`python tools/report.py RUN ...`: one report over any set of finished evaluations."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import DataError, VideoPaprError
+from ..evaluation.comparison import write_comparison
+from ..evaluation.frontier import points
+from ..evaluation.runs import find_runs, with_dense
+from .common import USAGE_ERROR, make_console
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Entry point of the command."""
+    parser = argparse.ArgumentParser(
+        prog="report",
+        description="Compare finished evaluations: a table and plots of top-1 against GMACs and against time, with "
+        "95 %% intervals, agreement with the dense model, loss by class, and pictures of kept tubelets.",
+        epilog="Example: python tools/eval.py experiment=frontier output_dir=outputs/frontier && "
+        "python tools/report.py outputs/frontier",
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="output_dir of an evaluation or a sweep"
+    )
+    parser.add_argument("--out", type=Path, help="where to write the report (default: the first RUN)")
+    asked = parser.parse_args(words)
+    try:
+        written = run(asked.runs, asked.out or asked.runs[0])
+    except VideoPaprError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    for path in written:
+        make_console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def run(paths: Sequence[Path], out: Path) -> list[Path]:
+    """Reads the runs and writes report.md, report.html and their pictures into `out`.
+
+    Raises:
+        DataError: a run cannot be read, or the runs cannot be compared.
+    """
+    runs = with_dense(find_runs(paths))
+    settings = sorted({run.setting for run in runs})
+    if len(settings) > 1:
+        raise DataError(
+            "these runs differ in dataset, backbone, weights or views, so their accuracies do not compare: "
+            + "; ".join(" ".join(setting) for setting in settings)
+        )
+    return write_comparison(runs, points(runs), out)

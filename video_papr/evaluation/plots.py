@@ -1,0 +1,55 @@
+"""The two pictures of a comparison: accuracy against compute, and against measured time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+
+from .frontier import Point
+
+# What each axis reads from a point; points without the value are left out.
+AXES: dict[str, tuple[str, Callable[[Point], float | None]]] = {
+    "gmacs": ("GMACs per view, scorer included", lambda point: point.gmacs),
+    "latency": ("ms per view, scorer included, decoding left out", lambda point: point.latency_ms),
+}
+
+
+def frontier_plot(points: Sequence[Point], axis: str) -> bytes | None:
+    """Top-1 with 95 % intervals over the cost named by `axis` (a key of `AXES`), one line per method.
+
+    Returns:
+        a PNG, or None when no point knows that cost.
+    """
+    from matplotlib.figure import Figure
+
+    title, read = AXES[axis]
+    shown = [(point, cost) for point in points if (cost := read(point)) is not None]
+    if not shown:
+        return None
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for i, method in enumerate(dict.fromkeys(point.method for point, _ in shown)):
+        own = sorted(
+            ((cost, point.top1) for point, cost in shown if point.method == method), key=lambda pair: pair[0]
+        )
+        costs = [cost for cost, _ in own]
+        tops = [top for _, top in own]
+        bars = [[top.mean - top.low for top in tops], [top.high - top.mean for top in tops]]
+        axes.errorbar(
+            costs,
+            [top.mean for top in tops],
+            yerr=bars,
+            label=method,
+            marker="osD^vP*X<>"[i % 10],
+            color=f"C{i % 10}",
+            linestyle="-" if i < 10 else "--",
+            capsize=2,
+            linewidth=1.2,
+        )
+    axes.set_xlabel(title)
+    axes.set_ylabel("top-1, % of all videos")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=130)
+    return file.getvalue()

@@ -1,0 +1,159 @@
+"""Reads finished evaluations back: `results.json` and `predictions.jsonl` of any set of run directories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+
+Video = tuple[str, str]  # the split that a video belongs to, and its path in it
+NEEDED = {"dataset", "pruner", "keep_ratio", "backbone", "views", "gmacs_per_view", "latency_ms"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one run said about one video; None = no answer (failed, missing, or no dense baseline in the run)."""
+
+    label: int | None
+    pred: int | None
+    dense_pred: int | None
+
+    @property
+    def correct(self) -> bool:
+        return self.pred is not None and self.pred == self.label
+
+    @property
+    def dense_correct(self) -> bool:
+        return self.dense_pred is not None and self.dense_pred == self.label
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished evaluation.
+
+    Attributes:
+        directory: where it lies.
+        results: the content of results.json.
+        answers: by video.
+        has_dense: the run holds the dense model's answers too.
+    """
+
+    directory: Path
+    results: Mapping[str, Any]
+    answers: Mapping[Video, Answer]
+    has_dense: bool
+
+    @property
+    def method(self) -> str:
+        """The pruner, and what else was done to the tokens: "x3d_s", "x3d_s (mass)", "none + tome"."""
+        budget, merger = self.results.get("budget", "fixed"), self.results.get("merger", "none")
+        name = str(self.results["pruner"])
+        name += f" ({budget})" if budget not in (None, "fixed") else ""
+        return name + (f" + {merger}" if merger not in (None, "none") else "")
+
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """What must agree for two runs to be compared: dataset, backbone with its weights, views."""
+        weights = (self.results.get("weights") or {}).get("backbone")
+        return (self.results["dataset"], self.results["backbone"], str(weights), str(self.results["views"]))
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """Reads every run at or below the given directories (a sweep holds one directory per job), in sorted order.
+
+    Raises:
+        DataError: a path is not there or holds no finished run, or a file of a run is damaged.
+    """
+    found: dict[Path, Run] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise DataError(f"{path} is no directory; give the output_dir of an evaluation or of a sweep")
+        files = sorted(path.rglob("results.json"))
+        if not files:
+            raise DataError(f"{path} holds no results.json; an evaluation writes it when it ends")
+        for file in files:
+            found[file.parent.resolve()] = read_run(file.parent)
+    return list(found.values())
+
+
+def read_run(directory: Path) -> Run:
+    """Reads one run.
+
+    Raises:
+        DataError: a file is absent or damaged.
+    """
+    results = _json(directory / "results.json", (directory / "results.json").read_text(encoding="utf-8"))
+    lacking = sorted(NEEDED - results.keys())
+    if lacking:
+        raise DataError(f"{directory / 'results.json'} lacks {', '.join(lacking)}")
+    file = directory / "predictions.jsonl"
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise DataError(f"{file} is missing; a report needs the answers video by video") from None
+    split = f"{results['dataset']} seed {results.get('dataset_seed')}"
+    rows = [_json(f"{file}:{number}", line) for number, line in enumerate(lines, 1)]
+    try:
+        answers = {
+            (split, row["path"]): Answer(row["label"], row["pred"], row.get("baseline_pred")) for row in rows
+        }
+    except KeyError as error:
+        raise DataError(f"{file}: a line lacks {error}") from None
+    return Run(directory, results, answers, any("baseline_pred" in row for row in rows))
+
+
+def with_dense(runs: list[Run]) -> list[Run]:
+    """Gives every run the dense answers that another one holds; a dense model that is only a baseline becomes a run.
+
+    Runs whose dense answers are nowhere to be found stay as they are.
+    """
+    runs = [*runs, *_baselines(runs)]
+    dense = {
+        (run.setting, video): answer
+        for run in runs
+        if _is_dense(run)
+        for video, answer in run.answers.items()
+    }
+
+    def paired(run: Run) -> Run:
+        keys = [(run.setting, video) for video in run.answers]
+        if run.has_dense or not all(key in dense for key in keys):
+            return run
+        answers = {
+            video: Answer(answer.label, answer.pred, dense[run.setting, video].pred)
+            for video, answer in run.answers.items()
+        }
+        return Run(run.directory, run.results, answers, True)
+
+    return [paired(run) for run in runs]
+
+
+def _baselines(runs: list[Run]) -> list[Run]:
+    """The dense model as a run of its own, once for each split on which only baselines of pruned runs show it."""
+    shown = {(run.setting, video) for run in runs if _is_dense(run) for video in run.answers}
+    made = []
+    for run in runs:
+        keys = {(run.setting, video) for video in run.answers}
+        if run.results.get("baseline") and not keys <= shown:
+            answers = {v: Answer(a.label, a.dense_pred, a.dense_pred) for v, a in run.answers.items()}
+            made.append(Run(run.directory, {**run.results, **run.results["baseline"]}, answers, True))
+            shown |= keys
+    return made
+
+
+def _is_dense(run: Run) -> bool:
+    return run.method == "none"
+
+
+def _json(where: str | Path, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where} is no JSON object")
+    return value
