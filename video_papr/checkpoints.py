@@ -3,11 +3,12 @@
 A weights file is one of
     NAME          a bundled model: `video_papr/weights/NAME.safetensors`
     *.safetensors our own format: tensors (fp16 or fp32) with a JSON description in the metadata
-    *.pyth, *.pt, *.pth   a torch file that holds a state dict, bare or under `model_state`, `model` or `module`
+    *.pyth, *.pt, *.pth, *.bin   a torch file with a state dict, bare or under `model_state`, `model` or `module`
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from .errors import CheckpointError
 
 BUNDLED = Path(__file__).parent / "weights"
 WRAPPERS = ("model_state", "model", "module", "state_dict")
+# What a folder in Hugging Face's layout may hold, best first: whole, or in parts that an index names.
+FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def bundled_names() -> list[str]:
@@ -30,8 +33,12 @@ def bundled_names() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
 
 
-def find_weights(weights: str | Path, *, key: str = "weights") -> Path:
-    """The file of a bundled name or a path; `key` names the option that gave it in the error.
+def find_weights(weights: str | Path, *, key: str = "weights", others: str = "") -> Path:
+    """The file of a bundled name or a path.
+
+    Args:
+        key: of the option that gave it, for the error.
+        others: what else the option understands, for the error.
 
     Raises:
         CheckpointError: there is neither.
@@ -40,7 +47,28 @@ def find_weights(weights: str | Path, *, key: str = "weights") -> Path:
         if path.is_file():
             return path
     names = ", ".join(bundled_names()) or "none"
-    raise CheckpointError(f"{key}={weights} is neither a file nor a bundled model (bundled: {names})")
+    raise CheckpointError(f"{key}={weights} is neither a file nor a bundled model (bundled: {names}){others}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights in a folder in Hugging Face's layout; none when there are none or a part is missing.
+
+    Raises:
+        CheckpointError: an index is damaged.
+    """
+    for name in FOLDER_WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            try:
+                parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(f"{index} is damaged: {_first_line(error)}") from None
+            files = [folder / Path(str(part)).name for part in parts]  # .name: nothing outside the folder
+            if files and all(file.is_file() for file in files):
+                return files
+    return []
 
 
 def read_weights(weights: str | Path, *, key: str = "weights") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -70,6 +98,8 @@ def read_torch(path: Path) -> Any:
     Raises:
         CheckpointError: the file is damaged, or would need code to be run to be read.
     """
+    # Training scripts store their command line beside the weights. A Namespace only holds values; they are checked too.
+    torch.serialization.add_safe_globals([argparse.Namespace])
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (

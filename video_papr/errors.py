@@ -25,3 +25,7 @@ class TrainingError(VideoPaprError):
 
 class CheckpointError(VideoPaprError):
     """A file of weights is missing, damaged, or made for another model."""
+
+
+class CheckpointWarning(UserWarning):
+    """Weights were loaded, but not simply as they are. The text says what was changed."""

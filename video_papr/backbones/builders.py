@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import load_exactly, read_weights
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..structures import TokenGrid
+from .checkpoints import Checkpoint, check_model, choose_head, fit_positions, load, read_checkpoint
 from .videomae import VideoMAE
+from .vivit import ViViT
+
+Backbone = VideoMAE | ViViT
 
 PAPER = {"num_frames": 16, "input_size": 224, "tubelet": (2, 16, 16), "num_classes": 400}
 # VideoMAE's own sizes (Tong et al., table 9), and one small enough to train and run on a laptop.
@@ -30,6 +33,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "videomae_b": {**PAPER, "dim": 768, "depth": 12, "num_heads": 12},
     "videomae_l": {**PAPER, "dim": 1024, "depth": 24, "num_heads": 16},
     "videomae_h": {**PAPER, "dim": 1280, "depth": 32, "num_heads": 16},
+    # ViViT's factorised variants are other models; this is the joint one (Arnab et al., model 1, ViT-B, 16x2 tubelets).
+    "vivit_b": {**PAPER, "num_frames": 32, "dim": 768, "depth": 12, "num_heads": 12},
 }
 
 
@@ -52,48 +57,59 @@ def build_backbone(
     num_classes: int | None = None,
     num_frames: int | None = None,
     input_size: int | None = None,
+    replace_head: bool = False,
     seed: int = 0,
-) -> VideoMAE:
+) -> Backbone:
     """Builds a backbone in eval mode.
 
     Args:
         name: one of `BACKBONES`.
-        weights: a bundled name or a file that `tools/train.py` wrote; None is random weights.
+        weights: a bundled name, a file or folder, or a model of the Hugging Face Hub, see `checkpoints`; None is random
+            weights.
         num_classes: of the logits; the model's own when None.
         num_frames, input_size: of the clip; the model's own when None. Positions follow the grid.
+        replace_head: a new, untrained classifier of `num_classes` in place of the one that the weights have.
         seed: of random weights.
 
     Raises:
-        ConfigError: unknown name, or a clip that the tubelets do not divide.
+        ConfigError: unknown name, a clip that the tubelets do not divide, or a new classifier of unknown size.
         CheckpointError: the weights are missing, damaged or of another model.
+
+    Warns:
+        CheckpointWarning: positions or the classifier of the weights were changed.
     """
     if name not in BACKBONES:
         close = difflib.get_close_matches(name, BACKBONES, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ConfigError(f"backbone={name} is unknown; use one of {', '.join(BACKBONES)}.{hint}")
-    asked = {"num_classes": num_classes, "num_frames": num_frames, "input_size": input_size}
-    state, described = read_weights(weights, key="backbone.weights") if weights is not None else ({}, {})
-    _check_described(name, weights, described, num_classes)
-    stored = {"num_classes": len(described["class_names"])} if "class_names" in described else {}
-    settings = {**BACKBONES[name], **stored, **{k: v for k, v in asked.items() if v is not None}}
+    if replace_head and weights is None:
+        raise ConfigError(
+            "backbone.replace_head=true needs backbone.weights=; random weights have a new classifier anyway"
+        )
+    clip = {"num_frames": num_frames, "input_size": input_size}
+    asked = {key: value for key, value in clip.items() if value is not None}
+    settings = {**BACKBONES[name], **asked}
+    checkpoint = None
+    if weights is not None:
+        checkpoint = read_checkpoint(weights, key="backbone.weights")
+        check_model(checkpoint, name, name.split("_")[0], settings, set(asked))
+        num_classes, checkpoint = choose_head(checkpoint, num_classes, fresh=replace_head)
+        trained = token_grid(name, **_trained_clip(checkpoint))
+        checkpoint = fit_positions(checkpoint, token_grid(name, **clip), trained)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = VideoMAE(**settings)
-    if weights is not None:
-        load_exactly(backbone, state, source=f"backbone.weights={weights}")
-        names = described.get("class_names")
-        backbone.class_names = tuple(names) if names else None
+        build = ViViT if name.startswith("vivit") else VideoMAE
+        backbone: Backbone = build(
+            **settings if num_classes is None else {**settings, "num_classes": num_classes}
+        )
+    if checkpoint is not None:
+        load(backbone, checkpoint)
+        backbone.class_names = checkpoint.names
     return backbone.eval().requires_grad_(False)
 
 
-def _check_described(name: str, weights: object, described: dict[str, Any], num_classes: int | None) -> None:
-    """A file of ours says what it is; a wrong one is refused by name before its shapes are compared."""
-    model = described.get("model", name)
-    if model != name:
-        raise CheckpointError(f"backbone.weights={weights} holds {model}, but backbone={name} was asked for")
-    stored = len(described.get("class_names", ()))
-    if stored and num_classes not in (None, stored):
-        raise CheckpointError(
-            f"backbone.weights={weights} was trained for {stored} classes, but {num_classes} were asked for; "
-            "leave backbone.num_classes out, or train a head with tools/train.py"
-        )
+def _trained_clip(checkpoint: Checkpoint) -> dict[str, int]:
+    """The clip that the weights were trained on, where they say it; otherwise it is the architecture's own."""
+    return {
+        key: checkpoint.settings[key] for key in ("num_frames", "input_size") if key in checkpoint.settings
+    }

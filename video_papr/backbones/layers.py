@@ -1,14 +1,50 @@
-"""Blocks shared by the video transformers: the tubelet embedding and the fixed position tables.
+"""Parts shared by the video transformers: the tubelet embedding, the fixed position tables, norm and start values.
 
 Letters: B clips, C colours, T x H x W pixels, N tokens of the grid, K kept tokens, D channels.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ..errors import ConfigError
 from ..structures import TokenGrid
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm with the epsilon that VideoMAE and ViViT were trained with."""
+
+    def __init__(self, dim: int, **options: Any) -> None:  # newer timm also passes device and dtype
+        super().__init__(dim, eps=1e-6, **options)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Start values of a linear layer; to be given to `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def clip_grid(num_frames: int, input_size: int, tubelet: tuple[int, int, int]) -> TokenGrid:
+    """The token grid of a clip of T frames of S x S pixels.
+
+    Raises:
+        ConfigError: the tubelets do not divide the clip.
+    """
+    _check_divides("backbone.num_frames", num_frames, tubelet[0])
+    _check_divides("backbone.input_size", input_size, tubelet[1])
+    _check_divides("backbone.input_size", input_size, tubelet[2])
+    return TokenGrid(num_frames // tubelet[0], input_size // tubelet[1], input_size // tubelet[2])
+
+
+def _check_divides(key: str, value: int, tubelet: int) -> None:
+    if value < tubelet or value % tubelet:
+        raise ConfigError(f"{key}={value} must be a positive multiple of the tubelet's {tubelet}")
 
 
 class TubeletEmbed(nn.Module):
@@ -64,3 +100,11 @@ def space_time_positions(grid: TokenGrid, dim: int) -> Tensor:
         torch.cat([(a[..., None] * frequency).sin(), (a[..., None] * frequency).cos()], -1) for a in axes
     ]
     return torch.cat(codes, -1).flatten(0, 2).float()[None]
+
+
+def interpolate_positions(positions: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+    """Learned positions (1, 1 + N, D) of `old` -> (1, 1 + M, D) of `new`, trilinearly; the class token's stays."""
+    dim = positions.shape[-1]
+    table = positions[:, 1:].transpose(1, 2).reshape(1, dim, *old.shape)
+    table = F.interpolate(table, new.shape, mode="trilinear", align_corners=False)
+    return torch.cat([positions[:, :1], table.flatten(2).transpose(1, 2)], 1)

@@ -1,27 +1,17 @@
 """VideoMAE's encoder as a classifier (Tong et al., NeurIPS 2022), able to run on a subset of its tubelets.
 
-The way through: `embed` (kept tubelets and their positions) -> `encode` (blocks) -> `head` (mean, norm, linear).
+The way through: `embed` (kept tubelets and their positions) -> `encode` (blocks) -> `classify` (mean, norm, linear).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..structures import TokenGrid
-from .layers import TubeletEmbed, flat_positions, space_time_positions
+from .blocks import Merger, pooled, run_blocks
+from .layers import LayerNorm, TubeletEmbed, clip_grid, flat_positions, init_weights, space_time_positions
 
 POSITIONS = {"flat": flat_positions, "space_time": space_time_positions}
-
-
-class LayerNorm(nn.LayerNorm):
-    """LayerNorm with VideoMAE's epsilon."""
-
-    def __init__(self, dim: int, **options: Any) -> None:  # newer timm also passes device and dtype
-        super().__init__(dim, eps=1e-6, **options)
 
 
 class VideoMAE(nn.Module):
@@ -37,10 +27,12 @@ class VideoMAE(nn.Module):
     Attributes:
         mean, std: of the pixels that `forward` expects, RGB in 0..1.
         class_names: names of the logits, or None.
+        num_prefix: class tokens in front of the tubelets' tokens; VideoMAE has none.
     """
 
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
+    num_prefix = 0
     positions: Tensor
 
     def __init__(
@@ -56,12 +48,9 @@ class VideoMAE(nn.Module):
         positions: str = "flat",
     ) -> None:
         super().__init__()
-        _check_divides("backbone.num_frames", num_frames, tubelet[0])
-        _check_divides("backbone.input_size", input_size, tubelet[1])
-        _check_divides("backbone.input_size", input_size, tubelet[2])
+        self.grid = clip_grid(num_frames, input_size, tubelet)
         self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
         self.class_names: tuple[str, ...] | None = None
-        self.grid = TokenGrid(num_frames // tubelet[0], input_size // tubelet[1], input_size // tubelet[2])
         self.patch_embed = TubeletEmbed(tubelet, dim)
         self.register_buffer("positions", POSITIONS[positions](self.grid, dim), persistent=False)
         self.blocks = nn.ModuleList(
@@ -69,28 +58,50 @@ class VideoMAE(nn.Module):
         )
         self.fc_norm = LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
-        self.apply(_init_weights)
+        self.apply(init_weights)
 
     def embed(self, pixels: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """pixels (B, 3, T, S, S) normalised, keep_idx (B, K) or None -> tokens (B, K or N, D) with positions added."""
         self._check_pixels(pixels)
-        tokens = self.patch_embed(pixels, keep_idx)
+        return self.place(self.patch_embed(pixels, keep_idx), keep_idx)
+
+    def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
+        """Adds the positions that `keep_idx` (B, K) names to tokens (B, K, D); None: to all N tokens."""
         positions = self.positions.to(tokens.dtype)
         return tokens + (positions if keep_idx is None else positions[0, keep_idx])
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """tokens (B, K, D) -> (B, K, D) after every block."""
-        for block in self.blocks:
-            tokens = block(tokens)
-        return tokens
+    def encode(self, tokens: Tensor, *, stop: int | None = None) -> Tensor:
+        """tokens (B, K, D) -> (B, K, D) after every block, or after the first `stop` of them."""
+        return run_blocks(self.blocks, tokens, stop=stop)[0]
 
-    def classify(self, tokens: Tensor) -> Tensor:
-        """tokens (B, K, D) -> logits (B, classes): `head(fc_norm(mean over the kept tokens))`."""
-        return self.head(self.fc_norm(tokens.mean(1)))
+    def classify(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """tokens (B, K, D) -> logits (B, classes): `head(fc_norm(mean over the kept tokens))`.
 
-    def forward(self, pixels: Tensor, keep_idx: Tensor | None = None) -> Tensor:
-        """pixels (B, 3, T, S, S) normalised, keep_idx (B, K) int64 or None for all tubelets -> logits (B, classes)."""
-        return self.classify(self.encode(self.embed(pixels, keep_idx)))
+        `sizes` (B, K) says how often each token counts in the mean; None: once.
+        """
+        return self.head(self.fc_norm(pooled(tokens, sizes)))
+
+    def forward(
+        self,
+        pixels: Tensor | None,
+        keep_idx: Tensor | None = None,
+        *,
+        valid: Tensor | None = None,
+        merger: Merger | None = None,
+        tokens: Tensor | None = None,
+        block: int = 0,
+    ) -> Tensor:
+        """pixels (B, 3, T, S, S) normalised, keep_idx (B, K) int64 or None for all tubelets -> logits (B, classes).
+
+        Args:
+            valid: (B, K) bool, False where `keep_idx` is padding; None: nowhere.
+            merger: merges tokens inside the blocks; None: nothing does.
+            tokens, block: (B, K, D) kept tokens that have come as far as this block; pixels are not read then.
+        """
+        if tokens is None:
+            assert pixels is not None, "either pixels or tokens"
+            tokens = self.embed(pixels, keep_idx)
+        return self.classify(*run_blocks(self.blocks, tokens, valid=valid, merger=merger, first=block))
 
     def _check_pixels(self, pixels: Tensor) -> None:
         expected = (3, self.num_frames, self.input_size, self.input_size)
@@ -98,15 +109,3 @@ class VideoMAE(nn.Module):
             raise ValueError(
                 f"pixels must be (B, {', '.join(map(str, expected))}), got {tuple(pixels.shape)}"
             )
-
-
-def _check_divides(key: str, value: int, tubelet: int) -> None:
-    if value < tubelet or value % tubelet:
-        raise ConfigError(f"{key}={value} must be a positive multiple of the tubelet's {tubelet}")
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -1,0 +1,92 @@
+"""Running a transformer's blocks over tokens of which some may be padding, and some may be merged on the way.
+
+Letters: B clips, P class tokens, K kept tokens, D channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Merger(Protocol):
+    """What shortens the sequence inside a block, between attention and MLP."""
+
+    def __call__(
+        self, tokens: Tensor, keys: Tensor, sizes: Tensor, *, block: int, depth: int, num_prefix: int
+    ) -> tuple[Tensor, Tensor]:
+        """tokens (B, K, D), keys (B, heads, K, D / heads), sizes (B, K) -> tokens (B, K', D), sizes (B, K')."""
+        ...
+
+
+def run_blocks(
+    blocks: nn.ModuleList,
+    tokens: Tensor,
+    *,
+    valid: Tensor | None = None,
+    merger: Merger | None = None,
+    num_prefix: int = 0,
+    first: int = 0,
+    stop: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Runs timm's blocks over tokens of which some may be padding, and some may be merged on the way.
+
+    Args:
+        blocks: of one backbone, without layer scale and drop path.
+        tokens: (B, P + K, D), P class tokens first.
+        valid: (B, K) bool, False where a token is padding; None: there is none.
+        merger: shortens the sequence in every block; None: nothing does.
+        num_prefix: P, which are always valid and never merged.
+        first, stop: the blocks `first` to `stop` - 1 run; None: up to the last.
+
+    Returns:
+        tokens (B, P + K', D), and what each counts in a mean, (B, P + K') float32: how many tubelets it stands for, 0
+        where it is padding. None when every token counts 1.
+    """
+    chosen: list[tuple[int, Any]] = list(enumerate(blocks))[first:stop]
+    if valid is None and merger is None:
+        for _, block in chosen:
+            tokens = block(tokens)
+        return tokens, None
+    sizes = None if valid is None else F.pad(valid, (num_prefix, 0), value=True).float()
+    for number, block in chosen:
+        attended, keys = _attend(block.attn, block.norm1(tokens), sizes)
+        tokens = tokens + attended
+        if merger is not None:
+            before = torch.ones(tokens.shape[:2], device=tokens.device) if sizes is None else sizes
+            tokens, after = merger(
+                tokens, keys, before, block=number, depth=len(blocks), num_prefix=num_prefix
+            )
+            sizes = sizes if after is before else after
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    return tokens, sizes
+
+
+def _attend(attention: Any, tokens: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Proportional attention: a key counts as often as its size says, and not at all with size 0.
+
+    exp(q k + log s) = s exp(q k), so the sizes enter as a bias and torch's fused attention serves.
+
+    Returns:
+        the attended tokens (B, K, D), and the keys (B, heads, K, D / heads).
+    """
+    batch, count, _ = tokens.shape
+    packed = attention.qkv(tokens).view(batch, count, 3, attention.num_heads, -1)
+    query, key, value = packed.permute(2, 0, 3, 1, 4)
+    bias = None
+    if sizes is not None:
+        exact = torch.promote_types(query.dtype, torch.float32)
+        bias = sizes.to(exact).log().to(query.dtype)[:, None, None]  # (B, 1, 1, K)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return attention.proj(mixed.transpose(1, 2).flatten(2)), key
+
+
+def pooled(tokens: Tensor, sizes: Tensor | None) -> Tensor:
+    """The mean over tokens (B, K, D), each counted as often as `sizes` (B, K) says; None: once. Returns (B, D)."""
+    if sizes is None:
+        return tokens.mean(1)
+    share = (sizes / sizes.sum(1, keepdim=True)).to(tokens.dtype)
+    return (tokens * share[..., None]).sum(1)

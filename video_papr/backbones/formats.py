@@ -1,0 +1,193 @@
+"""The formats in which video transformers are published, and one pure function each from their key names to ours.
+
+    Hugging Face VideoMAE    videomae.encoder.layer.0.attention.attention.query.weight, ...q_bias, no bias for keys
+    Hugging Face ViViT       vivit.encoder.layer.0.attention.attention.query.weight, ...query.bias, a class token
+    VideoMAE, VideoMAE V2    blocks.0.attn.qkv.weight, blocks.0.attn.q_bias; V2 may have a prefix such as backbone.
+    ours                     blocks.0.attn.qkv.weight, blocks.0.attn.qkv.bias
+
+Names that a mapping does not know stay as they are, so that loading reports them as unexpected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+# Old and new names of transformers (up to 4, from 5 on) in the order in which they are tried.
+HF_NAMES = (
+    (r"^(videomae|vivit)\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "positions"),
+    (r"^(encoder\.layer|layers)\.", "blocks."),
+    (r"\.attention\.attention\.([qv])_bias$", r".attn.\1.bias"),
+    (r"\.attention\.(?:attention\.)?([qkv])(?:uery|ey|alue|_proj)\.", r".attn.\1."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"^layernorm\.", "norm."),
+    (r"^classifier\.", "head."),
+)
+PREFIX = re.compile(r"^((module|_orig_mod|model|backbone|encoder)\.)+")
+
+
+def from_huggingface_videomae(state: Mapping[str, Tensor]) -> State:
+    """transformers' `VideoMAEForVideoClassification` -> `VideoMAE`. Keys have no bias there; ours is 0."""
+    return _flat_kernel(_merge_qkv(_renamed(state)))
+
+
+def from_huggingface_vivit(state: Mapping[str, Tensor]) -> State:
+    """transformers' `VivitForVideoClassification` -> `ViViT`."""
+    return _flat_kernel(_merge_qkv(_renamed(state)))
+
+
+def from_original(state: Mapping[str, Tensor]) -> State:
+    """The VideoMAE and VideoMAE V2 releases -> `VideoMAE`: `q_bias` and `v_bias` make one bias with 0 for the keys."""
+    mapped = {PREFIX.sub("", key): value for key, value in state.items()}
+    for key in [key for key in mapped if key.endswith(".attn.q_bias")]:
+        block = key.removesuffix("q_bias")
+        if f"{block}v_bias" in mapped:
+            query, value = mapped.pop(key), mapped.pop(f"{block}v_bias")
+            mapped[f"{block}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
+    return _flat_kernel(mapped)
+
+
+def from_own(state: Mapping[str, Tensor]) -> State:
+    """Our own names stay."""
+    return dict(state)
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a file holds.
+
+    Attributes:
+        title: in words, for messages.
+        family: "videomae" or "vivit"; None is nothing that a backbone can load.
+        to_own: the mapping of its keys.
+    """
+
+    title: str
+    family: str | None = None
+    to_own: Callable[[Mapping[str, Tensor]], State] = from_own
+
+
+HF_VIDEOMAE = Format("Hugging Face VideoMAE weights", "videomae", from_huggingface_videomae)
+HF_VIVIT = Format("Hugging Face ViViT weights", "vivit", from_huggingface_vivit)
+ORIGINAL = Format("original VideoMAE weights", "videomae", from_original)
+OWN_VIDEOMAE = Format("VideoMAE weights of video_papr", "videomae")
+OWN_VIVIT = Format("ViViT weights of video_papr", "vivit")
+
+
+def recognise(keys: set[str], config: Mapping[str, Any]) -> Format:
+    """The format of a state dict, by its key names and the config.json beside it ({} where there is none)."""
+    kind = config.get("model_type")
+    if (
+        kind is not None
+        and kind not in ("videomae", "vivit")
+        and any("layernorm_before" in key for key in keys)
+    ):
+        return Format(f"Hugging Face {kind} weights")
+    bare = {PREFIX.sub("", key) for key in keys}
+    if any(re.match(r"(module\.|model\.)?decoder\.", key) for key in keys):
+        return Format("VideoMAE pre-training weights, which have a decoder and no classifier")
+    if any(".layernorm_before." in key for key in keys):
+        return HF_VIVIT if any(key.endswith("cls_token") for key in keys) else HF_VIDEOMAE
+    if "blocks.0.attn.q_bias" in bare:
+        return ORIGINAL
+    if "blocks.0.attn.qkv.bias" in keys:
+        return OWN_VIVIT if "cls_token" in keys else OWN_VIDEOMAE
+    if any(key.startswith("blocks.0.conv.") for key in bare):
+        return Format("X3D weights")
+    first = sorted(keys)[:3]
+    return Format(f"weights that are not recognised ({', '.join(first)}, ...)")
+
+
+def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a config.json of transformers gives, under the names of `builders.BACKBONES`.
+
+    Raises:
+        KeyError, TypeError, ValueError: a key is missing or has no number.
+    """
+    size, tubelet = config["image_size"], config["tubelet_size"]
+    if isinstance(tubelet, int):
+        tubelet = (tubelet, *_pair(config["patch_size"]))
+    height, width = _pair(size)
+    return {
+        "num_frames": int(config["num_frames"]),
+        "input_size": height if height == width else (height, width),
+        "tubelet": tuple(int(side) for side in tubelet),
+        "dim": int(config["hidden_size"]),
+        "depth": int(config["num_hidden_layers"]),
+        "num_heads": int(config["num_attention_heads"]),
+    }
+
+
+def shape_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The settings that the tensors of a mapped state dict give away."""
+    blocks = {key.split(".")[1] for key in state if re.match(r"blocks\.\d+\.", key)}
+    found: dict[str, Any] = {"depth": len(blocks)} if blocks else {}
+    bias = state.get("patch_embed.proj.bias")
+    return {**found, "dim": len(bias)} if bias is not None and bias.ndim == 1 else found
+
+
+def class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """`id2label` in order; None where it is absent or only numbers the classes (LABEL_0, LABEL_1, ...).
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is no mapping of 0 .. N-1.
+    """
+    labels = config.get("id2label")
+    if not labels:
+        return None
+    by_number = {int(number): str(name) for number, name in labels.items()}
+    names = tuple(by_number[number] for number in range(len(by_number)))
+    return None if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return int(first), int(second)
+
+
+def _renamed(state: Mapping[str, Tensor]) -> State:
+    mapped = {}
+    for key, value in state.items():
+        for old, new in HF_NAMES:
+            key = re.sub(old, new, key)
+        mapped[key] = value
+    return mapped
+
+
+def _merge_qkv(state: State) -> State:
+    """One matrix and one bias where queries, keys and values have their own; a bias that is absent is 0."""
+    for key in [key for key in state if key.endswith(".attn.q.weight")]:
+        block = key.removesuffix("q.weight")
+        weights = [state.get(f"{block}{part}.weight") for part in "qkv"]
+        if any(weight is None for weight in weights):
+            continue  # reported as missing by whoever loads
+        biases = [state.pop(f"{block}{part}.bias", None) for part in "qkv"]
+        parts = [state.pop(f"{block}{part}.weight") for part in "qkv"]
+        zeros = [part.new_zeros(len(part)) for part in parts]
+        state[f"{block}qkv.weight"] = torch.cat(parts)
+        state[f"{block}qkv.bias"] = torch.cat(
+            [zero if bias is None else bias for bias, zero in zip(biases, zeros, strict=True)]
+        )
+    return state
+
+
+def _flat_kernel(state: State) -> State:
+    """The kernel of the strided Conv3d (D, C, p, q, r) as the matrix of `TubeletEmbed` (D, C p q r)."""
+    kernel = state.get("patch_embed.proj.weight")
+    if kernel is not None and kernel.ndim == 5:
+        state["patch_embed.proj.weight"] = kernel.flatten(1)
+    return state
