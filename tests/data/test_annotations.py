@@ -161,7 +161,7 @@ def test_csv_missing_videos_are_kept_apart(tmp_path: Path) -> None:
         (["a.mp4 0", "b.mp4"], ["list.csv:2", "expected 'path label'", "'b.mp4'"]),
         (["a.mp4,zero"], ["list.csv:1", "'zero'"]),
         (["a.mp4"], ["list.csv:1", "expected 'path label'"]),
-        (["a.mp4,0", "b.mp4,1", "./a.mp4,1"], ["list.csv:3", "./a.mp4", "line 1"]),
+        (["a.mp4,0", "b.mp4,1", "./a.mp4,1"], ["list.csv:3", "./a.mp4", "list.csv:1", "(0, here 1)"]),
         ([""], ["list.csv", "empty"]),
         (["path,label"], ["list.csv", "empty"]),
         (["x.mp4,0", "y.mp4,1"], ["none of the 2 listed videos exists", "first: x.mp4", "root"]),
@@ -259,9 +259,11 @@ def test_kinetics_official_table(tmp_path: Path) -> None:
         with pytest.raises(DataError) as error:
             read_kinetics(tmp_path, listing(tmp_path, header, row))
         assert_one_line(error, parts)
-    with pytest.raises(DataError, match=r"list.csv:3: 'abc_000001_000011' is listed twice"):
+    with pytest.raises(
+        DataError, match=r"list.csv:3: 'val/abc_000001_000011.mp4' is listed already at .*:2$"
+    ):
         read_kinetics(tmp_path, listing(tmp_path, header, rows[1], rows[1]))
-    with pytest.raises(DataError, match="no rows"):
+    with pytest.raises(DataError, match="the list is empty; expected a table with rows"):
         read_kinetics(tmp_path, listing(tmp_path, header))
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_papr.data.sampling import dense_clips, uniform_segments
+from video_papr.data.sampling import (
+    dense_clips,
+    frames_needed,
+    uniform_segments,
+    videomae_dense,
+    videomae_uniform,
+    vivit_dense,
+)
 
 counts = st.integers(1, 400)
 clip_lengths = st.integers(1, 40)
@@ -107,3 +116,118 @@ def test_arguments_below_one(argument: str) -> None:
         arguments = {"num_video_frames": 8, "num_frames": 4, "num_clips": 1, argument: 0}
         with pytest.raises(ValueError, match=f"{argument} must be at least 1, got 0"):
             uniform_segments(arguments.pop("num_video_frames"), **arguments)
+
+
+# The frames of published evaluations, worked out on paper from their descriptions
+
+
+def steps(start: int, stride: int, count: int) -> list[int]:
+    return list(range(start, start + stride * count, stride))
+
+
+@pytest.mark.parametrize(
+    ("num_video_frames", "starts"),
+    [
+        # thinned to 75 frames, 59 of them free: 59 / 4 = 14.75, 29.5, 44.25, 59, rounded down, times the stride
+        (300, [0, 56, 116, 176, 236]),
+        # thinned to 63 frames, 47 free: 11.75, 23.5, 35.25, 47
+        (250, [0, 44, 92, 140, 188]),
+        # just long enough for one clip; thinning leaves 16 frames of 61 to 64
+        (61, [0, 0, 0, 0, 0]),
+        (64, [0, 0, 0, 0, 0]),
+        (65, [0, 0, 0, 0, 4]),
+    ],
+)
+def test_videomae_on_kinetics(num_video_frames: int, starts: list[int]) -> None:
+    """16 frames, sampling rate 4, five clips."""
+    indices = videomae_dense(num_video_frames, num_frames=16, frame_stride=4, num_clips=5)
+    assert indices.tolist() == [steps(start, 4, 16) for start in starts]
+
+
+def test_videomae_on_a_short_video_of_kinetics() -> None:
+    """50 frames: thinned to 0, 4, ..., 48, and the last of these is repeated."""
+    indices = videomae_dense(50, num_frames=16, frame_stride=4, num_clips=5)
+    assert indices.tolist() == [[*steps(0, 4, 13), 48, 48, 48]] * 5
+
+
+def test_videomae_on_something_something() -> None:
+    """16 frames, two clips: where the 16 segments begin, and their middles, rounded down."""
+    indices = videomae_uniform(40, num_frames=16, num_clips=2)  # segments of 2.5 frames
+    assert indices.tolist() == [
+        [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27, 30, 32, 35, 37],
+        [1, 3, 6, 8, 11, 13, 16, 18, 21, 23, 26, 28, 31, 33, 36, 38],
+    ]
+    assert videomae_uniform(48, num_frames=16, num_clips=2).tolist() == [steps(0, 3, 16), steps(1, 3, 16)]
+    assert videomae_uniform(8, num_frames=16, num_clips=2).tolist() == [[i // 2 for i in range(16)]] * 2
+
+
+@pytest.mark.parametrize(
+    ("num_video_frames", "starts"),
+    [
+        (250, [0, 62, 124, 186]),  # 186 frames free
+        (300, [0, 78, 157, 236]),  # 236 free: 78.7, 157.3, 236, rounded down
+        (64, [0, 0, 0, 0]),
+        (63, [0, 0, 0, 0]),
+    ],
+)
+def test_vivit_on_kinetics(num_video_frames: int, starts: list[int]) -> None:
+    """32 frames, stride 2, four clips."""
+    indices = vivit_dense(num_video_frames, num_frames=32, frame_stride=2, num_clips=4)
+    assert indices.tolist() == [steps(start, 2, 32) for start in starts]
+
+
+def test_vivit_shows_a_short_video_again() -> None:
+    indices = vivit_dense(50, num_frames=32, frame_stride=2, num_clips=4)
+    assert indices.tolist() == [[*steps(0, 2, 25), *steps(0, 2, 7)]] * 4
+    odd = vivit_dense(5, num_frames=4, frame_stride=2, num_clips=1)
+    assert odd.tolist() == [[0, 2, 4, 1]]
+
+
+def test_docstring_examples_of_the_published_evaluations() -> None:
+    small = {"num_frames": 3, "frame_stride": 2, "num_clips": 3}
+    assert videomae_dense(12, **small).tolist() == [[0, 2, 4], [2, 4, 6], [6, 8, 10]]
+    assert vivit_dense(12, **small).tolist() == [[0, 2, 4], [3, 5, 7], [6, 8, 10]]
+    assert videomae_uniform(12, num_frames=3, num_clips=2).tolist() == [[0, 4, 8], [2, 6, 10]]
+
+
+@given(counts, clip_lengths, few, few)
+def test_published_dense_clips_always(n: int, num_frames: int, frame_stride: int, num_clips: int) -> None:
+    """Against the same rules in floats; and never further than a stride from `dense_clips`."""
+    asked = {"num_frames": num_frames, "frame_stride": frame_stride, "num_clips": num_clips}
+    ours = dense_clips(n, **asked)
+    videomae, vivit = videomae_dense(n, **asked), vivit_dense(n, **asked)
+    for indices in (videomae, vivit):
+        assert indices.shape == ours.shape and indices.dtype == np.int64
+        assert indices.min() >= 0 and indices.max() < n
+    assert (np.diff(videomae, axis=1) >= 0).all() and (videomae % frame_stride == 0).all()
+    assert np.abs(videomae - ours).max() < 2 * frame_stride
+    if n >= num_frames * frame_stride:
+        assert (np.diff(vivit, axis=1) == frame_stride).all()
+        assert np.abs(vivit - ours).max() <= frame_stride
+    if num_clips == 5:  # quarters are exact in floats
+        thinned = np.arange(0, n, frame_stride)
+        thinned = np.append(thinned, [thinned[-1]] * max(num_frames - len(thinned), 0))
+        step = max((len(thinned) - num_frames) / 4, 0)
+        expected = [thinned[int(clip * step) : int(clip * step) + num_frames] for clip in range(5)]
+        assert np.array_equal(videomae, np.stack(expected))
+
+
+@given(counts, st.sampled_from([1, 2, 4, 8, 16, 32]))
+def test_published_uniform_clips_always(n: int, num_frames: int) -> None:
+    tick = n / num_frames  # exact in floats: a division by a power of two
+    middles = [int(tick / 2 + tick * segment) for segment in range(num_frames)]
+    begins = [int(tick * segment) for segment in range(num_frames)]
+    assert videomae_uniform(n, num_frames=num_frames, num_clips=2).tolist() == [begins, middles]
+    assert videomae_uniform(n, num_frames=num_frames, num_clips=1).tolist() == [middles]
+
+
+@pytest.mark.parametrize("sample", [dense_clips, videomae_dense, vivit_dense])
+@given(num_frames=clip_lengths, frame_stride=few)
+def test_frames_needed(sample: Callable[..., np.ndarray], num_frames: int, frame_stride: int) -> None:
+    """With so many frames no clip repeats one, with one fewer it does."""
+    enough = frames_needed("dense", num_frames=num_frames, frame_stride=frame_stride)
+    for n in (enough, enough - 1):
+        if n:
+            clip = sample(n, num_frames=num_frames, frame_stride=frame_stride, num_clips=1)[0]
+            assert (np.diff(clip) != frame_stride).any() == (n < enough)
+    assert frames_needed("videomae_uniform", num_frames=num_frames, frame_stride=frame_stride) == num_frames

@@ -17,15 +17,12 @@ from video_papr.data import scenes, synthetic
 from video_papr.data.annotations import read_folder
 from video_papr.data.decoding import decode_clips
 from video_papr.data.synthetic import (
-    ACTOR_COVERAGE,
     SyntheticSplit,
-    actor_tokens,
     default_cache_dir,
     generate,
     read_actors,
 )
 from video_papr.errors import ConfigError
-from video_papr.structures import TokenGrid
 
 
 def make(cache: Path, split: str = "test", **options: Any) -> Path:
@@ -70,7 +67,7 @@ def test_every_class_has_its_number_also_in_a_split_smaller_than_the_classes(tmp
     assert [listed.class_names[record.label] for record in listed.records] == ["move_left", "move_right"]
 
 
-def test_videos_decode_to_what_was_drawn_with_a_circle_for_every_frame(split_root: Path) -> None:
+def test_videos_decode_to_what_was_drawn_with_a_track_for_every_frame(split_root: Path) -> None:
     actors = read_actors(split_root)
     assert set(actors) == set(videos(split_root))
     for index in (0, 7, 11):
@@ -78,7 +75,9 @@ def test_videos_decode_to_what_was_drawn_with_a_circle_for_every_frame(split_roo
         scene = scenes.sample_scene(rng, scenes.ACTIONS[index], clutter=1.0)
         frames, circles = scenes.render(scene, rng)
         name = f"{scenes.ACTIONS[index]}/{index:05d}.mp4"
-        assert np.array_equal(actors[name], circles)
+        path = scene.shapes[-1].path
+        assert np.array_equal(actors[name][:, :3], circles)
+        assert np.allclose(actors[name][:, 3:], np.stack([path.angle, path.visible], 1))
         decoded = decode_clips(split_root / name, lambda count: np.arange(count)[None])
         assert decoded.num_video_frames == len(frames)
         assert decoded.fps == pytest.approx(scene.fps, rel=0.02)
@@ -102,8 +101,8 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
 def test_number_of_workers_changes_no_byte(split_root: Path, tmp_path: Path) -> None:
     alone = make(tmp_path, num_videos=14, clutter=1.0, workers=1)
     assert videos(alone) == videos(split_root)
-    for name, circles in read_actors(split_root).items():
-        assert np.array_equal(read_actors(alone)[name], circles)
+    for name, track in read_actors(split_root).items():
+        assert np.array_equal(read_actors(alone)[name], track)
 
 
 def test_a_scene_depends_on_split_seed_and_index_alone(tmp_path: Path) -> None:
@@ -255,51 +254,3 @@ def test_two_processes_may_make_the_same_split(tmp_path: Path) -> None:
     assert len(roots) == 1
     assert folders(tmp_path) == [Path(roots.pop()).name]
     assert len(videos(tmp_path)) == 2
-
-
-# ---- the actor's tokens ----
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    grid=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
-    frames_per_token=st.integers(1, 3),
-    height=st.integers(24, 60),
-    width=st.integers(24, 60),
-    seed=st.integers(0, 99),
-)
-def test_actor_tokens_are_those_that_the_circles_cover(
-    grid: tuple[int, int, int], frames_per_token: int, height: int, width: int, seed: int
-) -> None:
-    """Against counting a fine raster of each tubelet by itself."""
-    rng = np.random.default_rng(seed)
-    num_frames = grid[0] * frames_per_token
-    circles = np.stack(
-        [
-            rng.uniform(-5, width + 5, num_frames),
-            rng.uniform(-5, height + 5, num_frames),
-            rng.uniform(3, 20, num_frames),
-        ],
-        1,
-    )
-    found = actor_tokens(circles.astype(np.float32), (height, width), TokenGrid(*grid))
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    raster = (np.arange(40) + 0.5) / 40
-    for t, i, j in np.ndindex(*grid):
-        columns, rows = left + (j + raster) / grid[2] * side, top + (i + raster) / grid[1] * side
-        covered = []
-        for x, y, radius in circles[t * frames_per_token : (t + 1) * frames_per_token]:
-            covered.append(((columns[None] - x) ** 2 + (rows[:, None] - y) ** 2 < radius**2).mean())
-        share = float(np.mean(covered))
-        if abs(share - ACTOR_COVERAGE) > 0.04:  # closer than that the coarser raster may decide otherwise
-            assert bool(found[t, i, j]) == (share > ACTOR_COVERAGE)
-
-
-def test_actor_tokens_of_a_generated_video(split_root: Path) -> None:
-    name, circles = next(iter(read_actors(split_root).items()))
-    height, width = decode_clips(split_root / name, lambda _: np.zeros((1, 1), np.int64)).frames.shape[2:4]
-    marked = actor_tokens(circles[:16], (height, width), TokenGrid(4, 8, 8))
-    assert marked.shape == (4, 8, 8)
-    assert 0.02 < marked.float().mean() < 0.25
-    assert marked.flatten(1).any(1).all()

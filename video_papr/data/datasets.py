@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import ConfigError, DataError, VideoDecodeError
-from .annotations import VideoList, read_csv, read_folder, read_kinetics
+from .annotations import (
+    Complain,
+    VideoList,
+    read_csv,
+    read_folder,
+    read_hmdb51,
+    read_kinetics,
+    read_ssv2,
+    read_ucf101,
+    refuse,
+)
 from .decoding import DECODERS, decode_clips
 
-DATASETS = ("folder", "csv", "k400")
+DATASETS = ("folder", "csv", "k400", "ssv2", "ucf101", "hmdb51")
 
 
 @dataclass
@@ -61,7 +72,8 @@ class VideoDataset(Dataset[VideoSample]):
     `error` set. It is never replaced by another video, and never raised.
 
     Args:
-        videos: what to decode; `videos.missing` plays no part here.
+        videos: what to decode; `videos.missing` plays no part here. What `videos.unreadable` holds is not tried: its
+            samples carry the reason.
         sampler: from the number of frames of a video to (C, T) frame indices. To go to spawned workers it
             must pickle: use functools.partial, not a lambda.
         decoder: "auto", "decord" or "pyav", see `decode_clips`.
@@ -81,6 +93,9 @@ class VideoDataset(Dataset[VideoSample]):
 
     def __getitem__(self, index: int) -> VideoSample:
         record = self.videos.records[index]
+        if record.name in self.videos.unreadable:
+            reason = self.videos.unreadable[record.name]
+            return VideoSample(index, record.name, record.label, None, reason, 0.0, None, 0, 0.0)
         start = time.perf_counter()
         try:
             clips = decode_clips(record.path, self.sampler, decoder=self.decoder)
@@ -107,33 +122,42 @@ def build_video_list(
     annotations: Path | str | None = None,
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
+    split: str = "test",
+    fold: int = 1,
     limit: int | None = None,
     seed: int = 0,
+    complain: Complain = refuse,
 ) -> VideoList:
     """Reads the videos of a dataset.
 
     Args:
-        name: "folder", "csv" or "k400", see `read_folder`, `read_csv` and `read_kinetics`.
+        name: one of `DATASETS`; the readers in `annotations/` say what each of them understands.
         root: directory of the videos.
-        annotations: the list; "csv" needs it, "k400" may have it, "folder" has none.
+        annotations: the list; "csv" and "ssv2" need it, "folder" has none, the others may have it.
         num_classes: upper bound of the labels in a list of numbers.
         class_names: names in the order of the labels.
+        split, fold: which of the split files of "hmdb51".
         limit: keeps so many videos, see `limit_videos`; None keeps all.
         seed: of the choice that `limit` makes.
+        complain: called with one line for each wrong entry of the list; the default raises it.
 
     Raises:
         ConfigError: `name` is unknown, or an argument does not go with it.
         DataError: the dataset is absent or wrong.
     """
+    named: dict[str, Any] = {"class_names": class_names, "complain": complain}
     readers: dict[str, Callable[[], VideoList]] = {
-        "folder": lambda: read_folder(root, class_names=class_names),
-        "csv": lambda: read_csv(annotations or "", root, num_classes=num_classes, class_names=class_names),
-        "k400": lambda: read_kinetics(root, annotations, class_names=class_names),
+        "folder": lambda: read_folder(root, **named),
+        "csv": lambda: read_csv(annotations or "", root, num_classes=num_classes, **named),
+        "k400": lambda: read_kinetics(root, annotations, **named),
+        "ssv2": lambda: read_ssv2(root, annotations or "", **named),
+        "ucf101": lambda: read_ucf101(root, annotations, **named),
+        "hmdb51": lambda: read_hmdb51(root, annotations, split=split, fold=fold, **named),
     }
     if name not in readers:
         raise ConfigError(f"dataset={name!r} is unknown; use one of {', '.join(readers)}")
-    if name == "csv" and annotations is None:
-        raise ConfigError("dataset.annotations is not set; dataset=csv needs a list of paths and labels")
+    if name in ("csv", "ssv2") and annotations is None:
+        raise ConfigError(f"dataset.annotations is not set; dataset={name} needs a list of videos and labels")
     if name == "folder" and annotations is not None:
         raise ConfigError(
             f"dataset.annotations={annotations} has no use with dataset=folder; use dataset=csv"

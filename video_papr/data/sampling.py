@@ -2,15 +2,25 @@
 
 Letters: n frames in the video, T frames in a clip, C clips, s the stride between the frames of a dense clip.
 
-Every function returns int64 indices of shape (C, T), all in [0, n), never decreasing inside a clip. Indices
-count the *frames* of the video in the order in which they are shown, so a variable frame rate changes nothing
-here.
+    dense_clips       neighbouring frames; the clips reach from the first frame to the last
+    uniform_segments  every clip covers the whole video
+    videomae_dense, videomae_uniform, vivit_dense
+                      the same two ideas with the exact frames of a published evaluation
+
+Every function returns int64 indices of shape (C, T), all in [0, n), never decreasing inside a clip (but
+`vivit_dense` starts a short video again). Indices count the *frames* of the video in the order in which they are
+shown, so a variable frame rate changes nothing here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import ConfigError
 
 Indices = NDArray[np.int64]
 
@@ -97,6 +107,125 @@ def uniform_segments(num_video_frames: int, *, num_frames: int, num_clips: int) 
     # floor((segment + (part + 1/2) / C) * n / T), with both fractions brought over 2 C T.
     doubled = 2 * num_clips * segment[None, :] + 2 * part[:, None] + 1
     return doubled * num_video_frames // (2 * num_clips * num_frames)
+
+
+def videomae_dense(num_video_frames: int, *, num_frames: int, frame_stride: int, num_clips: int) -> Indices:
+    """The frames that VideoMAE's evaluation on Kinetics-400, UCF101 and HMDB51 reads.
+
+    The video is thinned first, to the frames 0, s, 2 s, ...; clips are T neighbours of what is left, their starts
+    spread evenly and rounded down. So clips start at multiples of s, less than 2 s frames from those of
+    `dense_clips`. A video that is too short repeats the last frame that thinning left. With n = 12, T = 3, s = 2:
+
+        frame        0  1  2  3  4  5  6  7  8  9  10 11
+        3 clips      x     x     x
+                           x     x     x               starts in the thinned video: 0, 1.5, 3
+                                       x     x     x
+
+    Source: `VideoClsDataset` in the repository of Tong et al. (VideoMAE), test mode. One clip, which their
+    evaluation does not know, sits in the middle.
+
+    Args and Raises: as `dense_clips`.
+    """
+    _check_positive(
+        num_video_frames=num_video_frames,
+        num_frames=num_frames,
+        frame_stride=frame_stride,
+        num_clips=num_clips,
+    )
+    thinned = -(-num_video_frames // frame_stride)
+    starts = _starts_rounded_down(max(thinned - num_frames, 0), num_clips)
+    places = np.minimum(starts[:, None] + np.arange(num_frames, dtype=np.int64), thinned - 1)
+    return frame_stride * places
+
+
+def videomae_uniform(num_video_frames: int, *, num_frames: int, num_clips: int) -> Indices:
+    """The frames that VideoMAE's evaluation on Something-Something v2 reads.
+
+    As `uniform_segments`, but clip c of C takes the place c / C of each segment: of two clips, the first takes where
+    the segments begin and the second takes their middles. With n = 12, T = 3:
+
+        frame        0  1  2  3  | 4  5  6  7  | 8  9  10 11
+        2 clips      x             x             x
+                           x             x             x
+
+    Source: `SSVideoClsDataset` in the repository of Tong et al. (VideoMAE), test mode, which has two clips. One clip
+    takes the middles.
+
+    Args and Raises: as `uniform_segments`.
+    """
+    _check_positive(num_video_frames=num_video_frames, num_frames=num_frames, num_clips=num_clips)
+    if num_clips == 1:
+        return uniform_segments(num_video_frames, num_frames=num_frames, num_clips=1)
+    segment = np.arange(num_frames, dtype=np.int64)
+    part = np.arange(num_clips, dtype=np.int64)
+    return (num_clips * segment[None, :] + part[:, None]) * num_video_frames // (num_clips * num_frames)
+
+
+def vivit_dense(num_video_frames: int, *, num_frames: int, frame_stride: int, num_clips: int) -> Indices:
+    """The frames that ViViT's evaluation reads.
+
+    As `dense_clips`, but a clip is taken to span T * s frames, starts are rounded down, and a video that is too short
+    is shown again from its first frame. With n = 12, T = 3, s = 2 (span 6):
+
+        frame        0  1  2  3  4  5  6  7  8  9  10 11
+        3 clips      x     x     x
+                              x     x     x
+                                       x     x     x
+
+    Source: `sample_linspace_sequence` of DMVR, with the settings of Scenic's ViViT (Arnab et al.). That evaluation
+    reads Kinetics at 25 frames per second; here a stride counts frames of the file.
+
+    Args and Raises: as `dense_clips`.
+    """
+    _check_positive(
+        num_video_frames=num_video_frames,
+        num_frames=num_frames,
+        frame_stride=frame_stride,
+        num_clips=num_clips,
+    )
+    starts = _starts_rounded_down(max(num_video_frames - num_frames * frame_stride, 0), num_clips)
+    offsets = frame_stride * np.arange(num_frames, dtype=np.int64)
+    return (starts[:, None] + offsets) % num_video_frames
+
+
+def choose_sampler(
+    name: str, *, num_frames: int, num_clips: int, frame_stride: int
+) -> Callable[[int], Indices]:
+    """The function (frames of the video) -> (C, T) indices that `dataset.sampling` names.
+
+    Args:
+        name: "dense", "uniform", "videomae_dense", "videomae_uniform" or "vivit_dense".
+        num_frames, num_clips, frame_stride: T, C, s; s plays no part in uniform sampling.
+
+    Raises:
+        ConfigError: `name` is unknown.
+    """
+    spread = {"uniform": uniform_segments, "videomae_uniform": videomae_uniform}
+    near = {"dense": dense_clips, "videomae_dense": videomae_dense, "vivit_dense": vivit_dense}
+    if name in spread:
+        return partial(spread[name], num_frames=num_frames, num_clips=num_clips)
+    if name not in near:
+        known = ", ".join([*near, *spread])
+        raise ConfigError(f"dataset.sampling={name!r} is unknown; use one of {known}")
+    return partial(near[name], num_frames=num_frames, frame_stride=frame_stride, num_clips=num_clips)
+
+
+def frames_needed(sampling: str, *, num_frames: int, frame_stride: int) -> int:
+    """Returns how many frames a video must have so that no frame of a clip is repeated.
+
+    Args:
+        sampling: "dense", "uniform" or another name of `dataset.sampling`.
+        num_frames: T.
+        frame_stride: s; plays no part in uniform sampling.
+    """
+    return num_frames if sampling.endswith("uniform") else (num_frames - 1) * frame_stride + 1
+
+
+def _starts_rounded_down(free: int, num_clips: int) -> Indices:
+    """C starts over 0..free, the first at 0 and the last at `free`; a single one in the middle."""
+    if num_clips == 1:
+        return np.array([free // 2], dtype=np.int64)
+    return np.arange(num_clips, dtype=np.int64) * free // (num_clips - 1)
 
 
 def _check_positive(**arguments: int) -> None:

@@ -20,21 +20,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import ConfigError
-from ..structures import TokenGrid
 from . import scenes
+from .tracks import TRACK
 
 SPLIT_STREAMS = {"train": 1, "val": 2, "test": 3}
 ACTORS_FILE = "actors.npz"
 # x264's macroblock tree (mbtree) together with B-frames gives other bytes, and pixels up to 65 grey levels apart, from
 # one run to the next on the same frames and machine; without it the bytes are reproducible. One thread, too.
 ENCODER = {"crf": "20", "preset": "veryfast", "x264-params": "mbtree=0"}
-# A tubelet belongs to the actor when the actor covers at least this share of its pixels. (Our choice.)
-ACTOR_COVERAGE = 0.2
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,8 @@ class SyntheticSplit:
     @property
     def key(self) -> str:
         """A directory name that changes whenever the content would."""
-        drawing = hashlib.sha256(Path(scenes.__file__).read_bytes() + repr(ENCODER).encode()).hexdigest()[:8]
+        stored = repr((ENCODER, TRACK)).encode()
+        drawing = hashlib.sha256(Path(scenes.__file__).read_bytes() + stored).hexdigest()[:8]
         return f"{self.split}-seed{self.seed}-n{self.num_videos}-clutter{self.clutter:g}-{drawing}"
 
 
@@ -144,14 +141,15 @@ def _write_split(split: SyntheticSplit, root: Path, workers: int, progress: bool
 
 
 def _write_video(split: SyntheticSplit, root: Path, index: int) -> tuple[str, np.ndarray]:
-    """Writes video `index`; returns its name relative to the root and its actor circles (T, 3) in pixels."""
+    """Writes video `index`; returns its name relative to the root and the track of its actor (T, 5) in pixels."""
     rng = np.random.default_rng([SPLIT_STREAMS[split.split], split.seed, index])
     action = scenes.ACTIONS[index % len(scenes.ACTIONS)]
     scene = scenes.sample_scene(rng, action, clutter=split.clutter)
     frames, circles = scenes.render(scene, rng)
     name = f"{action}/{index:05d}.mp4"
     write_h264(root / name, frames, fps=scene.fps)
-    return name, circles
+    path = scene.shapes[-1].path
+    return name, np.column_stack([circles, path.angle, path.visible]).astype(np.float32)
 
 
 def write_h264(path: Path, frames: np.ndarray, *, fps: int) -> None:
@@ -168,28 +166,6 @@ def write_h264(path: Path, frames: np.ndarray, *, fps: int) -> None:
 
 
 def read_actors(root: Path) -> dict[str, np.ndarray]:
-    """The actor circles of a split: video name relative to the root -> (frames, 3) float32 x, y, radius in pixels."""
+    """The actors of a split: video name relative to the root -> track (frames, 5) float32 in pixels, see `tracks`."""
     with np.load(root / ACTORS_FILE, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
-
-
-def actor_tokens(circles: np.ndarray, frame_size: tuple[int, int], grid: TokenGrid) -> Tensor:
-    """Marks the tubelets of one centre view that belong to the actor.
-
-    Args:
-        circles: (T, 3) the actor at the T sampled frames, in pixels of the original frame.
-        frame_size: (height, width) of the original frame; the view is its central square.
-        grid: the backbone's token grid; T must be a multiple of its frames.
-
-    Returns:
-        (T', H', W') bool: the actor covers at least `ACTOR_COVERAGE` of the tubelet.
-    """
-    height, width = frame_size
-    side = min(height, width)
-    fine = 8  # samples per token along each axis
-    xs = (np.arange(grid.width * fine) + 0.5) / (grid.width * fine) * side + (width - side) / 2
-    ys = (np.arange(grid.height * fine) + 0.5) / (grid.height * fine) * side + (height - side) / 2
-    x, y, radius = (circles[:, i, None, None] for i in range(3))
-    inside = np.hypot(xs[None, None, :] - x, ys[None, :, None] - y) < radius
-    cells = inside.reshape(grid.frames, -1, grid.height, fine, grid.width, fine)
-    return torch.from_numpy(cells.mean((1, 3, 5)) >= ACTOR_COVERAGE)

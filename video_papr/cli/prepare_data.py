@@ -1,0 +1,105 @@
+"""`python tools/prepare_data.py`: checks the videos of a dataset and writes an index, before a long run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import BackboneConfig, DatasetConfig, RuntimeConfig, check_command
+from ..config_rules import flag, one_of, or_else, positive, setting, text
+from ..errors import ConfigError
+from .common import make_console, run_command, warn
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Everything that `tools/prepare_data.py` reads. See conf/prepare_data.yaml."""
+
+    dataset: DatasetConfig
+    backbone: BackboneConfig
+    runtime: RuntimeConfig
+    check: str = setting(one_of("frames", "packets"), "frames")
+    min_frames: int | None = setting(or_else(None, positive), None)
+    output_dir: str = setting(text, "outputs")
+    progress: bool = setting(flag, True)
+
+    def __post_init__(self) -> None:
+        if self.dataset.index is not None:
+            raise ConfigError(
+                f"dataset.index={self.dataset.index!r}: this command writes the index; leave it out."
+            )
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_command("prepare_data", lambda cfg, run_dir: run(check_command(PrepareConfig, cfg), run_dir))
+
+
+def run(config: PrepareConfig, out: Path) -> dict[str, Any]:
+    """Checks every video and writes index.csv, report.md and progress.jsonl into `out`.
+
+    Returns:
+        the number of videos by status.
+
+    Raises:
+        VideoPaprError: something in the configuration or the data that the user can mend.
+    """
+    from tqdm import tqdm
+
+    from ..backbones.builders import clip_size
+    from ..data.index import build_index, index_text
+    from ..data.index_probe import probe_videos
+    from ..data.index_report import count_statuses, report_text
+    from ..data.sampling import frames_needed
+    from . import build
+
+    dataset, backbone = config.dataset, config.backbone
+    problems: list[str] = []
+    root, videos = build.build_videos(dataset, progress=config.progress, complain=problems.append)
+    num_frames, _ = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=backbone.input_size)
+    needed = frames_needed(dataset.sampling, num_frames=num_frames, frame_stride=dataset.frame_stride)
+    probes = probe_videos(
+        {record.name: record.path for record in videos.records},
+        out / "progress.jsonl",
+        check=config.check,
+        decoder=dataset.decoder,
+        workers=build.num_workers(config.runtime),
+    )
+    bar = tqdm(probes, total=len(videos), desc="checking", unit="video", disable=not config.progress)
+    entries = build_index(videos, dict(bar), min_frames=config.min_frames or needed)
+    counts = count_statuses(entries)
+
+    index, report = out / "index.csv", out / "report.md"
+    _write(index, index_text(entries))
+    title = f"{dataset.name}: {root}" + (f", {dataset.annotations}" if dataset.annotations else "")
+    _write(report, report_text(title, entries, problems))
+    _print(title, counts, problems, [index, report])
+    return counts
+
+
+def _write(path: Path, content: str) -> None:
+    """Writes a file whole or not at all; names of files that are no UTF-8 stay as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content.encode("utf-8", "surrogateescape"))
+    partial.replace(path)
+
+
+def _print(title: str, counts: dict[str, int], problems: list[str], written: list[Path]) -> None:
+    from rich.table import Table
+
+    from ..data.index import STATUSES
+
+    console = make_console()
+    table = Table(title=title, title_justify="left")
+    for column, side in (("status", "left"), ("videos", "right"), ("meaning", "left")):
+        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    for status, count in counts.items():
+        table.add_row(status, f"{count:,}", STATUSES[status])
+    console.print(table)
+    if problems:
+        warn(f"{len(problems)} entries of the list are wrong and left out; the first: {problems[0]}")
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    console.print(f"To use it: dataset.index={written[0]}", highlight=False, soft_wrap=True)

@@ -1,0 +1,119 @@
+"""Something-Something v2: lists in JSON and labels.json, as the dataset's page hands them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+from .lists import read_csv
+from .names import read_class_names
+from .records import Complain, Listing, VideoList, checked_root, plain_name, read_text, refuse, some
+
+LABEL_FILES = ("labels.json", "something-something-v2-labels.json")
+
+
+def read_ssv2(
+    root: Path | str,
+    annotations: Path | str,
+    *,
+    class_names: Sequence[str] | None = None,
+    complain: Complain = refuse,
+) -> VideoList:
+    """Reads Something-Something v2.
+
+    - `something-something-v2-{train,validation}.json`: a list of objects with `id` and `template`. The template is a
+      name of labels.json with brackets around the placeholders ("Putting [something] on [something]"). Videos are
+      `root/<id>.webm`, or re-encoded with another extension;
+    - a text list of paths and labels, as VideoMAE's users have it: see `read_csv`.
+
+    Args:
+        root: directory of the videos.
+        annotations: the list. The list of the test split has no labels.
+        class_names: the 174 names; by default those of labels.json, or something-something-v2-labels.json, beside
+            the list.
+        complain: called for each wrong entry.
+
+    Raises:
+        DataError: a file is absent or no JSON, the list is empty, or no video exists.
+        whatever `complain` raises: an entry lacks id or template, has an unknown template, or is there twice. The
+            text names file and line.
+    """
+    annotations = Path(annotations)
+    text = read_text(annotations)
+    names = _names_beside(annotations) if class_names is None else tuple(class_names)
+    if not text.lstrip().startswith(("[", "{")):
+        return read_csv(annotations, root, class_names=names, complain=complain)
+    root = checked_root(root)
+    if names is None:
+        raise DataError(
+            f"{annotations}: the class names are missing; put {LABEL_FILES[0]} beside it, or set "
+            "dataset.class_names=FILE"
+        )
+    labels = {plain_name(name): label for label, name in enumerate(names)}
+    listing = Listing(str(annotations), complain)
+    for line, entry in _entries(annotations, text):
+        problem = _problem(entry, labels, names)
+        if problem:
+            complain(f"{annotations}:{line}: {problem}")
+            continue
+        name = f"{entry['id']}.webm"
+        listing.add(f"{annotations}:{line}", name, root / name, labels[_class_of(entry["template"])])
+    return listing.finish(root, names, expected='objects with "id" and "template"')
+
+
+def _names_beside(annotations: Path) -> tuple[str, ...] | None:
+    for name in LABEL_FILES:
+        if (annotations.parent / name).is_file():
+            return read_class_names(annotations.parent / name)
+    return None
+
+
+def _class_of(template: str) -> str:
+    return plain_name(template.replace("[", "").replace("]", ""))
+
+
+def _problem(entry: Any, labels: dict[str, int], names: tuple[str, ...]) -> str | None:
+    """What is wrong with an entry of the list, or None."""
+    if not isinstance(entry, dict):
+        return f'expected an object with "id" and "template", got {json.dumps(entry)[:80]}'
+    identity, template = entry.get("id"), entry.get("template")
+    if isinstance(identity, bool) or not str(identity if identity is not None else "").isalnum():
+        return f'"id" is {identity!r}, expected the name of a video without its extension'
+    if template is None:
+        return f'video {identity} has no "template"; lists of the test split carry no labels, use the validation list'
+    if not isinstance(template, str) or _class_of(template) not in labels:
+        return (
+            f"template {template!r} of video {identity} is none of the {len(labels)} classes ({some(names)})"
+        )
+    return None
+
+
+def _entries(annotations: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Yields (line number, entry) for each entry of a JSON list."""
+    decoder = json.JSONDecoder()
+    position, line, counted = _skip(text, 0), 1, 0
+    if text[position] != "[":
+        raise DataError(f'{annotations}:1: expected a JSON list of objects with "id" and "template"')
+    position = _skip(text, position + 1)
+    try:
+        while text[position : position + 1] != "]":
+            entry, end = decoder.raw_decode(text, position)
+            line, counted = line + text.count("\n", counted, position), position
+            yield line, entry
+            position = _skip(text, end)
+            if text[position : position + 1] == ",":
+                position = _skip(text, position + 1)
+            elif text[position : position + 1] != "]":
+                raise json.JSONDecodeError("expected , or ] after an entry", text, position)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{annotations}:{error.lineno}: no JSON ({error.msg})") from None
+
+
+def _skip(text: str, position: int) -> int:
+    """The position of the next character that is no white space."""
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
