@@ -7,6 +7,11 @@ import torch
 from torch import Tensor
 
 import video_papr as vp
+from video_papr.backbones.vivit import ViViT
+from video_papr.errors import ConfigError
+from video_papr.pipeline import similar_lengths
+from video_papr.pixels import normalize_pixels
+from video_papr.pruning.merging import ToMe
 from video_papr.structures import TokenSelection
 
 FRAMES, SIZE = 8, 32  # a grid of 2 x 4 x 4
@@ -92,3 +97,152 @@ def test_frames_of_another_type_or_shape(frames: Tensor) -> None:
     for call in (flow, flow.select, lambda x: flow.classify(x, None)):
         with pytest.raises(ValueError, match=line):
             call(frames)
+
+
+# ---- clips that keep unequal numbers of tokens ----
+
+
+def unlike_clips() -> Tensor:
+    """Noise, a black clip, a clip of one colour, a picture that stands still, and one whose half moves."""
+    frames = clips(5)
+    frames[1] = 0
+    frames[2] = torch.tensor([200, 30, 90], dtype=torch.uint8)
+    frames[3] = frames[3, :1]
+    frames[4, :, :12] = frames[4, :1, :12]
+    return frames
+
+
+VARIABLE: list[tuple[str, dict[str, object]]] = [
+    ("run_length", {"min_keep": 0.05}),
+    ("motion", {"budget": "mass", "mass": 0.6}),
+    ("motion", {"budget": "mass", "mass": 0.6, "scope": "frame"}),
+    ("x3d_s", {"budget": "threshold", "threshold": 0.4}),
+    ("similarity", {"mode": "threshold", "tau": 0.2}),
+    ("similarity", {"mode": "adaptive", "diversity": "cluster", "after_block": 2}),
+    ("similarity", {"mode": "adaptive", "deviations": -0.3, "diversity": "grid", "after_block": 1}),
+]
+
+
+@pytest.mark.parametrize("merger", [None, ToMe(3), ToMe(2, "decreasing")], ids=["", "tome", "falling"])
+@pytest.mark.parametrize(("name", "options"), VARIABLE)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+def test_unequal_clips_side_by_side_equal_one_by_one(
+    name: str, options: dict[str, object], merger: ToMe | None, dtype: torch.dtype, tolerance: float
+) -> None:
+    small = {"frames": 4, "size": 64, "stage": "res4"} if name.startswith("x3d") else {}
+    backbone = vp.build_backbone("videomae_tiny", num_frames=FRAMES, input_size=SIZE)
+    for value in backbone.parameters():  # far from uniform attention
+        value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
+    flow = vp.Pipeline(backbone.to(dtype), vp.build_pruner(name, **small, **options), merger)
+    frames = unlike_clips()
+    selection = flow.select(frames)
+    assert selection is not None and selection.valid is not None
+    counts = selection.counts().tolist()
+    assert len(set(counts)) > 1
+    alone = torch.cat([flow(frames[i : i + 1]) for i in range(5)])
+    assert alone.isfinite().all()
+    assert alone.std(0).max() > 1e-2
+    torch.testing.assert_close(flow(frames), alone, rtol=0, atol=tolerance)
+    torch.testing.assert_close(flow(frames.flip(0)).flip(0), alone, rtol=0, atol=tolerance)
+    # all in one group, padded to the longest
+    everyone = torch.arange(5)
+    padded = flow._read(frames, selection.rows(everyone))
+    torch.testing.assert_close(padded, alone, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("after_block", [0, 1, 3])
+def test_similarity_goes_on_where_it_chose(after_block: int) -> None:
+    flow, frames = pipeline("none"), clips()
+    backbone = flow.backbone.double()
+    flow = vp.Pipeline(backbone, vp.build_pruner("similarity", keep_ratio=0.4, after_block=after_block))
+    selection = flow.select(frames)
+    assert selection is not None and flow.pruner is not None
+    assert (selection.num_kept, selection.block) == (12, after_block)
+    pixels = normalize_pixels(frames, mean=backbone.mean, std=backbone.std, dtype=torch.float64)
+    tokens = backbone.embed(pixels)
+    for block in backbone.blocks[:after_block]:
+        tokens = block(tokens)
+    compared = tokens if after_block else backbone.patch_embed(pixels)  # before positions
+    expected = flow.pruner(compared, backbone.grid)
+    assert torch.equal(selection.keep_idx, expected.keep_idx)
+    tokens = torch.stack([one[kept] for one, kept in zip(tokens, selection.keep_idx, strict=True)])
+    for block in backbone.blocks[after_block:]:
+        tokens = block(tokens)
+    torch.testing.assert_close(flow(frames), backbone.classify(tokens), rtol=0, atol=1e-9)
+    significance = flow.significance(frames)
+    assert significance is not None
+    torch.testing.assert_close(significance, flow.pruner.significance(compared, backbone.grid))
+
+
+def test_similarity_needs_a_block_to_go_on_with() -> None:
+    with pytest.raises(ConfigError, match=r"^pruner\.after_block=4 must be below the backbone's 4 blocks$"):
+        vp.Pipeline(vp.build_backbone("videomae_tiny"), vp.build_pruner("similarity", after_block=4))
+
+
+# ---- merging inside the blocks ----
+
+
+@pytest.mark.parametrize("name", ["none", "random", "similarity"])
+def test_merging_nothing_changes_nothing(name: str) -> None:
+    flow, frames = pipeline(name), clips()
+    merging = vp.Pipeline(flow.backbone, flow.pruner, vp.build_merger("tome", r=0))
+    torch.testing.assert_close(merging(frames), flow(frames), rtol=0, atol=1e-6)
+
+
+def test_attention_and_mean_count_a_merged_token_as_often_as_it_has_tubelets() -> None:
+    """Tokens with equal content merge without a loss: the logits are those of all of them."""
+    backbone = vp.build_backbone("videomae_tiny", num_frames=FRAMES, input_size=SIZE).double()
+    tokens = torch.randn(2, 4, 192, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    doubled = tokens.repeat_interleave(2, 1)  # neighbours are equal: A and B
+    options = {"tokens": doubled, "block": 0}
+    plain = backbone(None, **options)
+    assert not torch.allclose(backbone(None, tokens=doubled[:, 1:]), plain)
+    for r in (1, 4):
+        first_only = ToMe(r)
+        lengths: list[int] = []
+
+        def merge(tokens: Tensor, *rest: Tensor, block: int, **more: int) -> tuple[Tensor, Tensor]:
+            if block:
+                return tokens, rest[1]
+            merged = first_only(tokens, *rest, block=block, **more)  # noqa: B023
+            lengths.append(merged[0].shape[1])  # noqa: B023
+            return merged
+
+        torch.testing.assert_close(backbone(None, merger=merge, **options), plain, rtol=0, atol=1e-9)
+        assert lengths == [8 - r]
+
+
+def test_lengths_are_grouped_so_that_little_is_padding() -> None:
+    counts = torch.tensor([10, 100, 99, 88, 87, 12, 100, 3])
+    groups = [group.tolist() for group in similar_lengths(counts)]
+    assert groups == [[1, 6, 2, 3], [4], [5], [0], [7]]
+    assert [group.tolist() for group in similar_lengths(torch.tensor([5]))] == [[0]]
+
+
+@pytest.mark.parametrize("merger", [None, ToMe(2)], ids=["", "tome"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("motion", {"budget": "mass", "mass": 0.6}),
+        ("similarity", {"mode": "adaptive"}),
+        ("similarity", {"mode": "adaptive", "after_block": 1}),
+    ],
+)
+def test_class_token_of_vivit_is_never_padding_nor_merged(
+    name: str, options: dict[str, object], merger: ToMe | None
+) -> None:
+    shape = {"num_frames": FRAMES, "input_size": SIZE, "tubelet": (2, 8, 8)}
+    torch.manual_seed(0)
+    backbone = ViViT(num_classes=5, dim=24, depth=3, num_heads=3, **shape).double().eval()  # type: ignore[arg-type]
+    for value in backbone.requires_grad_(False).parameters():
+        value.add_(0.2 * torch.randn(value.shape, dtype=torch.float64))
+    flow, frames = vp.Pipeline(backbone, vp.build_pruner(name, **options), merger), unlike_clips()
+    selection = flow.select(frames)
+    assert selection is not None and selection.valid is not None
+    assert selection.counts().max() <= 64  # the class token is not counted
+    alone = torch.cat([flow(frames[i : i + 1]) for i in range(5)])
+    assert alone.std(0).max() > 1e-2
+    torch.testing.assert_close(flow(frames), alone, rtol=0, atol=1e-9)
+    nothing = vp.Pipeline(backbone, vp.build_pruner(name, **options), ToMe(0))
+    plain = vp.Pipeline(backbone, vp.build_pruner(name, **options))
+    torch.testing.assert_close(nothing(frames), plain(frames), rtol=0, atol=1e-9)

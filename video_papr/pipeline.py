@@ -1,47 +1,90 @@
 """The whole way from frames to logits. Start reading here.
 
     frames (B, T, S, S, 3) uint8
-      -> pruner: X3D or a rule scores every tubelet, the best K stay      `select`
-      -> backbone: only the kept tubelets are embedded and encoded        `classify`
+      -> pruner: X3D, a rule or the tokens' similarity scores every tubelet, the best stay      `select`
+      -> backbone: only the kept tubelets are embedded and encoded, and perhaps merged          `classify`
       -> logits (B, classes)
 
-Letters: B clips, T frames, S x S pixels, N tokens of the grid, K kept tokens.
+Letters: B clips, T frames, S x S pixels, N tokens of the grid, K kept tokens, P class tokens, D channels.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from .backbones.videomae import VideoMAE
+from .backbones.builders import Backbone
+from .errors import ConfigError
 from .pixels import normalize_pixels
 from .pruning.builders import Pruner
+from .pruning.merging import ToMe
+from .pruning.similarity import SimilarityPruner
 from .structures import TokenSelection
+
+SPREAD = 0.875  # clips run side by side when each keeps at least this share of the longest one's tokens
 
 
 class Pipeline(nn.Module):
-    """A backbone, and the pruner that decides what it reads.
+    """A backbone, the pruner that decides what it reads, and the merger that joins tokens on the way.
 
     Args:
         backbone: from `build_backbone`.
-        pruner: from `build_pruner`; None is the dense model.
+        pruner: from `build_pruner`; None keeps every tubelet.
+        merger: from `build_merger`; None merges nothing.
+
+    Attributes:
+        recipe: how `predict`, `stream` and `features` read videos, see `predict.Recipe`; None: its defaults.
+
+    Raises:
+        ConfigError: the pruner asks for more blocks than the backbone has.
     """
 
-    def __init__(self, backbone: VideoMAE, pruner: Pruner | None = None) -> None:
+    recipe: Any = None
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pruner: Pruner | SimilarityPruner | None = None,
+        merger: ToMe | None = None,
+    ) -> None:
         super().__init__()
-        self.backbone, self.pruner = backbone, pruner
+        self.backbone, self.pruner, self.merger = backbone, pruner, merger
+        depth = len(backbone.blocks)
+        if isinstance(pruner, SimilarityPruner) and pruner.after_block >= depth:
+            raise ConfigError(
+                f"pruner.after_block={pruner.after_block} must be below the backbone's {depth} blocks"
+            )
+
+    def significance(self, frames: Tensor) -> Tensor | None:
+        """frames (B, T, S, S, 3) uint8 -> the map that decides, (B, T', H', W'); None when nothing prunes."""
+        self._check_frames(frames)
+        if isinstance(self.pruner, SimilarityPruner):
+            _, features = self._tokens_and_features(frames, self.pruner.after_block)
+            return self.pruner.significance(features, self.backbone.grid)
+        return None if self.pruner is None else self.pruner.significance(frames, self.backbone.grid)
 
     def select(self, frames: Tensor) -> TokenSelection | None:
         """frames (B, T, S, S, 3) uint8 -> the kept tubelets; None when nothing prunes."""
         self._check_frames(frames)
+        if isinstance(self.pruner, SimilarityPruner):
+            return self._select_by_features(frames, self.pruner)
         return None if self.pruner is None else self.pruner(frames, self.backbone.grid)
 
     def classify(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
-        """frames (B, T, S, S, 3) uint8, selection or None for all tubelets -> logits (B, classes)."""
+        """frames (B, T, S, S, 3) uint8, selection or None for all tubelets -> logits (B, classes).
+
+        Clips of unequal length run in groups of similar length, so that little is padded. What is padded is barred
+        from attention and from the mean: the logits are those of each clip alone.
+        """
         self._check_frames(frames)
-        dtype = next(self.backbone.parameters()).dtype
-        pixels = normalize_pixels(frames, mean=self.backbone.mean, std=self.backbone.std, dtype=dtype)
-        return self.backbone(pixels, None if selection is None else selection.keep_idx)
+        if selection is None or selection.valid is None:
+            return self._read(frames, selection)
+        groups = similar_lengths(selection.counts())
+        logits = torch.cat([self._read(frames[rows], selection.rows(rows)) for rows in groups])
+        return logits[torch.cat(groups).argsort()]
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames (B, T, S, S, 3) uint8, as the loader cuts them for the backbone -> logits (B, classes).
@@ -51,6 +94,82 @@ class Pipeline(nn.Module):
         """
         return self.classify(frames, self.select(frames))
 
+    # The four below are short ways to what lies above this file, which is imported when they are called.
+
+    @classmethod
+    def from_config(cls, config: Any = None, **groups: Any) -> Pipeline:
+        """The pipeline that the command line would build, in eval mode.
+
+            Pipeline.from_config()                                  # synthetic actions, bundled weights
+            Pipeline.from_config(dataset="k400", pruner={"name": "x3d_s", "keep_ratio": 0.5})
+
+        Args:
+            config: a composed Hydra configuration, or a mapping like one; None: conf/predict.yaml with `groups`.
+            groups: dataset, backbone, pruner, merger, views, runtime, each an option's name, or a mapping of `name` and
+                keys; and `seed`. The dataset says how videos are read, and which weights are meant.
+
+        Raises:
+            ConfigError: an unknown group, option or key, or a value that cannot work.
+            CheckpointError: weights are missing, damaged or of another network.
+        """
+        from .cli.assemble import from_config
+
+        return from_config(config, **groups)
+
+    def predict(self, video: Any, *, top_k: int = 5) -> Any:
+        """The `top_k` most probable classes of a file, or of frames (n, H, W, 3) uint8; see `predict.predict`."""
+        from .predict import predict
+
+        return predict(self, video, top_k=top_k)
+
+    def stream(self, frames: Any, **windows: Any) -> Any:
+        """Answers window by window while frames (H, W, 3) uint8 come in; see `predict.predict_stream`."""
+        from .predict import predict_stream
+
+        return predict_stream(self, frames, **windows)
+
+    def features(self, video: Any, *, pooled: bool = True) -> Any:
+        """What the classifier reads of a file, frames (n, H, W, 3) or clips (B, T, S, S, 3); see features.py."""
+        from .features import features
+
+        return features(self, video, pooled=pooled)
+
+    def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
+        options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
+        if selection is not None and selection.valid is not None:
+            options["valid"] = selection.valid
+        if selection is not None and selection.tokens is not None:
+            return self.backbone(None, tokens=selection.tokens, block=selection.block, **options)
+        keep_idx = None if selection is None else selection.keep_idx
+        return self.backbone(self._pixels(frames), keep_idx, **options)
+
+    def _tokens_and_features(self, frames: Tensor, after_block: int) -> tuple[Tensor, Tensor]:
+        """All tokens (B, P + N, D) as they enter block `after_block`, and what is compared (B, N, D)."""
+        embedded = self.backbone.patch_embed(self._pixels(frames))
+        tokens = self.backbone.place(embedded)
+        if after_block == 0:
+            return tokens, embedded
+        tokens = self.backbone.encode(tokens, stop=after_block)
+        return tokens, tokens[:, self.backbone.num_prefix :]
+
+    def _select_by_features(self, frames: Tensor, pruner: SimilarityPruner) -> TokenSelection:
+        """Goes on with the tokens that were computed for the choice instead of computing them again."""
+        tokens, features = self._tokens_and_features(frames, pruner.after_block)
+        selection: TokenSelection = pruner(features, self.backbone.grid)
+        prefix, rest = tokens.split([self.backbone.num_prefix, features.shape[1]], dim=1)
+        kept = rest.gather(1, selection.keep_idx[..., None].expand(-1, -1, rest.shape[2]))
+        return TokenSelection(
+            selection.keep_idx,
+            selection.grid,
+            selection.valid,
+            tokens=torch.cat([prefix, kept], dim=1),
+            block=pruner.after_block,
+        )
+
+    def _pixels(self, frames: Tensor) -> Tensor:
+        dtype = next(self.backbone.parameters()).dtype
+        return normalize_pixels(frames, mean=self.backbone.mean, std=self.backbone.std, dtype=dtype)
+
     def _check_frames(self, frames: Tensor) -> None:
         size = self.backbone.input_size
         expected = (self.backbone.num_frames, size, size, 3)
@@ -58,3 +177,19 @@ class Pipeline(nn.Module):
             raise ValueError(
                 f"frames must be uint8 (B, {', '.join(map(str, expected))}), got {frames.dtype} {tuple(frames.shape)}"
             )
+
+
+def similar_lengths(counts: Tensor) -> list[Tensor]:
+    """Groups clips by the number of their tokens: counts (B,) -> indices of each group, longest clips first.
+
+    In a group nobody is shorter than `SPREAD` of the longest, so at most an eighth of what runs is padding.
+    """
+    lengths, order = counts.sort(descending=True, stable=True)
+    starts: list[int] = []
+    longest = math.inf
+    for place, length in enumerate(lengths.tolist()):
+        if not starts or length < SPREAD * longest:
+            starts.append(place)
+            longest = length
+    ends = [*starts[1:], len(lengths)]
+    return list(order.split([end - start for start, end in zip(starts, ends, strict=True)]))

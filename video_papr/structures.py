@@ -1,11 +1,11 @@
 """Frozen, validated values that cross the borders between stages.
 
-Letters: B clips in a batch, N tokens of the grid, K kept tokens, T' x H' x W' the token grid.
+Letters: B clips in a batch, N tokens of the grid, K kept tokens, D channels, T' x H' x W' the token grid.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,25 +36,67 @@ class TokenGrid:
 class TokenSelection:
     """Which tubelets of each clip are kept.
 
+    Clips that keep fewer tokens than the longest one of their batch are padded at their end.
+
     Attributes:
-        keep_idx: (B, K) int64, each row sorted ascending without repeats, row-major over `grid`.
+        keep_idx: (B, K) int64, each row sorted ascending without repeats, row-major over `grid`. Padding repeats the
+            row's last token.
         grid: the token grid that the indices refer to.
+        valid: (B, K) bool, False where `keep_idx` is padding; None when every clip keeps K tokens.
+        tokens: (B, P + K, D) what the backbone has made of the kept tokens, its P class tokens first, when choosing
+            them took the backbone's own features; None when nothing has been computed yet.
+        block: number of the block that `tokens` enter next.
     """
 
     keep_idx: Tensor
     grid: TokenGrid
+    valid: Tensor | None = None
+    tokens: Tensor | None = None
+    block: int = 0
 
     def __post_init__(self) -> None:
-        idx = self.keep_idx
+        idx, valid = self.keep_idx, self.valid
         if idx.ndim != 2 or idx.dtype != torch.int64:
             raise ValueError(f"keep_idx must be int64 of shape (B, K), got {idx.dtype} {tuple(idx.shape)}")
         if not 1 <= idx.shape[1] <= self.grid.num_tokens:
             raise ValueError(f"keep_idx keeps {idx.shape[1]} of {self.grid.num_tokens} tokens")
+        if valid is not None and (valid.shape != idx.shape or valid.dtype != torch.bool):
+            raise ValueError(
+                f"valid must be bool of shape {tuple(idx.shape)}, got {valid.dtype} {tuple(valid.shape)}"
+            )
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> TokenSelection:
+        """Keeps the tubelets where mask (B, T', H', W') bool is True: at least one in every clip.
+
+        Raises:
+            ValueError: a clip keeps nothing.
+        """
+        kept = mask.flatten(1)
+        counts = kept.sum(1)
+        shortest, longest = (int(bound) for bound in counts.aminmax())
+        if shortest == 0:
+            raise ValueError("every clip must keep at least one token")
+        first = kept.byte().argsort(
+            dim=1, descending=True, stable=True
+        )  # kept tokens, ascending, then the others
+        order = first[:, :longest]
+        if shortest == longest:
+            return cls(order, TokenGrid(*mask.shape[1:]))
+        valid = torch.arange(longest, device=mask.device) < counts[:, None]
+        keep_idx = torch.where(valid, order, order.gather(1, counts[:, None] - 1))
+        return cls(keep_idx, TokenGrid(*mask.shape[1:]), valid)
 
     @property
     def num_kept(self) -> int:
-        """K, the tokens that every clip of the batch keeps."""
+        """K, the tokens that the longest clip of the batch keeps; all of them when `valid` is None."""
         return self.keep_idx.shape[1]
+
+    def counts(self) -> Tensor:
+        """Returns (B,) int64, the tokens that each clip keeps."""
+        if self.valid is not None:
+            return self.valid.sum(1)
+        return torch.full((len(self.keep_idx),), self.num_kept, device=self.keep_idx.device)
 
     def mask(self) -> Tensor:
         """Returns (B, T', H', W') bool, True where the tubelet is kept."""
@@ -62,3 +104,20 @@ class TokenSelection:
             len(self.keep_idx), self.grid.num_tokens, dtype=torch.bool, device=self.keep_idx.device
         )
         return kept.scatter_(1, self.keep_idx, True).view(-1, *self.grid.shape)
+
+    def rows(self, index: Tensor) -> TokenSelection:
+        """The selection of some clips, index (n,) int64, without the padding that only the others needed."""
+        if self.valid is None:
+            tokens = None if self.tokens is None else self.tokens[index]
+            return replace(self, keep_idx=self.keep_idx[index], tokens=tokens)
+        counts = self.valid.sum(1)[index]
+        shortest, longest = (int(bound) for bound in counts.aminmax())
+        tokens = self.tokens
+        if tokens is not None:
+            tokens = tokens[index, : tokens.shape[1] - self.num_kept + longest]
+        return replace(
+            self,
+            keep_idx=self.keep_idx[index, :longest],
+            valid=None if shortest == longest else self.valid[index, :longest],
+            tokens=tokens,
+        )

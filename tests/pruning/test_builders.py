@@ -19,7 +19,10 @@ def options(name: str) -> dict[str, int]:
     return SMALL if name.startswith("x3d") else {}
 
 
-@pytest.mark.parametrize("name", [name for name in PRUNERS if name != "none"])
+MAPS = [name for name in PRUNERS if name not in ("none", "similarity", "run_length")]
+
+
+@pytest.mark.parametrize("name", MAPS)
 def test_every_pruner_keeps_its_share_and_does_not_depend_on_the_batch(name: str) -> None:
     pruner = build_pruner(name, keep_ratio=0.29, **options(name))
     assert pruner is not None
@@ -44,6 +47,33 @@ def test_frame_scope_reaches_the_selection() -> None:
     frames = torch.zeros(1, 8, 32, 32, 3, dtype=torch.uint8)
     frames[:, :2] = 255  # a global ranking would keep the first frame whole
     assert pruner(frames, GRID).mask().sum((2, 3)).tolist() == [[8, 8, 8, 8]]
+
+
+@pytest.mark.parametrize("name", [*MAPS, "run_length"])
+@pytest.mark.parametrize("budget", ["mass", "threshold"])
+def test_every_clip_gets_its_own_number_of_tokens_whatever_its_batch(name: str, budget: str) -> None:
+    extra = (
+        {"min_keep": 0.1} if name == "run_length" else {"budget": budget, "min_keep": 0.1, "max_keep": 0.7}
+    )
+    pruner = build_pruner(name, **options(name), **extra)
+    assert pruner is not None
+    frames = torch.randint(
+        0, 256, (4, 8, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    frames[1, :, :16] = 90  # half of the picture stands still
+    frames[2] = 0
+    frames[3] = frames[3, :1]
+    selection = pruner(frames, GRID)
+    counts = selection.counts().tolist()
+    assert all(6 <= count <= (64 if name == "run_length" else 44) for count in counts)
+    if name == "motion":
+        assert counts[1] < counts[0] or budget == "threshold"
+        assert counts[2] == counts[3] == 6  # nothing moves: the least that is allowed
+    if name == "run_length":
+        assert counts == [64, 16 + 24, 16, 16]  # the first tubelets, and what changes
+    for row in range(4):
+        alone = pruner(frames[row : row + 1], GRID)
+        assert torch.equal(selection.mask()[row], alone.mask()[0])
 
 
 def test_none_is_the_dense_model() -> None:
@@ -74,8 +104,43 @@ WRONG = [
     (("x3d", {}), r"^pruner=x3d is unknown; use one of none, x3d_xs, .*Did you mean x3d_"),
     (("random", {"keep_ratio": 0}), r"^pruner\.keep_ratio=0 must be a number"),
     (("random", {"scope": "clip"}), r"^pruner\.scope='clip' is unknown"),
-    (("motion", {"size": 32}), r"^pruner\.size is no option of pruner=motion; it has seed$"),
-    (("motion", {"weights": "x3d.pyth"}), r"^pruner\.weights is no option of pruner=motion; it has seed$"),
+    (
+        ("motion", {"size": 32}),
+        r"^pruner\.size is no option of pruner=motion; it has seed, keep_ratio, budget,",
+    ),
+    (("motion", {"weights": "x3d.pyth"}), r"^pruner\.weights is no option of pruner=motion; it has seed,"),
+    (
+        ("similarity", {"weights": "x3d.pyth"}),
+        r"^pruner\.weights is no option of pruner=similarity; it has mode,",
+    ),
+    (
+        ("run_length", {"keep_ratio": 0.3}),
+        r"^pruner\.keep_ratio is no option of pruner=run_length; it has tau,",
+    ),
+    (
+        ("motion", {"budget": "some"}),
+        r"^pruner\.budget='some' is unknown; use one of fixed, mass, threshold$",
+    ),
+    (("motion", {"budget": "mass", "mass": 0}), r"^pruner\.mass=0 must be a number with 0 < mass <= 1"),
+    (("motion", {"threshold": 2}), r"^pruner\.threshold=2 must be a number from 0 to 1$"),
+    (("motion", {"min_keep": 0}), r"^pruner\.min_keep=0 must be a number with 0 < min_keep <= 1"),
+    (
+        ("motion", {"min_keep": 0.5, "max_keep": 0.4}),
+        r"^pruner\.min_keep=0\.5 must be at most pruner\.max_keep=0\.4$",
+    ),
+    (("run_length", {"tau": 300}), r"^pruner\.tau=300 must be a number from 0 to 255$"),
+    (("similarity", {"tau": float("nan")}), r"^pruner\.tau=nan must be a number from -1 to 1$"),
+    (("similarity", {"deviations": "a"}), r"^pruner\.deviations=a must be a number$"),
+    (
+        ("similarity", {"mode": "top"}),
+        r"^pruner\.mode='top' is unknown; use one of ratio, threshold, adaptive$",
+    ),
+    (
+        ("similarity", {"diversity": "k"}),
+        r"^pruner\.diversity='k' is unknown; use one of none, cluster, grid$",
+    ),
+    (("similarity", {"cluster_tau": 2}), r"^pruner\.cluster_tau=2 must be a number from -1 to 1$"),
+    (("similarity", {"after_block": -1}), r"^pruner\.after_block=-1 must be a whole number of at least 0$"),
     (("x3d_s", {"sizes": 32}), r"^pruner\.sizes is no option of pruner=x3d_s; it has frames, size,"),
     (("x3d_s", {"size": 0}), r"^pruner\.frames=8 must be >= 1 and pruner\.size=0 >= 32"),
     (("x3d_s", {"frames": 0}), r"^pruner\.frames=0 must be >= 1"),

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from video_papr.errors import ConfigError
-from video_papr.pruning.selection import check_keep_ratio, keep_count, resize_map, select_tokens
+from video_papr.pruning.budget import check_ratio, keep_count
+from video_papr.pruning.selection import resize_map, select_counts, select_tokens
 from video_papr.structures import TokenGrid, TokenSelection
 
 grids = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
@@ -53,7 +54,10 @@ def test_counts_worked_by_hand(ratio: float, num_tokens: int, count: int) -> Non
     "ratio", [0, 0.0, -0.1, 1.5, 1 + 1e-9, float("nan"), float("inf"), "abc", "0.3", True, None, [0.3]]
 )
 def test_ratio_out_of_range(ratio: object) -> None:
-    for call in (check_keep_ratio, lambda r: select_tokens(torch.zeros(1, 1, 2, 2), keep_ratio=r)):
+    for call in (
+        lambda r: check_ratio("keep_ratio", r),
+        lambda r: select_tokens(torch.zeros(1, 1, 2, 2), keep_ratio=r),
+    ):
         with pytest.raises(ConfigError) as caught:
             call(ratio)
         line = f"pruner.keep_ratio={ratio} must be a number with 0 < keep_ratio <= 1, e.g. 0.3"
@@ -207,6 +211,52 @@ def test_maps_of_other_precisions(dtype: torch.dtype) -> None:
     scores = distinct(2, (2, 5, 5), 0)
     expected = select_tokens(scores, keep_ratio=0.4).keep_idx
     assert torch.equal(select_tokens(scores.to(dtype), keep_ratio=0.4).keep_idx, expected)
+
+
+# ---- each clip its own number ----
+
+
+@settings(deadline=None)
+@given(grid=grids, scope=scopes, seed=st.integers(0, 99), data=st.data())
+def test_unequal_counts_equal_one_clip_at_a_time(
+    grid: tuple[int, int, int], scope: str, seed: int, data: st.DataObject
+) -> None:
+    num_tokens = math.prod(grid)
+    counts = data.draw(st.lists(st.integers(1, num_tokens), min_size=1, max_size=4))
+    scores = distinct(len(counts), grid, seed)
+    selection = select_counts(scores, torch.tensor(counts), scope=scope)
+    assert selection.counts().tolist() == counts
+    assert selection.num_kept == max(counts)
+    assert (selection.valid is None) == (len(set(counts)) == 1)
+    for row, count in enumerate(counts):
+        alone = select_tokens(scores[row : row + 1], keep_ratio=count / num_tokens, scope=scope)
+        own = selection.keep_idx[row]
+        assert own[:count].tolist() == alone.keep_idx[0].tolist()
+        assert (own[count:] == own[count - 1]).all()  # padding names no other token
+        assert torch.equal(selection.mask()[row], alone.mask()[0])
+        trimmed = selection.rows(torch.tensor([row]))
+        assert (trimmed.valid, trimmed.keep_idx.tolist()) == (None, alone.keep_idx.tolist())
+
+
+@settings(deadline=None)
+@given(grid=grids, seed=st.integers(0, 99), batch=st.integers(1, 4))
+def test_every_mask_comes_back(grid: tuple[int, int, int], seed: int, batch: int) -> None:
+    mask = torch.rand(batch, *grid, generator=torch.Generator().manual_seed(seed)) < 0.4
+    mask[:, 0, 0, 0] = True
+    selection = TokenSelection.from_mask(mask)
+    assert torch.equal(selection.mask(), mask)
+    rows = torch.arange(batch - 1, -1, -1)
+    assert torch.equal(selection.rows(rows).mask(), mask.flip(0))
+
+
+def test_mask_that_keeps_nothing_and_valid_of_another_shape() -> None:
+    mask = torch.zeros(2, 1, 2, 2, dtype=torch.bool)
+    mask[0] = True
+    with pytest.raises(ValueError, match="at least one token"):
+        TokenSelection.from_mask(mask)
+    for valid in (torch.ones(1, 3, dtype=torch.bool), torch.ones(1, 2)):
+        with pytest.raises(ValueError, match="valid must be bool of shape"):
+            TokenSelection(torch.tensor([[0, 1]]), TokenGrid(1, 2, 2), valid)
 
 
 # ---- the value that crosses the border ----

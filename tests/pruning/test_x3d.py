@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from video_papr.errors import CheckpointError, ConfigError
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.x3d import X3DScorer, X3DTrunk, x3d_classifier
+from video_papr.pruning.x3d import X3DScorer, X3DTrunk, fold_norms, x3d_classifier
 from video_papr.structures import TokenGrid
 
 CHANNELS = {"res2": (24, 4), "res3": (48, 8), "res4": (96, 16), "res5": (192, 32), "head": (432, 32)}
@@ -65,6 +65,26 @@ def test_features_equal_those_of_pytorchvideo(tmp_path: Path, frames: int, size:
         assert features.shape == (2, channels, frames, -(-size // stride), -(-size // stride))
         assert features.std() > 0.01
         torch.testing.assert_close(features, expected[stage], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("stage", CHANNELS)
+def test_features_stay_the_same_when_the_norms_are_folded(tmp_path: Path, stage: str) -> None:
+    net = pytorchvideo_x3d(4, 64)
+    path = tmp_path / "x3d.pyth"
+    torch.save({"model_state": net.state_dict()}, path)
+    pixels = torch.randn(2, 3, 4, 64, 64, dtype=torch.float64)
+    expected = outputs(net.double(), pixels)[stage]
+    pruner = build_pruner("x3d_s", weights=path, frames=4, size=64, stage=stage)
+    assert pruner is not None
+    trunk = pruner.scorer.trunk.double()  # type: ignore[union-attr,operator]
+    fold_norms(trunk)
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in trunk.modules())
+    torch.testing.assert_close(trunk(pixels), expected, rtol=0, atol=1e-9)
+
+
+def test_norms_are_not_folded_in_training_mode() -> None:
+    with pytest.raises(ValueError, match="in eval mode only"):
+        fold_norms(X3DTrunk("res2").train())
 
 
 def test_classifier_for_training_equals_pytorchvideos_at_the_size_that_it_was_built_for() -> None:

@@ -12,11 +12,25 @@ from torch import Tensor, nn
 from ..checkpoints import read_weights
 from ..errors import ConfigError
 from ..structures import TokenGrid, TokenSelection
+from .budget import Budget, check_number, map_budget
 from .rules import RULES
-from .selection import check_keep_ratio, check_scope, select_tokens
-from .x3d import CLIPS, X3DScorer
+from .selection import check_scope, select_counts, select_tokens
+from .similarity import SimilarityPruner
+from .x3d import CLIPS, X3DScorer, find_x3d
 
-PRUNERS = ("none", *CLIPS, *RULES)
+PRUNERS = ("none", *CLIPS, "similarity", *RULES)
+
+BUDGET = ("keep_ratio", "budget", "mass", "threshold", "min_keep", "max_keep")
+SHARED = (*BUDGET, "scope")
+OPTIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(CLIPS, ("frames", "size", "stage", "align_corners", "cell_center", "seed", *SHARED)),
+    **dict.fromkeys(RULES, ("seed", *SHARED)),
+    "run_length": ("tau", "min_keep", "max_keep"),
+    "similarity": (
+        *("mode", "keep_ratio", "tau", "deviations", "diversity", "cluster_tau", "after_block"),
+        *("min_keep", "max_keep"),
+    ),
+}
 
 
 class Pruner(nn.Module):
@@ -25,15 +39,14 @@ class Pruner(nn.Module):
     Attributes:
         name: as in `PRUNERS`.
         scorer: (frames, grid) -> significance map.
-        keep_ratio, scope: see `selection.select_tokens`.
+        budget: how many tokens a clip keeps.
+        scope: see `selection.select_tokens`.
     """
 
-    def __init__(
-        self, name: str, scorer: nn.Module, *, keep_ratio: float = 0.3, scope: str = "global"
-    ) -> None:
+    def __init__(self, name: str, scorer: nn.Module, *, budget: Budget, scope: str = "global") -> None:
         super().__init__()
         self.name, self.scorer = name, scorer
-        self.keep_ratio, self.scope = check_keep_ratio(keep_ratio), check_scope(scope)
+        self.budget, self.scope = budget, check_scope(scope)
 
     def significance(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> (B, T', H', W') float32, higher = keep."""
@@ -41,7 +54,10 @@ class Pruner(nn.Module):
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> TokenSelection:
         """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip."""
-        return select_tokens(self.significance(frames, grid), keep_ratio=self.keep_ratio, scope=self.scope)
+        significance = self.significance(frames, grid)
+        if not self.budget.variable:
+            return select_tokens(significance, keep_ratio=self.budget.value, scope=self.scope)
+        return select_counts(significance, self.budget.counts(significance), scope=self.scope)
 
 
 class RuleScorer(nn.Module):
@@ -57,22 +73,17 @@ class RuleScorer(nn.Module):
 
 
 def build_pruner(
-    name: str,
-    *,
-    keep_ratio: float = 0.3,
-    scope: str = "global",
-    weights: str | Path | None = None,
-    **options: Any,
-) -> Pruner | None:
+    name: str, *, weights: str | Path | None = None, **options: Any
+) -> Pruner | SimilarityPruner | None:
     """Builds a pruner in eval mode; "none" gives None, the dense model.
 
     Args:
         name: one of `PRUNERS`.
-        keep_ratio: share of the tokens that stay, 0 < keep_ratio <= 1.
-        scope: "global" or "frame".
-        weights: of an X3D: a bundled name or a file; None is a random X3D, a control.
-        options: of an X3D: `frames`, `size`, `stage`, `align_corners`, `cell_center`; of a rule, and of random
-            weights: `seed`.
+        weights: of an X3D: a bundled name, a file, or a name of `x3d.PUBLISHED`; None is a random X3D, a control.
+        options: see `OPTIONS`. `keep_ratio` (0.3), `scope` ("global"), `budget` ("fixed") and the keys of
+            `budget.map_budget` for all that make a map from frames; beside these, `frames`, `size`, `stage`,
+            `align_corners`, `cell_center` of an X3D, and `seed` of a rule or of random weights. "run_length" takes
+            `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what `SimilarityPruner` takes.
 
     Raises:
         ConfigError: an unknown name or option, or a value out of range.
@@ -80,17 +91,29 @@ def build_pruner(
     """
     if name == "none":
         return None
-    if name in RULES:
-        _check_options(name, options if weights is None else {"weights": weights, **options}, ("seed",))
-        scorer: nn.Module = RuleScorer(name, **options)
-    elif name in CLIPS:
-        _check_options(name, options, ("frames", "size", "stage", "align_corners", "cell_center", "seed"))
-        scorer = _x3d_scorer(name, weights, **options)
-    else:
+    if name not in PRUNERS:
         close = difflib.get_close_matches(name, PRUNERS, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ConfigError(f"pruner={name} is unknown; use one of {', '.join(PRUNERS)}.{hint}")
-    return Pruner(name, scorer, keep_ratio=keep_ratio, scope=scope).eval().requires_grad_(False)
+    given = options if weights is None or name in CLIPS else {"weights": weights, **options}
+    for key in given:
+        if key not in OPTIONS[name]:
+            raise ConfigError(
+                f"pruner.{key} is no option of pruner={name}; it has {', '.join(OPTIONS[name])}"
+            )
+    pruner: Pruner | SimilarityPruner
+    if name == "similarity":
+        pruner = SimilarityPruner(**options)
+    elif name == "run_length":
+        tau = check_number("tau", options.pop("tau", 6.0), 0, 255)
+        pruner = Pruner(name, RuleScorer(name), budget=Budget("level", tau, **options))
+    else:
+        own = {key: value for key, value in options.items() if key not in SHARED}
+        scorer = _x3d_scorer(name, weights, **own) if name in CLIPS else RuleScorer(name, **own)
+        shares = {key: value for key, value in options.items() if key in BUDGET and key != "budget"}
+        budget = map_budget(options.get("budget", "fixed"), **shares)
+        pruner = Pruner(name, scorer, budget=budget, scope=options.get("scope", "global"))
+    return pruner.eval().requires_grad_(False)
 
 
 def _x3d_scorer(
@@ -111,12 +134,6 @@ def _x3d_scorer(
             **rest,
         )
     if weights is not None:
-        state, _ = read_weights(weights, key="pruner.weights")
+        state, _ = read_weights(find_x3d(weights, key="pruner.weights"))
         scorer.trunk.load_classifier(state, source=f"pruner.weights={weights}")
     return scorer
-
-
-def _check_options(name: str, options: dict[str, Any], known: tuple[str, ...]) -> None:
-    for key in options:
-        if key not in known:
-            raise ConfigError(f"pruner.{key} is no option of pruner={name}; it has {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""Scorers without a network: the controls that every pruner has to beat.
+"""Scorers without a network: the controls that every pruner has to beat, and the rule of run-length tokenization.
 
 Each rule is a function (frames, grid, seed) -> significance map on the token grid.
 
@@ -62,6 +62,20 @@ def brightness(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     return F.adaptive_avg_pool3d(frames.float().mean(-1)[:, None], grid.shape).squeeze(1)
 
 
+def repetition(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
+    """How far a tubelet is from repeating the previous one at its place, 0 to 255, (B, T', H', W').
+
+    The mean absolute difference between the first frame of the previous tubelet and the last frame of this one:
+    the rule of RLT (Choudhury et al., NeurIPS 2024, section 3). The first tubelets repeat nothing: 255.
+    """
+    num_frames, slices = frames.shape[1], grid.frames
+    first = [t * num_frames // slices for t in range(slices)]
+    last = [-(-(t + 1) * num_frames // slices) - 1 for t in range(slices)]
+    change = (frames[:, last[1:]].float() - frames[:, first[:-1]].float()).abs().mean(-1)
+    nothing_before = frames.new_full((len(frames), 1, *grid.shape[1:]), 255, dtype=torch.float32)
+    return torch.cat([nothing_before, F.adaptive_avg_pool2d(change, grid.shape[1:])], 1)
+
+
 def _axes(grid: TokenGrid, device: torch.device) -> tuple[Tensor, ...]:
     return torch.meshgrid(
         *(torch.arange(n, device=device, dtype=torch.float64) for n in grid.shape), indexing="ij"
@@ -74,4 +88,5 @@ RULES: dict[str, Rule] = {
     "center": center,
     "motion": motion,
     "brightness": brightness,
+    "run_length": repetition,
 }

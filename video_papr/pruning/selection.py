@@ -5,25 +5,15 @@ Letters: B clips, t x h x w the scorer's cells, T' x H' x W' the token grid, N i
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ConfigError
 from ..structures import TokenGrid, TokenSelection
+from .budget import check_ratio, keep_count
 
 SCOPES = ("global", "frame")
-
-
-def check_keep_ratio(keep_ratio: object) -> float:
-    """Returns the ratio as a float, or raises ConfigError unless it is a number with 0 < keep_ratio <= 1."""
-    if isinstance(keep_ratio, bool) or not isinstance(keep_ratio, (int, float)) or not 0 < keep_ratio <= 1:
-        raise ConfigError(
-            f"pruner.keep_ratio={keep_ratio} must be a number with 0 < keep_ratio <= 1, e.g. 0.3"
-        )
-    return float(keep_ratio)
 
 
 def check_scope(scope: str) -> str:
@@ -40,11 +30,6 @@ def check_cell_center(cell_center: float, *, align_corners: bool) -> float:
             f"pruner.cell_center={cell_center} must be a number from 0 to 1, and 0.5 with pruner.align_corners=true"
         )
     return cell_center
-
-
-def keep_count(keep_ratio: float, num_tokens: int) -> int:
-    """K = max(1, floor(keep_ratio * N)), safe from rounding (0.29 * 100 is 28.999... in floating point)."""
-    return max(1, math.floor(keep_ratio * num_tokens + 1e-9))
 
 
 def resize_map(
@@ -96,12 +81,43 @@ def select_tokens(significance: Tensor, *, keep_ratio: float, scope: str = "glob
     """
     check_scope(scope)
     grid = TokenGrid(*significance.shape[1:])
-    count = keep_count(check_keep_ratio(keep_ratio), grid.num_tokens)
-    scores = significance.float().nan_to_num(nan=float("-inf"), posinf=3e38)
+    count = keep_count(check_ratio("keep_ratio", keep_ratio), grid.num_tokens)
+    scores = _rankable(significance)
     if scope == "frame":
         scores = _promote_per_frame(scores, count // grid.frames)
     keep_idx = scores.flatten(1).topk(count, dim=1, sorted=False).indices.sort(dim=1).values
     return TokenSelection(keep_idx, grid)
+
+
+def select_counts(significance: Tensor, counts: Tensor, *, scope: str = "global") -> TokenSelection:
+    """Keeps the most significant tokens of every clip, each clip its own number of them.
+
+    Args:
+        significance: (B, T', H', W') as for `select_tokens`.
+        counts: (B,) int64, 1 to N.
+        scope: as for `select_tokens`, with each clip's own count.
+
+    Raises:
+        ConfigError: `scope` is unknown.
+    """
+    check_scope(scope)
+    scores = _rankable(significance)
+    if scope == "frame":
+        quota = counts // scores.shape[1]
+        best = ranks(scores.flatten(2)) < quota[:, None, None]
+        scores = scores.masked_fill(best.view_as(scores), float("inf"))
+    kept = ranks(scores.flatten(1)) < counts[:, None]
+    return TokenSelection.from_mask(kept.view_as(scores))
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """Place of each score along the last axis, 0 the highest; of equal ones the first comes first."""
+    return scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+
+
+def _rankable(significance: Tensor) -> Tensor:
+    """float32 without NaN, which counts as least significant, and with +inf free for what is promoted."""
+    return significance.float().nan_to_num(nan=float("-inf"), posinf=3e38)
 
 
 def _promote_per_frame(scores: Tensor, quota: int) -> Tensor:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..checkpoints import load_exactly
+from ..checkpoints import BUNDLED, find_weights, load_exactly
+from ..downloads import url_file
 from ..errors import ConfigError
 from ..pixels import normalize_pixels, resample_clip
 from ..structures import TokenGrid
@@ -21,12 +24,28 @@ from .selection import check_cell_center, resize_map
 # A package behind pytorchvideo calls torch.jit.script, which torch deprecates.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)
+    from pytorchvideo.models.hub.x3d import checkpoint_paths
     from pytorchvideo.models.x3d import create_x3d
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 # Frames x size of PaPr's published recipe for S and M; XS is X3D's own test setting.
 CLIPS = {"x3d_xs": (4, 160), "x3d_s": (8, 160), "x3d_m": (16, 224)}
 STAGES = ("res2", "res3", "res4", "res5", "head")
+# Trained on Kinetics-400 by X3D's authors; pytorchvideo publishes no checksums.
+PUBLISHED = {f"{name}_k400": checkpoint_paths[name] for name in CLIPS}
+
+
+def find_x3d(weights: str | Path, *, key: str) -> Path:
+    """The file of X3D's weights: a path, a bundled name, or a name of `PUBLISHED`, which is downloaded once.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be downloaded.
+    """
+    name = str(weights)
+    here = Path(weights).expanduser().is_file() or (BUNDLED / f"{name}.safetensors").is_file()
+    if name in PUBLISHED and not here:
+        return url_file(PUBLISHED[name], key=key, value=name)
+    return find_weights(weights, key=key, others=f", nor published ({', '.join(PUBLISHED)})")
 
 
 def x3d_classifier(num_classes: int) -> nn.Module:
@@ -82,6 +101,41 @@ class X3DTrunk(nn.Module):
         own = self.state_dict().keys()
         renamed = {key.replace("blocks.5.pool.pre_", "pre_"): value for key, value in state.items()}
         load_exactly(self, {key: value for key, value in renamed.items() if key in own}, source=source)
+
+
+# convolution -> the norm behind it, as pytorchvideo names them, and the trunk's own.
+NORMS = {
+    "conv": "norm",
+    "conv_a": "norm_a",
+    "conv_b": "norm_b",
+    "conv_c": "norm_c",
+    "branch1_conv": "branch1_norm",
+    "pre_conv": "pre_norm",
+}
+
+
+def fold_norms(trunk: nn.Module) -> None:
+    """Folds every batch norm of an X3D into the convolution before it, in place; for inference only.
+
+    The features stay the same up to rounding; a pass over every activation is saved. The state dict has other keys
+    afterwards, so load the weights first.
+
+    Raises:
+        ValueError: the network is in training mode, where a norm follows its batch.
+    """
+    if trunk.training:
+        raise ValueError("batch norms can be folded in eval mode only")
+    for module in list(trunk.modules()):
+        for conv_name, norm_name in NORMS.items():
+            conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
+            # The stem's convolution is a pair; `conv_xy` is the one that comes last. Some norms lead a pair with
+            # squeeze-and-excitation.
+            holder, key = (conv, "conv_xy") if hasattr(conv, "conv_xy") else (module, conv_name)
+            place, name = (norm, "0") if isinstance(norm, nn.Sequential) else (module, norm_name)
+            found = getattr(place, name, None)
+            if isinstance(found, nn.BatchNorm3d):
+                setattr(holder, key, fuse_conv_bn_eval(getattr(holder, key), found))
+                setattr(place, name, nn.Identity())
 
 
 class X3DScorer(nn.Module):

@@ -1,0 +1,173 @@
+"""How many tokens a clip keeps: the same number for every clip, or one that its own map decides.
+
+Every rule is a pure function (map (B, N), value) -> counts (B,) int64; the best tokens up to the count are kept.
+
+Letters: B clips, T' x H' x W' the token grid, N its tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+
+BUDGETS = ("fixed", "mass", "threshold")
+
+
+def keep_count(keep_ratio: float, num_tokens: int) -> int:
+    """K = max(1, floor(keep_ratio * N)), safe from rounding (0.29 * 100 is 28.999... in floating point)."""
+    return max(1, math.floor(keep_ratio * num_tokens + 1e-9))
+
+
+def check_ratio(key: str, value: object) -> float:
+    """Returns the value as a float, or raises ConfigError unless it is a number above 0 and at most 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ConfigError(f"pruner.{key}={value} must be a number with 0 < {key} <= 1, e.g. 0.3")
+    return float(value)
+
+
+def check_number(key: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
+    """Returns the value as a float, or raises ConfigError unless it is a number from `low` to `high`."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
+        between = f" from {low:g} to {high:g}" if math.isfinite(low) else ""
+        raise ConfigError(f"pruner.{key}={value} must be a number{between}")
+    return float(value)
+
+
+def mass_counts(flat: Tensor, share: float) -> Tensor:
+    """The size of the smallest set that holds `share` of the map's mass: (B, N) -> (B,).
+
+    A token's mass is its value above the smallest value of its clip, so that a map of any sign and scale will do. A map
+    without contrast has no mass, and keeps 0.
+    """
+    mass = _finite(flat)
+    mass = (mass - mass.amin(1, keepdim=True)).sort(1, descending=True).values
+    held = mass.cumsum(1)
+    total = held[:, -1:]
+    short = (held < share * total * (1 - 1e-12)).sum(1)
+    return torch.where(total[:, 0] > 0, short + 1, 0)
+
+
+def threshold_counts(flat: Tensor, threshold: float) -> Tensor:
+    """Tokens at or above `threshold`, 0 the clip's smallest value and 1 its largest: (B, N) -> (B,).
+
+    A map without contrast keeps 0.
+    """
+    values = _finite(flat)
+    low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+    above = (values - low) >= threshold * (high - low)
+    return torch.where(high[:, 0] > low[:, 0], above.sum(1), 0)
+
+
+def level_counts(flat: Tensor, level: float) -> Tensor:
+    """Tokens at or above `level` on the map's own scale: (B, N) -> (B,)."""
+    return (flat >= level).sum(1)
+
+
+def deviation_counts(flat: Tensor, deviations: float) -> Tensor:
+    """Tokens at or above the clip's mean minus `deviations` standard deviations: (B, N) -> (B,)."""
+    values = _finite(flat)
+    level = values.mean(1, keepdim=True) - deviations * values.std(1, correction=0, keepdim=True)
+    # A map without contrast lies at its mean but for rounding, and all of it counts.
+    return (values >= level - 1e-9 * values.abs().amax(1, keepdim=True)).sum(1)
+
+
+COUNTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "mass": mass_counts,
+    "threshold": threshold_counts,
+    "level": level_counts,
+    "deviation": deviation_counts,
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many tokens are kept.
+
+    Attributes:
+        kind: "fixed" or one of `COUNTS`.
+        value: the share of the tokens ("fixed"), or what the rule of `COUNTS` takes.
+        min_keep, max_keep: bounds for all but "fixed", as shares of the grid's tokens.
+
+    Raises:
+        ConfigError: the bounds are no shares, or the lower one is above the other.
+    """
+
+    kind: str
+    value: float
+    min_keep: float = 0.05
+    max_keep: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ratio("min_keep", self.min_keep)
+        check_ratio("max_keep", self.max_keep)
+        if self.min_keep > self.max_keep:
+            raise ConfigError(
+                f"pruner.min_keep={self.min_keep} must be at most pruner.max_keep={self.max_keep}"
+            )
+
+    @property
+    def variable(self) -> bool:
+        """Whether the clip decides how many tokens it keeps."""
+        return self.kind != "fixed"
+
+    def counts(self, significance: Tensor) -> Tensor:
+        """significance (B, T', H', W') -> tokens to keep (B,) int64, at least 1."""
+        flat = significance.flatten(1)
+        batch, num_tokens = flat.shape
+        if not self.variable:
+            return torch.full((batch,), keep_count(self.value, num_tokens), device=flat.device)
+        return self.bounded(COUNTS[self.kind](flat, self.value), num_tokens)
+
+    def bounded(self, counts: Tensor, num_tokens: int) -> Tensor:
+        """counts (B,) -> the same between `min_keep` and `max_keep` of the grid's tokens."""
+        return counts.clamp(keep_count(self.min_keep, num_tokens), keep_count(self.max_keep, num_tokens))
+
+
+def map_budget(
+    kind: str = "fixed",
+    *,
+    keep_ratio: float = 0.3,
+    mass: float = 0.5,
+    threshold: float = 0.5,
+    min_keep: float = 0.05,
+    max_keep: float = 1.0,
+) -> Budget:
+    """The budget that the keys of a map-based pruner describe.
+
+    Args:
+        kind: "fixed" keeps `keep_ratio` of the tokens of every clip; see `mass_counts` and `threshold_counts`.
+        keep_ratio, mass, threshold: what the three kinds read.
+        min_keep, max_keep: see `Budget`.
+
+    Raises:
+        ConfigError: an unknown kind, or a value out of range.
+    """
+    values = {
+        "fixed": check_ratio("keep_ratio", keep_ratio),
+        "mass": check_ratio("mass", mass),
+        "threshold": check_number("threshold", threshold, 0, 1),
+    }
+    if kind not in values:
+        raise ConfigError(f"pruner.budget={kind!r} is unknown; use one of {', '.join(BUDGETS)}")
+    return Budget(kind, values[kind], min_keep, max_keep)
+
+
+def _finite(flat: Tensor) -> Tensor:
+    """(B, N) in float64; NaN and -inf become the clip's smallest finite value, +inf its largest."""
+    flat = flat.double()
+    good = flat.isfinite()
+    low = torch.where(good, flat, math.inf).amin(1, keepdim=True)
+    high = torch.where(good, flat, -math.inf).amax(1, keepdim=True)
+    filled = torch.where(good, flat, torch.where(flat == math.inf, high, low))
+    return torch.where(good.any(1, keepdim=True), filled, 0.0)
