@@ -7,7 +7,18 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from video_papr.visualize import DIMMED, EDGE, GAP, MARGIN, TITLE, Panel, render_kept_tubelets, save_gallery
+from video_papr.visualize import (
+    DIMMED,
+    EDGE,
+    GAP,
+    MARGIN,
+    TITLE,
+    Panel,
+    animate_kept_tubelets,
+    render_kept_tubelets,
+    save_gallery,
+    save_timeline,
+)
 
 SIZE, TUBELET = 112, 16  # large enough to be drawn without enlarging
 
@@ -94,3 +105,27 @@ def test_gallery_shows_every_strip_unchanged(tmp_path: Path, count: int, rows: i
         left = place % columns * (width + MARGIN) + MARGIN
         strip = render_kept_tubelets(*views[place])
         np.testing.assert_array_equal(pixels[top : top + height, left : left + width], strip)
+
+
+def test_film_shows_every_frame_beside_what_is_kept_and_the_map() -> None:
+    frames, mask, significance = view()
+    film = animate_kept_tubelets(Panel("", frames, mask, significance))
+    side = 2 * SIZE  # enlarged to at least 224 pixels
+    assert film.shape == (len(frames), side, 3 * side + 2 * GAP, 3)
+    strip = render_kept_tubelets(frames, mask, significance)
+    for place in range(len(frames)):
+        np.testing.assert_array_equal(film[place, ::2, :side:2], frames[place].numpy())
+        shown = film[place, ::2, side + GAP : 2 * side + GAP : 2]
+        kept = mask[place // 2].numpy().repeat(TUBELET, 0).repeat(TUBELET, 1)
+        np.testing.assert_array_equal(shown[kept], frames[place].numpy()[kept])
+        heat = film[place, ::2, 2 * side + 2 * GAP :: 2]
+        np.testing.assert_array_equal(heat, tile(strip, 2, place // 2))
+    assert animate_kept_tubelets(Panel("", frames[:, :15, :15], mask[:, :1, :1])).shape[1:3] == (226, 454)
+
+
+def test_timeline_shows_names_as_they_are(tmp_path: Path) -> None:
+    spans = [(0.0, 2.0), (1.0, 3.0)]
+    path = save_timeline(
+        spans, {"_a$x_1$": [0.1, 0.9], "b": [0.9, 0.1]}, tmp_path / "new/line.png", title="$x_1$.mp4"
+    )
+    assert imread(path).shape[:2] == (360, 900)

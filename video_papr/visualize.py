@@ -5,7 +5,7 @@ Letters: T frames of H x W pixels, T' x H' x W' the token grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 GAP = 4  # pixels between two pictures of a strip
 MIN_TILE = 112  # smaller frames are enlarged to at least this many pixels
+MIN_FILM = 224  # the same in films
 DIMMED = 0.3  # brightness left to a dropped tubelet, which also loses its colour
 WHITE = 255
 DPI = 100
@@ -110,6 +111,65 @@ def save_gallery(panels: Sequence[Panel], path: Path) -> Path:
     return path
 
 
+def animate_kept_tubelets(panel: Panel) -> np.ndarray:
+    """One view as a film: every frame, beside it the frame with dropped tubelets dark and grey, and the map.
+
+    Returns:
+        (T, height, width, 3) uint8 with even height and width, on white.
+    """
+    frames = panel.frames.cpu().numpy()
+    size = frames.shape[1:3]
+    times = len(frames) // panel.mask.shape[0]  # frames of a tubelet
+    kept = panel.mask.cpu().numpy().repeat(times, axis=0)
+    columns = [frames, _dim(frames, _enlarge(kept, size))]
+    if panel.significance is not None:
+        cells = _colors(panel.significance.float().cpu().numpy()).repeat(times, axis=0)
+        columns.append(_enlarge(cells, size))
+    scale = -(-MIN_FILM // min(size))
+    enlarged = [_enlarge(column, (size[0] * scale, size[1] * scale)) for column in columns]
+    film = np.stack(
+        [_tile([column[i][None] for column in enlarged], across=True) for i in range(len(frames))]
+    )
+    odd = [(0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)]
+    return np.pad(film, odd, constant_values=WHITE)
+
+
+def save_timeline(
+    spans: Sequence[tuple[float, float]],
+    probabilities: Mapping[str, Sequence[float]],
+    path: Path,
+    *,
+    title: str,
+) -> Path:
+    """Writes a PNG with the probability of some classes over time, and returns its path. Needs no display.
+
+    Args:
+        spans: start and end of each window in seconds; it is drawn at its middle.
+        probabilities: name of the class -> its probability in each window.
+        path: of the PNG.
+        title: as it is, no markup.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    middles = [(start + end) / 2 for start, end in spans]
+    lines = [
+        axes.plot(middles, [100 * p for p in values], marker=".")[0] for values in probabilities.values()
+    ]
+    axes.set(xlabel="seconds", ylabel="probability, %", ylim=(0, 102), xlim=(spans[0][0], spans[-1][1]))
+    axes.grid(alpha=0.3)
+    axes.set_title(title, fontsize=11, loc="left", parse_math=False)
+    legend = axes.legend(lines, list(probabilities), fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    return path
+
+
 def _dim(pictures: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """pictures (n, H, W, 3) uint8, kept (n, H, W) bool: what is not kept turns grey and dark."""
     grey = pictures @ np.array([0.299, 0.587, 0.114]) * DIMMED
@@ -130,9 +190,9 @@ def _enlarge(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cells.repeat(size[0] // cells.shape[1], axis=1).repeat(size[1] // cells.shape[2], axis=2)
 
 
-def _tile(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Puts rows of pictures (n, H, W, 3) under each other, with white gaps."""
-    padded = np.stack(rows)
+def _tile(rows: Sequence[np.ndarray], *, across: bool = False) -> np.ndarray:
+    """Puts rows of pictures (n, H, W, 3) under each other, or `across` as columns side by side, with white gaps."""
+    padded = np.stack(rows, axis=1 if across else 0)
     padded = np.pad(padded, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=WHITE)
     count, columns, height, width, _ = padded.shape
     image = padded.transpose(0, 2, 1, 3, 4).reshape(count * height, columns * width, 3)

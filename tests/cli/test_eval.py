@@ -26,6 +26,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "top1_standard_error": float,
     "pruner": str,
     "keep_ratio": float,
+    "settings": dict,
     "mean_kept_tokens": float,
     "num_tokens": int,
     "actor_tokens_kept": (float, type(None)),
@@ -76,7 +77,9 @@ def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], video_root: Pat
     ]
     for line in predictions:
         keys = {"path", "label", "pred", "top5", "probs_top5", "kept_tokens", "error", "baseline_pred"}
-        assert set(line) == keys
+        assert set(line) == keys | {"label_name", "pred_name"}
+        assert line["label_name"] == line["path"].split("/")[0]
+        assert line["pred_name"] == ("left", "right")[line["pred"]]
         assert line["label"] == int(line["path"].startswith("right"))
         assert line["top5"][0] == line["pred"]
         assert sorted(line["top5"]) == [0, 1]  # the dataset has two classes
@@ -231,6 +234,33 @@ def test_synthetic_videos_report_the_share_of_the_actor(
     assert results["baseline"]["actor_tokens_kept"] == 1
     everything = evaluate(Path("unused"), *words, *given, "pruner.keep_ratio=1")
     assert everything["actor_tokens_kept"] == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pruner=run_length",),
+        ("pruner=motion", "pruner.budget=mass"),
+        ("pruner=similarity", "pruner.mode=adaptive", "pruner.diversity=cluster", "pruner.after_block=2"),
+        ("pruner=none", "merger=tome", "merger.r=1"),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_clips_decide_how_much_is_kept(
+    evaluate: Callable[..., dict[str, Any]], video_root: Path, words: tuple[str, ...]
+) -> None:
+    size = ("backbone.num_frames=16", "backbone.input_size=32")
+    results = evaluate(video_root, *size, *words, "views=2x3", "visualize=2")
+    merged = "merger=tome" in words
+    kept = [line["kept_tokens"] for line in results["predictions"]]
+    assert results["mean_kept_tokens"] == pytest.approx(sum(kept) / 5)
+    assert results["keep_ratio"] == pytest.approx(results["mean_kept_tokens"] / results["num_tokens"])
+    gmacs, dense = results["gmacs_per_view"], results["baseline"]["gmacs_per_view"]
+    assert gmacs["total"] == gmacs["backbone"] + gmacs["scorer"]
+    assert gmacs["dense"] == dense["total"]
+    assert (results["out"] / "kept_tubelets.png").exists() != merged
+    assert results["settings"]["merger"]["name"] == ("tome" if merged else "none")
+    assert results["baseline"]["settings"] == {}
 
 
 @pytest.mark.slow

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from ..backbones.builders import build_backbone
-from ..config import BackboneConfig, DatasetConfig, PrunerConfig, RuntimeConfig, ViewsConfig
-from ..data.annotations import VideoList
+from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig, RuntimeConfig, ViewsConfig
+from ..data.annotations import Complain, VideoList, read_class_names, refuse
 from ..data.datasets import build_video_list
-from ..data.sampling import dense_clips, uniform_segments
+from ..data.index import apply_index, read_index
+from ..data.sampling import choose_sampler
 from ..data.synthetic import SyntheticSplit, generate, read_actors
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share
@@ -23,9 +24,10 @@ from ..evaluation.cost import Engine
 from ..evaluation.runner import ActorShare, Example
 from ..pipeline import Pipeline
 from ..pruning.builders import Pruner, build_pruner
-from ..structures import TokenGrid
+from ..pruning.merging import build_merger
+from ..pruning.x3d import X3DScorer, fold_norms
 from ..visualize import Panel
-from .common import warn
+from .common import loading_said_aloud, warn
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,14 +74,21 @@ def num_workers(runtime: RuntimeConfig) -> int:
     return min(max(cores - 1, 1), 16)
 
 
-def build_videos(dataset: DatasetConfig, *, progress: bool = True) -> tuple[Path, VideoList]:
+def build_videos(
+    dataset: DatasetConfig, *, progress: bool = True, complain: Complain = refuse
+) -> tuple[Path, VideoList]:
     """Lists the videos of a dataset, making them first if they are synthetic.
+
+    Args:
+        progress: show a bar while they are made.
+        complain: called with one line for each wrong entry of the annotation file; the default raises it.
 
     Returns:
         the root folder, and the list.
 
     Raises:
-        DataError: the root or the annotation file is missing, wrong, or lists no video.
+        DataError: the root, the annotation file, the class names or the index is missing or wrong, or there is no
+            video.
     """
     name, root = dataset.name, dataset.root
     if name == "synthetic":
@@ -87,39 +96,73 @@ def build_videos(dataset: DatasetConfig, *, progress: bool = True) -> tuple[Path
         cache = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else None
         name, root = "folder", str(generate(split, cache_dir=cache, progress=progress))
     assert root is not None  # DatasetConfig asks for it
-    videos = build_video_list(name=name, root=root, annotations=dataset.annotations, limit=dataset.limit)
-    return Path(root), videos
+    videos = build_video_list(
+        name=name,
+        root=root,
+        annotations=dataset.annotations,
+        class_names=read_class_names(dataset.class_names) if dataset.class_names else None,
+        split=dataset.split,
+        fold=dataset.fold,
+        limit=dataset.limit,
+        complain=complain,
+    )
+    return Path(root), videos if dataset.index is None else _indexed(videos, dataset.index)
+
+
+def _indexed(videos: VideoList, source: str) -> VideoList:
+    """Marks what the index knows to be damaged, and says how far it fits."""
+    videos, use = apply_index(videos, read_index(source), source=source)
+    notes = [
+        (use.unreadable, "are damaged and count as failed without another try"),
+        (use.changed, "were damaged and changed since: they are read again"),
+        (use.unlisted, "are not in it: they are read as without it"),
+    ]
+    for count, what in notes:
+        if count:
+            warn(f"dataset.index={source}: {count} of {len(videos)} videos {what}")
+    return videos
 
 
 def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callable:
     """Returns (frames of the video) -> (clips, num_frames) frame indices."""
-    if dataset.sampling == "uniform":
-        return partial(uniform_segments, num_frames=num_frames, num_clips=clips)
-    return partial(dense_clips, num_frames=num_frames, frame_stride=dataset.frame_stride, num_clips=clips)
+    return choose_sampler(
+        dataset.sampling, num_frames=num_frames, num_clips=clips, frame_stride=dataset.frame_stride
+    )
 
 
 def build_pipeline(
-    backbone: BackboneConfig, pruner: PrunerConfig, videos: VideoList, *, seed: int, engine: Engine
+    backbone: BackboneConfig,
+    pruner: PrunerConfig,
+    videos: VideoList,
+    *,
+    seed: int,
+    engine: Engine,
+    merger: MergerConfig | None = None,
 ) -> Pipeline:
-    """Builds backbone and pruner on the device. Random weights are announced in one line."""
+    """Builds backbone, pruner and merger on the device. Random weights are announced in one line."""
     untrained = backbone.weights is None
-    model = build_backbone(
-        backbone.name,
-        weights=backbone.weights,
-        num_classes=count_classes(videos)
-        if untrained and backbone.num_classes is None
-        else backbone.num_classes,
-        num_frames=backbone.num_frames,
-        input_size=backbone.input_size,
-        seed=seed,
-    )
+    with loading_said_aloud():
+        model = build_backbone(
+            backbone.name,
+            weights=backbone.weights,
+            num_classes=count_classes(videos)
+            if untrained and backbone.num_classes is None
+            else backbone.num_classes,
+            num_frames=backbone.num_frames,
+            input_size=backbone.input_size,
+            replace_head=backbone.replace_head,
+            seed=seed,
+        )
     scorer = build_pruner(pruner.name, **pruner.options)
+    if isinstance(scorer, Pruner) and isinstance(scorer.scorer, X3DScorer):
+        fold_norms(scorer.scorer.trunk)
     notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
     if pruner.name.startswith("x3d") and pruner.weights is None:
         notes.append("pruner.weights=null: the map of a random X3D says little")
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
-    return Pipeline(model, scorer).to(engine.device)
+    joiner = None if merger is None else build_merger(merger.name, **merger.options)
+    return Pipeline(model, scorer, joiner).to(engine.device)
 
 
 def count_classes(videos: VideoList) -> int:
@@ -200,11 +243,12 @@ def spread(count: int, total: int) -> set[int]:
     return {(2 * place + 1) * total // (2 * count) for place in range(count)}
 
 
-def panel(pruner: Pruner, grid: TokenGrid, example: Example, class_names: tuple[str, ...] | None) -> Panel:
+def panel(pipeline: Pipeline, example: Example, class_names: tuple[str, ...] | None) -> Panel:
     """The picture of one example: what was kept, and the map that decided it."""
-    device = next((p.device for p in pruner.parameters()), example.frames.device)
+    device = next(pipeline.parameters()).device
     with torch.inference_mode():
-        significance = pruner.significance(example.frames[None].to(device), grid)[0]
+        maps = pipeline.significance(example.frames[None].to(device))
+    significance = None if maps is None else maps[0]
     answer = example.answer
     name = str if class_names is None else class_names.__getitem__
     said = name(answer.top5[0]) if answer.top5 else "-"

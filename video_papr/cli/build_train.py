@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backbones.builders import clip_size, token_grid
+from ..backbones.builders import clip_size
 from ..checkpoints import find_weights
 from ..config import DatasetConfig, TrainRunConfig
 from ..data.annotations import VideoList
@@ -65,6 +65,7 @@ def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
             input_size=backbone.input_size,
             keep_ratio=train.keep_ratio,
             locate=train.locate,
+            follow=train.follow,
             label_smoothing=train.label_smoothing,
             seed=config.seed,
         )
@@ -172,8 +173,7 @@ def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
         num_frames=num_frames,
         size=size,
         workers=num_workers(config.runtime),
-        circles=read_actors(root) if config.dataset.name == "synthetic" else None,
-        grid=token_grid(backbone.name, **asked),
+        tracks=read_actors(root) if config.dataset.name == "synthetic" else None,
         progress=config.progress,
     )
     if store.failed:

@@ -6,10 +6,13 @@ Nothing heavy is imported here, so `--help` and a mistyped key answer at once.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +28,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from ..config_rules import did_you_mean
-from ..errors import VideoPaprError
+from ..errors import CheckpointWarning, VideoPaprError
 from ..evaluation.report import print_sweep, sweep_files, sweep_row
 
 if TYPE_CHECKING:
@@ -38,6 +41,22 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 def warn(text: str) -> None:
     """Prints one line on stderr that the user should not overlook."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[yellow]warning:[/] {text}")
+
+
+@contextmanager
+def loading_said_aloud() -> Iterator[None]:
+    """Prints what loading changed about the weights as one line each; other warnings take their usual way."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CheckpointWarning)
+        try:
+            yield
+        finally:
+            changes = [entry for entry in caught if issubclass(entry.category, CheckpointWarning)]
+            for entry in changes:
+                warn(str(entry.message))
+    for entry in caught:
+        if entry not in changes:
+            warnings.warn_explicit(entry.message, entry.category, entry.filename, entry.lineno)
 
 
 def make_console() -> Console:
@@ -81,7 +100,7 @@ def run_command(config_name: str, work: Callable[[DictConfig, Path], dict[str, A
     # Hydra stops reading overrides at the first flag, so `dataset=folder -m pruner=a,b` would be refused.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
 
-    @hydra.main(config_path=_configs(), config_name=config_name, version_base="1.3")
+    @hydra.main(config_path=config_source(), config_name=config_name, version_base="1.3")
     def job(cfg: DictConfig) -> dict[str, Any] | str:
         state = HydraConfig.get()
         try:
@@ -110,11 +129,19 @@ def run_command(config_name: str, work: Callable[[DictConfig, Path], dict[str, A
             del os.environ[FULL_ERROR]
 
 
-def _configs() -> str:
+def config_source() -> str:
     """Where Hydra finds `conf/`: the installed package, or the folder of a checkout that is only on PYTHONPATH."""
     if find_spec("video_papr.conf") is not None:
         return "pkg://video_papr.conf"
     return str(Path(__file__).resolve().parents[2] / "conf")
+
+
+def quote(text: str) -> str:
+    """A text in Hydra's grammar for values, whatever it holds."""
+    # Backslashes count only before a quote, so those have to be doubled, and the ones at the end.
+    body = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    tail = re.search(r"\\*$", text)
+    return "'" + body + (tail.group() if tail else "") + "'"
 
 
 def explain(error: Exception) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..config import EvalConfig, check
@@ -35,39 +37,44 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
     """
     import torch
 
-    from ..evaluation.cost import gmacs_per_view
+    from ..evaluation.cost import gmacs_per_view, mean_gmacs
     from ..evaluation.store import RunInfo, build_results, describe_device, write_results
     from ..visualize import save_gallery
     from . import build
 
     engine = build.build_engine(config.runtime)
     root, videos = build.build_videos(config.dataset, progress=config.progress)
-    pipeline = build.build_pipeline(config.backbone, config.pruner, videos, seed=config.seed, engine=engine)
+    pipeline = build.build_pipeline(
+        config.backbone, config.pruner, videos, seed=config.seed, engine=engine, merger=config.merger
+    )
     backbone, pruner = pipeline.backbone, pipeline.pruner
     videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
     view_shape = (1, backbone.num_frames, backbone.input_size, backbone.input_size, 3)
+    gmacs = gmacs_per_view(pipeline, torch.zeros(view_shape, dtype=torch.uint8, device=engine.device))
+    keep_ratio = 1.0 if pruner is None else pruner.budget.value
+    evaluation = _evaluate(config, pipeline, root, videos, engine)
+    if pruner is not None and pruner.budget.variable and evaluation.kept:  # known only now
+        gmacs = mean_gmacs(pipeline, gmacs, evaluation.kept)
+        keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
     info = RunInfo(
         dataset=config.dataset.name,
         backbone=config.backbone.name,
         pruner=config.pruner.name,
-        keep_ratio=1.0 if pruner is None else config.pruner.keep_ratio,
+        keep_ratio=keep_ratio,
         views=str(config.views),
         num_tokens=backbone.grid.num_tokens,
-        gmacs_per_view=gmacs_per_view(
-            pipeline, torch.zeros(view_shape, dtype=torch.uint8, device=engine.device)
-        ),
+        gmacs_per_view=gmacs,
         weights={"backbone": config.backbone.weights, "scorer": config.pruner.weights},
         device=describe_device(engine.device),
         dtype=build.dtype_name(engine),
         seed=config.seed,
+        settings={"pruner": config.pruner.options, "merger": asdict(config.merger)},
     )
-    evaluation = _evaluate(config, pipeline, root, videos, engine)
     results = build_results(evaluation, info)
-    written = write_results(out, results, evaluation)
+    names = videos.class_names or backbone.class_names
+    written = write_results(out, results, evaluation, class_names=names)
     if evaluation.examples and pruner is not None:
-        panels = [
-            build.panel(pruner, backbone.grid, shown, videos.class_names) for shown in evaluation.examples
-        ]
+        panels = [build.panel(pipeline, shown, names) for shown in evaluation.examples]
         written.append(save_gallery(panels, out / "kept_tubelets.png"))
     _report(results, evaluation, written)
     if not results["num_evaluated"]:
@@ -106,7 +113,7 @@ def _evaluate(
             views_per_video=views.per_video,
             batch_size=batch_size,
             engine=engine,
-            baseline=config.baseline and pipeline.pruner is not None,
+            baseline=config.baseline and not (pipeline.pruner is None and pipeline.merger is None),
             examples=build.spread(config.visualize, len(videos)),
             actor_share=build.build_actor_share(dataset, root, views, backbone.input_size),
             on_answer=progress,

@@ -1,0 +1,191 @@
+"""`tools/predict.py` from its command line to its files, on small videos and a small random backbone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+
+from video_papr.cli.predict import find_videos, main
+from video_papr.data.decoding import decode_clips
+from video_papr.errors import DataError
+
+SMALL = (
+    "backbone.num_frames=4",
+    "backbone.input_size=16",
+    "backbone.weights=null",
+    "pruner=motion",
+    "runtime=cpu",
+)
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def predict(run_in_process: Command, tmp_path: Path) -> Command:
+    """A function (words) -> exit status, stdout, stderr that runs `tools/predict.py`; files go to tmp_path/out."""
+    out = f"output_dir={tmp_path / 'out'}"
+    return partial(run_in_process, "predict.py", main, *SMALL, "progress=false", out)
+
+
+def records(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+
+
+def rows(tmp_path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((tmp_path / "out/predictions.csv").open(newline="")))
+
+
+def test_one_video(predict: Command, video_root: Path, tmp_path: Path) -> None:
+    status, shown, errors = predict(f"video={video_root / 'left/a.mp4'}", "top_k=3", "pruner.keep_ratio=0.5")
+    assert status == 0
+    assert errors.startswith("warning: random weights")
+    (record,) = records(tmp_path)
+    assert (record["video"], record["error"]) == (str(video_root / "left/a.mp4"), None)
+    assert (record["num_frames"], record["fps"], record["num_tokens"]) == (40, 25, 4)
+    (window,) = record["windows"]
+    assert (window["start_seconds"], window["end_seconds"], window["kept_tokens"]) == (0, 1.6, 2)
+    assert window["top"] == record["top"]
+    assert [set(guess) for guess in record["top"]] == [{"label", "name", "probability"}] * 3
+    assert [row["rank"] for row in rows(tmp_path)] == ["1", "2", "3"]
+    assert float(rows(tmp_path)[0]["probability"]) == pytest.approx(record["top"][0]["probability"], abs=1e-6)
+    for guess in record["top"]:
+        assert guess["name"] in shown
+        assert f"{100 * guess['probability']:.1f}" in shown
+    assert "2 of 4 tokens read per view" in shown
+    assert imread(tmp_path / "out/001_a.png").shape[2] == 4
+    film = decode_clips(tmp_path / "out/001_a.mp4", lambda n: [list(range(n))])
+    assert film.frames.shape == (1, 4, 224, 3 * 224 + 2 * 4, 3)
+    files = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert files == {"predictions.jsonl", "predictions.csv", "001_a.png", "001_a.mp4"}
+    assert all(f"wrote {tmp_path / 'out' / name}" in shown for name in files)
+
+
+def test_windows_of_a_video(predict: Command, video_root: Path, tmp_path: Path) -> None:
+    words = (
+        f"video={video_root / 'left/a.mp4'}",
+        "window_seconds=0.4",
+        "stride_seconds=0.3",
+        "views=1x3",
+        "top_k=20",
+    )
+    status, shown, _ = predict(*words)
+    assert status == 0
+    (record,) = records(tmp_path)
+    spans = [(window["start_seconds"], window["end_seconds"]) for window in record["windows"]]
+    assert spans == [(0, 0.4), (0.32, 0.72), (0.64, 1.04), (0.96, 1.36), (1.2, 1.6)]
+    for guess in record["top"]:  # all classes there are
+        each = [
+            own["probability"]
+            for window in record["windows"]
+            for own in window["top"]
+            if own["label"] == guess["label"]
+        ]
+        assert guess["probability"] == pytest.approx(sum(each) / 5, abs=1e-6)
+    assert len(rows(tmp_path)) == 5 * 12
+    assert "best class over time" in shown
+    assert imread(tmp_path / "out/001_a_timeline.png").shape[:2] == (360, 900)
+
+
+def test_bad_videos_are_named_and_the_others_go_on(
+    predict: Command, video_root: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "my videos, [new] 'x'"
+    shutil.copytree(video_root, root)
+    (root / "left/b.mp4").write_text("not a video")
+    (root / "notes.txt").write_text("")
+    status, _, errors = predict(f"video={root}", "visualize=1", "window_seconds=0.5")
+    assert status == 1
+    found = records(tmp_path)
+    names = ["left/a.mp4", "left/b.mp4", "left/deeper/c.mp4", "right/d.mp4", "right/e.mkv"]
+    assert [record["video"] for record in found] == [str(root / name) for name in names]
+    assert [record["error"] is None for record in found] == [True, False, True, True, True]
+    assert "b.mp4" in found[1]["error"] and "\n" not in found[1]["error"]
+    assert [row["error"] for row in rows(tmp_path) if row["error"]] == [found[1]["error"]]
+    assert "1 of 5 videos could not be read; the first: cannot decode" in errors
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 1
+
+
+def test_dense_model_has_no_picture(predict: Command, video_root: Path, tmp_path: Path) -> None:
+    status, shown, _ = predict(f"video={video_root / 'right'}", "pruner=none")
+    assert status == 0
+    assert len(records(tmp_path)) == 2
+    assert "4 of 4 tokens read per view" in shown
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_paths_from_stdin(
+    predict: Command, video_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = f"{video_root / 'left/a.mp4'}\n\n{tmp_path / 'absent.mp4'}\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    status, _, errors = predict("video=-", "visualize=0")
+    assert status == 1
+    assert [record["error"] is None for record in records(tmp_path)] == [True, False]
+    assert "no such file" in errors
+
+
+WRONG = {
+    "": "video is not set: video=PATH, a file, folder or pattern; video=- reads paths from stdin.",
+    "video=absent.mp4": "video=absent.mp4: no such file or folder",
+    "video=*.absent": "video=*.absent: no file fits this pattern",
+    "video=empty": "video=empty: no video in this folder (endings: .3gp,",
+    "video=-": "video=-: stdin holds no path; give one in each line.",
+    "video=text.mp4": "no video could be read; the first: cannot decode text.mp4",
+    "video=text.mp4 top_k=0": "top_k=0: must be a whole number of at least 1.",
+    "video=text.mp4 window_seconds=0": "window_seconds=0: must be a number above 0, or null.",
+    "video=text.mp4 stride_seconds=1": "stride_seconds=1.0: needs window_seconds=SECONDS.",
+    "video=text.mp4 window=1": "window: no such key.",
+    "video=text.mp4 dataset=k4": "dataset=k4: no such option. Did you mean 'k400'?",
+    "video=text.mp4 dataset.class_names=absent.txt": "dataset.class_names=absent.txt",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_input_gives_one_line(
+    predict: Command, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mp4").write_text("not a video")
+    status, shown, errors = predict(*words.split())
+    assert status == 2
+    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
+    assert "Traceback" not in errors + shown
+
+
+def test_class_names_of_a_file(predict: Command, video_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("red\ngreen\nblue\n")
+    names = f"dataset.class_names={tmp_path / 'names.txt'}"
+    status, _, _ = predict(f"video={video_root / 'left/a.mp4'}", names, "visualize=0")
+    assert status == 0
+    assert {guess["name"] for guess in records(tmp_path)[0]["top"]} == {"red", "green", "blue"}
+    status, _, errors = predict(f"video={video_root / 'left/a.mp4'}", names, "backbone.num_classes=2")
+    assert status == 2
+    assert "3 names for 2 classes" in errors
+
+
+def test_every_dataset_tells_how_videos_are_read(predict: Command, video_root: Path) -> None:
+    small = ("backbone=videomae_tiny", "visualize=0")
+    for dataset in ("k400", "ssv2", "ucf101", "hmdb51", "folder", "csv"):
+        status, _, errors = predict(f"video={video_root / 'left/b.mp4'}", f"dataset={dataset}", *small)
+        assert status == 0, errors
+
+
+def test_patterns(video_root: Path) -> None:
+    assert find_videos(f"{video_root}/*/*.mp4", []) == [
+        str(video_root / name) for name in ("left/a.mp4", "left/b.mp4", "right/d.mp4")
+    ]
+    assert len(find_videos(f"{video_root}/**/*.m*", [])) == 5
+    with pytest.raises(DataError, match="no such file or folder"):
+        find_videos("", [])

@@ -1,0 +1,93 @@
+"""transformers' VideoMAE and ViViT: tokens are dropped where they leave the embeddings, positions added.
+
+The embeddings are the one module that sees the pixels and makes the tokens, so their hooks need no memory between them.
+transformers itself is never imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..errors import ConfigError
+from ..structures import TokenGrid
+from .host import Colors, Host, Selector, class_of, keep_tokens, pair
+
+CLASSES = ("VideoMAEForVideoClassification", "VideoMAEModel", "VivitForVideoClassification", "VivitModel")
+
+# What the published weights were trained with; a processor may do something else.
+VIDEOMAE: tuple[Colors, Colors] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+VIVIT: tuple[Colors, Colors] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def open_model(model: Any) -> Host | None:
+    """Describes one of `CLASSES`; None for any other model.
+
+    Raises:
+        ConfigError: the model does not read RGB, or gets its answer from a tubelet that may be dropped.
+    """
+    name = class_of(model, "transformers", CLASSES)
+    if name is None:
+        return None
+    config, base = model.config, model.base_model
+    if config.num_channels != 3:
+        raise ConfigError(f"cannot prune this {name}: it reads {config.num_channels} channels instead of RGB")
+    if name == "VideoMAEForVideoClassification" and not config.use_mean_pooling:
+        raise ConfigError(
+            f"cannot prune this {name}: with config.use_mean_pooling=False its answer is read from the first tubelet"
+        )
+    videomae = name.startswith("VideoMAE")
+    frames, height, width = int(config.num_frames), *pair(config.image_size)
+    tubelet = (int(config.tubelet_size), *pair(config.patch_size)) if videomae else tuple(config.tubelet_size)
+    mean, std = VIDEOMAE if videomae else VIVIT
+    num_prefix = 0 if videomae else 1
+
+    def attach(selector: Selector) -> list[RemovableHandle]:
+        hooks = _Hooks(selector, num_prefix)
+        return [
+            base.register_forward_pre_hook(_refuse_masks, with_kwargs=True),
+            base.embeddings.register_forward_pre_hook(hooks.check, with_kwargs=True),
+            base.embeddings.register_forward_hook(hooks.drop, with_kwargs=True),
+        ]
+
+    return Host(
+        name=name,
+        home=base.embeddings,
+        grid=TokenGrid(frames // tubelet[0], height // tubelet[1], width // tubelet[2]),
+        clip=(frames, height, width),
+        mean=mean,
+        std=std,
+        reads_images=False,
+        attach=attach,
+    )
+
+
+class _Hooks:
+    """What surrounds the embeddings' forward pass: pixels (B, T, 3, H, W) -> tokens (B, P + K, D)."""
+
+    def __init__(self, selector: Selector, num_prefix: int) -> None:
+        self.selector, self.num_prefix = selector, num_prefix
+
+    def check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.selector.check(_pixels(args, kwargs))
+
+    def drop(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: Tensor
+    ) -> Tensor:
+        keep_idx = self.selector(_pixels(args, kwargs)).keep_idx
+        return keep_tokens(tokens, keep_idx, self.num_prefix)
+
+
+def _pixels(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    pixels: Tensor = args[0] if args else kwargs["pixel_values"]
+    return pixels
+
+
+def _refuse_masks(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Masks number the tokens of the whole grid, which a pruned model does not have."""
+    named = {"bool_masked_pos": args[1] if len(args) > 1 else None, **kwargs}
+    for name in ("bool_masked_pos", "attention_mask"):
+        if isinstance(named.get(name), Tensor):  # ViViT's second argument is a flag
+            raise ValueError(f"a pruned model takes no {name}: it numbers tokens that were dropped")

@@ -1,0 +1,181 @@
+"""`python tools/predict.py video=PATH`: what happens in a video, when, and which of its tubelets were read."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from ..config_rules import flag, natural, or_else, positive, positive_number, setting, text
+from ..errors import ConfigError, DataError
+from .common import make_console, quote, run_command, warn
+from .pipeline_config import PipelineConfig, check_pipeline
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+    from .predict_files import Outcome
+
+SOME_FAILED = 1  # exit status when there are answers, but not for every video
+SHOWN = 4  # windows of a long video in its picture
+BUNDLED = "videomae_tiny_synthetic"
+TIMELINE_CLASSES = 6  # lines in the plot of a timeline
+
+
+@dataclass(frozen=True)
+class PredictConfig(PipelineConfig):
+    """Everything that `tools/predict.py` reads. See conf/predict.yaml."""
+
+    video: str | None = setting(or_else(None, text), None)
+    window_seconds: float | None = setting(or_else(None, positive_number), None)
+    stride_seconds: float | None = setting(or_else(None, positive_number), None)
+    top_k: int = setting(positive, 5)
+    visualize: int = setting(natural, 4)
+    output_dir: str = setting(text, "outputs")
+    progress: bool = setting(flag, True)
+
+    def __post_init__(self) -> None:
+        if self.stride_seconds is not None and self.window_seconds is None:
+            raise ConfigError(f"stride_seconds={self.stride_seconds}: needs window_seconds=SECONDS.")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    sys.argv[1:] = [_plain_path(word) for word in sys.argv[1:]]
+    run_command("predict", _work)
+
+
+def _plain_path(word: str) -> str:
+    """Puts the path of `video=PATH` into quotes, so that it may hold spaces, commas and brackets; quotes stay."""
+    key, _, value = word.partition("=")
+    return f"{key}={quote(value)}" if key == "video" and value and value[0] not in "'\"" else word
+
+
+def _work(cfg: DictConfig, out: Path) -> dict[str, Any]:
+    summary = run(check_pipeline(PredictConfig, cfg), out)
+    if summary["num_failed"]:
+        sys.exit(SOME_FAILED)
+    return summary
+
+
+def run(config: PredictConfig, out: Path) -> dict[str, Any]:
+    """Answers every video, and writes predictions.jsonl, predictions.csv and pictures into `out`.
+
+    Returns:
+        num_videos and num_failed.
+
+    Raises:
+        VideoPaprError: something in the configuration or the data that the user can mend.
+    """
+    videos = find_videos(config.video, sys.stdin)
+
+    from tqdm import tqdm
+
+    from . import build
+    from .assemble import build_reader
+    from .predict_files import PredictionWriter
+    from .predict_report import print_predictions
+
+    pipeline = build_reader(config)
+    if config.backbone.weights == BUNDLED:
+        warn(
+            f"backbone.weights={BUNDLED} knows the synthetic actions only and calls any video one of them; for others "
+            "use dataset=k400, which downloads weights once, or give backbone= and backbone.weights="
+        )
+    outcomes: list[Outcome] = []
+    bar = tqdm(videos, unit="video", disable=not config.progress)
+    with PredictionWriter(out) as writer, build.mendable_errors(pipeline.recipe.batch_size):
+        for number, path in enumerate(bar):
+            pictured = sum(outcome.error is None for outcome in outcomes) < config.visualize
+            outcome = _look(pipeline, path, config, pictured=pictured)
+            writer.add(number, outcome)
+            outcomes.append(outcome.without_panels())
+    failed = [outcome for outcome in outcomes if outcome.error]
+    console = make_console()
+    print_predictions(outcomes, console)
+    for path in writer.written:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    if len(failed) == len(outcomes):
+        raise DataError(f"no video could be read; the first: {failed[0].error}")
+    if failed:
+        warn(f"{len(failed)} of {len(outcomes)} videos could not be read; the first: {failed[0].error}")
+    return {"num_videos": len(outcomes), "num_failed": len(failed)}
+
+
+def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
+    """The files that `video` names.
+
+    Args:
+        video: a file, a folder (with all below it), a pattern as in a shell (`**` reaches into folders), or "-".
+        lines: one path in each, for "-"; empty ones are passed over.
+
+    Raises:
+        ConfigError: `video` is None.
+        DataError: there are none.
+    """
+    from ..data.annotations.records import VIDEO_EXTENSIONS
+
+    if video is None:
+        raise ConfigError(
+            "video is not set: video=PATH, a file, folder or pattern; video=- reads paths from stdin."
+        )
+    if video == "-":
+        paths = [path for line in lines if (path := line.rstrip("\r\n")).strip()]
+        if not paths:
+            raise DataError("video=-: stdin holds no path; give one in each line.")
+        return paths
+    named = os.path.expanduser(video)
+    if os.path.isfile(named):
+        return [named]
+    if os.path.isdir(named):
+        below = sorted(
+            str(path) for path in Path(named).rglob("*") if path.suffix.lower() in VIDEO_EXTENSIONS
+        )
+        found = [path for path in below if os.path.isfile(path) and not Path(path).name.startswith(".")]
+        if not found:
+            raise DataError(
+                f"video={video}: no video in this folder (endings: {', '.join(sorted(VIDEO_EXTENSIONS))})"
+            )
+        return found
+    if not glob.has_magic(named):
+        raise DataError(f"video={video}: no such file or folder")
+    found = sorted(path for path in glob.glob(named, recursive=True) if os.path.isfile(path))
+    if not found:
+        raise DataError(f"video={video}: no file fits this pattern")
+    return found
+
+
+def _look(pipeline: Pipeline, path: str, config: PredictConfig, *, pictured: bool) -> Outcome:
+    """Answers one video, or says why not. Panels of what was kept are made if they are wanted."""
+    from tqdm import tqdm
+
+    from ..errors import VideoDecodeError
+    from ..predict import Timeline
+    from . import build
+    from .predict_files import Outcome, Window, panel_of
+
+    outcome = Outcome(path, num_tokens=pipeline.backbone.grid.num_tokens, pictured=pictured)
+    try:
+        timeline = Timeline(
+            pipeline,
+            path,
+            window_seconds=config.window_seconds,
+            stride_seconds=config.stride_seconds,
+            top_k=config.top_k,
+        )
+        shown = build.spread(SHOWN, len(timeline)) if pictured else set()
+        quiet = not config.progress or len(timeline) == 1
+        for place, answer in enumerate(tqdm(timeline, unit="window", leave=False, disable=quiet)):
+            outcome.windows.append(Window.of(answer))
+            if place in shown and answer.mask is not None:
+                outcome.panels.append(panel_of(pipeline, path, answer))
+        outcome.num_frames, outcome.fps = timeline.num_frames, timeline.fps
+        outcome.summarise(pipeline.backbone.class_names, config.top_k, TIMELINE_CLASSES)
+    except VideoDecodeError as error:
+        return Outcome(path, num_tokens=outcome.num_tokens, error=str(error))
+    return outcome
