@@ -16,7 +16,8 @@ from video_papr.data.annotations import VideoList
 from video_papr.data.datasets import VideoDataset, build_video_list
 from video_papr.data.loader import iter_samples
 from video_papr.data.sampling import uniform_segments
-from video_papr.data.synthetic import SyntheticSplit, actor_tokens, generate, read_actors
+from video_papr.data.synthetic import SyntheticSplit, generate, read_actors
+from video_papr.data.tracks import actor_tokens, in_view
 from video_papr.data.transforms import resize_and_crop
 
 NUM_VIDEOS = 120
@@ -38,13 +39,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     assert videos.class_names is not None
     dataset = VideoDataset(videos, partial(uniform_segments, num_frames=16, num_clips=1))
     samples = [sample for batch in iter_samples(dataset, videos_per_batch=8, workers=1) for sample in batch]
-    circles, grid = read_actors(root), token_grid("videomae_tiny")
+    tracks, grid = read_actors(root), token_grid("videomae_tiny")
     views, actors = [], []
     for sample in samples:
         assert sample.frames is not None and sample.frame_indices is not None, sample.error
         views.append(resize_and_crop(sample.frames, size=64, short_side=None, num_crops=1))
-        own = circles[sample.name][sample.frame_indices[0]]
-        actors.append(actor_tokens(own, (sample.frames.shape[2], sample.frames.shape[3]), grid))
+        own = tracks[sample.name][sample.frame_indices[0]]
+        actors.append(actor_tokens(in_view(own, tuple(sample.frames.shape[2:4])), grid))
     return Clips(torch.cat(views), [videos.class_names[s.label] for s in samples], torch.stack(actors))
 
 

@@ -8,7 +8,7 @@ from video_papr.evaluation.actors import actor_share
 from video_papr.structures import TokenGrid, TokenSelection
 
 GRID = TokenGrid(2, 4, 4)
-CIRCLES = {"a.mp4": np.array([[8.0, 8.0, 6.0]] * 3 + [[24.0, 24.0, 6.0]] * 3, dtype=np.float32)}
+TRACKS = {"a.mp4": np.array([[8, 8, 6, 0, 1]] * 3 + [[24, 24, 6, 0, 1]] * 3, dtype=np.float32)}
 
 
 def sample(indices: list[list[int]], name: str = "a.mp4") -> VideoSample:
@@ -36,19 +36,19 @@ UPPER, LOWER = [0, 1, 4, 5], [10, 11, 14, 15]
 
 def test_share_of_one_clip() -> None:
     early_then_late = sample([[0, 5]])
-    assert actor_share(CIRCLES, early_then_late, selection([*UPPER, *(16 + i for i in LOWER)])) == 1.0
-    assert actor_share(CIRCLES, early_then_late, selection([*UPPER, *(16 + i for i in UPPER)])) == 0.5
-    assert actor_share(CIRCLES, early_then_late, selection([*LOWER, *(16 + i for i in UPPER)])) == 0.0
+    assert actor_share(TRACKS, early_then_late, selection([*UPPER, *(16 + i for i in LOWER)])) == 1.0
+    assert actor_share(TRACKS, early_then_late, selection([*UPPER, *(16 + i for i in UPPER)])) == 0.5
+    assert actor_share(TRACKS, early_then_late, selection([*LOWER, *(16 + i for i in UPPER)])) == 0.0
 
 
 def test_share_over_clips_uses_the_frames_of_each() -> None:
     two_clips = sample([[0, 1], [4, 5]])
     upper, lower = [*UPPER, *(16 + i for i in UPPER)], [*LOWER, *(16 + i for i in LOWER)]
-    assert actor_share(CIRCLES, two_clips, selection(upper, lower)) == 1.0
-    assert actor_share(CIRCLES, two_clips, selection(lower, lower)) == 0.5
+    assert actor_share(TRACKS, two_clips, selection(upper, lower)) == 1.0
+    assert actor_share(TRACKS, two_clips, selection(lower, lower)) == 0.5
 
 
 def test_unknown_actor() -> None:
-    assert actor_share(CIRCLES, sample([[0, 1]], name="b.mp4"), selection(UPPER)) is None
-    outside = {"a.mp4": np.full((6, 3), -50.0, dtype=np.float32)}
+    assert actor_share(TRACKS, sample([[0, 1]], name="b.mp4"), selection(UPPER)) is None
+    outside = {"a.mp4": np.full((6, 5), -50.0, dtype=np.float32)}
     assert actor_share(outside, sample([[0, 1]]), selection(UPPER)) is None

@@ -7,9 +7,11 @@ import torch
 
 from video_papr.backbones.builders import build_backbone
 from video_papr.benchmark.flops import count_gmacs
-from video_papr.evaluation.cost import Engine, StageTimes, gmacs_per_view
+from video_papr.evaluation.cost import Engine, StageTimes, gmacs_per_view, mean_gmacs
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.merging import ToMe
+from video_papr.structures import TokenSelection
 
 
 def test_median_per_view_and_sum() -> None:
@@ -61,3 +63,57 @@ def test_arithmetic_by_part() -> None:
     assert pruned["backbone"] < 0.7 * dense["dense"]
     assert pruned["scorer"] > 0
     assert pruned["total"] == pruned["backbone"] + pruned["scorer"]
+
+
+@pytest.mark.parametrize("merger", [None, ToMe(3), ToMe(4, "decreasing")], ids=["", "tome", "falling"])
+@pytest.mark.parametrize("name", ["motion", "similarity"])
+def test_mean_over_views_of_unequal_length(name: str, merger: ToMe | None) -> None:
+    """Each view counts as if it ran alone, and what torch.compile makes of the backbone does not matter."""
+    backbone = build_backbone("videomae_tiny", num_frames=4, input_size=32, num_classes=3)
+    extra = {"mode": "adaptive", "after_block": 1} if name == "similarity" else {"budget": "mass"}
+    pipeline = Pipeline(backbone, build_pruner(name, **extra), merger)
+    frames = torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8)
+    gmacs = gmacs_per_view(pipeline, frames)
+
+    def alone(count: int) -> float:
+        tokens = torch.zeros(1, count, 192) if name == "similarity" else None
+        keep_idx = torch.arange(count)[None]
+        selection = TokenSelection(
+            keep_idx, backbone.grid, tokens=tokens, block=1 if tokens is not None else 0
+        )
+        return count_gmacs(pipeline.classify, frames, selection)
+
+    kept = {1: 2, 5: 1, 16: 3}
+    expected = sum(views * alone(count) for count, views in kept.items()) / 6
+    backbone._compiled_call_impl = lambda *_, **__: pytest.fail("must not be called")
+    found = mean_gmacs(pipeline, gmacs, kept)
+    assert found["backbone"] == pytest.approx(expected, rel=1e-9)
+    assert found["total"] == found["backbone"] + gmacs["scorer"]
+    assert (found["scorer"], found["dense"]) == (gmacs["scorer"], gmacs["dense"])
+
+
+def test_part_of_the_backbone_that_chooses_counts_as_scorer() -> None:
+    backbone = build_backbone("videomae_tiny", num_frames=4, input_size=32, num_classes=3)
+    frames = torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8)
+    found = gmacs_per_view(
+        Pipeline(backbone, build_pruner("similarity", keep_ratio=1, after_block=2)), frames
+    )
+    assert found["total"] == pytest.approx(found["dense"], rel=1e-9)  # nothing is computed twice
+    assert 0.4 < found["scorer"] / found["dense"] < 0.6
+
+
+def test_merging_is_counted_block_by_block() -> None:
+    """Attention reads what entered the block, the MLP what merging left; all edges between A and B cost a product."""
+    backbone = build_backbone("videomae_tiny", num_frames=4, input_size=32, num_classes=3)
+    frames = torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8)
+    dim, tokens = 192, 16
+    macs = tokens * 3 * 4 * 8 * 8 * dim + 3 * dim
+    for r in (5, 5, 3, 1):  # of 16, 11, 6, 3 tokens
+        macs += 4 * tokens * dim**2 + 2 * tokens**2 * dim
+        macs += -(-tokens // 2) * (tokens // 2) * dim // 3  # keys of a head
+        tokens -= r
+        macs += 8 * tokens * dim**2
+    found = gmacs_per_view(Pipeline(backbone, merger=ToMe(5)), frames)
+    assert found["backbone"] == pytest.approx(macs / 1e9, rel=1e-9)
+    assert found["scorer"] == 0
+    assert found["total"] < found["dense"] == pytest.approx(count_gmacs(Pipeline(backbone), frames))

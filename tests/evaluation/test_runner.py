@@ -17,6 +17,7 @@ from video_papr.evaluation.runner import Evaluation, VideoAnswer, evaluate
 from video_papr.evaluation.views import aggregate_views
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.merging import build_merger
 from video_papr.structures import TokenSelection
 
 CLIPS, CROPS, FRAMES, SIZE = 2, 3, 4, 16
@@ -198,3 +199,35 @@ def test_no_videos_at_all(pipeline: Pipeline) -> None:
     found = run(pipeline, [])
     assert found.answers == []
     assert found.pruned.per_view_ms()["total"] is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 18, 100])
+def test_views_that_keep_unequal_numbers_of_tokens(pipeline: Pipeline, batch_size: int) -> None:
+    flow = Pipeline(
+        pipeline.backbone, build_pruner("motion", budget="mass", mass=0.6), build_merger("tome", r=1)
+    )
+    samples = [video(index) for index in range(3)]
+    shares: list[list[int]] = []
+
+    def share(sample: VideoSample, selection: TokenSelection) -> float | None:
+        shares.append(selection.counts().tolist())
+        return None
+
+    found = run(flow, samples, batch_size, baseline=True, actor_share=share, examples={1})
+    all_kept: list[int] = []
+    for sample, answer, kept in zip(samples, found.answers, shares, strict=True):
+        assert sample.frames is not None
+        views = prepare(sample.frames)
+        own = [flow.select(view[None]) for view in views]
+        counts = [selection.num_kept for selection in own if selection is not None]
+        assert kept == counts
+        assert answer.kept_tokens == pytest.approx(sum(counts) / len(counts))
+        all_kept += counts
+        alone = torch.cat([flow(view[None]) for view in views])
+        probs = aggregate_views(alone, len(views))[0]
+        assert answer.probs_top5 == pytest.approx(probs.topk(5).values.tolist(), abs=1e-6)
+    assert len(set(all_kept)) > 1
+    assert sorted(found.kept.elements()) == sorted(all_kept)
+    dense = run(Pipeline(pipeline.backbone), samples).answers
+    assert [answer.baseline_top5 for answer in found.answers] == [answer.top5 for answer in dense]
+    assert int(found.examples[0].mask.sum()) == shares[1][0]

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from video_papr.data import scenes
 from video_papr.data.scenes import ACTIONS, Path, Scene
-from video_papr.pruning.selection import keep_count
+from video_papr.data.tracks import in_view
+from video_papr.pruning.budget import keep_count
 from video_papr.training.augment import (
     FLIP,
     MIRROR,
+    MOVES,
     REVERSE,
     TRANSPOSE,
     ActionSymmetries,
@@ -58,6 +60,13 @@ def quiet_square_scene(action: str, seed: int) -> Scene:
 def drawn(scene: Scene) -> Tensor:
     """(1, T, S, S, 3) uint8"""
     return torch.from_numpy(scenes.render(scene, np.random.default_rng(0))[0])[None]
+
+
+def track_of(scene: Scene) -> Tensor:
+    """(T, 5) in the view, which is the whole square frame."""
+    path, size = scene.shapes[-1].path, scene.width
+    circles = scenes.render(scene, np.random.default_rng(0))[1]
+    return in_view(np.column_stack([circles, path.angle, path.visible]), (size, size))
 
 
 def with_path(scene: Scene, **changes: np.ndarray) -> Scene:
@@ -104,6 +113,11 @@ def test_symmetries_turn_actions_into_those_that_the_table_names(symmetry: str, 
     difference = (on_picture(drawn(scene)).int() - drawn(other).int()).abs()
     assert (difference > 1).float().mean() < 1e-3
     assert name_of(scene.shapes[-1].path) == action
+    # the track of an augmented clip is the track of that changed path
+    found = MOVES[symmetry].tracks(track_of(scene)[None])[0]
+    turns = (found - track_of(other))[:, 3] / (2 * np.pi)  # an angle and the same after whole turns are one
+    torch.testing.assert_close(found[:, [0, 1, 2, 4]], track_of(other)[:, [0, 1, 2, 4]], rtol=0, atol=1e-5)
+    torch.testing.assert_close(turns, turns.round(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("swaps", [MIRROR, FLIP, REVERSE, TRANSPOSE])
@@ -124,23 +138,23 @@ def test_each_clip_gets_its_own_symmetries_with_their_label() -> None:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (96, 3, 4, 4, 3), dtype=torch.uint8, generator=generator)
     labels = torch.arange(96) % 12
-    actors = torch.rand(96, 3, 4, 4, generator=generator) < 0.5
-    batch = Batch(frames, labels, actors)
+    tracks = torch.rand(96, 3, 5, generator=generator)
+    batch = Batch(frames, labels, tracks)
     changed, renamed, moved = ActionSymmetries(names)(batch, torch.Generator().manual_seed(1))
     assert moved is not None
     found = set()
     for i in range(96):
         for number in range(16):
-            clip, tokens, name = frames[i : i + 1], actors[i : i + 1], names[labels[i]]
-            for bit, (swaps, on_picture, _) in enumerate(SYMMETRIES.values()):
+            clip, track, name = frames[i : i + 1], tracks[i : i + 1], names[labels[i]]
+            for bit, (symmetry, (swaps, on_picture, _)) in enumerate(SYMMETRIES.items()):
                 if number >> bit & 1:
-                    clip, tokens = on_picture(clip), on_picture(tokens)
+                    clip, track = on_picture(clip), MOVES[symmetry].tracks(track)
                     both = {**swaps, **{other: one for one, other in swaps.items()}}
                     name = both.get(name, name)
             if torch.equal(clip[0], changed[i]):
                 found.add(number)
                 assert names[renamed[i]] == name
-                assert torch.equal(tokens[0], moved[i])
+                torch.testing.assert_close(track[0], moved[i])
                 break
         else:
             raise AssertionError(f"clip {i} is none of its 16 images")

@@ -76,15 +76,13 @@ def test_the_generator_alone_decides_and_augmentation_comes_last() -> None:
     assert not torch.equal(plan(0.3, 64, torch.Generator().manual_seed(4))[1], labels)
 
 
-def test_the_actors_tokens_stay_with_their_clips() -> None:
+def test_the_actors_tracks_stay_with_their_clips() -> None:
     def marked(value: int) -> ClipStore:
         plain = store(value)
-        actors = np.zeros((5, 1, 1, 5), bool)
-        actors[np.arange(5), 0, 0, plain.labels] = True
-        return ClipStore(plain.frames, plain.labels, (), actors)
+        tracks = np.zeros((5, 2, 5), np.float32) + plain.labels[:, None, None]
+        return ClipStore(plain.frames, plain.labels, (), tracks)
 
     plan = Curriculum([marked(100), marked(200)], full_at=1, augment=unchanged, colors=False)
-    _, labels, actors = plan(0.5, 64, torch.Generator().manual_seed(0))
-    assert actors is not None
-    assert torch.equal(actors[:, 0, 0].int().argmax(1), labels)
-    assert (actors.sum((1, 2, 3)) == 1).all()
+    _, labels, tracks = plan(0.5, 64, torch.Generator().manual_seed(0))
+    assert tracks is not None and tracks.shape == (64, 2, 5)
+    assert torch.equal(tracks[:, 1, 4].long(), labels)

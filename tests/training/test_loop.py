@@ -318,17 +318,17 @@ def test_training_goes_on_in_training_mode_after_a_validation(tmp_path: Path) ->
     assert progress == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
 
 
-def test_the_actors_tokens_reach_the_loss_in_parts_too(tmp_path: Path) -> None:
+def test_the_actors_tracks_reach_the_loss_in_parts_too(tmp_path: Path) -> None:
     model = network()
 
     def marked(at: float, clips: int, generator: torch.Generator) -> Batch:
         batch = draw(at, clips, generator)
-        return batch._replace(actors=batch.labels.view(-1, 1, 1, 1) > 0)
+        return batch._replace(tracks=batch.labels.view(-1, 1, 1).float())
 
     def checked(batch: Batch, generator: torch.Generator) -> Tensor:
-        assert batch.actors is not None
-        assert batch.actors.shape == (2, 1, 1, 1)
-        assert torch.equal(batch.actors.flatten().long(), batch.labels)
+        assert batch.tracks is not None
+        assert batch.tracks.shape == (2, 1, 1)
+        assert torch.equal(batch.tracks.flatten().long(), batch.labels)
         return loss_of(model)(batch, generator)
 
     train(model, tmp_path, draw=marked, loss=checked, schedule=replace(SCHEDULE, steps=1, accumulate=4))

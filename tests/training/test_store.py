@@ -14,10 +14,9 @@ import torch
 from video_papr.data.annotations import read_folder
 from video_papr.data.datasets import VideoDataset
 from video_papr.data.sampling import uniform_segments
-from video_papr.data.synthetic import actor_tokens
+from video_papr.data.tracks import in_view
 from video_papr.data.transforms import resize_and_crop
 from video_papr.errors import DataError
-from video_papr.structures import TokenGrid
 from video_papr.training import store as store_module
 from video_papr.training.store import ClipStore, build_store
 
@@ -74,12 +73,13 @@ def test_clips_are_the_centre_crops_of_the_decoded_videos(root: Path, tmp_path: 
     assert store.batch(np.array([0]))[0].any()
 
 
-def test_actors_are_marked_on_the_tokens_of_the_same_crop_and_frames(root: Path, tmp_path: Path) -> None:
-    grid, source = TokenGrid(2, 4, 4), dataset(root)
+def test_tracks_are_those_of_the_same_crop_and_frames(root: Path, tmp_path: Path) -> None:
+    source = dataset(root)
     names = [record.name for record in source.videos.records]
     generator = np.random.default_rng(0)
     # an actor in every frame of every video (they are 48 x 64), each somewhere else
-    circles = {name: generator.uniform((0, 0, 6), (64, 48, 14), (40, 3)).astype(np.float32) for name in names}
+    low, high = (0, 0, 6, 0, 0), (64, 48, 14, 6, 1)
+    tracks = {name: generator.uniform(low, high, (40, 5)).astype(np.float32) for name in names}
     (root / "left" / "a.mp4").write_bytes(b"")
     store = build_store(
         dataset(root),
@@ -88,20 +88,17 @@ def test_actors_are_marked_on_the_tokens_of_the_same_crop_and_frames(root: Path,
         num_frames=4,
         size=16,
         workers=0,
-        circles=circles,
-        grid=grid,
+        tracks=tracks,
         progress=False,
     )
     batch = store.batch(np.arange(4))
-    assert batch.actors is not None
-    assert (batch.actors.shape, batch.actors.dtype) == ((4, 2, 4, 4), torch.bool)
-    for row, marked in enumerate(batch.actors, start=1):
+    assert batch.tracks is not None
+    assert (batch.tracks.shape, batch.tracks.dtype) == ((4, 4, 5), torch.float32)
+    for row, track in enumerate(batch.tracks, start=1):
         indices = source[row].frame_indices
         assert indices is not None
-        expected = actor_tokens(circles[names[row]][indices[0]], (48, 64), grid)
-        assert torch.equal(marked, expected)
-        assert marked.any()
-    assert build(root, tmp_path / "cache").actors is None
+        assert torch.equal(track, in_view(tracks[names[row]][indices[0]], (48, 64)))
+    assert build(root, tmp_path / "cache").tracks is None
     assert len(folders(tmp_path / "cache")) == 2
 
 

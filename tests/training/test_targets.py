@@ -10,10 +10,12 @@ from torch.nn import functional as F
 
 from video_papr.backbones.builders import build_backbone
 from video_papr.checkpoints import write_weights
+from video_papr.data.tracks import actor_motion, actor_tokens
 from video_papr.errors import CheckpointError, ConfigError
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.x3d import x3d_classifier
+from video_papr.structures import TokenGrid
 from video_papr.training.store import Batch
 from video_papr.training.targets import Target, backbone_target, scorer_target
 
@@ -23,8 +25,8 @@ CLIP = {"num_frames": 8, "input_size": 32}  # a grid of 2 x 4 x 4
 def batch(clips: int = 3) -> Batch:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (clips, 8, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    actors = torch.rand(clips, 2, 4, 4, generator=generator) < 0.2
-    return Batch(frames, torch.arange(clips) % 3, actors)
+    tracks = torch.rand(clips, 8, 5, generator=generator) * torch.tensor([0.6, 0.6, 0.2, 6, 1]) + 0.1
+    return Batch(frames, torch.arange(clips) % 3, tracks)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -57,18 +59,17 @@ def test_locating_adds_a_loss_over_the_tokens_that_are_there() -> None:
     given = batch()
     for keep_ratio in (None, (0.5, 0.5)):
         plain, located = (backbone(locate=weight, keep_ratio=keep_ratio) for weight in (0.0, 2.0))
-        probe = located.model.probe  # type: ignore[union-attr]
+        probe = located.model.where  # type: ignore[union-attr]
         with torch.no_grad():  # an untrained probe that says "actor" with certainty 3 everywhere
             probe.weight.zero_()
             probe.bias.fill_(3.0)  # type: ignore[operator]
-        assert given.actors is not None
         extra = (located.loss(given, rng()) - plain.loss(given, rng())).item() / 2
-        share = given.actors.float().mean().item()
+        share = actors(given).float().mean().item()
         if keep_ratio is not None:  # the same 16 of 32 tokens as in the loss
             share = extra_share(given, keep_ratio)
         expected = share * F.softplus(torch.tensor(-3.0)) + (1 - share) * F.softplus(torch.tensor(3.0))
         assert extra == pytest.approx(expected.item(), abs=1e-4)
-        without = located.loss(given._replace(actors=None), rng())
+        without = located.loss(given._replace(tracks=None), rng())
         torch.testing.assert_close(without, plain.loss(given, rng()))
 
 
@@ -78,9 +79,39 @@ def extra_share(given: Batch, keep_ratio: tuple[float, float]) -> float:
     target = backbone(keep_ratio=keep_ratio)
     target.weights.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))  # type: ignore[union-attr]
     target.loss(given, rng())
-    assert given.actors is not None
     assert seen[0].shape == (3, 16)
-    return given.actors.flatten(1).gather(1, seen[0]).float().mean().item()
+    return actors(given).flatten(1).gather(1, seen[0]).float().mean().item()
+
+
+def actors(given: Batch) -> torch.Tensor:
+    """(B, 2, 4, 4) bool"""
+    assert given.tracks is not None
+    return actor_tokens(given.tracks, TokenGrid(2, 4, 4))
+
+
+@pytest.mark.parametrize("keep_ratio", [None, (0.5, 0.5)])
+def test_following_measures_the_motion_at_the_actors_tokens(keep_ratio: tuple[float, float] | None) -> None:
+    given = batch()
+    plain, following = (backbone(follow=weight, keep_ratio=keep_ratio) for weight in (0.0, 2.0))
+    probe = following.model.motion  # type: ignore[union-attr]
+    with torch.no_grad():  # an untrained probe that calls every motion 0
+        probe.weight.zero_()
+        probe.bias.zero_()  # type: ignore[operator]
+    extra = (following.loss(given, rng()) - plain.loss(given, rng())).item() / 2
+    assert given.tracks is not None
+    moves = actor_motion(given.tracks, 2)
+    each = F.smooth_l1_loss(moves, torch.zeros_like(moves), reduction="none").mean(-1)  # (B, T')
+    seen: list[torch.Tensor] = []
+    watched = backbone(keep_ratio=keep_ratio)
+    watched.weights.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))  # type: ignore[union-attr]
+    watched.loss(given, rng())
+    there = torch.ones(3, 32, dtype=torch.bool)
+    if keep_ratio is not None:
+        there = torch.zeros(3, 32, dtype=torch.bool).scatter_(1, seen[0], True)
+    marked = (actors(given).flatten(1) & there).view(3, 2, 16)
+    expected = (marked * each[..., None]).sum() / marked.sum()
+    assert extra == pytest.approx(expected.item(), abs=1e-4)
+    torch.testing.assert_close(following.loss(given._replace(tracks=None), rng()), plain.loss(given, rng()))
 
 
 def test_random_tokens_are_dropped_in_training_only() -> None:

@@ -7,30 +7,30 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..data.datasets import VideoSample
-from ..data.synthetic import actor_tokens
+from ..data.tracks import actor_tokens, in_view
 from ..structures import TokenSelection
 
 
 def actor_share(
-    circles: Mapping[str, np.ndarray], sample: VideoSample, selection: TokenSelection
+    tracks: Mapping[str, np.ndarray], sample: VideoSample, selection: TokenSelection
 ) -> float | None:
     """Returns the share of the actor's tokens that is kept, over the clips of one video.
 
     Args:
-        circles: video name -> (frames, 3) x, y, radius of the actor; see `data.synthetic.read_actors`.
+        tracks: video name -> (frames, 5), the actor; see `data.synthetic.read_actors`.
         sample: a decoded video.
         selection: of its clips, each seen through one centre crop of the whole shorter side.
 
     Returns:
         0 to 1; None when the actor is not known or not in the picture.
     """
-    if sample.name not in circles or sample.frames is None or sample.frame_indices is None:
+    if sample.name not in tracks or sample.frames is None or sample.frame_indices is None:
         return None
     height, width = sample.frames.shape[2:4]
-    own = circles[sample.name]
+    own = tracks[sample.name]
     total = kept = 0
     for indices, mask in zip(np.asarray(sample.frame_indices), selection.mask(), strict=True):
-        actor = actor_tokens(own[indices], (height, width), selection.grid)
+        actor = actor_tokens(in_view(own[indices], (height, width)), selection.grid)
         total += int(actor.sum())
         kept += int((actor & mask.cpu()).sum())
     return kept / total if total else None

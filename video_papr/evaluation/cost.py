@@ -7,21 +7,20 @@ beside the other stages, in worker processes, and is timed there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..benchmark.flops import count_gmacs
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..pipeline import Pipeline
+from ..pipeline import Pipeline
 
 Runs = list[tuple[float, int]]
 """(milliseconds, views) of each batch."""
@@ -101,14 +100,53 @@ def gmacs_per_view(pipeline: Pipeline, frames: Tensor) -> dict[str, float]:
     """Counts multiply-accumulates / 1e9 of one view, by part.
 
     Args:
-        frames: (1, T, S, S, 3) uint8, any content: the count depends on shapes only.
+        frames: (1, T, S, S, 3) uint8, any content: the count depends on shapes only, unless the pruner's budget
+            depends on the clip; see `mean_gmacs`.
 
     Returns:
-        `backbone` (with the kept tokens), `scorer`, `total` of the two, and `dense` (backbone with all tokens).
+        `backbone` (with the kept tokens), `scorer` (what it takes to choose them, and the part of the backbone that
+        the pruner reads), `total` of the two, and `dense` (backbone with all tokens, nothing merged).
     """
-    dense = count_gmacs(pipeline.classify, frames, None)
-    if pipeline.pruner is None:
-        return {"backbone": dense, "scorer": 0.0, "total": dense, "dense": dense}
+    dense = count_gmacs(Pipeline(pipeline.backbone).classify, frames, None)
     scorer = count_gmacs(pipeline.select, frames)
     backbone = count_gmacs(pipeline.classify, frames, pipeline.select(frames))
     return {"backbone": backbone, "scorer": scorer, "total": backbone + scorer, "dense": dense}
+
+
+def mean_gmacs(pipeline: Pipeline, gmacs: Mapping[str, float], kept: Mapping[int, int]) -> dict[str, float]:
+    """What `gmacs_per_view` says, with the backbone's part as the mean over views of unequal numbers of tokens.
+
+    Each number of tokens is counted once, without arithmetic, as if its views ran one by one: padding is left out.
+
+    Args:
+        gmacs: from `gmacs_per_view`.
+        kept: number of tokens -> number of views that kept so many; not empty.
+    """
+    reader = _Reader(pipeline)
+    shapes = {
+        name: value.to("meta") for name, value in chain(reader.named_parameters(), reader.named_buffers())
+    }
+    each = {count: count_gmacs(functional_call, reader, shapes, (count,)) for count in kept}
+    backbone = sum(each[count] * views for count, views in kept.items()) / sum(kept.values())
+    return {**gmacs, "backbone": backbone, "total": backbone + gmacs["scorer"]}
+
+
+class _Reader(nn.Module):
+    """The backbone of a pipeline behind its pruner, for any number of tokens, on tensors without content."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__()
+        self.backbone, self.merger = pipeline.backbone, pipeline.merger
+        self.after_block = getattr(pipeline.pruner, "after_block", None)
+
+    def forward(self, count: int) -> Tensor:
+        backbone = self.backbone
+        options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
+        like: dict[str, Any] = {"device": "meta", "dtype": next(backbone.parameters()).dtype}
+        # `backbone.forward`, because a call may lead to what torch.compile has made, and that cannot be counted.
+        if self.after_block is not None:  # the tokens are embedded, or further, when they are chosen
+            tokens = torch.empty(1, backbone.num_prefix + count, backbone.head.in_features, **like)
+            return backbone.forward(None, tokens=tokens, block=self.after_block, **options)
+        pixels = torch.empty(1, 3, backbone.num_frames, backbone.input_size, backbone.input_size, **like)
+        keep_idx = torch.empty(1, count, dtype=torch.int64, device="meta")
+        return backbone.forward(pixels, keep_idx, **options)

@@ -87,9 +87,16 @@ def remarks(results: Results) -> list[str]:
     return said
 
 
+def _name(results: Results) -> str:
+    """What stands over the column: the pruner and the merger, or that there is neither."""
+    merger = results.get("settings", {}).get("merger", {}).get("name", "none")
+    pruned = results["pruner"] != "none"
+    words = [f"{results['pruner']}, keep {results['keep_ratio']:.3g}"] if pruned else []
+    return " + ".join(words + ([merger] if merger != "none" else [])) or "dense"
+
+
 def print_report(results: Results, console: Console) -> None:
     """Prints the table of one evaluation and the remarks under it."""
-    pruned = results["pruner"] != "none"
     title = f"{results['dataset']} · {results['backbone']} · views {results['views']} · {results['dtype']}"
     table = Table(title=title, title_justify="left", caption=results["device"], caption_justify="left")
     table.add_column()
@@ -97,7 +104,7 @@ def print_report(results: Results, console: Console) -> None:
     if results["baseline"] is not None:
         table.add_column("dense", justify="right")
         columns = [True, True, True]
-    name = f"{results['pruner']}, keep {results['keep_ratio']:g}" if pruned else "dense"
+    name = _name(results)
     table.add_column(name, justify="right")
     if results["baseline"] is not None:
         table.add_column("ratio", justify="right")

@@ -5,6 +5,7 @@ Letters: V views in a batch, T frames, S x S pixels, C classes, K kept tokens, T
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..pipeline import Pipeline
 from ..structures import TokenSelection
 from .cost import Engine, StageTimes
 from .views import aggregate_views
 
 if TYPE_CHECKING:
     from ..data.datasets import VideoSample
-    from ..pipeline import Pipeline
 
 ActorShare = Callable[["VideoSample", TokenSelection], "float | None"]
 """(video, selection of each of its views) -> share of the actor's tokens that is kept; None when it is not known."""
@@ -33,7 +34,7 @@ class VideoAnswer:
         label: the true class; None for a listed video that is not on disk.
         top5: class indices, best first; None when there is no answer.
         probs_top5: their probabilities.
-        kept_tokens: tokens of each view that the backbone read.
+        kept_tokens: tokens that the pruner leaves of a view; the mean where views differ.
         baseline_top5: the dense model's answer; None without a baseline.
         actor_share: share of the actor's tokens that was kept; None where no actor is known.
         error: why there is no answer.
@@ -43,7 +44,7 @@ class VideoAnswer:
     label: int | None
     top5: tuple[int, ...] | None = None
     probs_top5: tuple[float, ...] | None = None
-    kept_tokens: int | None = None
+    kept_tokens: float | None = None
     baseline_top5: tuple[int, ...] | None = None
     actor_share: float | None = None
     error: str | None = None
@@ -60,12 +61,16 @@ class Example:
 
 @dataclass
 class Evaluation:
-    """All answers in the order of the dataset, and what they cost. `dense` is None without a baseline."""
+    """All answers in the order of the dataset, and what they cost.
+
+    `dense` is None without a baseline. `kept` says how many views kept how many tokens.
+    """
 
     answers: list[VideoAnswer] = field(default_factory=list)
     pruned: StageTimes = field(default_factory=StageTimes)
     dense: StageTimes | None = None
     examples: list[Example] = field(default_factory=list)
+    kept: Counter[int] = field(default_factory=Counter)
 
 
 def classify_views(
@@ -75,32 +80,30 @@ def classify_views(
     batch_size: int,
     engine: Engine,
     times: StageTimes,
-    dense: bool = False,
-) -> tuple[Tensor, TokenSelection | None]:
+) -> tuple[Tensor, Tensor | None]:
     """Scores, prunes and classifies views, `batch_size` at a time, and adds what that took to `times`.
 
     Args:
         frames: (V, T, S, S, 3) uint8, on the device.
-        dense: keep every token, whatever the pipeline's pruner.
 
     Returns:
-        logits (V, C), and the tokens that each view kept: None when that is all of them.
+        logits (V, C), and the mask (V, T', H', W') of the tokens that each view kept, on the CPU: None when that is all
+        of them.
     """
     logits, kept = [], []
     engine.reset_peak_memory()
     with engine.inference():
         for chunk in frames.split(batch_size):
             selection = None
-            if not dense and pipeline.pruner is not None:
+            if pipeline.pruner is not None:
                 with engine.timed(times.score, len(chunk)):
                     selection = pipeline.select(chunk)
             with engine.timed(times.backbone, len(chunk)):
                 logits.append(pipeline.classify(chunk, selection))
             if selection is not None:
-                kept.append(selection)
+                kept.append(selection.mask())
     times.peak_memory_mb = max(times.peak_memory_mb, engine.peak_memory_mb())
-    chosen = TokenSelection(torch.cat([s.keep_idx for s in kept]).cpu(), kept[0].grid) if kept else None
-    return torch.cat(logits), chosen
+    return torch.cat(logits), torch.cat(kept).cpu() if kept else None
 
 
 def evaluate(
@@ -133,12 +136,11 @@ def evaluate(
         on_answer: called with each answer, for a progress bar.
     """
     done = Evaluation(dense=StageTimes() if baseline else None)
+    whole = Pipeline(pipeline.backbone)
     warm = False
 
-    def probabilities(frames: Tensor, times: StageTimes, dense: bool) -> tuple[Tensor, TokenSelection | None]:
-        logits, kept = classify_views(
-            pipeline, frames, batch_size=batch_size, engine=engine, times=times, dense=dense
-        )
+    def probabilities(flow: Pipeline, frames: Tensor, times: StageTimes) -> tuple[Tensor, Tensor | None]:
+        logits, kept = classify_views(flow, frames, batch_size=batch_size, engine=engine, times=times)
         return aggregate_views(logits, views_per_video).cpu(), kept
 
     for batch in _groups(samples, max(1, batch_size // views_per_video)):
@@ -147,21 +149,24 @@ def evaluate(
         if readable:
             frames = _views(readable, prepare, views_per_video, engine, done)
             if not warm:
-                probabilities(frames, StageTimes(), False)
+                probabilities(pipeline, frames, StageTimes())
                 if baseline:
-                    probabilities(frames, StageTimes(), True)
+                    probabilities(whole, frames, StageTimes())
                 warm = True
-            probs, kept = probabilities(frames, done.pruned, False)
-            dense_probs = probabilities(frames, done.dense, True)[0] if done.dense is not None else None
+            probs, kept = probabilities(pipeline, frames, done.pruned)
+            dense_probs = probabilities(whole, frames, done.dense)[0] if done.dense is not None else None
+            if kept is not None:
+                done.kept.update(kept.flatten(1).sum(1).tolist())
             for row, sample in enumerate(readable):
                 first = row * views_per_video
-                own = kept and TokenSelection(kept.keep_idx[first : first + views_per_video], kept.grid)
+                views = slice(first, first + views_per_video)
+                own = None if kept is None else TokenSelection.from_mask(kept[views])
                 dense = None if dense_probs is None else dense_probs[row]
                 answer = _answer(
                     sample, probs[row], dense, own, pipeline.backbone.grid.num_tokens, actor_share
                 )
                 answers[sample.index] = answer
-                if own and sample.index in examples:
+                if own is not None and sample.index in examples:
                     done.examples.append(Example(answer, frames[first].cpu(), own.mask()[0]))
         for sample in batch:
             answer = answers.get(sample.index) or VideoAnswer(sample.name, sample.label, error=sample.error)
@@ -214,7 +219,13 @@ def _answer(
         label=sample.label,
         top5=tuple(best.indices.tolist()),
         probs_top5=tuple(best.values.tolist()),
-        kept_tokens=kept.num_kept if kept else num_tokens,
+        kept_tokens=num_tokens if kept is None else _mean(kept.counts()),
         baseline_top5=None if dense is None else tuple(dense.tolist()),
-        actor_share=actor_share(sample, kept) if actor_share and kept else None,
+        actor_share=actor_share(sample, kept) if actor_share and kept is not None else None,
     )
+
+
+def _mean(counts: Tensor) -> float:
+    """The mean of whole numbers, itself a whole number where it can be."""
+    total, number = int(counts.sum()), len(counts)
+    return total / number if total % number else total // number

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
@@ -42,7 +42,11 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What was evaluated, and on what: the fields of results.json that are known before the run."""
+    """What was evaluated, and on what: the fields of results.json that do not come from the answers.
+
+    Where the clips decide about `keep_ratio`, it is the mean share of the tokens that was kept. `settings` has the keys
+    of the groups pruner and merger as they were set.
+    """
 
     dataset: str
     backbone: str
@@ -55,6 +59,7 @@ class RunInfo:
     device: str
     dtype: str
     seed: int
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
@@ -91,6 +96,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
         *,
         pruner: str,
         keep_ratio: float,
+        settings: dict[str, dict[str, Any]],
         kept_tokens: float | None,
         actor_kept: float | None,
         gmacs: dict[str, float],
@@ -104,6 +110,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
             "top1_standard_error": standard_error(top1, len(answers)),
             "pruner": pruner,
             "keep_ratio": keep_ratio,
+            "settings": settings,
             "mean_kept_tokens": kept_tokens,
             "num_tokens": info.num_tokens,
             "actor_tokens_kept": actor_kept,
@@ -125,6 +132,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
             evaluation.dense,
             pruner="none",
             keep_ratio=1.0,
+            settings={},
             kept_tokens=float(info.num_tokens) if kept else None,
             actor_kept=1.0 if shares else None,
             gmacs={"backbone": full, "scorer": 0.0, "total": full, "dense": full},
@@ -135,6 +143,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
         evaluation.pruned,
         pruner=info.pruner,
         keep_ratio=info.keep_ratio,
+        settings=info.settings,
         kept_tokens=fmean(kept) if kept else None,
         actor_kept=fmean(shares) if shares else None,
         gmacs=info.gmacs_per_view,
@@ -142,8 +151,17 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
     return {**results, "timing": TIMING, "baseline": baseline, "comparison": comparison}
 
 
-def prediction_lines(answers: Iterable[VideoAnswer], *, baseline: bool) -> list[str]:
-    """Returns one JSON object per video, in the order of the dataset."""
+def prediction_lines(
+    answers: Iterable[VideoAnswer], *, baseline: bool, class_names: Sequence[str] | None = None
+) -> list[str]:
+    """Returns one JSON object per video, in the order of the dataset; with `class_names` also the names of label and
+    prediction.
+    """
+
+    def named(label: int | None) -> str | None:
+        known = class_names is not None and label is not None and label < len(class_names)
+        return class_names[label] if known else None  # type: ignore[index]
+
     lines = []
     for answer in answers:
         row: dict[str, Any] = {
@@ -155,6 +173,8 @@ def prediction_lines(answers: Iterable[VideoAnswer], *, baseline: bool) -> list[
             "kept_tokens": answer.kept_tokens,
             "error": answer.error,
         }
+        if class_names is not None:
+            row["label_name"], row["pred_name"] = named(row["label"]), named(row["pred"])
         if baseline:
             row["baseline_pred"] = answer.baseline_top5[0] if answer.baseline_top5 else None
         lines.append(json.dumps(row, ensure_ascii=False))
@@ -175,10 +195,17 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def write_results(run_dir: Path, results: dict[str, Any], evaluation: Evaluation) -> list[Path]:
+def write_results(
+    run_dir: Path,
+    results: dict[str, Any],
+    evaluation: Evaluation,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> list[Path]:
     """Writes both files into `run_dir` and returns their paths."""
     paths = [run_dir / "results.json", run_dir / "predictions.jsonl"]
-    lines = prediction_lines(evaluation.answers, baseline=evaluation.dense is not None)
+    baseline = evaluation.dense is not None
+    lines = prediction_lines(evaluation.answers, baseline=baseline, class_names=class_names)
     write_text(paths[1], "".join(f"{line}\n" for line in lines))
     write_text(
         paths[0], json.dumps(results, indent=2, ensure_ascii=False) + "\n"

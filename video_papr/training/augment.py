@@ -5,23 +5,43 @@ Letters: B clips, T frames, H x W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..pruning.selection import keep_count
+from ..data.tracks import TRACK
+from ..pruning.budget import keep_count
 from .store import Batch
 
 Augment = Callable[[Batch, torch.Generator], Batch]
 
-# Mirror, flip, reversal and transposition: of frames (B, T, H, W, 3) and of their tokens (B, T', H', W') alike.
-MOVES: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda x: x.flip(3),
-    lambda x: x.flip(2),
-    lambda x: x.flip(1),
-    lambda x: x.transpose(2, 3),
-)
+
+@dataclass(frozen=True)
+class Move:
+    """A symmetry of clips: what it does to frames (B, T, H, W, 3) and to the tracks (B, T, 5) of their actors."""
+
+    frames: Callable[[Tensor], Tensor]
+    tracks: Callable[[Tensor], Tensor]
+
+
+def _changed(tracks: Tensor, **columns: Tensor) -> Tensor:
+    """tracks (B, T, 5) with some columns replaced by (B, T)."""
+    return torch.stack([columns.get(name, tracks[..., i]) for i, name in enumerate(TRACK)], -1)
+
+
+# The actor's look is symmetric about the axis that its angle points along: a reflection reflects that axis.
+MOVES = {
+    "mirror": Move(lambda x: x.flip(3), lambda t: _changed(t, x=1 - t[..., 0], angle=math.pi - t[..., 3])),
+    "flip": Move(lambda x: x.flip(2), lambda t: _changed(t, y=1 - t[..., 1], angle=-t[..., 3])),
+    "reverse": Move(lambda x: x.flip(1), lambda t: t.flip(1)),
+    "transpose": Move(
+        lambda x: x.transpose(2, 3),
+        lambda t: _changed(t, x=t[..., 1], y=t[..., 0], angle=math.pi / 2 - t[..., 3]),
+    ),
+}
 # What the class of a synthetic action becomes under each symmetry, for the classes that it changes.
 MIRROR = {"move_left": "move_right", "rotate_cw": "rotate_ccw", "circle_cw": "circle_ccw"}
 FLIP = {"move_up": "move_down", "rotate_cw": "rotate_ccw", "circle_cw": "circle_ccw"}
@@ -51,18 +71,19 @@ class ActionSymmetries:
     """
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
-        self.tables = [label_table(class_names, swaps) for swaps in (MIRROR, FLIP, REVERSE, TRANSPOSE)]
+        swaps = (MIRROR, FLIP, REVERSE, TRANSPOSE)
+        self.tables = [label_table(class_names, names) for names in swaps]
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Returns a batch of the same shapes."""
-        for move, table in zip(MOVES, self.tables, strict=True):
+        for move, table in zip(MOVES.values(), self.tables, strict=True):
             batch = _moved(batch, move, table, generator)
         return batch
 
 
 def mirror(batch: Batch, generator: torch.Generator) -> Batch:
     """Left-right flips for half of the clips; the labels stay."""
-    return _moved(batch, MOVES[0], None, generator)
+    return _moved(batch, MOVES["mirror"], None, generator)
 
 
 def unchanged(batch: Batch, generator: torch.Generator) -> Batch:
@@ -70,17 +91,16 @@ def unchanged(batch: Batch, generator: torch.Generator) -> Batch:
     return batch
 
 
-def _moved(
-    batch: Batch, move: Callable[[Tensor], Tensor], table: Tensor | None, generator: torch.Generator
-) -> Batch:
-    """Moves half of the clips, their actors' tokens alike, and renames their labels by `table`."""
+def _moved(batch: Batch, move: Move, table: Tensor | None, generator: torch.Generator) -> Batch:
+    """Moves half of the clips, their actors with them, and renames their labels by `table`."""
     chosen = torch.rand(len(batch.labels), generator=generator) < 0.5
 
-    def some(x: Tensor) -> Tensor:
-        return torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), move(x), x)
+    def some(moved: Tensor, still: Tensor) -> Tensor:
+        return torch.where(chosen.view(-1, *[1] * (still.ndim - 1)), moved, still)
 
-    labels = batch.labels if table is None else torch.where(chosen, table[batch.labels], batch.labels)
-    return Batch(some(batch.frames), labels, None if batch.actors is None else some(batch.actors))
+    labels = batch.labels if table is None else some(table[batch.labels], batch.labels)
+    tracks = None if batch.tracks is None else some(move.tracks(batch.tracks), batch.tracks)
+    return Batch(some(move.frames(batch.frames), batch.frames), labels, tracks)
 
 
 def jitter_colors(frames: Tensor, generator: torch.Generator) -> Tensor:

@@ -23,10 +23,9 @@ from tqdm import tqdm
 
 from ..data.datasets import VideoDataset, VideoSample
 from ..data.loader import iter_samples
-from ..data.synthetic import actor_tokens
+from ..data.tracks import in_view
 from ..data.transforms import resize_and_crop
 from ..errors import DataError
-from ..structures import TokenGrid
 
 
 class Batch(NamedTuple):
@@ -35,12 +34,12 @@ class Batch(NamedTuple):
     Attributes:
         frames: (B, T, S, S, 3) uint8.
         labels: (B,) int64.
-        actors: (B, T', H', W') bool, the tokens of the actor, where the dataset knows them.
+        tracks: (B, T, 5) float32, the actor in the view, where the dataset knows it; see `data.tracks`.
     """
 
     frames: Tensor
     labels: Tensor
-    actors: Tensor | None = None
+    tracks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -51,21 +50,21 @@ class ClipStore:
         frames: (n, T, S, S, 3) uint8, memory-mapped.
         labels: (n,) int64.
         failed: names and reasons of the videos that could not be read.
-        actors: (n, T', H', W') bool, or None; see `Batch`.
+        tracks: (n, T, 5) float32, or None; see `Batch`.
     """
 
     frames: np.ndarray
     labels: np.ndarray
     failed: tuple[str, ...] = ()
-    actors: np.ndarray | None = None
+    tracks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, rows: np.ndarray) -> Batch:
         """rows (B,) -> the clips of these rows."""
-        actors = None if self.actors is None else torch.from_numpy(self.actors[rows])
-        return Batch(torch.from_numpy(self.frames[rows]), torch.from_numpy(self.labels[rows]), actors)
+        tracks = None if self.tracks is None else torch.from_numpy(self.tracks[rows])
+        return Batch(torch.from_numpy(self.frames[rows]), torch.from_numpy(self.labels[rows]), tracks)
 
 
 def build_store(
@@ -76,16 +75,14 @@ def build_store(
     num_frames: int,
     size: int,
     workers: int,
-    circles: Mapping[str, np.ndarray] | None = None,
-    grid: TokenGrid | None = None,
+    tracks: Mapping[str, np.ndarray] | None = None,
     progress: bool = True,
 ) -> ClipStore:
     """Decodes a dataset into `directory`, or opens what an earlier call wrote there for the same list and sizes.
 
     Args:
         sampling: names the rule by which `dataset` picks frames; another rule is another store.
-        circles, grid: the actors of a synthetic split (`data.synthetic.read_actors`) and the token grid on which
-            to mark them; None leaves `ClipStore.actors` out.
+        tracks: the actors of a synthetic split (`data.synthetic.read_actors`); None leaves `ClipStore.tracks` out.
 
     Raises:
         DataError: no video of the dataset can be read.
@@ -97,7 +94,7 @@ def build_store(
         "sampling": sampling,
         "decoder": dataset.decoder,  # another one may read what this one refuses
         "videos": listing,
-        "grid": None if circles is None or grid is None else grid.shape,
+        "tracks": tracks is not None,
     }
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     root = directory / f"clips-{num_frames}x{size}-{key}"
@@ -105,9 +102,9 @@ def build_store(
         directory.mkdir(parents=True, exist_ok=True)
         partial_root = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=directory))
         try:
-            marks = None if circles is None or grid is None else partial(_mark, circles, grid)
+            track = None if tracks is None else partial(_track, tracks)
             shape = (len(dataset), num_frames, size, size, 3)
-            _decode(dataset, partial_root, shape, workers, marks, progress)
+            _decode(dataset, partial_root, shape, workers, track, progress)
             _publish(partial_root, root)
         finally:
             shutil.rmtree(partial_root, ignore_errors=True)
@@ -117,8 +114,8 @@ def build_store(
             f"none of the {len(dataset)} training videos can be read; first reason: {done['failed'][0]}"
         )
     frames = np.load(root / "frames.npy", mmap_mode="r")[: done["count"]]
-    actors = np.load(root / "actors.npy") if asked["grid"] else None
-    return ClipStore(frames, np.load(root / "labels.npy"), tuple(done["failed"]), actors)
+    stored = np.load(root / "tracks.npy") if tracks is not None else None
+    return ClipStore(frames, np.load(root / "labels.npy"), tuple(done["failed"]), stored)
 
 
 def _decode(
@@ -126,13 +123,13 @@ def _decode(
     root: Path,
     shape: tuple[int, ...],
     workers: int,
-    mark: Callable[[VideoSample], np.ndarray] | None,
+    track: Callable[[VideoSample], np.ndarray] | None,
     progress: bool,
 ) -> None:
     frames = np.lib.format.open_memmap(root / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
     labels: list[int] = []
     failed: list[str] = []
-    actors: list[np.ndarray] = []
+    tracks: list[np.ndarray] = []
     with tqdm(total=len(dataset), desc="decoding once", unit="video", disable=not progress) as bar:
         for batch in iter_samples(dataset, videos_per_batch=8, workers=workers, pin_memory=False):
             for sample in batch:
@@ -143,12 +140,12 @@ def _decode(
                 view = resize_and_crop(sample.frames[:1], size=shape[2], short_side=None, num_crops=1)
                 frames[len(labels)] = view[0].numpy()
                 labels.append(sample.label)
-                if mark is not None:
-                    actors.append(mark(sample))
+                if track is not None:
+                    tracks.append(track(sample))
     frames.flush()
     np.save(root / "labels.npy", np.array(labels, np.int64))
-    if actors:
-        np.save(root / "actors.npy", np.stack(actors))
+    if tracks:
+        np.save(root / "tracks.npy", np.stack(tracks))
     (root / "done.json").write_text(json.dumps({"count": len(labels), "failed": failed}))
 
 
@@ -161,11 +158,11 @@ def _publish(partial_root: Path, root: Path) -> None:
             raise
 
 
-def _mark(circles: Mapping[str, np.ndarray], grid: TokenGrid, sample: VideoSample) -> np.ndarray:
-    """The actor's tokens (T', H', W') bool in the centre view of a sample's first clip."""
+def _track(tracks: Mapping[str, np.ndarray], sample: VideoSample) -> np.ndarray:
+    """The actor (T, 5) in the centre view of a sample's first clip."""
     assert sample.frames is not None and sample.frame_indices is not None
     height, width = sample.frames.shape[2:4]
-    return actor_tokens(circles[sample.name][sample.frame_indices[0]], (height, width), grid).numpy()
+    return in_view(tracks[sample.name][sample.frame_indices[0]], (height, width)).numpy()
 
 
 def _stamp(path: Path) -> list[int]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbones.builders import build_backbone
-from ..backbones.videomae import VideoMAE
+from ..backbones.builders import Backbone, build_backbone
 from ..checkpoints import load_exactly, read_weights, write_weights
+from ..data.tracks import MOTION, actor_motion, actor_tokens
 from ..errors import ConfigError
 from ..pixels import normalize_pixels, resample_clip
 from ..pruning.x3d import CLIPS, MEAN, STD, x3d_classifier
@@ -45,28 +45,58 @@ class Target:
         write_weights(path, self.weights.state_dict(), described)
 
 
-class Locator(nn.Module):
-    """A backbone with a linear probe on its middle block that tells the actor's tokens from the others.
+class ActorProbes(nn.Module):
+    """A backbone with two linear probes that tell where the actor is, and how it moves.
 
-    Small transformers need very many clips to find a small moving actor from class labels alone. The probe's loss shows
-    them where to look; after training it is thrown away. (Our choice; VideoMAE pre-trains on masked pixels instead.)
+    Small transformers need very many clips to find a small moving actor from class labels alone, and more to tell
+    clockwise from counterclockwise, which no single tubelet shows. The probes' losses show them where to look and what
+    to compare; after training they are thrown away. (Our choice; VideoMAE pre-trains on masked pixels instead.)
     """
 
-    def __init__(self, backbone: VideoMAE) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
-        self.probe = nn.Linear(backbone.head.in_features, 1)
+        self.where = nn.Linear(backbone.head.in_features, 1)
+        self.motion = nn.Linear(backbone.head.in_features, len(MOTION))
 
-    def forward(self, pixels: Tensor, keep_idx: Tensor | None) -> tuple[Tensor, Tensor]:
-        """pixels (B, 3, T, S, S), keep_idx (B, K) or None -> class logits (B, classes), actor logits (B, K or N)."""
-        tokens = self.backbone.embed(pixels, keep_idx)
-        half = len(self.backbone.blocks) // 2
-        for block in self.backbone.blocks[:half]:
+    def forward(self, pixels: Tensor, keep_idx: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """pixels (B, 3, T, S, S), keep_idx (B, K) or None -> class logits (B, classes), and of every token the logit
+        that it is the actor's (B, K), read in the middle, and its motion (B, K, 6), read a block later.
+        """
+        backbone, blocks = self.backbone, self.backbone.blocks
+        tokens = backbone.embed(pixels, keep_idx)
+        middle = len(blocks) // 2
+        for number, block in enumerate(blocks, start=1):
             tokens = block(tokens)
-        actor = self.probe(tokens).squeeze(-1)
-        for block in self.backbone.blocks[half:]:
-            tokens = block(tokens)
-        return self.backbone.classify(tokens), actor
+            own = tokens[:, backbone.num_prefix :]  # class tokens have no place
+            if number == middle:
+                where = self.where(own).squeeze(-1)
+            if number == middle + 1:
+                motion = self.motion(own)
+        return backbone.classify(tokens), where, motion
+
+    def loss(
+        self, where: Tensor, motion: Tensor, tracks: Tensor, keep_idx: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The losses of both probes, scalars.
+
+        Args:
+            where, motion: (B, K) and (B, K, 6), as `forward` gives them.
+            tracks: (B, T, 5), see `data.tracks`.
+            keep_idx: (B, K) or None for all tokens.
+
+        Returns:
+            binary cross-entropy over all tokens, and the smooth L1 distance over those of the actor.
+        """
+        grid = self.backbone.grid
+        actor = actor_tokens(tracks, grid).flatten(1)
+        moves = actor_motion(tracks, grid.frames).repeat_interleave(grid.height * grid.width, dim=1)
+        if keep_idx is not None:
+            actor = actor.gather(1, keep_idx)
+            moves = moves.gather(1, keep_idx[..., None].expand(-1, -1, moves.shape[2]))
+        found = F.binary_cross_entropy_with_logits(where.float(), actor.float())
+        apart = F.smooth_l1_loss(motion.float(), moves, reduction="none").mean(-1)
+        return found, (apart * actor).sum() / actor.sum().clamp(min=1)
 
 
 def backbone_target(
@@ -78,6 +108,7 @@ def backbone_target(
     input_size: int | None = None,
     keep_ratio: tuple[float, float] | None = None,
     locate: float = 0.0,
+    follow: float = 0.0,
     label_smoothing: float = 0.0,
     seed: int = 0,
 ) -> Target:
@@ -87,7 +118,8 @@ def backbone_target(
         weights: start from these, with a fresh head when the number of classes differs.
         keep_ratio: in training, drop tokens at random; the share that stays is drawn uniformly from this range for
             every batch. None trains on all tokens.
-        locate: weight of the loss that asks for the actor's tokens, see `Locator`; batches without actors do without.
+        locate, follow: weights of the losses that ask for the actor's tokens and for its motion, see `ActorProbes`;
+            batches without tracks do without.
 
     Raises:
         ConfigError: the range is not inside (0, 1].
@@ -103,7 +135,7 @@ def backbone_target(
         _load_with_own_head(backbone, weights, head="head")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Locator(backbone).requires_grad_(True)
+        model = ActorProbes(backbone).requires_grad_(True)
 
     def predict(frames: Tensor) -> Tensor:
         return backbone(normalize_pixels(frames, mean=backbone.mean, std=backbone.std))
@@ -111,13 +143,13 @@ def backbone_target(
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
         kept = _random_tokens(keep_ratio, len(batch.labels), backbone.grid.num_tokens, generator)
         kept = None if kept is None else kept.to(batch.frames.device)
-        logits, actor = model(normalize_pixels(batch.frames, mean=backbone.mean, std=backbone.std), kept)
+        pixels = normalize_pixels(batch.frames, mean=backbone.mean, std=backbone.std)
+        logits, where, motion = model(pixels, kept)
         value = F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
-        if locate == 0 or batch.actors is None:
+        if batch.tracks is None or not (locate or follow):
             return value
-        wanted = batch.actors.flatten(1).float()
-        wanted = wanted if kept is None else wanted.gather(1, kept)
-        return value + locate * F.binary_cross_entropy_with_logits(actor.float(), wanted)
+        found, followed = model.loss(where, motion, batch.tracks, kept)
+        return value + locate * found + follow * followed
 
     return Target(name, model, backbone, loss, predict)
 
