@@ -10,12 +10,15 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from video_papr.backbones.builders import BACKBONES
+from video_papr.backbones.videomae import VideoMAE
+from video_papr.backbones.vivit import ViViT
 from video_papr.config import EvalConfig, check
 from video_papr.errors import ConfigError
-from video_papr.pruning.builders import PRUNERS
+from video_papr.pruning.builders import OPTIONS, PRUNERS, build_pruner
+from video_papr.pruning.merging import MERGERS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-GROUPS = ("dataset", "backbone", "pruner", "views", "runtime", "experiment")
+GROUPS = ("dataset", "backbone", "pruner", "merger", "views", "runtime", "experiment")
 FILES = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yaml"))
 GIVEN = ("dataset.root=videos", "dataset.annotations=list.csv")  # what some datasets insist on
 
@@ -59,6 +62,7 @@ def test_option_composes_and_passes_the_checks(group: str, option: str) -> None:
 def test_library_and_configs_know_the_same_names() -> None:
     assert set(options("pruner")) == set(PRUNERS)
     assert set(options("backbone")) == set(BACKBONES)
+    assert set(options("merger")) == set(MERGERS)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +73,9 @@ def test_library_and_configs_know_the_same_names() -> None:
         (["dataset=k400"], "videomae_b"),
         (["dataset=k400", "backbone=videomae_s"], "videomae_s"),
         (["backbone=videomae_s", "dataset=k400"], "videomae_s"),
-        (["experiment=papr_k400"], "videomae_b"),
-        (["experiment=papr_k400", "backbone=videomae_l"], "videomae_l"),
+        (["dataset=ucf101"], "videomae_b"),
+        (["experiment=papr_k400_b"], "videomae_b"),
+        (["experiment=papr_k400_b", "backbone=videomae_h"], "videomae_h"),
     ],
 )
 def test_dataset_chooses_the_backbone_unless_one_is_given(overrides: list[str], backbone: str) -> None:
@@ -121,6 +126,20 @@ WRONG = {
     "pruner.scope=gobal": "pruner.scope='gobal': must be one of global, frame, null. Did you mean 'global'?",
     "pruner.name=x3d": "pruner.name='x3d': must be one of none, x3d_xs,",
     "pruner.size=0": "pruner.size=0: must be a whole number of at least 1, or null.",
+    "pruner.budget=some": "pruner.budget='some': must be one of fixed, mass, threshold, null.",
+    "pruner.mass=0": "pruner.mass=0: must be a number above 0 and at most 1, or null.",
+    "pruner.threshold=1.5": "pruner.threshold=1.5: must be a number from 0 to 1, or null.",
+    "pruner.min_keep=0": "pruner.min_keep=0: must be a number above 0 and at most 1, or null.",
+    "pruner.max_keep=2": "pruner.max_keep=2: must be a number above 0 and at most 1, or null.",
+    "pruner=similarity pruner.mode=top": "pruner.mode='top': must be one of ratio, threshold, adaptive, null.",
+    "pruner=similarity pruner.deviations=x": "pruner.deviations='x': must be a number, or null.",
+    "pruner=similarity pruner.diversity=grd": "pruner.diversity='grd': must be one of none, cluster, grid, null. Did",
+    "pruner=similarity pruner.cluster_tau=nan": "pruner.cluster_tau=nan: must be a number, or null.",
+    "pruner=similarity pruner.after_block=-1": "pruner.after_block=-1: must be a whole number of at least 0, or null.",
+    "pruner=run_length pruner.tau=x": "pruner.tau='x': must be a number, or null.",
+    "merger=tome merger.r=-1": "merger.r=-1: must be a whole number of at least 0, or null.",
+    "merger=tome merger.schedule=const": "merger.schedule='const': must be one of constant, decreasing, null.",
+    "merger=none merger.name=tme": "merger.name='tme': must be one of none, tome. Did you mean 'tome'?",
     "runtime.batch_size=0": "runtime.batch_size=0: must be a whole number of at least 1, or auto.",
     "runtime.batch_size=2.5": "runtime.batch_size=2.5: must be",
     "runtime.workers=-1": "runtime.workers=-1: must be a whole number of at least 0, or auto.",
@@ -133,6 +152,9 @@ WRONG = {
     "dataset.limit=0": "dataset.limit=0: must be a whole number of at least 1, or null.",
     "dataset.frame_stride=0": "dataset.frame_stride=0: must be",
     "dataset.split=dev": "dataset.split='dev': must be one of test, val, train.",
+    "dataset.sampling=tsn": "dataset.sampling='tsn': must be one of dense, uniform, videomae_dense,",
+    "dataset=hmdb51 dataset.root=videos dataset.fold=4": "dataset.fold=4: must be one of 1, 2, 3.",
+    "dataset=ssv2 dataset.root=videos": "dataset.annotations is not set: dataset=ssv2 needs",
     "dataset=folder": "dataset.root is not set: dataset=folder needs dataset.root=PATH.",
     "dataset=csv dataset.root=videos": "dataset.annotations is not set: dataset=csv needs",
     "dataset.root=${nothing}": "dataset.root: Interpolation key 'nothing' not found",
@@ -169,5 +191,58 @@ def test_missing_key_of_a_group() -> None:
 
 
 def test_pruner_gets_only_the_options_that_its_file_has() -> None:
-    assert evaluation("pruner=center").pruner.options == {"keep_ratio": 0.3}
-    assert set(evaluation("pruner=random").pruner.options) == {"keep_ratio", "scope", "seed"}
+    budget = {"budget": "fixed", "mass": 0.5, "threshold": 0.5, "min_keep": 0.05, "max_keep": 1.0}
+    assert evaluation("pruner=center").pruner.options == {"keep_ratio": 0.3, **budget}
+    assert set(evaluation("pruner=random").pruner.options) == {"keep_ratio", "scope", "seed", *budget}
+    assert set(evaluation("pruner=run_length").pruner.options) == {"tau", "min_keep", "max_keep"}
+    assert evaluation("merger=none").merger.options == {}
+    assert evaluation("merger=tome").merger.options == {"r": 16, "schedule": "constant"}
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_defaults_of_a_file_are_those_of_the_library(name: str) -> None:
+    given = evaluation(f"pruner={name}", "dataset=folder", "dataset.root=videos").pruner.options
+    if name == "none":
+        assert given == {"keep_ratio": 1.0}  # not used
+        return
+    assert set(given) <= set(OPTIONS[name])
+    one, two = build_pruner(name), build_pruner(name, **given)
+    assert one is not None and two is not None
+    assert one.budget == two.budget
+    for key in ("scope", "diversity", "cluster_tau", "after_block"):
+        assert getattr(one, key, None) == getattr(two, key, None)
+
+
+# experiment -> (sampling, stride, short side, views, frames of a clip, mean of the pixels) of the paper's evaluation
+PROTOCOLS = {
+    "papr_k400_b": ("videomae_dense", 4, 224, "5x3", 16, 0.485),
+    "papr_k400_l": ("videomae_dense", 4, 224, "5x3", 16, 0.485),
+    "papr_k400_vivit": ("vivit_dense", 2, 256, "4x3", 32, 0.5),
+    "papr_ssv2_b": ("videomae_uniform", 4, 224, "2x3", 16, 0.485),
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_experiments_pin_the_protocol_of_their_paper(name: str) -> None:
+    sampling, stride, short_side, views, num_frames, mean = PROTOCOLS[name]
+    config = evaluation(f"experiment={name}", *GIVEN)
+    dataset, backbone = config.dataset, config.backbone
+    assert (dataset.sampling, dataset.frame_stride, dataset.short_side) == (sampling, stride, short_side)
+    assert str(config.views) == views
+    network = ViViT if backbone.name.startswith("vivit") else VideoMAE
+    assert (BACKBONES[backbone.name]["num_frames"], network.mean[0]) == (num_frames, mean)
+    assert BACKBONES[backbone.name]["input_size"] == 224
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("pruner", ["x3d_s", "x3d_m", "none", "random"])
+def test_experiments_take_published_weights(name: str, pruner: str) -> None:
+    config = evaluation(f"experiment={name}", f"pruner={pruner}", *GIVEN)
+    assert config.backbone.weights is not None and "/" in config.backbone.weights
+    assert config.pruner.weights == (f"{pruner}_k400" if pruner.startswith("x3d") else None)
+
+
+def test_smaller_and_larger_backbones_take_the_weights_of_their_size() -> None:
+    for size, word in (("s", "small"), ("l", "large"), ("h", "huge")):
+        config = evaluation("experiment=papr_k400_b", f"backbone=videomae_{size}", *GIVEN)
+        assert config.backbone.weights == f"MCG-NJU/videomae-{word}-finetuned-kinetics"

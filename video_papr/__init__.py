@@ -12,9 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adapters.prune import kept_tokens as kept_tokens
+    from .adapters.prune import prune as prune
+    from .adapters.prune import unprune as unprune
     from .backbones.builders import BACKBONES as BACKBONES
     from .backbones.builders import build_backbone as build_backbone
     from .errors import CheckpointError as CheckpointError
+    from .errors import CheckpointWarning as CheckpointWarning
     from .errors import ConfigError as ConfigError
     from .errors import DataError as DataError
     from .errors import VideoDecodeError as VideoDecodeError
@@ -23,16 +27,26 @@ if TYPE_CHECKING:
     from .pruning.builders import PRUNERS as PRUNERS
     from .pruning.builders import Pruner as Pruner
     from .pruning.builders import build_pruner as build_pruner
+    from .pruning.merging import build_merger as build_merger
     from .structures import TokenGrid as TokenGrid
     from .structures import TokenSelection as TokenSelection
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "adapters.prune": ("kept_tokens", "prune", "unprune"),
     "backbones.builders": ("BACKBONES", "build_backbone"),
-    "errors": ("CheckpointError", "ConfigError", "DataError", "VideoDecodeError", "VideoPaprError"),
+    "errors": (
+        "CheckpointError",
+        "CheckpointWarning",
+        "ConfigError",
+        "DataError",
+        "VideoDecodeError",
+        "VideoPaprError",
+    ),
     "pipeline": ("Pipeline",),
     "pruning.builders": ("PRUNERS", "Pruner", "build_pruner"),
+    "pruning.merging": ("build_merger",),
     "structures": ("TokenGrid", "TokenSelection"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

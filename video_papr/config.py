@@ -14,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .config_rules import (
+    any_number,
     anything,
     did_you_mean,
     flag,
+    from_0_to_1,
     natural,
     non_negative,
     one_of,
@@ -26,6 +28,7 @@ from .config_rules import (
     ratio,
     ratio_range,
     setting,
+    share,
     stages,
     text,
     wrong,
@@ -39,15 +42,20 @@ Section = TypeVar("Section")
 class DatasetConfig:
     """Which videos, and which of their frames. See conf/dataset/."""
 
-    name: str = setting(one_of("synthetic", "folder", "csv", "k400"))
+    name: str = setting(one_of("synthetic", "folder", "csv", "k400", "ssv2", "ucf101", "hmdb51"))
     root: str | None = setting(or_else(None, text), None)
     annotations: str | None = setting(or_else(None, text), None)
+    class_names: str | None = setting(or_else(None, text), None)
+    index: str | None = setting(or_else(None, text), None)
     limit: int | None = setting(or_else(None, positive), None)
     decoder: str = setting(one_of("auto", "decord", "pyav"), "auto")
-    sampling: str = setting(one_of("dense", "uniform"), "dense")
+    sampling: str = setting(
+        one_of("dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense"), "dense"
+    )
     frame_stride: int = setting(positive, 4)
     short_side: int | None = setting(or_else(None, positive), None)
     split: str = setting(one_of("test", "val", "train"), "test")
+    fold: int = setting(one_of(1, 2, 3), 1)
     seed: int = setting(natural, 0)
     num_videos: int = setting(positive, 600)
     cache_dir: str | None = setting(or_else(None, text), None)
@@ -57,19 +65,29 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if self.name != "synthetic" and self.root is None:
             raise ConfigError(f"dataset.root is not set: dataset={self.name} needs dataset.root=PATH.")
-        if self.name == "csv" and self.annotations is None:
-            raise ConfigError("dataset.annotations is not set: dataset=csv needs dataset.annotations=FILE.")
+        if self.name in ("csv", "ssv2") and self.annotations is None:
+            raise ConfigError(
+                f"dataset.annotations is not set: dataset={self.name} needs dataset.annotations=FILE."
+            )
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
     """The video transformer. See conf/backbone/."""
 
-    name: str = setting(one_of("videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h"))
+    name: str = setting(
+        one_of("videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h", "vivit_b")
+    )
     weights: str | None = setting(or_else(None, text), None)
     num_classes: int | None = setting(or_else(None, positive), None)
+    replace_head: bool = setting(flag, False)
     num_frames: int | None = setting(or_else(None, positive), None)
     input_size: int | None = setting(or_else(None, positive), None)
+    published: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
+
+    def __post_init__(self) -> None:
+        if self.replace_head and (self.weights is None or self.num_classes is None):
+            raise ConfigError("backbone.replace_head=true needs backbone.weights= and backbone.num_classes=.")
 
 
 @dataclass(frozen=True)
@@ -77,9 +95,12 @@ class PrunerConfig:
     """Which tubelets stay. A key that a pruner does not have is None and is not passed on. See conf/pruner/."""
 
     name: str = setting(
-        one_of("none", "x3d_xs", "x3d_s", "x3d_m", "random", "uniform", "center", "motion", "brightness")
+        one_of(
+            *("none", "x3d_xs", "x3d_s", "x3d_m", "similarity", "run_length"),
+            *("random", "uniform", "center", "motion", "brightness"),
+        )
     )
-    keep_ratio: float = setting(ratio)
+    keep_ratio: float | None = setting(ratio, None)
     weights: str | None = setting(or_else(None, text), None)
     scope: str | None = setting(one_of("global", "frame", None), None)
     align_corners: bool | None = setting(or_else(None, flag), None)
@@ -88,11 +109,38 @@ class PrunerConfig:
     frames: int | None = setting(or_else(None, positive), None)
     size: int | None = setting(or_else(None, positive), None)
     seed: int | None = setting(or_else(None, natural), None)
+    published: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
+    budget: str | None = setting(one_of("fixed", "mass", "threshold", None), None)
+    mass: float | None = setting(or_else(None, share), None)
+    threshold: float | None = setting(or_else(None, from_0_to_1), None)
+    min_keep: float | None = setting(or_else(None, share), None)
+    max_keep: float | None = setting(or_else(None, share), None)
+    tau: float | None = setting(or_else(None, any_number), None)
+    mode: str | None = setting(one_of("ratio", "threshold", "adaptive", None), None)
+    deviations: float | None = setting(or_else(None, any_number), None)
+    diversity: str | None = setting(one_of("none", "cluster", "grid", None), None)
+    cluster_tau: float | None = setting(or_else(None, any_number), None)
+    after_block: int | None = setting(or_else(None, natural), None)
 
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments for `build_pruner` beside the name."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "published")}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class MergerConfig:
+    """Which tokens are joined inside the backbone. A key that a merger does not have is None. See conf/merger/."""
+
+    name: str = setting(one_of("none", "tome"))
+    r: int | None = setting(or_else(None, natural), None)
+    schedule: str | None = setting(one_of("constant", "decreasing", None), None)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for `build_merger` beside the name."""
+        given = {"r": self.r, "schedule": self.schedule}
         return {key: value for key, value in given.items() if value is not None}
 
 
@@ -135,6 +183,7 @@ class EvalConfig:
     dataset: DatasetConfig
     backbone: BackboneConfig
     pruner: PrunerConfig
+    merger: MergerConfig
     views: ViewsConfig
     runtime: RuntimeConfig
     seed: int = setting(natural, 0)
@@ -162,6 +211,7 @@ class TrainConfig:
     weights: str | None = setting(or_else(None, text), None)
     keep_ratio: tuple[float, float] | None = setting(or_else(None, ratio_range), None)
     locate: float = setting(non_negative, 0.0)
+    follow: float = setting(non_negative, 0.0)
     scorer: str = setting(one_of("x3d_xs", "x3d_s", "x3d_m"), "x3d_s")
     scorer_frames: int | None = setting(or_else(None, positive), None)
     scorer_size: int | None = setting(or_else(None, positive), None)
@@ -192,6 +242,7 @@ SECTIONS: dict[str, type] = {
     "dataset": DatasetConfig,
     "backbone": BackboneConfig,
     "pruner": PrunerConfig,
+    "merger": MergerConfig,
     "views": ViewsConfig,
     "runtime": RuntimeConfig,
     "train": TrainConfig,

@@ -124,6 +124,9 @@ positive = integer(1, "a whole number of at least 1")
 natural = integer(0, "a whole number of at least 0")
 positive_number = number("a number above 0", lambda x: x > 0)
 non_negative = number("a number of at least 0", lambda x: x >= 0)
+any_number = number("a number", lambda x: True)
+from_0_to_1 = number("a number from 0 to 1", lambda x: 0 <= x <= 1)
+share = number("a number above 0 and at most 1", lambda x: 0 < x <= 1)
 
 
 def setting(rule: Rule, default: Any = MISSING) -> Any:
