@@ -40,6 +40,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "device": str,
     "dtype": str,
     "seed": int,
+    "dataset_seed": (int, type(None)),
     "versions": dict,
     "git_commit": (str, type(None)),
     "command": str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ def write_run(
     seed: int = 0,
     dataset_seed: int = 0,
     backbone: str = "videomae_tiny",
+    settings: dict[str, dict[str, Any]] | None = None,
 ) -> Path:
     """Video i has label i % 3. Writes what an evaluation would."""
     directory.mkdir(parents=True)
@@ -46,9 +48,10 @@ def write_run(
         "dtype": "fp32",
         "command": f"tools/eval.py pruner={pruner}",
         "baseline": None,
+        "settings": settings or {},
     }
     if dense is not None:
-        cost = {"gmacs_per_view": {"total": 2.0}, "mean_kept_tokens": 256.0}
+        cost = {"gmacs_per_view": {"total": 2.0}, "mean_kept_tokens": 256.0, "settings": {}}
         results["baseline"] = {**results, **cost, "pruner": "none", "keep_ratio": 1.0}
     rows = []
     for i, pred in enumerate(preds):
@@ -114,6 +117,31 @@ def test_dense_answers_come_from_a_dense_run_where_the_pruned_one_has_none(tmp_p
     expected = found["none"].top1.mean - found["center"].top1.mean
     assert found["center"].loss is not None and found["center"].loss.mean == pytest.approx(expected)
     assert found["motion"].loss is None  # its videos have no dense answers
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "keep_ratio"),
+    [
+        ({}, "x3d_s", 0.32),
+        ({"pruner": {"budget": "fixed", "keep_ratio": 0.3}}, "x3d_s", 0.3),
+        ({"pruner": {"budget": "mass", "keep_ratio": 0.3}}, "x3d_s (mass)", 0.32),
+        ({"pruner": {"mode": "adaptive", "keep_ratio": 0.3}}, "x3d_s (adaptive)", 0.32),
+        ({"pruner": {"mode": "ratio", "keep_ratio": 0.3}}, "x3d_s", 0.3),
+        ({"pruner": {"tau": 6.0}}, "x3d_s", 0.32),
+        (
+            {"pruner": {"keep_ratio": 0.5}, "merger": {"name": "tome", "r": 8, "schedule": "constant"}},
+            "x3d_s + tome r=8",
+            0.5,
+        ),
+        ({"pruner": {"keep_ratio": 0.5}, "merger": {"name": "none"}}, "x3d_s", 0.5),
+    ],
+)
+def test_runs_are_named_after_what_was_done_to_their_tokens(
+    tmp_path: Path, settings: dict[str, dict[str, Any]], method: str, keep_ratio: float
+) -> None:
+    write_run(tmp_path / "run", [0, 1, 2], dense=[0, 1, 2], pruner="x3d_s", keep_ratio=0.321, settings=settings)
+    found = with_dense(find_runs([tmp_path]))
+    assert [(run.method, run.keep_ratio) for run in found] == [(method, keep_ratio), ("none", 1.0)]
 
 
 def test_frontier_keeps_what_no_cheaper_point_matches(tmp_path: Path) -> None:

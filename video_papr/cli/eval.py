@@ -68,6 +68,7 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
         device=describe_device(engine.device),
         dtype=build.dtype_name(engine),
         seed=config.seed,
+        dataset_seed=config.dataset.seed if config.dataset.name == "synthetic" else None,
         settings={"pruner": config.pruner.options, "merger": asdict(config.merger)},
     )
     results = build_results(evaluation, info)

@@ -142,7 +142,7 @@ def _gallery(runs: Sequence[Run], points: Sequence[Point]) -> dict[str, bytes]:
     for point in nearest(points):
         for run in runs:
             file = run.directory / "kept_tubelets.png"
-            if (run.method, run.results["keep_ratio"]) == (point.method, point.keep_ratio) and file.is_file():
+            if (run.method, run.keep_ratio) == (point.method, point.keep_ratio) and file.is_file():
                 name = "".join(c if c.isalnum() else "_" for c in point.method)
                 pictures[f"kept_{name}.png"] = file.read_bytes()
                 break

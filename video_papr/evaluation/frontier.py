@@ -62,7 +62,7 @@ def points(runs: Sequence[Run]) -> list[Point]:
     """Groups runs into points, ordered by method and keep ratio."""
     groups: dict[tuple[str, float], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.method, float(run.results["keep_ratio"])].append(run)
+        groups[run.method, run.keep_ratio].append(run)
     controls = {ratio: _hits(group) for (method, ratio), group in groups.items() if method == CONTROL}
     made = [
         _point(method, ratio, group, controls.get(ratio) if method != CONTROL else None)

@@ -49,11 +49,23 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The pruner, and what else was done to the tokens: "x3d_s", "x3d_s (mass)", "none + tome"."""
-        budget, merger = self.results.get("budget", "fixed"), self.results.get("merger", "none")
+        """The pruner, and what else was done to the tokens: "x3d_s", "x3d_s (mass)", "none + tome r=16"."""
+        pruner, merger = self._settings("pruner"), self._settings("merger")
         name = str(self.results["pruner"])
-        name += f" ({budget})" if budget not in (None, "fixed") else ""
-        return name + (f" + {merger}" if merger not in (None, "none") else "")
+        kind = pruner.get("budget", pruner.get("mode"))
+        name += f" ({kind})" if kind not in (None, "fixed", "ratio") else ""
+        joined = merger.get("name", "none") != "none"
+        return name + (f" + {merger['name']} r={merger.get('r')}" if joined else "")
+
+    @property
+    def keep_ratio(self) -> float:
+        """As it was asked for; the share that was kept where the clips decide, to two digits."""
+        variable = self.method.endswith(")") or "keep_ratio" not in self._settings("pruner")
+        share = self.results["keep_ratio"]
+        return round(float(share), 2) if variable else float(self._settings("pruner")["keep_ratio"])
+
+    def _settings(self, group: str) -> Mapping[str, Any]:
+        return (self.results.get("settings") or {}).get(group) or {}
 
     @property
     def setting(self) -> tuple[str, ...]:

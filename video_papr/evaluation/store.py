@@ -59,6 +59,7 @@ class RunInfo:
     device: str
     dtype: str
     seed: int
+    dataset_seed: int | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -85,6 +86,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
         "device": info.device,
         "dtype": info.dtype,
         "seed": info.seed,
+        "dataset_seed": info.dataset_seed,
         "versions": versions(),
         "git_commit": git_commit(),
         "command": shlex.join(sys.argv),
