@@ -43,11 +43,9 @@ ALLOWED: dict[str, set[str]] = {
     "config_rules": {"errors"},
     "config": {"errors", "config_rules"},
     "cli": MEASURES | {"evaluation", "training", "visualize", "predict", "config", "config_rules"},
-    "__init__": FLOW | {"adapters"},
+    "api": {"pipeline", "predict", "features", "cli"},
+    "__init__": STAGES | {"adapters", "api"},
 }
-
-# Methods that are short ways to what lies above their file; they import it when they are called, never before.
-SHORTCUTS: dict[str, set[str]] = {"pipeline": {"predict", "features", "cli"}}
 
 # package -> the parts or files that may import it
 PLACES: dict[str, set[str]] = {
@@ -71,15 +69,11 @@ def source_files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def imported_modules(path: Path, *, when_called: bool = True) -> Iterator[str]:
-    """Full names of what the file imports, e.g. "video_papr.data.sampling", inside functions too unless told not to."""
+def imported_modules(path: Path) -> Iterator[str]:
+    """Full names of what the file imports, e.g. "video_papr.data.sampling", inside functions too."""
     package = path.relative_to(ROOT).parent.parts
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    inside = {id(inner) for function in functions for inner in ast.walk(function)}
     for node in ast.walk(tree):
-        if id(node) in inside and not when_called:
-            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -101,13 +95,11 @@ def part_of(path: Path) -> str:
 def test_imports_go_one_way(path: Path) -> None:
     part = part_of(path)
     assert part in ALLOWED, f"{part} is a new part of the package: give it a line in ALLOWED"
-    at_once = set(imported_modules(path, when_called=False))
     for name in imported_modules(path):
         words = name.split(".")
         if words[0] == "video_papr" and len(words) > 1:
             other = words[1] if words[1] in ALLOWED else "__init__"
-            above = set() if name in at_once else SHORTCUTS.get(part, set())
-            assert other == part or other in ALLOWED[part] | above, f"{part} must not import {name}"
+            assert other == part or other in ALLOWED[part], f"{part} must not import {name}"
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from video_papr.api import Pipeline
 from video_papr.backbones.builders import Backbone, build_backbone
 from video_papr.backbones.vivit import ViViT
 from video_papr.data.decoding import decode_clips
@@ -20,7 +21,6 @@ from video_papr.data.sampling import choose_sampler, dense_clips
 from video_papr.data.transforms import resize_and_crop
 from video_papr.errors import ConfigError, VideoDecodeError
 from video_papr.features import TokenFeatures, features
-from video_papr.pipeline import Pipeline
 from video_papr.predict import Answer, Recipe, Timeline, predict, predict_stream, window_starts
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.merging import build_merger

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .adapters.prune import kept_tokens as kept_tokens
     from .adapters.prune import prune as prune
     from .adapters.prune import unprune as unprune
+    from .api import Pipeline as Pipeline
     from .backbones.builders import BACKBONES as BACKBONES
     from .backbones.builders import build_backbone as build_backbone
     from .errors import CheckpointError as CheckpointError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .errors import DataError as DataError
     from .errors import VideoDecodeError as VideoDecodeError
     from .errors import VideoPaprError as VideoPaprError
-    from .pipeline import Pipeline as Pipeline
     from .pruning.builders import PRUNERS as PRUNERS
     from .pruning.builders import Pruner as Pruner
     from .pruning.builders import build_pruner as build_pruner
@@ -35,6 +35,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "adapters.prune": ("kept_tokens", "prune", "unprune"),
+    "api": ("Pipeline",),
     "backbones.builders": ("BACKBONES", "build_backbone"),
     "errors": (
         "CheckpointError",
@@ -44,7 +45,6 @@ _HOMES = {
         "VideoDecodeError",
         "VideoPaprError",
     ),
-    "pipeline": ("Pipeline",),
     "pruning.builders": ("PRUNERS", "Pruner", "build_pruner"),
     "pruning.merging": ("build_merger",),
     "structures": ("TokenGrid", "TokenSelection"),

@@ -35,14 +35,9 @@ class Pipeline(nn.Module):
         pruner: from `build_pruner`; None keeps every tubelet.
         merger: from `build_merger`; None merges nothing.
 
-    Attributes:
-        recipe: how `predict`, `stream` and `features` read videos, see `predict.Recipe`; None: its defaults.
-
     Raises:
         ConfigError: the pruner asks for more blocks than the backbone has.
     """
-
-    recipe: Any = None
 
     def __init__(
         self,
@@ -93,46 +88,6 @@ class Pipeline(nn.Module):
             ValueError: the frames have another shape or dtype than the backbone reads.
         """
         return self.classify(frames, self.select(frames))
-
-    # The four below are short ways to what lies above this file, which is imported when they are called.
-
-    @classmethod
-    def from_config(cls, config: Any = None, **groups: Any) -> Pipeline:
-        """The pipeline that the command line would build, in eval mode.
-
-            Pipeline.from_config()                                  # synthetic actions, bundled weights
-            Pipeline.from_config(dataset="k400", pruner={"name": "x3d_s", "keep_ratio": 0.5})
-
-        Args:
-            config: a composed Hydra configuration, or a mapping like one; None: conf/predict.yaml with `groups`.
-            groups: dataset, backbone, pruner, merger, views, runtime, each an option's name, or a mapping of `name` and
-                keys; and `seed`. The dataset says how videos are read, and which weights are meant.
-
-        Raises:
-            ConfigError: an unknown group, option or key, or a value that cannot work.
-            CheckpointError: weights are missing, damaged or of another network.
-        """
-        from .cli.assemble import from_config
-
-        return from_config(config, **groups)
-
-    def predict(self, video: Any, *, top_k: int = 5) -> Any:
-        """The `top_k` most probable classes of a file, or of frames (n, H, W, 3) uint8; see `predict.predict`."""
-        from .predict import predict
-
-        return predict(self, video, top_k=top_k)
-
-    def stream(self, frames: Any, **windows: Any) -> Any:
-        """Answers window by window while frames (H, W, 3) uint8 come in; see `predict.predict_stream`."""
-        from .predict import predict_stream
-
-        return predict_stream(self, frames, **windows)
-
-    def features(self, video: Any, *, pooled: bool = True) -> Any:
-        """What the classifier reads of a file, frames (n, H, W, 3) or clips (B, T, S, S, 3); see features.py."""
-        from .features import features
-
-        return features(self, video, pooled=pooled)
 
     def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}

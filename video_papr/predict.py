@@ -108,7 +108,7 @@ def best_guesses(probabilities: Tensor, names: tuple[str, ...] | None, top_k: in
 
 def recipe_of(pipeline: Pipeline, recipe: Recipe | None = None) -> Recipe:
     """How a pipeline reads videos: as asked, as `Pipeline.from_config` was told, or as `Recipe` says by itself."""
-    return recipe or pipeline.recipe or Recipe()
+    return recipe or getattr(pipeline, "recipe", None) or Recipe()
 
 
 class ClipReader:

@@ -73,7 +73,7 @@ def test_point_by_hand(tmp_path: Path) -> None:
     write_run(tmp_path / "a", [0, 1, 0, 1], dense=[0, 1, 2, 2])
     write_run(tmp_path / "b", [1, 1, 0, 1], dense=[0, 1, 2, 2], pruner="random")
     center, dense, random = points(with_dense(find_runs([tmp_path])))
-    assert [p.method for p in (center, dense, random)] == ["center", "none", "random"]
+    assert [p.method for p in (center, dense, random)] == ["center", "dense", "random"]
     assert center.top1.mean == 50 and dense.top1.mean == 75 and random.top1.mean == 25
     assert center.loss is not None and center.loss.mean == 25
     assert center.gain is not None and center.gain.mean == 25
@@ -114,7 +114,7 @@ def test_dense_answers_come_from_a_dense_run_where_the_pruned_one_has_none(tmp_p
     write_run(tmp_path / "pruned", answers(90, 0.7, 2))
     write_run(tmp_path / "elsewhere", answers(90, 0.7, 2), dataset_seed=5, pruner="motion")
     found = {point.method: point for point in points(with_dense(find_runs([tmp_path])))}
-    expected = found["none"].top1.mean - found["center"].top1.mean
+    expected = found["dense"].top1.mean - found["center"].top1.mean
     assert found["center"].loss is not None and found["center"].loss.mean == pytest.approx(expected)
     assert found["motion"].loss is None  # its videos have no dense answers
 
@@ -139,9 +139,11 @@ def test_dense_answers_come_from_a_dense_run_where_the_pruned_one_has_none(tmp_p
 def test_runs_are_named_after_what_was_done_to_their_tokens(
     tmp_path: Path, settings: dict[str, dict[str, Any]], method: str, keep_ratio: float
 ) -> None:
-    write_run(tmp_path / "run", [0, 1, 2], dense=[0, 1, 2], pruner="x3d_s", keep_ratio=0.321, settings=settings)
+    write_run(
+        tmp_path / "run", [0, 1, 2], dense=[0, 1, 2], pruner="x3d_s", keep_ratio=0.321, settings=settings
+    )
     found = with_dense(find_runs([tmp_path]))
-    assert [(run.method, run.keep_ratio) for run in found] == [(method, keep_ratio), ("none", 1.0)]
+    assert [(run.method, run.keep_ratio) for run in found] == [(method, keep_ratio), ("dense", 1.0)]
 
 
 def test_frontier_keeps_what_no_cheaper_point_matches(tmp_path: Path) -> None:

@@ -24,8 +24,10 @@ from .pipeline_config import GROUPS, PipelineConfig, check_pipeline
 CONFIG = "predict"
 
 
-def from_config(config: DictConfig | Mapping[str, Any] | None = None, **groups: Any) -> Pipeline:
-    """See `Pipeline.from_config`."""
+def from_config(
+    config: DictConfig | Mapping[str, Any] | None = None, **groups: Any
+) -> tuple[Pipeline, Recipe]:
+    """A pipeline, and how it reads videos; see `api.Pipeline.from_config`."""
     if config is not None and groups:
         raise ConfigError(f"give a configuration or groups, not both ({', '.join(groups)})")
     composed = _compose(groups) if config is None else config
@@ -35,8 +37,8 @@ def from_config(config: DictConfig | Mapping[str, Any] | None = None, **groups: 
     )
 
 
-def build_reader(config: PipelineConfig) -> Pipeline:
-    """Builds a pipeline in eval mode, on its device, with the recipe that reads videos for it.
+def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
+    """Builds a pipeline in eval mode, on its device, and the recipe that reads videos for it.
 
     Raises:
         ConfigError: the device is missing.
@@ -65,7 +67,7 @@ def build_reader(config: PipelineConfig) -> Pipeline:
         model.class_names = names
     if config.runtime.compile:
         model.compile()
-    pipeline.recipe = Recipe(
+    recipe = Recipe(
         sampling=reading.sampling,
         frame_stride=reading.frame_stride,
         clips=config.views.clips,
@@ -75,7 +77,7 @@ def build_reader(config: PipelineConfig) -> Pipeline:
         batch_size=build.batch_size(config.runtime, engine),
         dtype=engine.dtype,
     )
-    return pipeline.eval()
+    return pipeline.eval(), recipe
 
 
 def _compose(groups: Mapping[str, Any]) -> DictConfig:

@@ -19,6 +19,7 @@ from .pipeline_config import PipelineConfig, check_pipeline
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
+    from ..predict import Recipe
     from .predict_files import Outcome
 
 SOME_FAILED = 1  # exit status when there are answers, but not for every video
@@ -81,7 +82,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     from .predict_files import PredictionWriter
     from .predict_report import print_predictions
 
-    pipeline = build_reader(config)
+    pipeline, recipe = build_reader(config)
     if config.backbone.weights == BUNDLED:
         warn(
             f"backbone.weights={BUNDLED} knows the synthetic actions only and calls any video one of them; for others "
@@ -89,10 +90,10 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
         )
     outcomes: list[Outcome] = []
     bar = tqdm(videos, unit="video", disable=not config.progress)
-    with PredictionWriter(out) as writer, build.mendable_errors(pipeline.recipe.batch_size):
+    with PredictionWriter(out) as writer, build.mendable_errors(recipe.batch_size):
         for number, path in enumerate(bar):
             pictured = sum(outcome.error is None for outcome in outcomes) < config.visualize
-            outcome = _look(pipeline, path, config, pictured=pictured)
+            outcome = _look(pipeline, recipe, path, config, pictured=pictured)
             writer.add(number, outcome)
             outcomes.append(outcome.without_panels())
     failed = [outcome for outcome in outcomes if outcome.error]
@@ -150,7 +151,7 @@ def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
     return found
 
 
-def _look(pipeline: Pipeline, path: str, config: PredictConfig, *, pictured: bool) -> Outcome:
+def _look(pipeline: Pipeline, recipe: Recipe, path: str, config: PredictConfig, *, pictured: bool) -> Outcome:
     """Answers one video, or says why not. Panels of what was kept are made if they are wanted."""
     from tqdm import tqdm
 
@@ -167,6 +168,7 @@ def _look(pipeline: Pipeline, path: str, config: PredictConfig, *, pictured: boo
             window_seconds=config.window_seconds,
             stride_seconds=config.stride_seconds,
             top_k=config.top_k,
+            recipe=recipe,
         )
         shown = build.spread(SHOWN, len(timeline)) if pictured else set()
         quiet = not config.progress or len(timeline) == 1

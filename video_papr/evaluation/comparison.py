@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .frontier import CONTROL, Interval, Point
 from .plots import AXES, frontier_plot
-from .runs import Run
+from .runs import DENSE, Run
 from .store import write_text
 
 CLASS_RATIO = 0.3  # per-class losses and pictures are shown at the keep ratio next to this
@@ -114,7 +114,7 @@ def nearest(points: Sequence[Point]) -> list[Point]:
     best: dict[str, Point] = {}
     for point in points:
         old = best.get(point.method)
-        if point.method == "none":
+        if point.method == DENSE:
             continue
         if old is None or abs(point.keep_ratio - CLASS_RATIO) < abs(old.keep_ratio - CLASS_RATIO):
             best[point.method] = point

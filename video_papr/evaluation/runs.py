@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import DataError
 
 Video = tuple[str, str]  # the split that a video belongs to, and its path in it
+DENSE = "dense"  # the method that keeps every token and merges none
 NEEDED = {"dataset", "pruner", "keep_ratio", "backbone", "views", "gmacs_per_view", "latency_ms"}
 
 
@@ -49,9 +50,9 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The pruner, and what else was done to the tokens: "x3d_s", "x3d_s (mass)", "none + tome r=16"."""
+        """The pruner, and what else was done to the tokens: "x3d_s", "x3d_s (mass)", "dense + tome r=16"."""
         pruner, merger = self._settings("pruner"), self._settings("merger")
-        name = str(self.results["pruner"])
+        name = DENSE if self.results["pruner"] == "none" else str(self.results["pruner"])
         kind = pruner.get("budget", pruner.get("mode"))
         name += f" ({kind})" if kind not in (None, "fixed", "ratio") else ""
         joined = merger.get("name", "none") != "none"
@@ -158,7 +159,7 @@ def _baselines(runs: list[Run]) -> list[Run]:
 
 
 def _is_dense(run: Run) -> bool:
-    return run.method == "none"
+    return run.method == DENSE
 
 
 def _json(where: str | Path, text: str) -> dict[str, Any]:
