@@ -37,6 +37,10 @@ from .errors import ConfigError
 
 Section = TypeVar("Section")
 
+# Of the group `dataset`, also where no dataset is listed (cli/pipeline_config.py).
+DECODER = one_of("auto", "decord", "pyav")
+SAMPLING = one_of("dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense")
+
 
 @dataclass(frozen=True)
 class DatasetConfig:
@@ -48,10 +52,8 @@ class DatasetConfig:
     class_names: str | None = setting(or_else(None, text), None)
     index: str | None = setting(or_else(None, text), None)
     limit: int | None = setting(or_else(None, positive), None)
-    decoder: str = setting(one_of("auto", "decord", "pyav"), "auto")
-    sampling: str = setting(
-        one_of("dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense"), "dense"
-    )
+    decoder: str = setting(DECODER, "auto")
+    sampling: str = setting(SAMPLING, "dense")
     frame_stride: int = setting(positive, 4)
     short_side: int | None = setting(or_else(None, positive), None)
     split: str = setting(one_of("test", "val", "train"), "test")

@@ -21,6 +21,7 @@ from .errors import ConfigError
 from .pixels import normalize_pixels
 from .pruning.builders import Pruner
 from .pruning.merging import ToMe
+from .pruning.selection import gather_tokens
 from .pruning.similarity import SimilarityPruner
 from .structures import TokenSelection
 
@@ -111,13 +112,11 @@ class Pipeline(nn.Module):
         """Goes on with the tokens that were computed for the choice instead of computing them again."""
         tokens, features = self._tokens_and_features(frames, pruner.after_block)
         selection: TokenSelection = pruner(features, self.backbone.grid)
-        prefix, rest = tokens.split([self.backbone.num_prefix, features.shape[1]], dim=1)
-        kept = rest.gather(1, selection.keep_idx[..., None].expand(-1, -1, rest.shape[2]))
         return TokenSelection(
             selection.keep_idx,
             selection.grid,
             selection.valid,
-            tokens=torch.cat([prefix, kept], dim=1),
+            tokens=gather_tokens(tokens, selection.keep_idx, num_prefix=self.backbone.num_prefix),
             block=pruner.after_block,
         )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..pruning.builders import Pruner
+from ..pruning.selection import gather_tokens
 from ..structures import TokenGrid, TokenSelection
 
 # How far from 0..1 a colour may lie, as resizing may overshoot, before its normalisation is doubted.
@@ -129,9 +130,7 @@ def keep_tokens(tokens: Tensor, keep_idx: Tensor, num_prefix: int) -> Tensor:
     """tokens (B, P + N, D), keep_idx (B, K) of the N tokens -> (B, P + K, D); the P in front always stay."""
     if keep_idx.shape[1] == tokens.shape[1] - num_prefix:  # the same bits, whatever their layout in memory
         return tokens
-    prefix, rest = tokens[:, :num_prefix], tokens[:, num_prefix:]
-    kept = rest.gather(1, keep_idx[..., None].expand(-1, -1, rest.shape[2]))
-    return torch.cat([prefix, kept], dim=1) if num_prefix else kept
+    return gather_tokens(tokens, keep_idx, num_prefix=num_prefix)
 
 
 def class_of(model: object, package: str, names: tuple[str, ...]) -> str | None:

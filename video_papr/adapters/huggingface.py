@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ConfigError
+from ..pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..structures import TokenGrid
 from .host import Colors, Host, Selector, class_of, keep_tokens, pair
 
 CLASSES = ("VideoMAEForVideoClassification", "VideoMAEModel", "VivitForVideoClassification", "VivitModel")
 
 # What the published weights were trained with; a processor may do something else.
-VIDEOMAE: tuple[Colors, Colors] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+VIDEOMAE: tuple[Colors, Colors] = (IMAGENET_MEAN, IMAGENET_STD)
 VIVIT: tuple[Colors, Colors] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ConfigError
+from ..pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..structures import TokenGrid
 from .host import Colors, Host, Selector, class_of, keep_tokens
 
 CLASSES = ("VisionTransformer",)
-IMAGENET: dict[str, Colors] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET: dict[str, Colors] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 
 def open_model(model: Any) -> Host | None:

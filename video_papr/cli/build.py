@@ -245,14 +245,16 @@ def spread(count: int, total: int) -> set[int]:
 
 def panel(pipeline: Pipeline, example: Example, class_names: tuple[str, ...] | None) -> Panel:
     """The picture of one example: what was kept, and the map that decided it."""
-    device = next(pipeline.parameters()).device
-    with torch.inference_mode():
-        maps = pipeline.significance(example.frames[None].to(device))
-    significance = None if maps is None else maps[0]
     answer = example.answer
     name = str if class_names is None else class_names.__getitem__
     said = name(answer.top5[0]) if answer.top5 else "-"
     truth = "-" if answer.label is None else name(answer.label)
-    return Panel(
-        f"{answer.name}    label: {truth}    answer: {said}", example.frames, example.mask, significance
-    )
+    title = f"{answer.name}    label: {truth}    answer: {said}"
+    return Panel(title, example.frames, example.mask, significance_of(pipeline, example.frames))
+
+
+def significance_of(pipeline: Pipeline, frames: torch.Tensor) -> torch.Tensor | None:
+    """The map that decides about one view: frames (T, S, S, 3) uint8 -> (T', H', W'); None when nothing prunes."""
+    with torch.inference_mode():
+        maps = pipeline.significance(frames[None].to(next(pipeline.parameters()).device))
+    return None if maps is None else maps[0]

@@ -9,6 +9,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ..config import (
+    DECODER,
+    SAMPLING,
     BackboneConfig,
     MergerConfig,
     PrunerConfig,
@@ -19,7 +21,7 @@ from ..config import (
     check_section,
     plain,
 )
-from ..config_rules import natural, one_of, or_else, positive, setting, text
+from ..config_rules import natural, or_else, positive, setting, text
 from ..errors import ConfigError
 
 GROUPS = ("dataset", "backbone", "pruner", "merger", "views", "runtime")
@@ -30,12 +32,10 @@ class ReadingConfig:
     """The keys of the group `dataset` that say how a video is read; no videos are listed."""
 
     name: str = setting(text)
-    sampling: str = setting(
-        one_of("dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense"), "dense"
-    )
+    sampling: str = setting(SAMPLING, "dense")
     frame_stride: int = setting(positive, 4)
     short_side: int | None = setting(or_else(None, positive), None)
-    decoder: str = setting(one_of("auto", "decord", "pyav"), "auto")
+    decoder: str = setting(DECODER, "auto")
     class_names: str | None = setting(or_else(None, text), None)
 
 

@@ -17,6 +17,7 @@ from ..data.synthetic import write_h264
 from ..pipeline import Pipeline
 from ..predict import Answer, Guess, best_guesses
 from ..visualize import Panel, animate_kept_tubelets, save_gallery, save_timeline
+from .build import significance_of
 
 COLUMNS = ("video", "start_seconds", "end_seconds", "rank", "label", "name", "probability", "error")
 FILM_FPS = 8  # slow enough to look at
@@ -166,12 +167,10 @@ def panel_of(pipeline: Pipeline, path: str, answer: Answer) -> Panel:
     """The first view of an answer, what was kept of it, and the map that decided it."""
     assert answer.mask is not None
     frames = answer.views[0]
-    with torch.inference_mode():
-        maps = pipeline.significance(frames[None].to(next(pipeline.parameters()).device))
     best = answer.guesses[0]
     when = f"{answer.start_seconds:.1f} to {answer.end_seconds:.1f} s"
     title = f"{_printable(Path(path).name)}    {when}    {best.name} {100 * best.probability:.0f} %"
-    return Panel(title, frames, answer.mask[0], None if maps is None else maps[0])
+    return Panel(title, frames, answer.mask[0], significance_of(pipeline, frames))
 
 
 def _plain(stem: str) -> str:

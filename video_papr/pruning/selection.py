@@ -127,3 +127,10 @@ def _promote_per_frame(scores: Tensor, quota: int) -> Tensor:
     flat = scores.flatten(2)
     best = flat.topk(quota, dim=2, sorted=False).indices
     return flat.scatter(2, best, float("inf")).view_as(scores)
+
+
+def gather_tokens(tokens: Tensor, keep_idx: Tensor, *, num_prefix: int = 0) -> Tensor:
+    """tokens (B, P + N, D), keep_idx (B, K) of the N behind the P class tokens -> (B, P + K, D); the P always stay."""
+    prefix, rest = tokens[:, :num_prefix], tokens[:, num_prefix:]
+    kept = rest.gather(1, keep_idx[..., None].expand(-1, -1, rest.shape[2]))
+    return torch.cat([prefix, kept], dim=1) if num_prefix else kept

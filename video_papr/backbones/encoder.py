@@ -1,0 +1,111 @@
+"""What VideoMAE and ViViT have in common: tubelets become tokens, blocks run over those that are kept.
+
+The way through: `embed` (kept tubelets, with `place`) -> `encode` (blocks) -> `classify`. Each backbone says what
+`place` and `classify` do.
+
+Letters: B clips, P class tokens, N tokens of the grid, K kept tokens, D channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from .blocks import Merger, run_blocks
+from .layers import LayerNorm, TubeletEmbed, clip_grid
+
+
+class Encoder(nn.Module):
+    """A plain vision transformer over tubelets, able to run on a subset of them.
+
+    Args:
+        num_classes: size of the logits.
+        num_frames, input_size: the clip that the model reads, T frames of S x S pixels.
+        tubelet: (frames, height, width) of a token in pixels; must divide the clip.
+        dim, depth, num_heads: of the transformer.
+        block_options: more arguments of timm's blocks.
+
+    Attributes:
+        grid: the tokens of a clip, without class tokens.
+        mean, std: of the pixels that `forward` expects, RGB in 0..1.
+        class_names: names of the logits, or None.
+        num_prefix: class tokens in front of the tubelets' tokens.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_prefix = 0
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        num_frames: int,
+        input_size: int,
+        tubelet: tuple[int, int, int],
+        dim: int,
+        depth: int,
+        num_heads: int,
+        **block_options: Any,
+    ) -> None:
+        super().__init__()
+        self.grid = clip_grid(num_frames, input_size, tubelet)
+        self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
+        self.class_names: tuple[str, ...] | None = None
+        self.patch_embed = TubeletEmbed(tubelet, dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, qkv_bias=True, norm_layer=LayerNorm, **block_options) for _ in range(depth)
+        )
+
+    def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
+        """tokens (B, K, D), keep_idx (B, K) their places in the grid, None: all N -> (B, P + K, D) with positions."""
+        raise NotImplementedError
+
+    def classify(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """tokens (B, P + K, D), sizes (B, P + K) how often each counts, None: once -> logits (B, classes)."""
+        raise NotImplementedError
+
+    def embed(self, pixels: Tensor, keep_idx: Tensor | None = None) -> Tensor:
+        """pixels (B, 3, T, S, S) normalised, keep_idx (B, K) or None for all N -> tokens (B, P + K, D), class first.
+
+        Raises:
+            ValueError: the pixels have another shape.
+        """
+        expected = (3, self.num_frames, self.input_size, self.input_size)
+        if pixels.ndim != 5 or tuple(pixels.shape[1:]) != expected:
+            raise ValueError(
+                f"pixels must be (B, {', '.join(map(str, expected))}), got {tuple(pixels.shape)}"
+            )
+        return self.place(self.patch_embed(pixels, keep_idx), keep_idx)
+
+    def encode(self, tokens: Tensor, *, stop: int | None = None) -> Tensor:
+        """tokens (B, P + K, D) -> (B, P + K, D) after every block, or after the first `stop` of them."""
+        return run_blocks(self.blocks, tokens, num_prefix=self.num_prefix, stop=stop)[0]
+
+    def forward(
+        self,
+        pixels: Tensor | None,
+        keep_idx: Tensor | None = None,
+        *,
+        valid: Tensor | None = None,
+        merger: Merger | None = None,
+        tokens: Tensor | None = None,
+        block: int = 0,
+    ) -> Tensor:
+        """pixels (B, 3, T, S, S) normalised, keep_idx (B, K) int64 or None for all tubelets -> logits (B, classes).
+
+        Args:
+            valid: (B, K) bool, False where `keep_idx` is padding; None: nowhere.
+            merger: merges tokens inside the blocks; None: nothing does.
+            tokens, block: (B, P + K, D) class and kept tokens that have come as far as this block; pixels are not read
+                then.
+        """
+        if tokens is None:
+            assert pixels is not None, "either pixels or tokens"
+            tokens = self.embed(pixels, keep_idx)
+        prefix = self.num_prefix
+        return self.classify(
+            *run_blocks(self.blocks, tokens, valid=valid, merger=merger, num_prefix=prefix, first=block)
+        )
