@@ -209,7 +209,7 @@ def test_defaults_of_a_file_are_those_of_the_library(name: str) -> None:
     one, two = build_pruner(name), build_pruner(name, **given)
     assert one is not None and two is not None
     assert one.budget == two.budget
-    for key in ("scope", "diversity", "cluster_tau", "after_block"):
+    for key in ("floor", "diversity", "cluster_tau", "after_block"):
         assert getattr(one, key, None) == getattr(two, key, None)
 
 

@@ -29,6 +29,7 @@ from .config_rules import (
     ratio_range,
     setting,
     share,
+    some_of,
     stages,
     text,
     wrong,
@@ -98,7 +99,7 @@ class PrunerConfig:
 
     name: str = setting(
         one_of(
-            *("none", "x3d_xs", "x3d_s", "x3d_m", "similarity", "run_length"),
+            *("none", "x3d_xs", "x3d_s", "x3d_m", "papr_plus", "similarity", "run_length"),
             *("random", "uniform", "center", "motion", "brightness"),
         )
     )
@@ -108,6 +109,11 @@ class PrunerConfig:
     align_corners: bool | None = setting(or_else(None, flag), None)
     cell_center: float | None = setting(or_else(None, non_negative), None)
     stage: str | None = setting(one_of("head", "res2", "res3", "res4", "res5", None), None)
+    stages: tuple[str, ...] | None = setting(
+        or_else(None, some_of("res2", "res3", "res4", "res5", "head")), None
+    )
+    motion: float | None = setting(or_else(None, non_negative), None)
+    floor: float | None = setting(or_else(None, from_0_to_1), None)
     frames: int | None = setting(or_else(None, positive), None)
     size: int | None = setting(or_else(None, positive), None)
     seed: int | None = setting(or_else(None, natural), None)

@@ -47,6 +47,21 @@ def one_of(*options: str | int | None) -> Rule:
     return rule
 
 
+def some_of(*options: str) -> Rule:
+    """A list of one or more of the options, each once."""
+    allowed = f"must be a list of one or more of {', '.join(options)}"
+
+    def rule(key: str, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, (list, tuple)) or not value or len(set(map(str, value))) < len(value):
+            raise wrong(key, value, allowed)
+        for one in value:
+            if one not in options:
+                raise wrong(key, value, allowed, did_you_mean(str(one), options))
+        return tuple(value)
+
+    return rule
+
+
 def flag(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise wrong(key, value, "must be true or false")

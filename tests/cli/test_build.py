@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from video_papr.backbones.builders import build_backbone
 from video_papr.cli import build
 from video_papr.config import DatasetConfig, RuntimeConfig, ViewsConfig
 from video_papr.data.annotations import VideoList, VideoRecord
@@ -46,6 +47,19 @@ def test_label_without_a_logit() -> None:
         DataError, match=r"^5\.mp4: label 5 is out of range, the backbone has 5 classes \(0 to 4\)"
     ):
         build.match_labels(videos([0, 5]), None, 5)
+
+
+def test_names_are_given_only_where_labels_and_logits_share_them() -> None:
+    """Else a logit would be called by the name of another class."""
+    two = build_backbone("videomae_tiny", num_classes=2)
+    assert build.shared_names(videos([0, 1], ("a", "b")), two) == ("a", "b")
+    assert build.shared_names(videos([0, 1]), two) is None
+    two.class_names = ("a", "b")
+    assert build.shared_names(videos([0, 1]), two) == ("a", "b")
+    assert build.shared_names(videos([0, 1], ("fight", "noFight")), two) is None
+    assert (
+        build.shared_names(videos([0, 1], ("a", "b")), build_backbone("videomae_tiny", num_classes=9)) is None
+    )
 
 
 def test_number_of_classes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ GRID = TokenGrid(4, 4, 4)
 SMALL = {"frames": 4, "size": 32}
 
 
-def options(name: str) -> dict[str, int]:
+def options(name: str) -> dict[str, Any]:
+    if name == "papr_plus":
+        return {**SMALL, "stages": ["res2", "res3"], "motion": 0.5, "floor": 0.5}
     return SMALL if name.startswith("x3d") else {}
 
 

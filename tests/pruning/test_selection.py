@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -16,12 +17,12 @@ from torch.nn import functional as F
 
 from video_papr.errors import ConfigError
 from video_papr.pruning.budget import check_ratio, keep_count
-from video_papr.pruning.selection import resize_map, select_counts, select_tokens
+from video_papr.pruning.selection import resize_map, scope_floor, select_counts, select_tokens
 from video_papr.structures import TokenGrid, TokenSelection
 
 grids = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
 ratios = st.integers(1, 1000).map(lambda n: n / 1000)
-scopes = st.sampled_from(["global", "frame"])
+floors = st.sampled_from([0.0, 0.5, 1.0])
 
 
 def distinct(batch: int, grid: tuple[int, int, int], seed: int) -> Tensor:
@@ -66,7 +67,7 @@ def test_ratio_out_of_range(ratio: object) -> None:
 
 def test_unknown_scope() -> None:
     with pytest.raises(ConfigError, match=r"^pruner\.scope='clip' is unknown; use one of global, frame$"):
-        select_tokens(torch.zeros(1, 1, 2, 2), keep_ratio=0.5, scope="clip")
+        scope_floor("clip")
 
 
 # ---- resizing ----
@@ -129,12 +130,12 @@ def test_channel_mean_may_come_before_resizing(align_corners: bool) -> None:
 
 
 @settings(deadline=None)
-@given(grid=grids, ratio=ratios, scope=scopes, seed=st.integers(0, 99))
-def test_global_and_frame_selection_equal_brute_force(
-    grid: tuple[int, int, int], ratio: float, scope: str, seed: int
+@given(grid=grids, ratio=ratios, floor=floors, seed=st.integers(0, 99))
+def test_selection_with_and_without_a_floor_equals_brute_force(
+    grid: tuple[int, int, int], ratio: float, floor: float, seed: int
 ) -> None:
     scores = distinct(3, grid, seed)
-    selection = select_tokens(scores, keep_ratio=ratio, scope=scope)
+    selection = select_tokens(scores, keep_ratio=ratio, floor=floor)
     count = keep_count(ratio, math.prod(grid))
     assert selection.grid == TokenGrid(*grid)
     assert selection.keep_idx.shape == (3, count)
@@ -142,8 +143,8 @@ def test_global_and_frame_selection_equal_brute_force(
     for row, found in zip(scores.flatten(1).tolist(), selection.keep_idx.tolist(), strict=True):
         ranked = sorted(range(len(row)), key=lambda token: -row[token])
         first: list[int] = []
-        if scope == "frame":
-            quota = count // grid[0]
+        if floor:
+            quota = math.floor(Fraction(floor) * count / grid[0])
             for frame in range(grid[0]):
                 own = [token for token in ranked if token // per_frame == frame]
                 first += own[:quota]
@@ -157,20 +158,18 @@ values = st.one_of(
 
 
 @settings(deadline=None)
-@given(grid=grids, ratio=ratios, scope=scopes, data=st.data())
+@given(grid=grids, ratio=ratios, floor=floors, data=st.data())
 def test_every_map_gives_a_sorted_unique_selection_in_range(
-    grid: tuple[int, int, int], ratio: float, scope: str, data: st.DataObject
+    grid: tuple[int, int, int], ratio: float, floor: float, data: st.DataObject
 ) -> None:
     num_tokens = math.prod(grid)
     flat = data.draw(st.lists(values, min_size=num_tokens, max_size=num_tokens))
     scores = torch.tensor(flat).view(1, *grid)
-    keep_idx = select_tokens(scores, keep_ratio=ratio, scope=scope).keep_idx
+    keep_idx = select_tokens(scores, keep_ratio=ratio, floor=floor).keep_idx
     row = keep_idx[0].tolist()
     assert row == sorted(set(row))
     assert row[0] >= 0 and row[-1] < num_tokens
-    if (
-        scope == "global"
-    ):  # the worst that is kept is no worse than the best that is dropped, NaN below everything
+    if floor == 0:  # the worst that is kept is no worse than the best that is dropped, NaN below everything
         rank = [-math.inf if math.isnan(value) else value for value in flat]
         dropped = [rank[token] for token in range(num_tokens) if token not in row]
         assert not dropped or min(rank[token] for token in row) >= max(dropped)
@@ -217,19 +216,19 @@ def test_maps_of_other_precisions(dtype: torch.dtype) -> None:
 
 
 @settings(deadline=None)
-@given(grid=grids, scope=scopes, seed=st.integers(0, 99), data=st.data())
+@given(grid=grids, floor=floors, seed=st.integers(0, 99), data=st.data())
 def test_unequal_counts_equal_one_clip_at_a_time(
-    grid: tuple[int, int, int], scope: str, seed: int, data: st.DataObject
+    grid: tuple[int, int, int], floor: float, seed: int, data: st.DataObject
 ) -> None:
     num_tokens = math.prod(grid)
     counts = data.draw(st.lists(st.integers(1, num_tokens), min_size=1, max_size=4))
     scores = distinct(len(counts), grid, seed)
-    selection = select_counts(scores, torch.tensor(counts), scope=scope)
+    selection = select_counts(scores, torch.tensor(counts), floor=floor)
     assert selection.counts().tolist() == counts
     assert selection.num_kept == max(counts)
     assert (selection.valid is None) == (len(set(counts)) == 1)
     for row, count in enumerate(counts):
-        alone = select_tokens(scores[row : row + 1], keep_ratio=count / num_tokens, scope=scope)
+        alone = select_tokens(scores[row : row + 1], keep_ratio=count / num_tokens, floor=floor)
         own = selection.keep_idx[row]
         assert own[:count].tolist() == alone.keep_idx[0].tolist()
         assert (own[count:] == own[count - 1]).all()  # padding names no other token

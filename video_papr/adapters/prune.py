@@ -61,8 +61,8 @@ def prune(
     Args:
         model: transformers' VideoMAEForVideoClassification, VideoMAEModel, VivitForVideoClassification or VivitModel;
             or timm's VisionTransformer, which reads images. Prune before `torch.compile`.
-        pruner: for video one of x3d_xs, x3d_s, x3d_m, random, uniform, center, motion, brightness; for images center,
-            uniform, random or brightness.
+        pruner: for video one of x3d_xs, x3d_s, x3d_m, papr_plus, random, uniform, center, motion, brightness; for
+            images center, uniform, random or brightness.
         keep_ratio: share of the grid's tokens that is kept, 0 < keep_ratio <= 1.
         weights: of an X3D: "published" downloads the Kinetics-400 weights once; a file or bundled name; None: random.
         processor: the model's processor; two grey clips tell how it normalises.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..backbones.builders import build_backbone
+from ..backbones.builders import Backbone, build_backbone
 from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig, RuntimeConfig, ViewsConfig
 from ..data.annotations import Complain, VideoList, read_class_names, refuse
 from ..data.datasets import build_video_list
@@ -23,7 +23,7 @@ from ..evaluation.actors import actor_share
 from ..evaluation.cost import Engine
 from ..evaluation.runner import ActorShare, Example
 from ..pipeline import Pipeline
-from ..pruning.builders import Pruner, build_pruner
+from ..pruning.builders import LEARNT, Pruner, build_pruner
 from ..pruning.merging import build_merger
 from ..pruning.x3d import X3DScorer, fold_norms
 from ..visualize import Panel
@@ -157,7 +157,7 @@ def build_pipeline(
     if isinstance(scorer, Pruner) and isinstance(scorer.scorer, X3DScorer):
         fold_norms(scorer.scorer.trunk)
     notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
-    if pruner.name.startswith("x3d") and pruner.weights is None:
+    if pruner.name in LEARNT and pruner.weights is None:
         notes.append("pruner.weights=null: the map of a random X3D says little")
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
@@ -198,6 +198,13 @@ def match_labels(videos: VideoList, model_names: tuple[str, ...] | None, num_cla
                 f"(0 to {num_classes - 1}); check dataset.annotations, backbone.weights and backbone.num_classes."
             )
     return videos
+
+
+def shared_names(videos: VideoList, backbone: Backbone) -> tuple[str, ...] | None:
+    """Names that hold for labels and for logits alike; None when the two sides number their classes differently."""
+    names = videos.class_names or backbone.class_names
+    agreed = names is not None and len(names) == backbone.num_classes
+    return names if agreed and backbone.class_names in (None, names) else None
 
 
 def _bare(name: str) -> str:

@@ -72,7 +72,7 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
         settings={"pruner": config.pruner.options, "merger": asdict(config.merger)},
     )
     results = build_results(evaluation, info)
-    names = videos.class_names or backbone.class_names
+    names = build.shared_names(videos, backbone)
     written = write_results(out, results, evaluation, class_names=names)
     if evaluation.examples and pruner is not None:
         panels = [build.panel(pipeline, shown, names) for shown in evaluation.examples]

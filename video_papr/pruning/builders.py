@@ -13,17 +13,21 @@ from ..checkpoints import read_weights
 from ..errors import ConfigError
 from ..structures import TokenGrid, TokenSelection
 from .budget import Budget, check_number, map_budget
+from .fusion import FusedScorer
 from .rules import RULES
-from .selection import check_scope, select_counts, select_tokens
+from .selection import scope_floor, select_counts, select_tokens
 from .similarity import SimilarityPruner
 from .x3d import CLIPS, X3DScorer, find_x3d
 
-PRUNERS = ("none", *CLIPS, "similarity", *RULES)
+LEARNT = (*CLIPS, "papr_plus")  # they have weights
+PRUNERS = ("none", *LEARNT, "similarity", *RULES)
 
 BUDGET = ("keep_ratio", "budget", "mass", "threshold", "min_keep", "max_keep")
 SHARED = (*BUDGET, "scope")
+X3D = ("frames", "size", "align_corners", "cell_center", "seed")
 OPTIONS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(CLIPS, ("frames", "size", "stage", "align_corners", "cell_center", "seed", *SHARED)),
+    **dict.fromkeys(CLIPS, (*X3D, "stage", *SHARED)),
+    "papr_plus": (*X3D, "stages", "motion", "floor", *BUDGET),
     **dict.fromkeys(RULES, ("seed", *SHARED)),
     "run_length": ("tau", "min_keep", "max_keep"),
     "similarity": (
@@ -40,13 +44,13 @@ class Pruner(nn.Module):
         name: as in `PRUNERS`.
         scorer: (frames, grid) -> significance map.
         budget: how many tokens a clip keeps.
-        scope: see `selection.select_tokens`.
+        floor: see `selection.select_tokens`.
     """
 
-    def __init__(self, name: str, scorer: nn.Module, *, budget: Budget, scope: str = "global") -> None:
+    def __init__(self, name: str, scorer: nn.Module, *, budget: Budget, floor: float = 0.0) -> None:
         super().__init__()
         self.name, self.scorer = name, scorer
-        self.budget, self.scope = budget, check_scope(scope)
+        self.budget, self.floor = budget, check_number("floor", floor, 0, 1)
 
     def significance(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> (B, T', H', W') float32, higher = keep."""
@@ -56,8 +60,8 @@ class Pruner(nn.Module):
         """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip."""
         significance = self.significance(frames, grid)
         if not self.budget.variable:
-            return select_tokens(significance, keep_ratio=self.budget.value, scope=self.scope)
-        return select_counts(significance, self.budget.counts(significance), scope=self.scope)
+            return select_tokens(significance, keep_ratio=self.budget.value, floor=self.floor)
+        return select_counts(significance, self.budget.counts(significance), floor=self.floor)
 
 
 class RuleScorer(nn.Module):
@@ -82,7 +86,9 @@ def build_pruner(
         weights: of an X3D: a bundled name, a file, or a name of `x3d.PUBLISHED`; None is a random X3D, a control.
         options: see `OPTIONS`. `keep_ratio` (0.3), `scope` ("global"), `budget` ("fixed") and the keys of
             `budget.map_budget` for all that make a map from frames; beside these, `frames`, `size`, `stage`,
-            `align_corners`, `cell_center` of an X3D, and `seed` of a rule or of random weights. "run_length" takes
+            `align_corners`, `cell_center` of an X3D, and `seed` of a rule or of random weights. "papr_plus" takes what
+            X3D-S does, but `stages` and `motion` (see `FusedScorer`) in place of `stage`, and `floor` (0.5) of
+            `select_tokens` in place of `scope`. "run_length" takes
             `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what `SimilarityPruner` takes.
 
     Raises:
@@ -95,7 +101,7 @@ def build_pruner(
         close = difflib.get_close_matches(name, PRUNERS, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ConfigError(f"pruner={name} is unknown; use one of {', '.join(PRUNERS)}.{hint}")
-    given = options if weights is None or name in CLIPS else {"weights": weights, **options}
+    given = options if weights is None or name in LEARNT else {"weights": weights, **options}
     for key in given:
         if key not in OPTIONS[name]:
             raise ConfigError(
@@ -108,11 +114,13 @@ def build_pruner(
         tau = check_number("tau", options.pop("tau", 6.0), 0, 255)
         pruner = Pruner(name, RuleScorer(name), budget=Budget("level", tau, **options))
     else:
-        own = {key: value for key, value in options.items() if key not in SHARED}
-        scorer = _x3d_scorer(name, weights, **own) if name in CLIPS else RuleScorer(name, **own)
+        own = {key: value for key, value in options.items() if key not in (*SHARED, "floor")}
+        scorer = RuleScorer(name, **own) if name in RULES else _x3d_scorer(name, weights, **own)
         shares = {key: value for key, value in options.items() if key in BUDGET and key != "budget"}
         budget = map_budget(options.get("budget", "fixed"), **shares)
-        pruner = Pruner(name, scorer, budget=budget, scope=options.get("scope", "global"))
+        usual = 0.5 if name == "papr_plus" else scope_floor(options.get("scope", "global"))
+        floor = options.get("floor", usual)
+        pruner = Pruner(name, scorer, budget=budget, floor=floor)
     return pruner.eval().requires_grad_(False)
 
 
@@ -125,12 +133,12 @@ def _x3d_scorer(
     seed: int = 0,
     **rest: Any,
 ) -> X3DScorer:
-    paper_frames, paper_size = CLIPS[name]
+    usual_frames, usual_size = CLIPS.get(name, (8, 96))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        scorer = X3DScorer(
-            frames=paper_frames if frames is None else frames,
-            size=paper_size if size is None else size,
+        scorer = (X3DScorer if name in CLIPS else FusedScorer)(
+            frames=usual_frames if frames is None else frames,
+            size=usual_size if size is None else size,
             **rest,
         )
     if weights is not None:

@@ -13,14 +13,15 @@ from ..errors import ConfigError
 from ..structures import TokenGrid, TokenSelection
 from .budget import check_ratio, keep_count
 
-SCOPES = ("global", "frame")
+# The share of an even split over the frames of the grid that each frame is sure of.
+SCOPES = {"global": 0.0, "frame": 1.0}
 
 
-def check_scope(scope: str) -> str:
-    """Returns the scope, or raises ConfigError unless it is one of `SCOPES`."""
+def scope_floor(scope: str) -> float:
+    """The floor that a scope stands for; raises ConfigError unless it is one of `SCOPES`."""
     if scope not in SCOPES:
         raise ConfigError(f"pruner.scope={scope!r} is unknown; use one of {', '.join(SCOPES)}")
-    return scope
+    return SCOPES[scope]
 
 
 def check_cell_center(cell_center: float, *, align_corners: bool) -> float:
@@ -67,45 +68,38 @@ def _stretch(cells: int, tokens: int, cell_center: float) -> Tensor:
     return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)
 
 
-def select_tokens(significance: Tensor, *, keep_ratio: float, scope: str = "global") -> TokenSelection:
+def select_tokens(significance: Tensor, *, keep_ratio: float, floor: float = 0.0) -> TokenSelection:
     """Keeps the K most significant tokens of every clip.
 
     Args:
         significance: (B, T', H', W') float on the token grid, higher = keep. NaN counts as least significant.
         keep_ratio: share of the grid's tokens to keep; K = `keep_count`.
-        scope: "global" ranks space and time together (the paper); "frame" gives every frame of the grid the same number
-            of tokens, as far as K divides, and the rest to the best remaining tokens anywhere.
+        floor: each frame of the grid is sure of this share of K / T' tokens, rounded down; what is left goes to the
+            best remaining tokens anywhere. 0 ranks space and time together (the paper), 1 gives every frame as many.
 
     Raises:
-        ConfigError: `keep_ratio` or `scope` is out of range.
+        ConfigError: `keep_ratio` is out of range.
     """
-    check_scope(scope)
     grid = TokenGrid(*significance.shape[1:])
     count = keep_count(check_ratio("keep_ratio", keep_ratio), grid.num_tokens)
     scores = _rankable(significance)
-    if scope == "frame":
-        scores = _promote_per_frame(scores, count // grid.frames)
+    scores = _promote_per_frame(scores, int(floor * count / grid.frames + 1e-9))
     keep_idx = scores.flatten(1).topk(count, dim=1, sorted=False).indices.sort(dim=1).values
     return TokenSelection(keep_idx, grid)
 
 
-def select_counts(significance: Tensor, counts: Tensor, *, scope: str = "global") -> TokenSelection:
+def select_counts(significance: Tensor, counts: Tensor, *, floor: float = 0.0) -> TokenSelection:
     """Keeps the most significant tokens of every clip, each clip its own number of them.
 
     Args:
         significance: (B, T', H', W') as for `select_tokens`.
         counts: (B,) int64, 1 to N.
-        scope: as for `select_tokens`, with each clip's own count.
-
-    Raises:
-        ConfigError: `scope` is unknown.
+        floor: as for `select_tokens`, with each clip's own count.
     """
-    check_scope(scope)
     scores = _rankable(significance)
-    if scope == "frame":
-        quota = counts // scores.shape[1]
-        best = ranks(scores.flatten(2)) < quota[:, None, None]
-        scores = scores.masked_fill(best.view_as(scores), float("inf"))
+    sure = (floor * counts.double() / scores.shape[1] + 1e-9).long()
+    best = ranks(scores.flatten(2)) < sure[:, None, None]
+    scores = scores.masked_fill(best.view_as(scores), float("inf"))
     kept = ranks(scores.flatten(1)) < counts[:, None]
     return TokenSelection.from_mask(kept.view_as(scores))
 
@@ -120,12 +114,12 @@ def _rankable(significance: Tensor) -> Tensor:
     return significance.float().nan_to_num(nan=float("-inf"), posinf=3e38)
 
 
-def _promote_per_frame(scores: Tensor, quota: int) -> Tensor:
-    """Lifts the best `quota` tokens of each frame above all others. scores (B, T', H', W') -> the same shape."""
-    if quota == 0:
+def _promote_per_frame(scores: Tensor, sure: int) -> Tensor:
+    """Lifts the best `sure` tokens of each frame above all others. scores (B, T', H', W') -> the same shape."""
+    if sure == 0:
         return scores
     flat = scores.flatten(2)
-    best = flat.topk(quota, dim=2, sorted=False).indices
+    best = flat.topk(sure, dim=2, sorted=False).indices
     return flat.scatter(2, best, float("inf")).view_as(scores)
 
 

@@ -6,7 +6,7 @@ X3D-XS, S and M are one network; they differ in the clip that they see. Layers c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,9 @@ class X3DTrunk(nn.Module):
     """X3D up to the map that PaPr reads, without the classifier behind it.
 
     Args:
-        stage: "head" is the 432-channel map after `pre_conv`, BN and ReLU (the paper's); "res2" ... "res5" are earlier
-            outputs with 24, 48, 96 and 192 channels and 1/4, 1/8, 1/16 and 1/32 of the input's size.
+        stage: the last one that is computed. "head" is the 432-channel map after `pre_conv`, BN and ReLU (the paper's);
+            "res2" ... "res5" are earlier outputs with 24, 48, 96 and 192 channels and 1/4, 1/8, 1/16 and 1/32 of the
+            input's size.
     """
 
     def __init__(self, stage: str = "head") -> None:
@@ -87,10 +88,17 @@ class X3DTrunk(nn.Module):
         self.stage = stage
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, T, S, S) normalised with `MEAN` and `STD` -> features (B, C, T, h, w)."""
-        for block in self.blocks:
+        """pixels (B, 3, T, S, S) normalised with `MEAN` and `STD` -> features (B, C, T, h, w) of the last stage."""
+        *_, (_, features) = self.stages(pixels)
+        return features
+
+    def stages(self, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Name and features (B, C, T, h, w) of every stage on the way, one after the other."""
+        for name, block in zip(("stem", *STAGES), self.blocks, strict=False):
             pixels = block(pixels)
-        return self.pre_act(self.pre_norm(self.pre_conv(pixels))) if self.stage == "head" else pixels
+            yield name, pixels
+        if self.stage == "head":
+            yield "head", self.pre_act(self.pre_norm(self.pre_conv(pixels)))
 
     def load_classifier(self, state: Mapping[str, Tensor], *, source: str) -> None:
         """Loads the trunk's part of a whole X3D state dict in pytorchvideo's naming; `source` names it in errors.
@@ -166,14 +174,16 @@ class X3DScorer(nn.Module):
         self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
 
-    def cells(self, frames: Tensor) -> Tensor:
-        """frames (B, T, H, W, 3) uint8 -> the map as X3D gives it, (B, t, h, w) float32."""
+    def pixels(self, frames: Tensor) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S)."""
         pixels = normalize_pixels(frames, mean=MEAN, std=STD)
         pixels = resample_clip(pixels, num_frames=self.frames, size=self.size)
-        dtype = next(self.trunk.parameters()).dtype
-        features = self.trunk(pixels.to(dtype, memory_format=torch.channels_last_3d))
+        return pixels.to(next(self.trunk.parameters()).dtype, memory_format=torch.channels_last_3d)
+
+    def cells(self, frames: Tensor) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> the map as X3D gives it, (B, t, h, w) float32."""
         # Averaging before resizing keeps the same tokens as averaging after it, and resizes one channel, not 432.
-        return features.mean(1, dtype=torch.float32)
+        return self.trunk(self.pixels(frames)).mean(1, dtype=torch.float32)
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
