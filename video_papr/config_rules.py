@@ -88,6 +88,14 @@ def number(what: str, allowed: Callable[[float], bool]) -> Rule:
     return rule
 
 
+def frame_size(key: str, value: Any) -> int | tuple[int, int]:
+    """A side in pixels, or [height, width]."""
+    sides = value if isinstance(value, (list, tuple)) else [value, value]
+    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
+        raise wrong(key, value, "must be a whole number of at least 1, or [height, width]")
+    return value if isinstance(value, int) else (sides[0], sides[1])
+
+
 def ratio_range(key: str, value: Any) -> tuple[float, float]:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise wrong(key, value, "must be [low, high]")

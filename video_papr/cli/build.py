@@ -11,19 +11,20 @@ from pathlib import Path
 
 import torch
 
-from ..backbones.builders import build_backbone
+from ..backbones.builders import Backbone, build_backbone
 from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig, RuntimeConfig, ViewsConfig
 from ..data.annotations import Complain, VideoList, read_class_names, refuse
 from ..data.datasets import build_video_list
 from ..data.index import apply_index, read_index
 from ..data.sampling import choose_sampler
 from ..data.synthetic import SyntheticSplit, generate, read_actors
+from ..data.transforms import resize_and_crop
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share
 from ..evaluation.cost import Engine
 from ..evaluation.runner import ActorShare, Example
 from ..pipeline import Pipeline
-from ..pruning.builders import Pruner, build_pruner
+from ..pruning.builders import CONVNETS, Pruner, build_pruner
 from ..pruning.merging import build_merger
 from ..pruning.x3d import X3DScorer, fold_norms
 from ..visualize import Panel
@@ -130,6 +131,27 @@ def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callab
     )
 
 
+def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) -> Callable:
+    """Returns (clips, T, H, W, 3) uint8 of one video -> its views, as the backbone reads them.
+
+    Raises:
+        ConfigError: the shorter side is below the backbone's.
+    """
+    size = min(backbone.frame_size)
+    short_side = dataset.short_side or backbone.short_side or size
+    if short_side < size:
+        raise ConfigError(
+            f"dataset.short_side={short_side} must be at least {size}, which the backbone reads"
+        )
+    return partial(
+        resize_and_crop,
+        size=backbone.frame_size,
+        short_side=short_side,
+        num_crops=views.crops,
+        mode=backbone.interpolation,
+    )
+
+
 def build_pipeline(
     backbone: BackboneConfig,
     pruner: PrunerConfig,
@@ -151,14 +173,15 @@ def build_pipeline(
             num_frames=backbone.num_frames,
             input_size=backbone.input_size,
             replace_head=backbone.replace_head,
+            model=backbone.model,
             seed=seed,
         )
     scorer = build_pruner(pruner.name, **pruner.options)
     if isinstance(scorer, Pruner) and isinstance(scorer.scorer, X3DScorer):
         fold_norms(scorer.scorer.trunk)
     notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
-    if pruner.name.startswith("x3d") and pruner.weights is None:
-        notes.append("pruner.weights=null: the map of a random X3D says little")
+    if pruner.name in CONVNETS and pruner.weights is None:
+        notes.append("pruner.weights=null: the map of a random ConvNet says little")
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
     joiner = None if merger is None else build_merger(merger.name, **merger.options)
@@ -205,7 +228,7 @@ def _bare(name: str) -> str:
 
 
 def build_actor_share(
-    dataset: DatasetConfig, root: Path, views: ViewsConfig, input_size: int
+    dataset: DatasetConfig, root: Path, views: ViewsConfig, input_size: int | tuple[int, int]
 ) -> ActorShare | None:
     """For synthetic videos seen through one centre crop: how much of the actor is kept."""
     if dataset.name != "synthetic" or views.crops != 1 or dataset.short_side not in (None, input_size):

@@ -32,6 +32,11 @@ def check_training(config: TrainRunConfig) -> None:
         CheckpointError: `train.weights` is neither a file nor a bundled model.
     """
     dataset, backbone, train = config.dataset, config.backbone, config.train
+    if backbone.name == "timm_vit" or dataset.name == "images":
+        raise ConfigError(
+            f"dataset={dataset.name}, backbone={backbone.name}: videos train video transformers here; images and "
+            "timm's models are for tools/eval.py"
+        )
     if backbone.weights is not None:
         raise ConfigError(f"backbone.weights={backbone.weights}: a training starts from train.weights=")
     if dataset.name == "synthetic" and dataset.split != "train":

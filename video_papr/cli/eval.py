@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -49,7 +48,7 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
     )
     backbone, pruner = pipeline.backbone, pipeline.pruner
     videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
-    view_shape = (1, backbone.num_frames, backbone.input_size, backbone.input_size, 3)
+    view_shape = (1, backbone.num_frames, *backbone.frame_size, 3)
     gmacs = gmacs_per_view(pipeline, torch.zeros(view_shape, dtype=torch.uint8, device=engine.device))
     keep_ratio = 1.0 if pruner is None else pruner.budget.value
     evaluation = _evaluate(config, pipeline, root, videos, engine)
@@ -58,7 +57,7 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
         keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
     info = RunInfo(
         dataset=config.dataset.name,
-        backbone=config.backbone.name,
+        backbone=config.backbone.model or config.backbone.name,
         pruner=config.pruner.name,
         keep_ratio=keep_ratio,
         views=str(config.views),
@@ -89,7 +88,6 @@ def _evaluate(
     """Decodes and answers every video; those that are not on disk come last."""
     from ..data.datasets import VideoDataset
     from ..data.loader import iter_samples
-    from ..data.transforms import resize_and_crop
     from ..evaluation.runner import VideoAnswer, evaluate
     from . import build
 
@@ -103,9 +101,7 @@ def _evaluate(
         workers=build.num_workers(config.runtime),
         pin_memory=engine.device.type == "cuda",
     )
-    prepare = partial(
-        resize_and_crop, size=backbone.input_size, short_side=dataset.short_side, num_crops=views.crops
-    )
+    prepare = build.view_cutter(dataset, views, backbone)
     with Progress(len(videos), show=config.progress) as progress, build.mendable_errors(batch_size):
         evaluation = evaluate(
             pipeline,

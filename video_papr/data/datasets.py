@@ -28,7 +28,7 @@ from .annotations import (
 )
 from .decoding import DECODERS, decode_clips
 
-DATASETS = ("folder", "csv", "k400", "ssv2", "ucf101", "hmdb51")
+DATASETS = ("folder", "csv", "k400", "ssv2", "ucf101", "hmdb51", "images")
 
 
 @dataclass
@@ -76,7 +76,7 @@ class VideoDataset(Dataset[VideoSample]):
             samples carry the reason.
         sampler: from the number of frames of a video to (C, T) frame indices. To go to spawned workers it
             must pickle: use functools.partial, not a lambda.
-        decoder: "auto", "decord" or "pyav", see `decode_clips`.
+        decoder: "auto", "decord", "pyav" or "pillow", see `decode_clips`.
     """
 
     def __init__(
@@ -146,13 +146,18 @@ def build_video_list(
         DataError: the dataset is absent or wrong.
     """
     named: dict[str, Any] = {"class_names": class_names, "complain": complain}
+
+    def read_list() -> VideoList:
+        return read_csv(annotations or "", root, num_classes=num_classes, **named)
+
     readers: dict[str, Callable[[], VideoList]] = {
         "folder": lambda: read_folder(root, **named),
-        "csv": lambda: read_csv(annotations or "", root, num_classes=num_classes, **named),
+        "csv": read_list,
         "k400": lambda: read_kinetics(root, annotations, **named),
         "ssv2": lambda: read_ssv2(root, annotations or "", **named),
         "ucf101": lambda: read_ucf101(root, annotations, **named),
         "hmdb51": lambda: read_hmdb51(root, annotations, split=split, fold=fold, **named),
+        "images": lambda: read_folder(root, images=True, **named) if annotations is None else read_list(),
     }
     if name not in readers:
         raise ConfigError(f"dataset={name!r} is unknown; use one of {', '.join(readers)}")

@@ -13,18 +13,21 @@ from ..checkpoints import read_weights
 from ..errors import ConfigError
 from ..structures import TokenGrid, TokenSelection
 from .budget import Budget, check_number, map_budget
+from .image_convnet import build_image_scorer
 from .rules import RULES
 from .selection import check_scope, select_counts, select_tokens
 from .similarity import SimilarityPruner
 from .x3d import CLIPS, X3DScorer, find_x3d
 
-PRUNERS = ("none", *CLIPS, "similarity", *RULES)
+CONVNETS = (*CLIPS, "image_convnet")
+PRUNERS = ("none", *CONVNETS, "similarity", *RULES)
 
 BUDGET = ("keep_ratio", "budget", "mass", "threshold", "min_keep", "max_keep")
 SHARED = (*BUDGET, "scope")
 OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(CLIPS, ("frames", "size", "stage", "align_corners", "cell_center", "seed", *SHARED)),
     **dict.fromkeys(RULES, ("seed", *SHARED)),
+    "image_convnet": ("model", "frames", "size", "align_corners", "cell_center", "seed", *SHARED),
     "run_length": ("tau", "min_keep", "max_keep"),
     "similarity": (
         *("mode", "keep_ratio", "tau", "deviations", "diversity", "cluster_tau", "after_block"),
@@ -79,10 +82,12 @@ def build_pruner(
 
     Args:
         name: one of `PRUNERS`.
-        weights: of an X3D: a bundled name, a file, or a name of `x3d.PUBLISHED`; None is a random X3D, a control.
+        weights: of an X3D: a bundled name, a file, or a name of `x3d.PUBLISHED`; of "image_convnet": "pretrained" or a
+            file. None is a random network, a control.
         options: see `OPTIONS`. `keep_ratio` (0.3), `scope` ("global"), `budget` ("fixed") and the keys of
             `budget.map_budget` for all that make a map from frames; beside these, `frames`, `size`, `stage`,
-            `align_corners`, `cell_center` of an X3D, and `seed` of a rule or of random weights. "run_length" takes
+            `align_corners`, `cell_center` of an X3D, these without `stage` and with timm's name `model` of "image_convnet",
+            and `seed` of a rule or of random weights. "run_length" takes
             `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what `SimilarityPruner` takes.
 
     Raises:
@@ -95,7 +100,7 @@ def build_pruner(
         close = difflib.get_close_matches(name, PRUNERS, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ConfigError(f"pruner={name} is unknown; use one of {', '.join(PRUNERS)}.{hint}")
-    given = options if weights is None or name in CLIPS else {"weights": weights, **options}
+    given = options if weights is None or name in CONVNETS else {"weights": weights, **options}
     for key in given:
         if key not in OPTIONS[name]:
             raise ConfigError(
@@ -109,7 +114,11 @@ def build_pruner(
         pruner = Pruner(name, RuleScorer(name), budget=Budget("level", tau, **options))
     else:
         own = {key: value for key, value in options.items() if key not in SHARED}
-        scorer = _x3d_scorer(name, weights, **own) if name in CLIPS else RuleScorer(name, **own)
+        scorer: nn.Module
+        if name == "image_convnet":
+            scorer = build_image_scorer(weights=weights, **own)
+        else:
+            scorer = _x3d_scorer(name, weights, **own) if name in CLIPS else RuleScorer(name, **own)
         shares = {key: value for key, value in options.items() if key in BUDGET and key != "budget"}
         budget = map_budget(options.get("budget", "fixed"), **shares)
         pruner = Pruner(name, scorer, budget=budget, scope=options.get("scope", "global"))
