@@ -1,8 +1,8 @@
 """timm's VisionTransformer (ViT, DeiT, ...) as a backbone: it reads an image, which is a clip of one frame.
 
-Its own blocks, norms and classifier are used, with its weights. The patch embedding becomes one that embeds kept patches
-only; the positions, and whatever stands in front of the patches (class, distillation, register tokens), are read off the
-model once.
+Its own blocks, norms and classifier are used, with its weights. The patch embedding becomes one that embeds kept
+patches only; the positions, and whatever stands in front of the patches (class, distillation, register tokens), are
+read off the model once.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ def decode_clips(
         path: a video file.
         choose: called with the number of frames of the video, returns (C, T) frame indices. It is called again
             when the next reader is asked, and when decoding shows that there are fewer frames than packets.
-        decoder: "decord" or "pyav"; "auto" asks decord and, if it refuses the file, PyAV. "pillow" reads an image, which
-            is a video of one frame.
+        decoder: "decord" or "pyav"; "auto" asks decord and, if it refuses the file, PyAV. "pillow" reads an image,
+            which is a video of one frame.
 
     Raises:
         VideoDecodeError: the file cannot be decoded; one line that names the path, the decoders tried and the

@@ -1,4 +1,4 @@
-"""Image files as frames. Pillow, because it is what image models were trained and tested with. The only import of it."""
+"""Image files as frames, with Pillow, which image models were trained and tested with. This module alone imports it."""
 
 from __future__ import annotations
 

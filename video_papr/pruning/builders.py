@@ -86,9 +86,9 @@ def build_pruner(
             file. None is a random network, a control.
         options: see `OPTIONS`. `keep_ratio` (0.3), `scope` ("global"), `budget` ("fixed") and the keys of
             `budget.map_budget` for all that make a map from frames; beside these, `frames`, `size`, `stage`,
-            `align_corners`, `cell_center` of an X3D, these without `stage` and with timm's name `model` of "image_convnet",
-            and `seed` of a rule or of random weights. "run_length" takes
-            `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what `SimilarityPruner` takes.
+            `align_corners`, `cell_center` of an X3D; the same without `stage`, and timm's name `model`, of
+            "image_convnet"; and `seed` of a rule or of random weights. "run_length" takes `tau` (6, on the scale 0 to
+            255), `min_keep` and `max_keep`; "similarity" what `SimilarityPruner` takes.
 
     Raises:
         ConfigError: an unknown name or option, or a value out of range.

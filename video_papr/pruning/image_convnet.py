@@ -1,7 +1,7 @@
 """PaPr with a ConvNet that reads images: MobileOne, ResNet and other networks of timm, frame by frame.
 
-The method of the seed paper (Mahmud et al., ECCV 2024, section 3) for images; a clip is scored one frame for each slice of
-the token grid.
+The method of the seed paper (Mahmud et al., ECCV 2024) for images; of a clip, one frame is scored for each slice of the
+token grid.
 
 Letters: B clips, T frames of H x W pixels, t frames that are scored, C channels, h x w the ConvNet's cells.
 """
@@ -57,7 +57,7 @@ class ImageScorer(nn.Module):
         self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
 
     def cells(self, frames: Tensor, count: int) -> Tensor:
-        """frames (B, T, H, W, 3) uint8 -> the maps of `count` of them as the ConvNet gives them, (B, t, h, w) float32."""
+        """frames (B, T, H, W, 3) uint8 -> maps of `count` of them, as the ConvNet gives them, (B, t, h, w) float32."""
         length = frames.shape[1]
         # The middle frame of each of `count` equal parts.
         chosen = [(2 * part + 1) * length // (2 * count) for part in range(count)]
