@@ -22,6 +22,7 @@ from .config_rules import (
     from_0_to_1,
     natural,
     non_negative,
+    off_or_place,
     one_of,
     or_else,
     positive,
@@ -62,6 +63,8 @@ class DatasetConfig:
     seed: int = setting(natural, 0)
     num_videos: int = setting(positive, 600)
     cache_dir: str | None = setting(or_else(None, text), None)
+    clip_cache: str | None = setting(off_or_place, None)
+    clip_cache_gb: float = setting(positive_number, 10.0)
     bundled: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
     scorer: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
 

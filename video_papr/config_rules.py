@@ -114,6 +114,11 @@ def stages(key: str, value: Any) -> tuple[tuple[float, int], ...]:
     return tuple((non_negative(key, clutter), positive(key, videos)) for clutter, videos in value)
 
 
+def off_or_place(key: str, value: Any) -> str | None:
+    """ "off" (None), "auto" or a path. YAML reads a bare `off` as false."""
+    return None if value is False or value == "off" else text(key, value)
+
+
 def or_else(word: str | None, rule: Rule) -> Rule:
     """Lets `word` ("auto" or None for null) pass, and names it in the message for everything else."""
 

@@ -40,6 +40,7 @@ GREYS = (51, 204)
 
 def prune(
     model: Model,
+    /,
     pruner: str = "x3d_s",
     keep_ratio: float = 0.3,
     *,

@@ -14,10 +14,11 @@ import torch
 from ..backbones.builders import Backbone, build_backbone
 from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig, RuntimeConfig, ViewsConfig
 from ..data.annotations import Complain, VideoList, read_class_names, refuse
+from ..data.clip_cache import ClipCache
 from ..data.datasets import build_video_list
 from ..data.index import apply_index, read_index
 from ..data.sampling import choose_sampler
-from ..data.synthetic import SyntheticSplit, generate, read_actors
+from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
 from ..data.transforms import resize_and_crop
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share
@@ -131,7 +132,7 @@ def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callab
     )
 
 
-def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) -> Callable:
+def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) -> partial[torch.Tensor]:
     """Returns (clips, T, H, W, 3) uint8 of one video -> its views, as the backbone reads them.
 
     Raises:
@@ -150,6 +151,31 @@ def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) 
         num_crops=views.crops,
         mode=backbone.interpolation,
     )
+
+
+def build_clip_cache(
+    dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone, engine: Engine
+) -> ClipCache | None:
+    """The folder that keeps decoded views between runs; None with dataset.clip_cache=off.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+    if dataset.clip_cache is None:
+        return None
+    place = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
+    folder = place / "views" if dataset.clip_cache == "auto" else Path(dataset.clip_cache).expanduser()
+    cutter = view_cutter(dataset, views, backbone).keywords
+    cuda = engine.device.type == "cuda"
+    recipe = {
+        **{"sampling": dataset.sampling, "frame_stride": dataset.frame_stride, "decoder": dataset.decoder},
+        **{"clips": views.clips, "num_frames": backbone.num_frames, **cutter},
+        # Devices differ in rounding.
+        "device": torch.cuda.get_device_name(engine.device)
+        if cuda
+        else torch.backends.cpu.get_cpu_capability(),
+    }
+    return ClipCache(folder, limit_bytes=int(dataset.clip_cache_gb * 1e9), recipe=recipe)
 
 
 def build_pipeline(

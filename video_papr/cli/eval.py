@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -86,7 +87,7 @@ def _evaluate(
     config: EvalConfig, pipeline: Pipeline, root: Path, videos: VideoList, engine: Engine
 ) -> Evaluation:
     """Decodes and answers every video; those that are not on disk come last."""
-    from ..data.datasets import VideoDataset
+    from ..data.datasets import VideoDataset, keep_views
     from ..data.loader import iter_samples
     from ..evaluation.runner import VideoAnswer, evaluate
     from . import build
@@ -96,8 +97,9 @@ def _evaluate(
         backbone.compile()  # in place; the compiler runs at the first batch, before the clock
     batch_size = build.batch_size(config.runtime, engine)
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
+    cache = build.build_clip_cache(dataset, views, backbone, engine)
     samples = iter_samples(
-        VideoDataset(videos, sampler, decoder=dataset.decoder),
+        VideoDataset(videos, sampler, decoder=dataset.decoder, cache=cache),
         workers=build.num_workers(config.runtime),
         pin_memory=engine.device.type == "cuda",
     )
@@ -114,7 +116,10 @@ def _evaluate(
             examples=build.spread(config.visualize, len(videos)),
             actor_share=build.build_actor_share(dataset, root, views, backbone.input_size),
             on_answer=progress,
+            keep_views=None if cache is None else partial(keep_views, cache),
         )
+    if cache is not None and cache.fault is not None:
+        warn(f"dataset.clip_cache: some views were not kept for the next run ({cache.fault})")
     evaluation.answers += [VideoAnswer(name, None, error="missing") for name in videos.missing]
     return evaluation
 
