@@ -16,7 +16,7 @@ from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
 from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
 from ..errors import ConfigError, DataError
-from ..training.augment import ActionSymmetries, Augment, mirror, unchanged
+from ..training.augment import ActionSymmetries, Augment, mirror, natural, unchanged
 from ..training.loop import Schedule
 from ..training.store import ClipStore, build_store
 from ..training.targets import Target, backbone_target, scorer_target
@@ -43,6 +43,8 @@ def check_training(config: TrainRunConfig) -> None:
         raise ConfigError(
             f"dataset.split={dataset.split}: training reads the split train; val and test are for measuring"
         )
+    if dataset.name == "synthetic" and train.augment == "natural":
+        raise ConfigError("train.augment=natural: is for real videos; the synthetic actions need actions")
     if train.weights is not None:
         find_weights(train.weights, key="train.weights")
 
@@ -55,7 +57,9 @@ def build_schedule(config: TrainRunConfig) -> Schedule:
 
 def build_augment(name: str, class_names: tuple[str, ...]) -> Augment:
     """`train.augment` as a function."""
-    return ActionSymmetries(class_names) if name == "actions" else {"mirror": mirror, "none": unchanged}[name]
+    if name == "actions":
+        return ActionSymmetries(class_names)
+    return {"mirror": mirror, "natural": natural, "none": unchanged}[name]
 
 
 def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
