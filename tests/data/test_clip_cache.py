@@ -134,9 +134,21 @@ def test_oldest_goes_first_but_nothing_of_this_run(tmp_path: Path) -> None:
     assert cache.fault is None
 
 
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "ab").mkdir()
+    other = tmp_path / "ab" / "mine.npz"
+    other.write_bytes(b"x" * 50_000)
+    os.utime(other, (1, 1))
+    one = entry(side=32)
+    opened(tmp_path, one.views.nbytes + 6000).store("ab" * 32, one)
+    aged(tmp_path / "ab", 100)
+    assert opened(tmp_path, one.views.nbytes + 6000).store("cd" * 32, one)
+    assert other.exists() and not (tmp_path / "ab" / f"{'ab' * 32}.npz").exists()
+
+
 def test_partial_files_of_dead_writers_are_removed(tmp_path: Path) -> None:
     (tmp_path / "ab").mkdir()
-    dead, living = tmp_path / "ab" / ".partial-dead", tmp_path / "ab" / ".partial-living"
+    dead, living = tmp_path / "ab" / ".partial-views-dead", tmp_path / "ab" / ".partial-views-living"
     dead.write_bytes(b"x" * 100)
     living.write_bytes(b"x" * 100)
     os.utime(dead, (1, 1))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 import zipfile
@@ -32,6 +33,7 @@ from ..errors import ConfigError
 # What turns a file into views; a changed line makes other keys.
 _CODE = ("clip_cache.py", "decoding.py", "images.py", "sampling.py", "streams.py", "transforms.py")
 _PACKAGES = ("av", "decord", "numpy", "pillow", "torch")
+_OWN, _PARTIAL = re.compile(r"[0-9a-f]{64}\.npz"), ".partial-views-"
 _ABANDONED_SECONDS = 3600.0  # a partial file of this age belongs to a process that died
 _RESCANS = 20  # other writers are noticed after 1 / 20 of the limit
 
@@ -85,9 +87,10 @@ class ClipCache:
         self.folder, self.limit_bytes = folder, limit_bytes
         self.recipe = json.dumps([code_version(), dict(recipe)], sort_keys=True)
         self.fault: str | None = None
-        self._started = time.time()
+        self._started = time.time() - 1.0  # files' clocks are coarser than this one
         self._total: int | None = None  # bytes; None: not counted yet
         self._written = 0  # since they were counted
+        self._full = False  # everything there has been used in this run
 
     def key(self, path: Path) -> str | None:
         """Names the views of a file as it is now; None when there is no such file."""
@@ -126,7 +129,7 @@ class ClipCache:
             if not self._make_room(size):
                 return False
             path.parent.mkdir(exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
             partial = Path(name)
             try:
                 with os.fdopen(handle, "wb") as file:
@@ -152,22 +155,27 @@ class ClipCache:
         """Removes the oldest entries until `size` bytes fit; False when that is not possible."""
         if size > self.limit_bytes:
             return False
-        stale = self._total is None or self._written > self.limit_bytes // _RESCANS
-        if stale or self._total + size > self.limit_bytes:
-            self._count(spare=size)
-        assert self._total is not None
-        return self._total + size <= self.limit_bytes
+        total = self._total
+        if total is None or self._written > self.limit_bytes // _RESCANS:
+            total = self._count(spare=size)
+        elif total + size > self.limit_bytes and not self._full:
+            total = self._count(spare=size)
+            self._full = total + size > self.limit_bytes
+        return total + size <= self.limit_bytes
 
-    def _count(self, *, spare: int) -> None:
-        """Counts the bytes that are there, and removes the oldest entries until `spare` bytes are free."""
+    def _count(self, *, spare: int) -> int:
+        """Counts the bytes that are there, and removes the oldest entries until `spare` bytes are free, if possible."""
         found: list[tuple[float, int, Path]] = []
         now = time.time()
         for path in self.folder.glob("??/*"):
+            partial = path.name.startswith(_PARTIAL)
+            if not partial and not _OWN.fullmatch(path.name):  # somebody else's file
+                continue
             try:
                 status = path.stat()
-            except OSError:  # removed by somebody else
+            except OSError:  # removed by another process
                 continue
-            if path.name.startswith(".partial-") and now - status.st_mtime > _ABANDONED_SECONDS:
+            if partial and now - status.st_mtime > _ABANDONED_SECONDS:
                 with suppress(OSError):
                     path.unlink()
                 continue
@@ -176,11 +184,12 @@ class ClipCache:
         for used, size, path in sorted(found):
             if total + spare <= self.limit_bytes or used >= self._started:
                 break
-            if path.suffix == ".npz":
+            if not path.name.startswith(_PARTIAL):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
                     total -= size
         self._total, self._written = total, 0
+        return total
 
 
 @cache
