@@ -17,7 +17,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from .checkpoints import load_exactly, read_weights, weight_files
-from .downloads import hub_folder, url_file
+from .downloads import hub_folder, is_hub_id, url_file
 from .errors import CheckpointError, ConfigError
 
 PRETRAINED = "pretrained"
@@ -41,8 +41,8 @@ def build_timm(
     Args:
         model: a name of timm, with or without the tag of its weights: "deit_small_patch16_224.fb_in1k".
         group: of the configuration that asks ("backbone" or "pruner"), for errors.
-        weights: "pretrained": those that timm names, downloaded once; a file, or a folder with model.safetensors; None:
-            random.
+        weights: "pretrained": those that timm names, downloaded once; a file, a folder with model.safetensors, or org/name
+            of the Hugging Face Hub; None: random.
         num_classes: of the classifier; 0: none; None: what the weights have, otherwise the architecture's own.
         fresh_head: a new, untrained classifier of `num_classes` although there are weights.
         convert: (state dict, network) -> the state dict to load.
@@ -87,6 +87,8 @@ def _find(network: nn.Module, weights: str | Path, key: str) -> Path:
     if weights == PRETRAINED:
         return published_file(network, key=key)
     path = Path(weights).expanduser()
+    if not path.exists() and is_hub_id(str(weights)):
+        path = hub_folder(str(weights), key=key)
     files = weight_files(path) if path.is_dir() else [path]
     if len(files) != 1:
         raise CheckpointError(

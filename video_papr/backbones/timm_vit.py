@@ -72,7 +72,6 @@ class TimmViT(Encoder):
         # timm's test transform: a crop of this share of the resized picture.
         self.short_side = math.floor(min(self.frame_size) / (cfg.get("crop_pct") or 0.875))
         self.interpolation = "bicubic" if cfg.get("interpolation") == "bicubic" else "bilinear"
-        self.model = name
 
     def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """tokens (B, K, D), keep_idx (B, K), None: all N -> (B, P + K, D) with positions, behind the prefix."""
