@@ -41,8 +41,8 @@ def build_timm(
     Args:
         model: a name of timm, with or without the tag of its weights: "deit_small_patch16_224.fb_in1k".
         group: of the configuration that asks ("backbone" or "pruner"), for errors.
-        weights: "pretrained": those that timm names, downloaded once; a file, a folder with model.safetensors, or org/name
-            of the Hugging Face Hub; None: random.
+        weights: "pretrained": those that timm names, downloaded once; a file, a folder with model.safetensors, or
+            org/name of the Hugging Face Hub; None: random.
         num_classes: of the classifier; 0: none; None: what the weights have, otherwise the architecture's own.
         fresh_head: a new, untrained classifier of `num_classes` although there are weights.
         convert: (state dict, network) -> the state dict to load.
