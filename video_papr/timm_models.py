@@ -131,7 +131,7 @@ def classifier_names(network: nn.Module) -> tuple[str, ...]:
 def imagenet_names(network: nn.Module, num_classes: int) -> tuple[str, ...] | None:
     """The names of ImageNet's folders (n01440764, ...) where the weights that timm names know so many; else None."""
     cfg = pretrained_cfg(network)
-    subset = infer_imagenet_subset({"num_classes": cfg.get("num_classes"), **cfg})
+    subset = infer_imagenet_subset(cfg)
     if subset is None or cfg.get("num_classes") != num_classes:
         return None
     return tuple(ImageNetInfo(subset).label_names())

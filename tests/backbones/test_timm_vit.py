@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 import video_papr as vp
+from video_papr import timm_models
 from video_papr.backbones.timm_vit import TimmViT
 from video_papr.pruning.merging import build_merger
 from video_papr.pruning.selection import select_tokens
@@ -128,6 +129,28 @@ def test_weights_from_a_file_and_seeds(tmp_path: Path) -> None:
         build(weights=path, num_classes=3)
     same, other = build(seed=1), build(seed=2)
     assert torch.equal(same(clip), build(seed=1)(clip)) and not torch.equal(same(clip), other(clip))
+
+
+@torch.no_grad()
+def test_pretrained_weights_come_from_the_hub_and_know_imagenet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub's folder is made here: timm's own names, 1000 classes, positions of another image size."""
+    made = timm.create_model("vit_tiny_patch16_224", img_size=64).eval()
+    save_file(made.state_dict(), tmp_path / "model.safetensors")
+    asked = []
+
+    def folder(hub_id: str, *, key: str) -> Path:
+        asked.append(hub_id)
+        return tmp_path
+
+    monkeypatch.setattr(timm_models, "hub_folder", folder)
+    same, smaller = build(weights="pretrained", input_size=64), build(weights="pretrained")
+    clip = torch.randn(1, 3, 1, 64, 64)
+    assert torch.allclose(same(clip), made(clip[:, :, 0]), atol=1e-5)
+    assert (smaller.grid.shape, same.grid.shape) == ((1, 2, 2), (1, 4, 4))
+    assert same.class_names is not None and same.class_names[:2] == ("n01440764", "n01443537")
+    assert asked == [f"timm/{made.pretrained_cfg['architecture']}.{made.pretrained_cfg['tag']}"] * 2
 
 
 def test_wrong_models_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
