@@ -83,7 +83,7 @@ class VideoSample:
             for name, value in (("frames", self.frames), ("views", self.views))
             if value is not None
         }
-        return replace(self, **pinned)
+        return replace(self, **pinned) if pinned else self
 
 
 class VideoDataset(Dataset[VideoSample]):

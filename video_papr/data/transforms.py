@@ -94,7 +94,7 @@ def _target_size(height: int, width: int, view: tuple[int, int], short_side: int
     return max(tall, wide * height // width), wide
 
 
-def _resize(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+def _resize(images: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """Antialiased resize of (N, 3, H, W) uint8 images.
 
     The processor has a kernel for bytes, several times as fast as floats; the two differ by one grey level at most.
