@@ -18,7 +18,7 @@ from video_papr.pruning.builders import OPTIONS, PRUNERS, build_pruner
 from video_papr.pruning.merging import MERGERS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-GROUPS = ("dataset", "backbone", "pruner", "merger", "views", "runtime", "experiment")
+GROUPS = ("dataset", "backbone", "pruner", "merger", "views", "runtime", "experiment", "task")
 FILES = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yaml"))
 GIVEN = ("dataset.root=videos", "dataset.annotations=list.csv")  # what some datasets insist on
 
@@ -80,6 +80,14 @@ def test_library_and_configs_know_the_same_names() -> None:
 )
 def test_dataset_chooses_the_backbone_unless_one_is_given(overrides: list[str], backbone: str) -> None:
     assert evaluation(*overrides, "dataset.root=videos").backbone.name == backbone
+
+
+def test_task_image_chooses_dataset_backbone_and_pruner() -> None:
+    config = evaluation("task=image", "dataset.root=images")
+    chosen = (config.dataset.name, config.backbone.name, config.pruner.name)
+    assert chosen == ("images", "timm_vit", "image_convnet")
+    assert config.backbone.weights == config.pruner.weights == "pretrained"
+    assert evaluation("task=image", "dataset.root=images", "pruner=random").pruner.name == "random"
 
 
 def test_bundled_weights_go_with_their_dataset_only() -> None:
@@ -148,7 +156,9 @@ WRONG = {
     "runtime.compile=maybe": "runtime.compile='maybe': must be true or false.",
     "views.crops=2": "views.crops=2: must be one of 1, 3.",
     "views.clips=0": "views.clips=0: must be a whole number of at least 1.",
-    "dataset.decoder=ffmpeg": "dataset.decoder='ffmpeg': must be one of auto, decord, pyav.",
+    "dataset.decoder=ffmpeg": "dataset.decoder='ffmpeg': must be one of auto, decord, pyav, pillow.",
+    "dataset.clip_cache=true": "dataset.clip_cache=true: must be a name or a path.",
+    "dataset.clip_cache_gb=0": "dataset.clip_cache_gb=0: must be a number above 0.",
     "dataset.limit=0": "dataset.limit=0: must be a whole number of at least 1, or null.",
     "dataset.frame_stride=0": "dataset.frame_stride=0: must be",
     "dataset.split=dev": "dataset.split='dev': must be one of test, val, train.",
@@ -158,6 +168,12 @@ WRONG = {
     "dataset=folder": "dataset.root is not set: dataset=folder needs dataset.root=PATH.",
     "dataset=csv dataset.root=videos": "dataset.annotations is not set: dataset=csv needs",
     "dataset.root=${nothing}": "dataset.root: Interpolation key 'nothing' not found",
+    "backbone=timm_vit backbone.input_size=[32]": "backbone.input_size=[32]: must be a whole number of at least 1, or",
+    "backbone.input_size=[32,64]": "backbone.input_size=[32, 64]: videomae_tiny reads square frames, give one number.",
+    "task=image dataset=folder dataset.root=x": "task=image: dataset=folder holds videos; use dataset=images.",
+    "task=image dataset.root=x backbone=vivit_b": "backbone=vivit_b: reads clips; images (dataset=images) need",
+    "task=image dataset.root=x pruner=motion": "pruner=motion: compares the frames of a video, and an image has one;",
+    "task=image dataset.root=x views=5x1": "views.clips=5: an image is one clip; use views=1x1 or 1x3.",
     "seed=-1": "seed=-1: must be a whole number of at least 0.",
     "baseline=1": "baseline=1: must be true or false.",
     "+visualise=3": "visualise: no such key. Did you mean 'visualize'?",

@@ -18,9 +18,11 @@ from .config_rules import (
     anything,
     did_you_mean,
     flag,
+    frame_size,
     from_0_to_1,
     natural,
     non_negative,
+    off_or_place,
     one_of,
     or_else,
     positive,
@@ -39,7 +41,7 @@ from .errors import ConfigError
 Section = TypeVar("Section")
 
 # Of the group `dataset`, also where no dataset is listed (cli/pipeline_config.py).
-DECODER = one_of("auto", "decord", "pyav")
+DECODER = one_of("auto", "decord", "pyav", "pillow")
 SAMPLING = one_of("dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense")
 
 
@@ -47,7 +49,7 @@ SAMPLING = one_of("dense", "uniform", "videomae_dense", "videomae_uniform", "viv
 class DatasetConfig:
     """Which videos, and which of their frames. See conf/dataset/."""
 
-    name: str = setting(one_of("synthetic", "folder", "csv", "k400", "ssv2", "ucf101", "hmdb51"))
+    name: str = setting(one_of("synthetic", "folder", "csv", "k400", "ssv2", "ucf101", "hmdb51", "images"))
     root: str | None = setting(or_else(None, text), None)
     annotations: str | None = setting(or_else(None, text), None)
     class_names: str | None = setting(or_else(None, text), None)
@@ -62,6 +64,8 @@ class DatasetConfig:
     seed: int = setting(natural, 0)
     num_videos: int = setting(positive, 600)
     cache_dir: str | None = setting(or_else(None, text), None)
+    clip_cache: str | None = setting(off_or_place, None)
+    clip_cache_gb: float = setting(positive_number, 10.0)
     bundled: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
     scorer: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
 
@@ -79,18 +83,25 @@ class BackboneConfig:
     """The video transformer. See conf/backbone/."""
 
     name: str = setting(
-        one_of("videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h", "vivit_b")
+        one_of(
+            *("videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h", "vivit_b", "timm_vit")
+        )
     )
+    model: str | None = setting(or_else(None, text), None)
     weights: str | None = setting(or_else(None, text), None)
     num_classes: int | None = setting(or_else(None, positive), None)
     replace_head: bool = setting(flag, False)
     num_frames: int | None = setting(or_else(None, positive), None)
-    input_size: int | None = setting(or_else(None, positive), None)
+    input_size: int | tuple[int, int] | None = setting(or_else(None, frame_size), None)
     published: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
 
     def __post_init__(self) -> None:
         if self.replace_head and (self.weights is None or self.num_classes is None):
             raise ConfigError("backbone.replace_head=true needs backbone.weights= and backbone.num_classes=.")
+        if isinstance(self.input_size, tuple) and self.name != "timm_vit":
+            raise ConfigError(
+                f"backbone.input_size={list(self.input_size)}: {self.name} reads square frames, give one number."
+            )
 
 
 @dataclass(frozen=True)
@@ -99,11 +110,12 @@ class PrunerConfig:
 
     name: str = setting(
         one_of(
-            *("none", "x3d_xs", "x3d_s", "x3d_m", "papr_plus", "similarity", "run_length"),
+            *("none", "x3d_xs", "x3d_s", "x3d_m", "papr_plus", "image_convnet", "similarity", "run_length"),
             *("random", "uniform", "center", "motion", "brightness"),
         )
     )
     keep_ratio: float | None = setting(ratio, None)
+    model: str | None = setting(or_else(None, text), None)
     weights: str | None = setting(or_else(None, text), None)
     scope: str | None = setting(one_of("global", "frame", None), None)
     align_corners: bool | None = setting(or_else(None, flag), None)
@@ -185,6 +197,13 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True)
+class TaskConfig:
+    """What is classified. See conf/task/."""
+
+    name: str = setting(one_of("video", "image"), "video")
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Everything that `tools/eval.py` reads."""
 
@@ -194,11 +213,30 @@ class EvalConfig:
     merger: MergerConfig
     views: ViewsConfig
     runtime: RuntimeConfig
+    task: TaskConfig
     seed: int = setting(natural, 0)
     output_dir: str = setting(text, "outputs")
     baseline: bool = setting(flag, True)
     visualize: int = setting(natural, 4)
     progress: bool = setting(flag, True)
+
+    def __post_init__(self) -> None:
+        images = self.dataset.name == "images"
+        if self.task.name == "image" and not images:
+            raise ConfigError(f"task=image: dataset={self.dataset.name} holds videos; use dataset=images.")
+        if not images:
+            return
+        if self.backbone.name != "timm_vit":
+            raise ConfigError(
+                f"backbone={self.backbone.name}: reads clips; images (dataset=images) need backbone=timm_vit."
+            )
+        if self.pruner.name in ("motion", "run_length"):
+            raise ConfigError(
+                f"pruner={self.pruner.name}: compares the frames of a video, and an image has one; use image_convnet, "
+                "similarity, random, uniform, center, brightness or none."
+            )
+        if self.views.clips != 1:
+            raise ConfigError(f"views.clips={self.views.clips}: an image is one clip; use views=1x1 or 1x3.")
 
 
 @dataclass(frozen=True)
@@ -225,7 +263,7 @@ class TrainConfig:
     scorer_size: int | None = setting(or_else(None, positive), None)
     curriculum: tuple[tuple[float, int], ...] = setting(stages, ())
     full_at: float = setting(non_negative, 0.45)
-    augment: str = setting(one_of("actions", "mirror", "none"), "mirror")
+    augment: str = setting(one_of("actions", "mirror", "natural", "none"), "mirror")
     colors: bool = setting(flag, False)
     val_videos: int = setting(positive, 1200)
     val_share: float = setting(ratio, 0.2)
@@ -254,6 +292,7 @@ SECTIONS: dict[str, type] = {
     "views": ViewsConfig,
     "runtime": RuntimeConfig,
     "train": TrainConfig,
+    "task": TaskConfig,
 }
 
 

@@ -103,6 +103,14 @@ def number(what: str, allowed: Callable[[float], bool]) -> Rule:
     return rule
 
 
+def frame_size(key: str, value: Any) -> int | tuple[int, int]:
+    """A side in pixels, or [height, width]."""
+    sides = value if isinstance(value, (list, tuple)) else [value, value]
+    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
+        raise wrong(key, value, "must be a whole number of at least 1, or [height, width]")
+    return value if isinstance(value, int) else (sides[0], sides[1])
+
+
 def ratio_range(key: str, value: Any) -> tuple[float, float]:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise wrong(key, value, "must be [low, high]")
@@ -119,6 +127,11 @@ def stages(key: str, value: Any) -> tuple[tuple[float, int], ...]:
     ):
         raise wrong(key, value, "must be a list of [clutter, number of videos]")
     return tuple((non_negative(key, clutter), positive(key, videos)) for clutter, videos in value)
+
+
+def off_or_place(key: str, value: Any) -> str | None:
+    """ "off" (None), "auto" or a path. YAML reads a bare `off` as false."""
+    return None if value is False or value == "off" else text(key, value)
 
 
 def or_else(word: str | None, rule: Rule) -> Rule:

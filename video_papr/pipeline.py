@@ -1,11 +1,11 @@
 """The whole way from frames to logits. Start reading here.
 
-    frames (B, T, S, S, 3) uint8
+    frames (B, T, H, W, 3) uint8
       -> pruner: X3D, a rule or the tokens' similarity scores every tubelet, the best stay      `select`
       -> backbone: only the kept tubelets are embedded and encoded, and perhaps merged          `classify`
       -> logits (B, classes)
 
-Letters: B clips, T frames, S x S pixels, N tokens of the grid, K kept tokens, P class tokens, D channels.
+Letters: B clips, T frames, H x W pixels, N tokens of the grid, K kept tokens, P class tokens, D channels.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Pipeline(nn.Module):
             )
 
     def significance(self, frames: Tensor) -> Tensor | None:
-        """frames (B, T, S, S, 3) uint8 -> the map that decides, (B, T', H', W'); None when nothing prunes."""
+        """frames (B, T, H, W, 3) uint8 -> the map that decides, (B, T', H', W'); None when nothing prunes."""
         self._check_frames(frames)
         if isinstance(self.pruner, SimilarityPruner):
             _, features = self._tokens_and_features(frames, self.pruner.after_block)
@@ -63,14 +63,14 @@ class Pipeline(nn.Module):
         return None if self.pruner is None else self.pruner.significance(frames, self.backbone.grid)
 
     def select(self, frames: Tensor) -> TokenSelection | None:
-        """frames (B, T, S, S, 3) uint8 -> the kept tubelets; None when nothing prunes."""
+        """frames (B, T, H, W, 3) uint8 -> the kept tubelets; None when nothing prunes."""
         self._check_frames(frames)
         if isinstance(self.pruner, SimilarityPruner):
             return self._select_by_features(frames, self.pruner)
         return None if self.pruner is None else self.pruner(frames, self.backbone.grid)
 
     def classify(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
-        """frames (B, T, S, S, 3) uint8, selection or None for all tubelets -> logits (B, classes).
+        """frames (B, T, H, W, 3) uint8, selection or None for all tubelets -> logits (B, classes).
 
         Clips of unequal length run in groups of similar length, so that little is padded. What is padded is barred
         from attention and from the mean: the logits are those of each clip alone.
@@ -83,7 +83,7 @@ class Pipeline(nn.Module):
         return logits[torch.cat(groups).argsort()]
 
     def forward(self, frames: Tensor) -> Tensor:
-        """frames (B, T, S, S, 3) uint8, as the loader cuts them for the backbone -> logits (B, classes).
+        """frames (B, T, H, W, 3) uint8, as the loader cuts them for the backbone -> logits (B, classes).
 
         Raises:
             ValueError: the frames have another shape or dtype than the backbone reads.
@@ -125,8 +125,7 @@ class Pipeline(nn.Module):
         return normalize_pixels(frames, mean=self.backbone.mean, std=self.backbone.std, dtype=dtype)
 
     def _check_frames(self, frames: Tensor) -> None:
-        size = self.backbone.input_size
-        expected = (self.backbone.num_frames, size, size, 3)
+        expected = (self.backbone.num_frames, *self.backbone.frame_size, 3)
         if frames.dtype != torch.uint8 or frames.ndim != 5 or tuple(frames.shape[1:]) != expected:
             raise ValueError(
                 f"frames must be uint8 (B, {', '.join(map(str, expected))}), got {frames.dtype} {tuple(frames.shape)}"

@@ -118,18 +118,19 @@ class ClipReader:
         if top_k < 1:
             raise ConfigError(f"top_k={top_k} must be at least 1")
         self.pipeline, self.recipe, self.top_k = pipeline, recipe, top_k
-        self.num_frames, self.size = pipeline.backbone.num_frames, pipeline.backbone.input_size
+        self.num_frames = pipeline.backbone.num_frames
         self.engine = Engine(next(pipeline.backbone.parameters()).device, recipe.dtype)
 
     def views(self, frames: Tensor) -> Tensor:
         """frames (C, T, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device, crops of one clip adjacent."""
-        recipe = self.recipe
+        recipe, backbone = self.recipe, self.pipeline.backbone
         with torch.inference_mode():
             return resize_and_crop(
                 frames.to(self.engine.device),
-                size=self.size,
-                short_side=recipe.short_side,
+                size=backbone.frame_size,
+                short_side=recipe.short_side or backbone.short_side,
                 num_crops=recipe.crops,
+                mode=backbone.interpolation,
             )
 
     def read(self, video: Video) -> Tensor:

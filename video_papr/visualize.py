@@ -21,6 +21,7 @@ WHITE = 255
 DPI = 100
 PAGE = 1200  # a gallery is about this many pixels wide, if its strips are not wider
 MARGIN, TITLE, EDGE = 90, 34, 10  # room for the names of rows, for titles, and around everything
+LETTER = 8  # a letter of a title is about this wide, in pixels
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def save_gallery(panels: Sequence[Panel], path: Path) -> Path:
 
     strips = [render_kept_tubelets(panel.frames, panel.mask, panel.significance) for panel in panels]
     cell_height, cell_width = (max(strip.shape[axis] for strip in strips) for axis in (0, 1))
-    cell_height, cell_width = cell_height + TITLE, cell_width + MARGIN
+    # Strips of a single frame are narrower than their titles.
+    written = min(LETTER * max(len(panel.title) for panel in panels), PAGE - MARGIN)
+    cell_height, cell_width = cell_height + TITLE, max(cell_width, written) + MARGIN
     columns = min(max(1, PAGE // cell_width), len(strips))
     width, height = columns * cell_width + EDGE, -(-len(strips) // columns) * cell_height + EDGE
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")

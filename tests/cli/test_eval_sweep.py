@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -51,3 +52,20 @@ def test_sweep_goes_on_after_a_job_with_an_error(
     assert rows[1]["error"] is None
     assert rows[1]["num_evaluated"] == 5
     assert "error" in shown
+
+
+def test_runs_share_a_clip_cache(
+    evaluate: Callable[..., dict[str, Any]], video_root: Path, tmp_path: Path
+) -> None:
+    cache = f"dataset.clip_cache={tmp_path / 'views'}"
+    plain = evaluate(video_root, "views=2x3", "visualize=0")
+    first = evaluate(video_root, "views=2x3", "visualize=0", cache)
+    assert len(list((tmp_path / "views").rglob("*.npz"))) == 5
+    second = evaluate(video_root, "views=2x3", "visualize=0", cache, "pruner=center")
+    third = evaluate(video_root, "views=2x3", "visualize=0", cache)
+    assert len(list((tmp_path / "views").rglob("*.npz"))) == 5
+    assert plain["predictions"] == first["predictions"] == third["predictions"]
+    assert second["baseline"]["top1"] == plain["baseline"]["top1"]
+    assert third["latency_ms"]["decode"] == first["latency_ms"]["decode"]
+    evaluate(video_root, "views=1x1", "visualize=0", cache)
+    assert len(list((tmp_path / "views").rglob("*.npz"))) == 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from video_papr.backbones.builders import build_backbone
 from video_papr.checkpoints import read_weights
 from video_papr.cli.build_train import hold_out, tensorboard_log
+from video_papr.cli.eval import main as evaluate
 from video_papr.cli.train import main
 from video_papr.config import TrainRunConfig, check_command
 from video_papr.data.annotations import VideoList, VideoRecord
@@ -263,3 +265,56 @@ def test_tensorboard_events(tmp_path: Path) -> None:
     log = tensorboard_log(tmp_path)
     log({"step": 3, "loss": 1.5, "top1": 20.0, "learning_rate": "0.001", "clips": 6, "seconds": 1.0})
     assert [path.name.split(".")[0] for path in tmp_path.iterdir()] == ["events"]
+
+
+def test_finetuned_networks_are_evaluated_as_they_were_trained(
+    train: Train, run_in_process: Train, video_root: Path, tmp_path: Path
+) -> None:
+    """The two commands of docs/finetune.md, and the third that reads what they wrote."""
+    short = (
+        "train.steps=2",
+        "train.batch_size=4",
+        "train.validate_every=2",
+        "runtime=cpu",
+        "runtime.workers=0",
+    )
+    quick = (
+        *short,
+        "progress=false",
+        f"dataset.cache_dir={tmp_path / 'cache'}",
+        f"dataset.root={video_root}",
+    )
+    for target in ("backbone", "scorer"):
+        words = (
+            "experiment=finetune_folder",
+            f"train.target={target}",
+            f"output_dir={tmp_path / target}",
+            *quick,
+        )
+        status, _, errors = train(*words, *(["train.scorer_size=64"] if target == "scorer" else []))
+        assert status == 0, errors
+    status, _, errors = run_in_process(
+        "eval.py",
+        evaluate,
+        *("experiment=finetuned_folder", f"dataset.root={video_root}", "progress=false", "runtime=cpu"),
+        *("runtime.workers=0", "visualize=0", f"output_dir={tmp_path / 'out'}"),
+        f"backbone.weights={tmp_path / 'backbone' / 'weights.safetensors'}",
+        f"pruner.weights={tmp_path / 'scorer' / 'weights.safetensors'}",
+    )
+    assert status == 0, errors
+    assert "random weights" not in errors and "accuracy means nothing" not in errors
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (results["num_evaluated"], results["num_failed"]) == (5, 0)
+
+
+def test_finetuning_starts_from_the_bundled_weights_of_its_target() -> None:
+    given = ("experiment=finetune_folder", "dataset.root=videos")
+    backbone, scorer = composed(*given), composed(*given, "train.target=scorer")
+    assert backbone.train.weights == "videomae_tiny_synthetic"
+    assert scorer.train.weights == "x3d_s_synthetic"
+
+
+def test_natural_augmentation_is_refused_for_synthetic_actions(train: Train) -> None:
+    status, _, errors = train(*SMALL, *SYNTHETIC, "train.augment=natural")
+    assert status == 2
+    assert errors.startswith("error: train.augment=natural: is for real videos")

@@ -18,8 +18,8 @@ def random_frames(*shape: int, seed: int = 0) -> Tensor:
     )
 
 
-def resized_by_pil(frame: Tensor, height: int, width: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(frame.numpy()).resize((width, height), Image.Resampling.BILINEAR))
+def resized_by_pil(frame: Tensor, height: int, width: int, mode: str) -> np.ndarray:
+    return np.asarray(Image.fromarray(frame.numpy()).resize((width, height), Image.Resampling[mode.upper()]))
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,16 @@ def resized_by_pil(frame: Tensor, height: int, width: int) -> np.ndarray:
         (240, 426, 112, (112, 198)),
     ],
 )
-def test_resize_matches_pil(height: int, width: int, short_side: int, resized: tuple[int, int]) -> None:
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_resize_matches_pil(
+    height: int, width: int, short_side: int, resized: tuple[int, int], mode: str
+) -> None:
     frames = random_frames(1, 2, height, width)
-    views = resize_and_crop(frames, size=short_side)
+    views = resize_and_crop(frames, size=short_side, mode=mode)
     assert views.shape == (1, 2, short_side, short_side, 3) and views.dtype == torch.uint8
     top, left = (resized[0] - short_side) // 2, (resized[1] - short_side) // 2
     for view, frame in zip(views[0], frames[0], strict=True):
-        expected = resized_by_pil(frame, *resized)[top : top + short_side, left : left + short_side]
+        expected = resized_by_pil(frame, *resized, mode)[top : top + short_side, left : left + short_side]
         assert np.abs(view.numpy().astype(int) - expected).max() <= 1
 
 

@@ -21,10 +21,13 @@ from video_papr.training.augment import (
     REVERSE,
     TRANSPOSE,
     ActionSymmetries,
+    enlarge,
     jitter_colors,
     label_table,
     mirror,
+    natural,
     random_tokens,
+    relight,
     unchanged,
 )
 from video_papr.training.store import Batch
@@ -203,3 +206,47 @@ def test_random_tokens_are_a_sorted_subset_of_the_same_size_as_in_pruning(
     assert kept.min() >= 0 and kept.max() < num_tokens
     often = torch.bincount(kept.flatten(), minlength=num_tokens) / 200
     assert (often - kept.shape[1] / num_tokens).abs().max() < 5 * 0.5 / 200**0.5
+
+
+def still_clips(seed: int, clips: int = 3) -> Batch:
+    """Clips whose frames are all alike."""
+    generator = torch.Generator().manual_seed(seed)
+    picture = torch.randint(0, 256, (clips, 1, 12, 16, 3), generator=generator, dtype=torch.uint8)
+    return Batch(picture.expand(-1, 4, -1, -1, -1), torch.arange(clips))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_natural_changes_all_frames_of_a_clip_alike(seed: int) -> None:
+    batch = still_clips(seed)
+    moved = natural(batch, torch.Generator().manual_seed(seed))
+    assert moved.frames.shape == batch.frames.shape and moved.frames.dtype == torch.uint8
+    assert torch.equal(moved.labels, batch.labels)
+    assert torch.equal(moved.frames, moved.frames[:, :1].expand_as(moved.frames))
+    assert torch.equal(moved.frames, natural(batch, torch.Generator().manual_seed(seed)).frames)
+    assert not torch.equal(moved.frames, natural(batch, torch.Generator().manual_seed(seed + 1)).frames)
+    with pytest.raises(ValueError, match="leaves tracks behind"):
+        natural(batch._replace(tracks=torch.zeros(3, 4, 5)), torch.Generator())
+
+
+def test_enlarge_shows_the_part_that_is_asked_for() -> None:
+    """On a ramp, the left and right (top and bottom) edge of what is drawn are those of the part."""
+    across = torch.linspace(0, 250, 64)
+    ramp = torch.stack([across.expand(64, 64), across[:, None].expand(64, 64), torch.zeros(64, 64)], -1)
+    frames = ramp.byte().expand(2, 3, -1, -1, -1)
+    whole = enlarge(frames, torch.zeros(2, 2), torch.ones(2, 2))
+    assert torch.equal(whole, frames)
+    corners, sides = torch.tensor([[0.25, 0.0], [0.1, 0.3]]), torch.tensor([[0.5, 1.0], [0.6, 0.7]])
+    drawn = enlarge(frames, corners, sides).float()
+    for clip in range(2):
+        for axis, line in enumerate((drawn[clip, 0, 32, :, 0], drawn[clip, 0, :, 32, 1])):
+            low, side = float(corners[clip, axis]), float(sides[clip, axis])
+            assert line[0] == pytest.approx(250 * low, abs=5)
+            assert line[-1] == pytest.approx(250 * (low + side), abs=5)
+
+
+def test_relight_keeps_middle_grey_and_stays_in_range() -> None:
+    frames = torch.tensor([0, 128, 255], dtype=torch.uint8).expand(1, 1, 1, 1, 3)
+    brighter = relight(frames, torch.tensor([1.3]), torch.tensor([0.0]))
+    assert brighter.flatten().tolist() == [0, 128, 255]
+    darker = relight(frames, torch.tensor([0.5]), torch.tensor([-40.0]))
+    assert darker.flatten().tolist() == [24, 88, 152]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..pruning.builders import PRUNERS, Pruner, build_pruner
-from ..pruning.rules import RULES
+from ..pruning.x3d import CLIPS
 from ..structures import TokenSelection
 from . import huggingface, timm
 from .host import Attachment, Colors, Host, Selector
@@ -30,8 +30,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 NOTE = "video_papr_pruning"  # attribute of the embedding module that holds the Attachment
 PUBLISHED = "published"
-# Rules that need one frame only.
-IMAGE_PRUNERS = ("center", "uniform", "random", "brightness")
+# What needs one frame only.
+IMAGE_PRUNERS = ("image_convnet", "center", "uniform", "random", "brightness")
 # "similarity" reads tokens, not frames; "run_length" lets each clip keep another number of them.
 VIDEO_PRUNERS = tuple(name for name in PRUNERS if name not in ("none", "similarity", "run_length"))
 # Two grey levels tell a linear normalisation. Black alone would look to some processors as if it were scaled already.
@@ -40,6 +40,7 @@ GREYS = (51, 204)
 
 def prune(
     model: Model,
+    /,
     pruner: str = "x3d_s",
     keep_ratio: float = 0.3,
     *,
@@ -61,10 +62,11 @@ def prune(
     Args:
         model: transformers' VideoMAEForVideoClassification, VideoMAEModel, VivitForVideoClassification or VivitModel;
             or timm's VisionTransformer, which reads images. Prune before `torch.compile`.
-        pruner: for video one of x3d_xs, x3d_s, x3d_m, papr_plus, random, uniform, center, motion, brightness; for
-            images center, uniform, random or brightness.
+        pruner: for video one of x3d_xs, x3d_s, x3d_m, papr_plus, image_convnet, random, uniform, center, motion,
+            brightness; for images image_convnet, center, uniform, random or brightness.
         keep_ratio: share of the grid's tokens that is kept, 0 < keep_ratio <= 1.
         weights: of an X3D: "published" downloads the Kinetics-400 weights once; a file or bundled name; None: random.
+            Of "image_convnet": "published" downloads those that timm names.
         processor: the model's processor; two grey clips tell how it normalises.
         mean, std: the same, said in numbers, RGB in 0..1. Without either, what the published weights were trained with.
         options: more options of the pruner, see `build_pruner`.
@@ -137,7 +139,7 @@ def _build(host: Host, name: str, weights: str | Path | None, **options: Any) ->
         )
         raise ConfigError(f"pruner={name} cannot be used here ({reason}); use one of {', '.join(usable)}")
     if weights == PUBLISHED:
-        weights = f"{name}_k400" if name in PRUNERS and name not in RULES else None
+        weights = {"image_convnet": "pretrained"}.get(name, f"{name}_k400" if name in CLIPS else None)
     pruner = build_pruner(name, weights=weights, **options)
     assert isinstance(pruner, Pruner)
     if pruner.budget.variable:

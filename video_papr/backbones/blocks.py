@@ -35,7 +35,7 @@ def run_blocks(
     """Runs timm's blocks over tokens of which some may be padding, and some may be merged on the way.
 
     Args:
-        blocks: of one backbone, without layer scale and drop path.
+        blocks: of one backbone, in eval mode where they drop anything at random.
         tokens: (B, P + K, D), P class tokens first.
         valid: (B, K) bool, False where a token is padding; None: there is none.
         merger: shortens the sequence in every block; None: nothing does.
@@ -54,14 +54,14 @@ def run_blocks(
     sizes = None if valid is None else F.pad(valid, (num_prefix, 0), value=True).float()
     for number, block in chosen:
         attended, keys = _attend(block.attn, block.norm1(tokens), sizes)
-        tokens = tokens + attended
+        tokens = tokens + block.ls1(attended)
         if merger is not None:
             before = torch.ones(tokens.shape[:2], device=tokens.device) if sizes is None else sizes
             tokens, after = merger(
                 tokens, keys, before, block=number, depth=len(blocks), num_prefix=num_prefix
             )
             sizes = sizes if after is before else after
-        tokens = tokens + block.mlp(block.norm2(tokens))
+        tokens = tokens + block.ls2(block.mlp(block.norm2(tokens)))
     return tokens, sizes
 
 
@@ -76,12 +76,15 @@ def _attend(attention: Any, tokens: Tensor, sizes: Tensor | None) -> tuple[Tenso
     batch, count, _ = tokens.shape
     packed = attention.qkv(tokens).view(batch, count, 3, attention.num_heads, -1)
     query, key, value = packed.permute(2, 0, 3, 1, 4)
+    query, key = attention.q_norm(query), attention.k_norm(key)
     bias = None
     if sizes is not None:
         exact = torch.promote_types(query.dtype, torch.float32)
         bias = sizes.to(exact).log().to(query.dtype)[:, None, None]  # (B, 1, 1, K)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    return attention.proj(mixed.transpose(1, 2).flatten(2)), key
+    mixed = mixed.transpose(1, 2).flatten(2)
+    norm = getattr(attention, "norm", None)  # of newer timm; an identity in most models
+    return attention.proj(mixed if norm is None else norm(mixed)), key
 
 
 def pooled(tokens: Tensor, sizes: Tensor | None) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 from ..errors import ConfigError
 from ..structures import TokenGrid
 from .checkpoints import Checkpoint, check_model, choose_head, fit_positions, load, read_checkpoint
+from .timm_vit import TimmViT, build_timm_vit
 from .videomae import VideoMAE
 from .vivit import ViViT
 
-Backbone = VideoMAE | ViViT
+Backbone = VideoMAE | ViViT | TimmViT
 
 PAPER = {"num_frames": 16, "input_size": 224, "tubelet": (2, 16, 16), "num_classes": 400}
 # VideoMAE's own sizes (Tong et al., table 9), and one small enough to train and run on a laptop.
@@ -35,6 +36,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "videomae_h": {**PAPER, "dim": 1280, "depth": 32, "num_heads": 16},
     # ViViT's factorised variants are other models; this is the joint one (Arnab et al., model 1, ViT-B, 16x2 tubelets).
     "vivit_b": {**PAPER, "num_frames": 32, "dim": 768, "depth": 12, "num_heads": 12},
+    # Any VisionTransformer of timm; these are the sizes of most. It reads images: clips of one frame.
+    "timm_vit": {**PAPER, "num_frames": 1, "tubelet": (1, 16, 16), "num_classes": 1000},
 }
 
 
@@ -56,8 +59,9 @@ def build_backbone(
     weights: str | Path | None = None,
     num_classes: int | None = None,
     num_frames: int | None = None,
-    input_size: int | None = None,
+    input_size: int | tuple[int, int] | None = None,
     replace_head: bool = False,
+    model: str | None = None,
     seed: int = 0,
 ) -> Backbone:
     """Builds a backbone in eval mode.
@@ -67,8 +71,10 @@ def build_backbone(
         weights: a bundled name, a file or folder, or a model of the Hugging Face Hub, see `checkpoints`; None is random
             weights.
         num_classes: of the logits; the model's own when None.
-        num_frames, input_size: of the clip; the model's own when None. Positions follow the grid.
+        num_frames, input_size: of the clip; the model's own when None. Positions follow the grid. "timm_vit" reads one
+            frame, which need not be square: (H, W).
         replace_head: a new, untrained classifier of `num_classes` in place of the one that the weights have.
+        model: timm's name of the network, for "timm_vit", whose `weights` may be "pretrained"; see `build_timm_vit`.
         seed: of random weights.
 
     Raises:
@@ -86,6 +92,21 @@ def build_backbone(
         raise ConfigError(
             "backbone.replace_head=true needs backbone.weights=; random weights have a new classifier anyway"
         )
+    if name == "timm_vit":
+        if num_frames not in (None, 1):
+            raise ConfigError(f"backbone.num_frames={num_frames}: timm_vit reads images, clips of 1 frame")
+        return build_timm_vit(
+            model=model,
+            weights=weights,
+            num_classes=num_classes,
+            input_size=input_size,
+            replace_head=replace_head,
+            seed=seed,
+        )
+    if model is not None:
+        raise ConfigError(f"backbone.model={model}: only backbone=timm_vit takes a model of timm")
+    if not isinstance(input_size, int | None):
+        raise ConfigError(f"backbone.input_size={list(input_size)}: {name} reads square frames, one number")
     clip = {"num_frames": num_frames, "input_size": input_size}
     asked = {key: value for key, value in clip.items() if value is not None}
     settings = {**BACKBONES[name], **asked}

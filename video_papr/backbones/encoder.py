@@ -3,7 +3,7 @@
 The way through: `embed` (kept tubelets, with `place`) -> `encode` (blocks) -> `classify`. Each backbone says what
 `place` and `classify` do.
 
-Letters: B clips, P class tokens, N tokens of the grid, K kept tokens, D channels.
+Letters: B clips of T frames of H x W pixels, P class tokens, N tokens of the grid, K kept tokens, D channels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from .blocks import Merger, run_blocks
-from .layers import LayerNorm, TubeletEmbed, clip_grid
+from .layers import LayerNorm, TubeletEmbed, clip_grid, frame_size
 
 
 class Encoder(nn.Module):
@@ -22,7 +22,7 @@ class Encoder(nn.Module):
 
     Args:
         num_classes: size of the logits.
-        num_frames, input_size: the clip that the model reads, T frames of S x S pixels.
+        num_frames, input_size: the clip that the model reads, T frames of S x S pixels, or of (H, W).
         tubelet: (frames, height, width) of a token in pixels; must divide the clip.
         dim, depth, num_heads: of the transformer.
         block_options: more arguments of timm's blocks.
@@ -32,18 +32,24 @@ class Encoder(nn.Module):
         mean, std: of the pixels that `forward` expects, RGB in 0..1.
         class_names: names of the logits, or None.
         num_prefix: class tokens in front of the tubelets' tokens.
+        frame_size: (H, W) of the frames that it reads.
+        dim: D.
+        short_side, interpolation: how frames are resized where the configuration does not say: the shorter side before
+            the crop, None: as large as the crop.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     num_prefix = 0
+    short_side: int | None = None
+    interpolation = "bilinear"
 
     def __init__(
         self,
         *,
         num_classes: int,
         num_frames: int,
-        input_size: int,
+        input_size: int | tuple[int, int],
         tubelet: tuple[int, int, int],
         dim: int,
         depth: int,
@@ -53,6 +59,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.grid = clip_grid(num_frames, input_size, tubelet)
         self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
+        self.frame_size, self.dim = frame_size(input_size), dim
         self.class_names: tuple[str, ...] | None = None
         self.patch_embed = TubeletEmbed(tubelet, dim)
         self.blocks = nn.ModuleList(
@@ -68,12 +75,12 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def embed(self, pixels: Tensor, keep_idx: Tensor | None = None) -> Tensor:
-        """pixels (B, 3, T, S, S) normalised, keep_idx (B, K) or None for all N -> tokens (B, P + K, D), class first.
+        """pixels (B, 3, T, H, W) normalised, keep_idx (B, K) or None for all N -> tokens (B, P + K, D), class first.
 
         Raises:
             ValueError: the pixels have another shape.
         """
-        expected = (3, self.num_frames, self.input_size, self.input_size)
+        expected = (3, self.num_frames, *self.frame_size)
         if pixels.ndim != 5 or tuple(pixels.shape[1:]) != expected:
             raise ValueError(
                 f"pixels must be (B, {', '.join(map(str, expected))}), got {tuple(pixels.shape)}"
@@ -94,7 +101,7 @@ class Encoder(nn.Module):
         tokens: Tensor | None = None,
         block: int = 0,
     ) -> Tensor:
-        """pixels (B, 3, T, S, S) normalised, keep_idx (B, K) int64 or None for all tubelets -> logits (B, classes).
+        """pixels (B, 3, T, H, W) normalised, keep_idx (B, K) int64 or None for all tubelets -> logits (B, classes).
 
         Args:
             valid: (B, K) bool, False where `keep_idx` is padding; None: nowhere.

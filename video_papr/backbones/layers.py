@@ -30,16 +30,22 @@ def init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def clip_grid(num_frames: int, input_size: int, tubelet: tuple[int, int, int]) -> TokenGrid:
-    """The token grid of a clip of T frames of S x S pixels.
+def frame_size(input_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of frames whose size is given as one number when they are square."""
+    return (input_size, input_size) if isinstance(input_size, int) else input_size
+
+
+def clip_grid(num_frames: int, input_size: int | tuple[int, int], tubelet: tuple[int, int, int]) -> TokenGrid:
+    """The token grid of a clip of T frames of S x S, or H x W, pixels.
 
     Raises:
         ConfigError: the tubelets do not divide the clip.
     """
     _check_divides("backbone.num_frames", num_frames, tubelet[0])
-    _check_divides("backbone.input_size", input_size, tubelet[1])
-    _check_divides("backbone.input_size", input_size, tubelet[2])
-    return TokenGrid(num_frames // tubelet[0], input_size // tubelet[1], input_size // tubelet[2])
+    height, width = frame_size(input_size)
+    _check_divides("backbone.input_size", height, tubelet[1])
+    _check_divides("backbone.input_size", width, tubelet[2])
+    return TokenGrid(num_frames // tubelet[0], height // tubelet[1], width // tubelet[2])
 
 
 def _check_divides(key: str, value: int, tubelet: int) -> None:

@@ -14,16 +14,18 @@ import torch
 from ..backbones.builders import Backbone, build_backbone
 from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig, RuntimeConfig, ViewsConfig
 from ..data.annotations import Complain, VideoList, read_class_names, refuse
+from ..data.clip_cache import ClipCache
 from ..data.datasets import build_video_list
 from ..data.index import apply_index, read_index
 from ..data.sampling import choose_sampler
-from ..data.synthetic import SyntheticSplit, generate, read_actors
+from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
+from ..data.transforms import resize_and_crop
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share
 from ..evaluation.cost import Engine
 from ..evaluation.runner import ActorShare, Example
 from ..pipeline import Pipeline
-from ..pruning.builders import LEARNT, Pruner, build_pruner
+from ..pruning.builders import CONVNETS, Pruner, build_pruner
 from ..pruning.merging import build_merger
 from ..pruning.x3d import X3DScorer, fold_norms
 from ..visualize import Panel
@@ -130,6 +132,52 @@ def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callab
     )
 
 
+def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) -> partial[torch.Tensor]:
+    """Returns (clips, T, H, W, 3) uint8 of one video -> its views, as the backbone reads them.
+
+    Raises:
+        ConfigError: the shorter side is below the backbone's.
+    """
+    size = min(backbone.frame_size)
+    short_side = dataset.short_side or backbone.short_side or size
+    if short_side < size:
+        raise ConfigError(
+            f"dataset.short_side={short_side} must be at least {size}, which the backbone reads"
+        )
+    return partial(
+        resize_and_crop,
+        size=backbone.frame_size,
+        short_side=short_side,
+        num_crops=views.crops,
+        mode=backbone.interpolation,
+    )
+
+
+def build_clip_cache(
+    dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone, engine: Engine
+) -> ClipCache | None:
+    """The folder that keeps decoded views between runs; None with dataset.clip_cache=off.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+    if dataset.clip_cache is None:
+        return None
+    place = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
+    folder = place / "views" if dataset.clip_cache == "auto" else Path(dataset.clip_cache).expanduser()
+    cutter = view_cutter(dataset, views, backbone).keywords
+    cuda = engine.device.type == "cuda"
+    recipe = {
+        **{"sampling": dataset.sampling, "frame_stride": dataset.frame_stride, "decoder": dataset.decoder},
+        **{"clips": views.clips, "num_frames": backbone.num_frames, **cutter},
+        # Devices differ in rounding.
+        "device": torch.cuda.get_device_name(engine.device)
+        if cuda
+        else torch.backends.cpu.get_cpu_capability(),
+    }
+    return ClipCache(folder, limit_bytes=int(dataset.clip_cache_gb * 1e9), recipe=recipe)
+
+
 def build_pipeline(
     backbone: BackboneConfig,
     pruner: PrunerConfig,
@@ -151,14 +199,15 @@ def build_pipeline(
             num_frames=backbone.num_frames,
             input_size=backbone.input_size,
             replace_head=backbone.replace_head,
+            model=backbone.model,
             seed=seed,
         )
     scorer = build_pruner(pruner.name, **pruner.options)
     if isinstance(scorer, Pruner) and isinstance(scorer.scorer, X3DScorer):
         fold_norms(scorer.scorer.trunk)
     notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
-    if pruner.name in LEARNT and pruner.weights is None:
-        notes.append("pruner.weights=null: the map of a random X3D says little")
+    if pruner.name in CONVNETS and pruner.weights is None:
+        notes.append("pruner.weights=null: the map of a random ConvNet says little")
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
     joiner = None if merger is None else build_merger(merger.name, **merger.options)
@@ -212,7 +261,7 @@ def _bare(name: str) -> str:
 
 
 def build_actor_share(
-    dataset: DatasetConfig, root: Path, views: ViewsConfig, input_size: int
+    dataset: DatasetConfig, root: Path, views: ViewsConfig, input_size: int | tuple[int, int]
 ) -> ActorShare | None:
     """For synthetic videos seen through one centre crop: how much of the actor is kept."""
     if dataset.name != "synthetic" or views.crops != 1 or dataset.short_side not in (None, input_size):

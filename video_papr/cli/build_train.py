@@ -16,7 +16,7 @@ from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
 from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
 from ..errors import ConfigError, DataError
-from ..training.augment import ActionSymmetries, Augment, mirror, unchanged
+from ..training.augment import ActionSymmetries, Augment, mirror, natural, unchanged
 from ..training.loop import Schedule
 from ..training.store import ClipStore, build_store
 from ..training.targets import Target, backbone_target, scorer_target
@@ -32,12 +32,19 @@ def check_training(config: TrainRunConfig) -> None:
         CheckpointError: `train.weights` is neither a file nor a bundled model.
     """
     dataset, backbone, train = config.dataset, config.backbone, config.train
+    if backbone.name == "timm_vit" or dataset.name == "images":
+        raise ConfigError(
+            f"dataset={dataset.name}, backbone={backbone.name}: videos train video transformers here; images and "
+            "timm's models are for tools/eval.py"
+        )
     if backbone.weights is not None:
         raise ConfigError(f"backbone.weights={backbone.weights}: a training starts from train.weights=")
     if dataset.name == "synthetic" and dataset.split != "train":
         raise ConfigError(
             f"dataset.split={dataset.split}: training reads the split train; val and test are for measuring"
         )
+    if dataset.name == "synthetic" and train.augment == "natural":
+        raise ConfigError("train.augment=natural: is for real videos; the synthetic actions need actions")
     if train.weights is not None:
         find_weights(train.weights, key="train.weights")
 
@@ -50,7 +57,9 @@ def build_schedule(config: TrainRunConfig) -> Schedule:
 
 def build_augment(name: str, class_names: tuple[str, ...]) -> Augment:
     """`train.augment` as a function."""
-    return ActionSymmetries(class_names) if name == "actions" else {"mirror": mirror, "none": unchanged}[name]
+    if name == "actions":
+        return ActionSymmetries(class_names)
+    return {"mirror": mirror, "natural": natural, "none": unchanged}[name]
 
 
 def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:

@@ -49,7 +49,7 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
     )
     backbone, pruner = pipeline.backbone, pipeline.pruner
     videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
-    view_shape = (1, backbone.num_frames, backbone.input_size, backbone.input_size, 3)
+    view_shape = (1, backbone.num_frames, *backbone.frame_size, 3)
     gmacs = gmacs_per_view(pipeline, torch.zeros(view_shape, dtype=torch.uint8, device=engine.device))
     keep_ratio = 1.0 if pruner is None else pruner.budget.value
     evaluation = _evaluate(config, pipeline, root, videos, engine)
@@ -58,7 +58,7 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
         keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
     info = RunInfo(
         dataset=config.dataset.name,
-        backbone=config.backbone.name,
+        backbone=config.backbone.model or config.backbone.name,
         pruner=config.pruner.name,
         keep_ratio=keep_ratio,
         views=str(config.views),
@@ -87,9 +87,8 @@ def _evaluate(
     config: EvalConfig, pipeline: Pipeline, root: Path, videos: VideoList, engine: Engine
 ) -> Evaluation:
     """Decodes and answers every video; those that are not on disk come last."""
-    from ..data.datasets import VideoDataset
+    from ..data.datasets import VideoDataset, keep_views
     from ..data.loader import iter_samples
-    from ..data.transforms import resize_and_crop
     from ..evaluation.runner import VideoAnswer, evaluate
     from . import build
 
@@ -98,14 +97,13 @@ def _evaluate(
         backbone.compile()  # in place; the compiler runs at the first batch, before the clock
     batch_size = build.batch_size(config.runtime, engine)
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
+    cache = build.build_clip_cache(dataset, views, backbone, engine)
     samples = iter_samples(
-        VideoDataset(videos, sampler, decoder=dataset.decoder),
+        VideoDataset(videos, sampler, decoder=dataset.decoder, cache=cache),
         workers=build.num_workers(config.runtime),
         pin_memory=engine.device.type == "cuda",
     )
-    prepare = partial(
-        resize_and_crop, size=backbone.input_size, short_side=dataset.short_side, num_crops=views.crops
-    )
+    prepare = build.view_cutter(dataset, views, backbone)
     with Progress(len(videos), show=config.progress) as progress, build.mendable_errors(batch_size):
         evaluation = evaluate(
             pipeline,
@@ -118,7 +116,10 @@ def _evaluate(
             examples=build.spread(config.visualize, len(videos)),
             actor_share=build.build_actor_share(dataset, root, views, backbone.input_size),
             on_answer=progress,
+            keep_views=None if cache is None else partial(keep_views, cache),
         )
+    if cache is not None and cache.fault is not None:
+        warn(f"dataset.clip_cache: some views were not kept for the next run ({cache.fault})")
     evaluation.answers += [VideoAnswer(name, None, error="missing") for name in videos.missing]
     return evaluation
 

@@ -25,6 +25,10 @@ class PrepareConfig:
     progress: bool = setting(flag, True)
 
     def __post_init__(self) -> None:
+        if self.dataset.name == "images":
+            raise ConfigError(
+                "dataset=images: this command checks videos; tools/eval.py counts damaged images."
+            )
         if self.dataset.index is not None:
             raise ConfigError(
                 f"dataset.index={self.dataset.index!r}: this command writes the index; leave it out."

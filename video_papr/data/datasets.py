@@ -26,9 +26,10 @@ from .annotations import (
     read_ucf101,
     refuse,
 )
+from .clip_cache import CachedViews, ClipCache
 from .decoding import DECODERS, decode_clips
 
-DATASETS = ("folder", "csv", "k400", "ssv2", "ucf101", "hmdb51")
+DATASETS = ("folder", "csv", "k400", "ssv2", "ucf101", "hmdb51", "images")
 
 
 @dataclass
@@ -41,13 +42,17 @@ class VideoSample:
         index: place in the dataset.
         name: path as users see it.
         label: index of the class.
-        frames: (C, T, H, W, 3) uint8, or None when `error` is set.
+        frames: (C, T, H, W, 3) uint8, or None when `error` is set or `views` are there.
         error: why the video could not be decoded, one line, or None.
-        decode_ms: time that opening and decoding took, of failed attempts too.
+        decode_ms: time that opening and decoding took, of failed attempts too; with `views`, when they were made.
         frame_indices: (C, T) int64, which frames of the video `frames` holds, or None. A numpy array, because
             every tensor that a worker sends takes one more open file.
         num_video_frames: frames in the whole video, 0 when unknown.
         fps: average frames per second of the video, 0.0 when unknown.
+        views: (V, T, S, S, 3) uint8, resized and cropped, where a clip cache had them; otherwise None.
+        preprocess_ms: with `views`, what resizing and cropping took when they were made.
+        video_size: with `views`, the (H, W) of the video; see `size`.
+        cache_key: under which the views may be kept; None without a clip cache.
     """
 
     index: int
@@ -59,10 +64,26 @@ class VideoSample:
     frame_indices: NDArray[np.int64] | None
     num_video_frames: int
     fps: float
+    views: Tensor | None = None
+    preprocess_ms: float = 0.0
+    video_size: tuple[int, int] | None = None
+    cache_key: str | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) of the video; None when `error` is set."""
+        if self.frames is None:
+            return self.video_size
+        return self.frames.shape[2], self.frames.shape[3]
 
     def pin_memory(self) -> VideoSample:
         """Copies the frames to page-locked memory; the data loader calls this."""
-        return self if self.frames is None else replace(self, frames=self.frames.pin_memory())
+        pinned = {
+            name: value.pin_memory()
+            for name, value in (("frames", self.frames), ("views", self.views))
+            if value is not None
+        }
+        return replace(self, **pinned) if pinned else self
 
 
 class VideoDataset(Dataset[VideoSample]):
@@ -76,17 +97,24 @@ class VideoDataset(Dataset[VideoSample]):
             samples carry the reason.
         sampler: from the number of frames of a video to (C, T) frame indices. To go to spawned workers it
             must pickle: use functools.partial, not a lambda.
-        decoder: "auto", "decord" or "pyav", see `decode_clips`.
+        decoder: "auto", "decord", "pyav" or "pillow", see `decode_clips`.
+        cache: views that need not be decoded; None: every video is decoded.
     """
 
     def __init__(
-        self, videos: VideoList, sampler: Callable[[int], NDArray[np.int64]], *, decoder: str = "auto"
+        self,
+        videos: VideoList,
+        sampler: Callable[[int], NDArray[np.int64]],
+        *,
+        decoder: str = "auto",
+        cache: ClipCache | None = None,
     ) -> None:
         if decoder not in DECODERS:
             raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
         self.videos = videos
         self.sampler = sampler
         self.decoder = decoder
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.videos.records)
@@ -96,6 +124,23 @@ class VideoDataset(Dataset[VideoSample]):
         if record.name in self.videos.unreadable:
             reason = self.videos.unreadable[record.name]
             return VideoSample(index, record.name, record.label, None, reason, 0.0, None, 0, 0.0)
+        key = None if self.cache is None else self.cache.key(record.path)
+        cached = self.cache.load(key) if self.cache is not None and key is not None else None
+        if cached is not None:
+            return VideoSample(
+                index=index,
+                name=record.name,
+                label=record.label,
+                frames=None,
+                error=None,
+                decode_ms=cached.decode_ms,
+                frame_indices=cached.frame_indices,
+                num_video_frames=cached.num_video_frames,
+                fps=cached.fps,
+                views=torch.from_numpy(cached.views),
+                preprocess_ms=cached.preprocess_ms,
+                video_size=cached.video_size,
+            )
         start = time.perf_counter()
         try:
             clips = decode_clips(record.path, self.sampler, decoder=self.decoder)
@@ -112,7 +157,25 @@ class VideoDataset(Dataset[VideoSample]):
             frame_indices=clips.frame_indices,
             num_video_frames=clips.num_video_frames,
             fps=clips.fps,
+            cache_key=key,
         )
+
+
+def keep_views(cache: ClipCache, sample: VideoSample, views: Tensor, preprocess_ms: float) -> None:
+    """Keeps what was cut out of a decoded sample, views (V, T, S, S, 3) uint8, for the next run."""
+    if sample.cache_key is None:
+        return
+    assert sample.frame_indices is not None and sample.size is not None
+    entry = CachedViews(
+        views=views.cpu().numpy(),
+        frame_indices=sample.frame_indices,
+        num_video_frames=sample.num_video_frames,
+        fps=sample.fps,
+        video_size=sample.size,
+        decode_ms=sample.decode_ms,
+        preprocess_ms=preprocess_ms,
+    )
+    cache.store(sample.cache_key, entry)
 
 
 def build_video_list(
@@ -146,13 +209,18 @@ def build_video_list(
         DataError: the dataset is absent or wrong.
     """
     named: dict[str, Any] = {"class_names": class_names, "complain": complain}
+
+    def read_list() -> VideoList:
+        return read_csv(annotations or "", root, num_classes=num_classes, **named)
+
     readers: dict[str, Callable[[], VideoList]] = {
         "folder": lambda: read_folder(root, **named),
-        "csv": lambda: read_csv(annotations or "", root, num_classes=num_classes, **named),
+        "csv": read_list,
         "k400": lambda: read_kinetics(root, annotations, **named),
         "ssv2": lambda: read_ssv2(root, annotations or "", **named),
         "ucf101": lambda: read_ucf101(root, annotations, **named),
         "hmdb51": lambda: read_hmdb51(root, annotations, split=split, fold=fold, **named),
+        "images": lambda: read_folder(root, images=True, **named) if annotations is None else read_list(),
     }
     if name not in readers:
         raise ConfigError(f"dataset={name!r} is unknown; use one of {', '.join(readers)}")

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, VideoDecodeError
+from .images import read_image
 from .streams import (
     VideoStream,
     best_video_stream,
@@ -40,7 +41,7 @@ from .streams import (
     read_stream,
 )
 
-DECODERS = ("auto", "decord", "pyav")
+DECODERS = ("auto", "decord", "pyav", "pillow")
 
 Frames = NDArray[np.uint8]
 Indices = NDArray[np.int64]
@@ -74,7 +75,7 @@ class DecodedClips:
         frame_indices: (C, T) int64, which frames of the video these are.
         num_video_frames: frames in the whole video.
         fps: average frames per second, 0.0 when the file does not say.
-        decoder: "decord" or "pyav", the one that made `frames`.
+        decoder: "decord", "pyav" or "pillow", the one that made `frames`.
     """
 
     frames: Frames
@@ -93,7 +94,8 @@ def decode_clips(
         path: a video file.
         choose: called with the number of frames of the video, returns (C, T) frame indices. It is called again
             when the next reader is asked, and when decoding shows that there are fewer frames than packets.
-        decoder: "decord" or "pyav"; "auto" asks decord and, if it refuses the file, PyAV.
+        decoder: "decord" or "pyav"; "auto" asks decord and, if it refuses the file, PyAV. "pillow" reads an image,
+            which is a video of one frame.
 
     Raises:
         VideoDecodeError: the file cannot be decoded; one line that names the path, the decoders tried and the
@@ -103,6 +105,12 @@ def decode_clips(
     """
     if decoder not in DECODERS:
         raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
+    if decoder == "pillow":
+        image = read_image(path)
+        wanted = _checked_indices(choose(1), 1)
+        return DecodedClips(
+            np.broadcast_to(image, (*wanted.shape, *image.shape)).copy(), wanted, 1, 0.0, decoder
+        )
     try:
         stream = read_stream(path)
     except Exception as error:

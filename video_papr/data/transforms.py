@@ -1,6 +1,6 @@
 """From decoded frames to square views: resize and crop, batched, on whatever device the frames are on.
 
-Letters: N clips, T frames per clip, H x W the decoded size, S the size of a view, R crops per clip.
+Letters: N clips, T frames per clip, H x W the decoded size, S x S or S x S' the size of a view, R crops per clip.
 
 Frames stay uint8 from the file to the network: each network normalises for itself, and a byte per value is a
 quarter of the traffic of a float.
@@ -17,7 +17,12 @@ _CHUNK_FRAMES = 64
 
 
 def resize_and_crop(
-    frames: Tensor, *, size: int, short_side: int | None = None, num_crops: int = 1
+    frames: Tensor,
+    *,
+    size: int | tuple[int, int],
+    short_side: int | None = None,
+    num_crops: int = 1,
+    mode: str = "bilinear",
 ) -> Tensor:
     """Resizes the short side of the frames to `short_side` and cuts square crops of `size`.
 
@@ -35,66 +40,75 @@ def resize_and_crop(
 
     Args:
         frames: (N, T, H, W, 3) uint8.
-        size: S, side of a crop in pixels.
-        short_side: short side after resizing, at least `size` (the default).
+        size: S, side of a crop in pixels; or (S, S') for height and width.
+        short_side: short side after resizing, at least `size` (the default). For crops that are not square: frames are
+            resized until they just cover a crop that is enlarged so that its own short side is this long.
         num_crops: R.
+        mode: "bilinear" or "bicubic", both antialiased.
 
     Returns:
-        (N * R, T, S, S, 3) uint8; the crops of one clip are adjacent.
+        (N * R, T, S, S', 3) uint8; the crops of one clip are adjacent.
 
     Raises:
         ValueError: `frames` has another shape or type, or a size or count is out of range.
     """
-    short_side = size if short_side is None else short_side
+    view = (size, size) if isinstance(size, int) else size
+    short_side = min(view) if short_side is None else short_side
     if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
         raise ValueError(f"frames must be uint8 (N, T, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")
-    if size < 1 or num_crops < 1:
+    if min(view) < 1 or num_crops < 1:
         raise ValueError(f"size and num_crops must be at least 1, got {size} and {num_crops}")
-    if short_side < size:
+    if short_side < min(view):
         raise ValueError(f"short_side={short_side} is smaller than the crops of size={size}")
 
     clips, length = frames.shape[:2]
     images = frames.flatten(0, 1).permute(0, 3, 1, 2)  # (N * T, 3, H, W), channels last in memory
-    images = _resize(images, _target_size(frames.shape[2], frames.shape[3], short_side))
+    images = _resize(images, _target_size(frames.shape[2], frames.shape[3], view, short_side), mode)
     height, width = images.shape[2:]
     crops = [
-        images[:, :, y : y + size, x : x + size] for y, x in crop_corners(height, width, size, num_crops)
+        images[:, :, y : y + view[0], x : x + view[1]]
+        for y, x in crop_corners(height, width, view, num_crops)
     ]
-    views = torch.stack(crops).permute(1, 0, 3, 4, 2)  # (N * T, R, S, S, 3)
+    views = torch.stack(crops).permute(1, 0, 3, 4, 2)  # (N * T, R, S, S', 3)
     views = views.unflatten(0, (clips, length)).transpose(1, 2)
-    return views.reshape(clips * num_crops, length, size, size, 3)
+    return views.reshape(clips * num_crops, length, *view, 3)
 
 
-def crop_corners(height: int, width: int, size: int, num_crops: int) -> list[tuple[int, int]]:
+def crop_corners(
+    height: int, width: int, size: int | tuple[int, int], num_crops: int
+) -> list[tuple[int, int]]:
     """Returns the (top, left) corner of every crop, in order along the longer side; half pixels round down."""
-    free_y, free_x = height - size, width - size
+    view = (size, size) if isinstance(size, int) else size
+    free_y, free_x = height - view[0], width - view[1]
     if num_crops == 1:
         return [(free_y // 2, free_x // 2)]
     along = [(2 * i * max(free_y, free_x) + num_crops - 1) // (2 * (num_crops - 1)) for i in range(num_crops)]
     return [(offset, free_x // 2) if free_y > free_x else (free_y // 2, offset) for offset in along]
 
 
-def _target_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    if height <= width:
-        return short_side, short_side * width // height
-    return short_side * height // width, short_side
+def _target_size(height: int, width: int, view: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """The smallest size of the same shape that covers the enlarged crop; what is left over rounds down."""
+    tall, wide = (side * short_side // min(view) for side in view)
+    if height * wide <= width * tall:  # the height decides
+        return tall, max(wide, tall * width // height)
+    return max(tall, wide * height // width), wide
 
 
-def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Antialiased bilinear resize of (N, 3, H, W) uint8 images.
+def _resize(images: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Antialiased resize of (N, 3, H, W) uint8 images.
 
     The processor has a kernel for bytes, several times as fast as floats; the two differ by one grey level at most.
     """
     if tuple(images.shape[2:]) == size:
         return images
     if images.device.type == "cpu":
-        return F.interpolate(images, size=size, mode="bilinear", antialias=True)
-    return _resize_as_float(images, size)
+        return F.interpolate(images, size=size, mode=mode, antialias=True)
+    return _resize_as_float(images, size, mode)
 
 
-def _resize_as_float(images: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize_as_float(images: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     resized = []
     for chunk in images.split(_CHUNK_FRAMES):
-        floats = F.interpolate(chunk.float(), size=size, mode="bilinear", antialias=True)
+        floats = F.interpolate(chunk.float(), size=size, mode=mode, antialias=True)
         resized.append(floats.round_().clamp_(0, 255).byte())
     return torch.cat(resized)

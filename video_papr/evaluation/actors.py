@@ -24,13 +24,12 @@ def actor_share(
     Returns:
         0 to 1; None when the actor is not known or not in the picture.
     """
-    if sample.name not in tracks or sample.frames is None or sample.frame_indices is None:
+    if sample.name not in tracks or sample.size is None or sample.frame_indices is None:
         return None
-    height, width = sample.frames.shape[2:4]
     own = tracks[sample.name]
     total = kept = 0
     for indices, mask in zip(np.asarray(sample.frame_indices), selection.mask(), strict=True):
-        actor = actor_tokens(in_view(own[indices], (height, width)), selection.grid)
+        actor = actor_tokens(in_view(own[indices], sample.size), selection.grid)
         total += int(actor.sum())
         kept += int((actor & mask.cpu()).sum())
     return kept / total if total else None

@@ -145,8 +145,8 @@ class _Reader(nn.Module):
         like: dict[str, Any] = {"device": "meta", "dtype": next(backbone.parameters()).dtype}
         # `backbone.forward`, because a call may lead to what torch.compile has made, and that cannot be counted.
         if self.after_block is not None:  # the tokens are embedded, or further, when they are chosen
-            tokens = torch.empty(1, backbone.num_prefix + count, backbone.head.in_features, **like)
+            tokens = torch.empty(1, backbone.num_prefix + count, backbone.dim, **like)
             return backbone.forward(None, tokens=tokens, block=self.after_block, **options)
-        pixels = torch.empty(1, 3, backbone.num_frames, backbone.input_size, backbone.input_size, **like)
+        pixels = torch.empty(1, 3, backbone.num_frames, *backbone.frame_size, **like)
         keep_idx = torch.empty(1, count, dtype=torch.int64, device="meta")
         return backbone.forward(pixels, keep_idx, **options)

@@ -26,6 +26,10 @@ ActorShare = Callable[["VideoSample", TokenSelection], "float | None"]
 """(video, selection of each of its views) -> share of the actor's tokens that is kept; None when it is not known."""
 
 
+KeepViews = Callable[["VideoSample", Tensor, float], None]
+"""(video, its views (V, T, S, S, 3) uint8, milliseconds that resizing and cropping took)."""
+
+
 @dataclass(frozen=True)
 class VideoAnswer:
     """What the models say about one video.
@@ -118,6 +122,7 @@ def evaluate(
     examples: Collection[int] = (),
     actor_share: ActorShare | None = None,
     on_answer: Callable[[VideoAnswer], None] | None = None,
+    keep_views: KeepViews | None = None,
 ) -> Evaluation:
     """Runs the pipeline, and the dense model on the same views, over all videos.
 
@@ -134,6 +139,7 @@ def evaluate(
         examples: indices of the videos whose first view is kept for a picture.
         actor_share: see `ActorShare`.
         on_answer: called with each answer, for a progress bar.
+        keep_views: called with the views of each video that was decoded, for a clip cache.
     """
     done = Evaluation(dense=StageTimes() if baseline else None)
     whole = Pipeline(pipeline.backbone)
@@ -144,10 +150,10 @@ def evaluate(
         return aggregate_views(logits, views_per_video).cpu(), kept
 
     for batch in _groups(samples, max(1, batch_size // views_per_video)):
-        readable = [sample for sample in batch if sample.frames is not None]
+        readable = [sample for sample in batch if sample.error is None]
         answers: dict[int, VideoAnswer] = {}
         if readable:
-            frames = _views(readable, prepare, views_per_video, engine, done)
+            frames = _views(readable, prepare, views_per_video, engine, done, keep_views)
             if not warm:
                 probabilities(pipeline, frames, StageTimes())
                 if baseline:
@@ -189,16 +195,27 @@ def _views(
     views_per_video: int,
     engine: Engine,
     done: Evaluation,
+    keep_views: KeepViews | None,
 ) -> Tensor:
-    """Moves videos to the device, resizes and crops them (each has its own size): (V, T, S, S, 3) uint8."""
-    views = len(samples) * views_per_video
-    with torch.inference_mode(), engine.timed(done.pruned.preprocess, views):
-        clips = (s.frames for s in samples if s.frames is not None)
-        # One after the other: the views are small, the videos may be large.
-        frames = torch.cat([prepare(clip.to(engine.device, non_blocking=True)) for clip in clips])
+    """Moves videos to the device, resizes and crops them (each has its own size): (V, T, S, S, 3) uint8.
+
+    Views that a clip cache had are taken as they are, and stand in `preprocess` with what they took once.
+    """
+    times = done.pruned.preprocess
+    cut: dict[int, Tensor] = {s.index: s.views.to(engine.device) for s in samples if s.views is not None}
+    times += [(sample.preprocess_ms, views_per_video) for sample in samples if sample.views is not None]
+    decoded = [sample for sample in samples if sample.frames is not None]
+    if decoded:
+        with torch.inference_mode(), engine.timed(times, len(decoded) * views_per_video):
+            for sample in decoded:  # one after the other: the views are small, the videos may be large
+                assert sample.frames is not None
+                cut[sample.index] = prepare(sample.frames.to(engine.device, non_blocking=True))
+    for sample in decoded if keep_views is not None else ():
+        keep_views(sample, cut[sample.index], times[-1][0] / len(decoded))
+    frames = torch.cat([cut[sample.index] for sample in samples])
     done.pruned.decode += [(sample.decode_ms, views_per_video) for sample in samples]
     if done.dense is not None:  # the dense model reads the same views
-        done.dense.preprocess.append(done.pruned.preprocess[-1])
+        done.dense.preprocess = times
         done.dense.decode = done.pruned.decode
     return frames
 

@@ -25,7 +25,8 @@ from .runner import Evaluation, VideoAnswer
 TIMING = (
     "latency_ms: medians over batches of milliseconds per view (decode: over videos, in a worker process, beside the "
     "other stages); total is their sum. videos_per_second: evaluated videos / seconds of preprocess + score + "
-    "backbone, so decoding is left out and dense and pruned compare in one run. The first batch warms up, untimed."
+    "backbone, so decoding is left out and dense and pruned compare in one run. The first batch warms up, "
+    "untimed. Views from a clip cache count with what decoding and preprocess took when they were made."
 )
 PACKAGES = (
     "video_papr",

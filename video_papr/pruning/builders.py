@@ -14,13 +14,14 @@ from ..errors import ConfigError
 from ..structures import TokenGrid, TokenSelection
 from .budget import Budget, check_number, map_budget
 from .fusion import FusedScorer
+from .image_convnet import build_image_scorer
 from .rules import RULES
 from .selection import scope_floor, select_counts, select_tokens
 from .similarity import SimilarityPruner
 from .x3d import CLIPS, X3DScorer, find_x3d
 
-LEARNT = (*CLIPS, "papr_plus")  # they have weights
-PRUNERS = ("none", *LEARNT, "similarity", *RULES)
+CONVNETS = (*CLIPS, "papr_plus", "image_convnet")
+PRUNERS = ("none", *CONVNETS, "similarity", *RULES)
 
 BUDGET = ("keep_ratio", "budget", "mass", "threshold", "min_keep", "max_keep")
 SHARED = (*BUDGET, "scope")
@@ -29,6 +30,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(CLIPS, (*X3D, "stage", *SHARED)),
     "papr_plus": (*X3D, "stages", "motion", "floor", *BUDGET),
     **dict.fromkeys(RULES, ("seed", *SHARED)),
+    "image_convnet": ("model", "frames", "size", "align_corners", "cell_center", "seed", *SHARED),
     "run_length": ("tau", "min_keep", "max_keep"),
     "similarity": (
         *("mode", "keep_ratio", "tau", "deviations", "diversity", "cluster_tau", "after_block"),
@@ -83,13 +85,15 @@ def build_pruner(
 
     Args:
         name: one of `PRUNERS`.
-        weights: of an X3D: a bundled name, a file, or a name of `x3d.PUBLISHED`; None is a random X3D, a control.
+        weights: of an X3D: a bundled name, a file, or a name of `x3d.PUBLISHED`; of "image_convnet": "pretrained" or a
+            file. None is a random network, a control.
         options: see `OPTIONS`. `keep_ratio` (0.3), `scope` ("global"), `budget` ("fixed") and the keys of
             `budget.map_budget` for all that make a map from frames; beside these, `frames`, `size`, `stage`,
-            `align_corners`, `cell_center` of an X3D, and `seed` of a rule or of random weights. "papr_plus" takes what
-            X3D-S does, but `stages` and `motion` (see `FusedScorer`) in place of `stage`, and `floor` (0.5) of
-            `select_tokens` in place of `scope`. "run_length" takes
-            `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what `SimilarityPruner` takes.
+            `align_corners`, `cell_center` of an X3D; the same without `stage`, and timm's name `model`, of
+            "image_convnet"; and `seed` of a rule or of random weights. "papr_plus" takes what X3D-S does, but `stages`
+            and `motion` (see `FusedScorer`) in place of `stage`, and `floor` (0.5) of `select_tokens` in place of
+            `scope`. "run_length" takes `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what
+            `SimilarityPruner` takes.
 
     Raises:
         ConfigError: an unknown name or option, or a value out of range.
@@ -101,7 +105,7 @@ def build_pruner(
         close = difflib.get_close_matches(name, PRUNERS, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ConfigError(f"pruner={name} is unknown; use one of {', '.join(PRUNERS)}.{hint}")
-    given = options if weights is None or name in LEARNT else {"weights": weights, **options}
+    given = options if weights is None or name in CONVNETS else {"weights": weights, **options}
     for key in given:
         if key not in OPTIONS[name]:
             raise ConfigError(
@@ -115,13 +119,24 @@ def build_pruner(
         pruner = Pruner(name, RuleScorer(name), budget=Budget("level", tau, **options))
     else:
         own = {key: value for key, value in options.items() if key not in (*SHARED, "floor")}
-        scorer = RuleScorer(name, **own) if name in RULES else _x3d_scorer(name, weights, **own)
+        scorer = _scorer(name, weights, **own)
         shares = {key: value for key, value in options.items() if key in BUDGET and key != "budget"}
         budget = map_budget(options.get("budget", "fixed"), **shares)
         usual = 0.5 if name == "papr_plus" else scope_floor(options.get("scope", "global"))
         floor = options.get("floor", usual)
         pruner = Pruner(name, scorer, budget=budget, floor=floor)
     return pruner.eval().requires_grad_(False)
+
+
+def _scorer(name: str, weights: str | Path | None, **own: Any) -> nn.Module:
+    """What makes the map."""
+    if name in RULES:
+        return RuleScorer(name, **own)
+    return (
+        build_image_scorer(weights=weights, **own)
+        if name == "image_convnet"
+        else _x3d_scorer(name, weights, **own)
+    )
 
 
 def _x3d_scorer(

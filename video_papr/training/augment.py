@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..data.tracks import TRACK
 from ..pruning.budget import keep_count
@@ -84,6 +85,48 @@ class ActionSymmetries:
 def mirror(batch: Batch, generator: torch.Generator) -> Batch:
     """Left-right flips for half of the clips; the labels stay."""
     return _moved(batch, MOVES["mirror"], None, generator)
+
+
+def natural(batch: Batch, generator: torch.Generator) -> Batch:
+    """For small sets of real videos: flips, a part of the picture enlarged, other light. Each clip has its own.
+
+    A part has 0.6 to 1 times the picture's width and height; contrast changes by up to 30 %, brightness by up to 40
+    grey levels. All frames of a clip change alike, so motion stays motion. Labels stay.
+
+    Raises:
+        ValueError: the batch has tracks, which these changes would leave behind.
+    """
+    if batch.tracks is not None:
+        raise ValueError("natural() leaves tracks behind; use ActionSymmetries")
+    batch = mirror(batch, generator)
+    clips = len(batch.labels)
+    sides = 0.6 + 0.4 * torch.rand(clips, 2, generator=generator)
+    corners = (1 - sides) * torch.rand(clips, 2, generator=generator)
+    light = torch.rand(clips, 2, generator=generator) * 2 - 1
+    frames = enlarge(batch.frames, corners, sides)
+    return batch._replace(frames=relight(frames, 1 + 0.3 * light[:, 0], 40 * light[:, 1]))
+
+
+def enlarge(frames: Tensor, corners: Tensor, sides: Tensor) -> Tensor:
+    """A part of each clip, stretched over the whole picture: frames (B, T, H, W, 3) uint8 -> the same shape.
+
+    Args:
+        corners: (B, 2) left and top of the part, as shares of width and height.
+        sides: (B, 2) its width and height, likewise; corners + sides <= 1.
+    """
+    length = frames.shape[1]
+    shift = 2 * corners + sides - 1  # of the middle, where the picture goes from -1 to 1
+    theta = torch.cat([torch.diag_embed(sides), shift[..., None]], 2)  # (B, 2, 3)
+    images = frames.permute(0, 1, 4, 2, 3).flatten(1, 2).float()  # (B, T * 3, H, W)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    drawn = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return drawn.round().clamp(0, 255).byte().unflatten(1, (length, 3)).permute(0, 1, 3, 4, 2)
+
+
+def relight(frames: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
+    """frames (B, T, H, W, 3) uint8, contrast (B,) around middle grey, brightness (B,) grey levels -> the same shape."""
+    factor, offset = (value.view(-1, 1, 1, 1, 1) for value in (contrast, brightness))
+    return ((frames.float() - 128) * factor + 128 + offset).round().clamp(0, 255).byte()
 
 
 def unchanged(batch: Batch, generator: torch.Generator) -> Batch:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from .records import (
+    IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
     Complain,
     VideoList,
@@ -21,13 +22,17 @@ from .records import (
 
 
 def read_folder(
-    root: Path | str, *, class_names: Sequence[str] | None = None, complain: Complain = refuse
+    root: Path | str,
+    *,
+    class_names: Sequence[str] | None = None,
+    complain: Complain = refuse,
+    images: bool = False,
 ) -> VideoList:
     """Reads `root/<class>/**/<video>`: every directory in `root` is a class, videos may lie in directories below it.
 
     Labels count the class directories in sorted order, those without videos included, unless `class_names`
     gives the order. Names then match regardless of case, with "_" for blanks. Names that begin with "." are
-    passed over.
+    passed over. With `images`, images are listed instead of videos.
 
     Raises:
         DataError: `root` is absent or no directory, or holds no video.
@@ -35,12 +40,15 @@ def read_folder(
             `class_names`. They are left out when it returns.
     """
     root = checked_root(root)
+    extensions, what = (IMAGE_EXTENSIONS, "image") if images else (VIDEO_EXTENSIONS, "video")
     directories = class_directories(root)
-    stray = sorted(entry.name for entry in root.iterdir() if entry.is_file() and is_video(entry.name))
+    stray = sorted(
+        entry.name for entry in root.iterdir() if entry.is_file() and is_video(entry.name, extensions)
+    )
     if stray:
         complain(
-            f"{root}: {len(stray)} videos lie outside of class directories (first: {stray[0]}); "
-            "expected root/<class>/<video>"
+            f"{root}: {len(stray)} {what}s lie outside of class directories (first: {stray[0]}); "
+            f"expected root/<class>/<{what}>"
         )
     names = tuple(directories) if class_names is None else tuple(class_names)
     labels = {plain_name(name): label for label, name in enumerate(names)} if class_names is not None else {}
@@ -51,11 +59,12 @@ def read_folder(
             complain(f"{root / name}: {name!r} is none of the {len(names)} classes ({some(names)})")
             continue
         records += [
-            VideoRecord(path, label, path.relative_to(root).as_posix()) for path in videos_below(root / name)
+            VideoRecord(path, label, path.relative_to(root).as_posix())
+            for path in videos_below(root / name, extensions)
         ]
     if not records:
         raise DataError(
-            f"{root}: no videos found; expected root/<class>/<video>, with {some(sorted(VIDEO_EXTENSIONS))}"
+            f"{root}: no {what}s found; expected root/<class>/<{what}>, with {some(sorted(extensions))}"
         )
     return VideoList(tuple(records), names)
 

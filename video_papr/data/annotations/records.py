@@ -13,6 +13,10 @@ VIDEO_EXTENSIONS = frozenset(
     [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"]
 )
 
+IMAGE_EXTENSIONS = frozenset(
+    [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
+)
+
 Complain = Callable[[str], None]
 """Takes one line about a wrong entry of a list. `refuse` raises it; a function that returns skips the entry."""
 
@@ -161,8 +165,8 @@ def numbered_lines(text: str) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def videos_below(directory: Path) -> list[Path]:
-    """All videos below a directory, sorted by path; follows links to directories, each directory once."""
+def videos_below(directory: Path, extensions: frozenset[str] = VIDEO_EXTENSIONS) -> list[Path]:
+    """All files of these kinds below a directory, sorted by path; follows links to directories, each directory once."""
     found: list[Path] = []
     visited: set[str] = set()
     for place, subdirectories, files in os.walk(directory, followlinks=True):
@@ -172,12 +176,12 @@ def videos_below(directory: Path) -> list[Path]:
             continue
         visited.add(real)
         subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-        found += [Path(place, name) for name in files if is_video(name)]
+        found += [Path(place, name) for name in files if is_video(name, extensions)]
     return sorted(found)
 
 
-def is_video(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
+def is_video(name: str, extensions: frozenset[str] = VIDEO_EXTENSIONS) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions
 
 
 def plain_name(name: str) -> str:

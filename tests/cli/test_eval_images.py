@@ -1,0 +1,102 @@
+"""`tools/eval.py task=image` from its command line to its files, with small random networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import video_papr as vp
+from video_papr.data.transforms import resize_and_crop
+
+Command = Callable[..., tuple[int, str, str]]
+
+NETWORKS = (
+    *("dataset=images", "backbone=timm_vit", "backbone.model=vit_tiny_patch16_224", "backbone.weights=null"),
+    *("backbone.input_size=[32,64]", "backbone.num_frames=null", "pruner.weights=null", "task=image"),
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes with three images each, one of them damaged."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (root / label).mkdir()
+        for number in range(3):
+            pixels = rng.integers(0, 256, (50 + 9 * number, 70, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{number}.png")
+    (root / "dog" / "2.png").write_bytes(b"damaged")
+    return root
+
+
+def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], images: Path) -> None:
+    results = evaluate(
+        images, *NETWORKS, "pruner=image_convnet", "pruner.model=resnet18", "pruner.keep_ratio=0.5"
+    )
+    assert (results["num_videos"], results["num_evaluated"], results["num_failed"]) == (6, 5, 1)
+    assert (results["backbone"], results["pruner"]) == ("vit_tiny_patch16_224", "image_convnet")
+    assert (results["num_tokens"], results["mean_kept_tokens"]) == (8, 4)
+    assert results["baseline"]["mean_kept_tokens"] == 8
+    assert results["gmacs_per_view"]["scorer"] > 0
+    bad = results["predictions"][5]
+    assert bad["path"] == "dog/2.png" and "(pillow)" in bad["error"]
+    assert (results["out"] / "kept_tubelets.png").is_file()
+
+
+@pytest.mark.parametrize("pruner", ["random", "uniform", "center", "brightness", "similarity"])
+def test_controls_and_similarity(evaluate: Callable[..., dict[str, Any]], images: Path, pruner: str) -> None:
+    words = [word for word in NETWORKS if word != "pruner.weights=null"]
+    results = evaluate(images, *words, f"pruner={pruner}", "pruner.keep_ratio=0.5", "visualize=0")
+    assert (results["num_evaluated"], results["mean_kept_tokens"]) == (5, 4)
+
+
+def test_keeping_everything_is_the_dense_model(evaluate: Callable[..., dict[str, Any]], images: Path) -> None:
+    words = [word for word in NETWORKS if word != "pruner.weights=null"]
+    results = evaluate(images, *words, "pruner=center", "pruner.keep_ratio=1.0", "visualize=0")
+    answers = [row for row in results["predictions"] if row["error"] is None]
+    assert [row["pred"] for row in answers] == [row["baseline_pred"] for row in answers]
+
+
+def test_pipeline_equals_hooks_on_timms_model() -> None:
+    """Two ways to prune the same model: the backbone of the pipeline, and hooks on the instance."""
+    import timm
+
+    backbone = vp.build_backbone(
+        "timm_vit", model="vit_tiny_patch16_224", input_size=32, num_classes=5, seed=4
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=5).eval()
+    pruner = vp.build_pruner("image_convnet", model="resnet18", keep_ratio=0.5)
+    frames = torch.randint(0, 256, (2, 1, 32, 32, 3), dtype=torch.uint8)
+    pipeline = vp.Pipeline(backbone, pruner).eval()
+    vp.prune(model, "image_convnet", 0.5, weights=None, model="resnet18")
+    pixels = (frames[:, 0] / 255 - torch.tensor(backbone.mean)) / torch.tensor(backbone.std)
+    with torch.inference_mode():
+        expected = pipeline(frames)
+        assert torch.allclose(model(pixels.permute(0, 3, 1, 2)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(50, 70), (70, 50), (64, 128), (33, 200)])
+def test_views_that_are_not_square(shape: tuple[int, int]) -> None:
+    """The picture is scaled alike in both directions, covers the view, and the crop is its middle."""
+    rows = torch.linspace(0, 255, shape[0]).byte()[:, None].expand(shape)
+    columns = torch.linspace(0, 255, shape[1]).byte()[None].expand(shape)
+    frame = torch.stack([rows, columns, torch.zeros_like(rows)], -1)[None, None]
+    view = resize_and_crop(frame, size=(32, 64), short_side=36, mode="bicubic")
+    assert view.shape == (1, 1, 32, 64, 3)
+    slopes = [  # grey levels per pixel, times the pixels of the picture: its size in the view
+        255 / float((view[0, 0, -1, 0, 0].int() - view[0, 0, 0, 0, 0].int()) / 31),
+        255 / float((view[0, 0, 0, -1, 1].int() - view[0, 0, 0, 0, 1].int()) / 63),
+    ]
+    assert slopes[0] >= 35 and slopes[1] >= 69  # covers 36 x 72
+    assert slopes[0] / slopes[1] == pytest.approx(shape[0] / shape[1], rel=0.08)
+    middle = view[0, 0].float().mean((0, 1))
+    assert middle[0] == pytest.approx(127.5, abs=6) and middle[1] == pytest.approx(127.5, abs=6)

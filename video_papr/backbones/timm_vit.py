@@ -1,0 +1,169 @@
+"""timm's VisionTransformer (ViT, DeiT, ...) as a backbone: it reads an image, which is a clip of one frame.
+
+Its own blocks, norms and classifier are used, with its weights. The patch embedding becomes one that embeds kept
+patches only; the positions, and whatever stands in front of the patches (class, distillation, register tokens), are
+read off the model once.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..pixels import IMAGENET_MEAN, IMAGENET_STD
+from ..timm_models import build_timm, imagenet_names, pretrained_cfg
+from .blocks import pooled
+from .encoder import Encoder
+
+DEFAULT_MODEL = "deit_small_patch16_224"
+
+
+class TimmViT(Encoder):
+    """A VisionTransformer of timm that can run on a subset of its patches.
+
+    Args:
+        vit: in eval mode; its modules are shared, not copied.
+        name: of the model, for errors.
+
+    Attributes: see `Encoder`. Class, distillation and register tokens are the prefix: never dropped, never counted.
+
+    Raises:
+        ConfigError: the model's answer or its blocks are made in a way that cannot be pruned, or it has no classifier.
+    """
+
+    positions: Tensor
+
+    def __init__(self, vit: VisionTransformer, *, name: str) -> None:
+        _check_vit(vit, name)
+        embed = vit.patch_embed
+        super().__init__(
+            num_classes=vit.num_classes,
+            num_frames=1,
+            input_size=tuple(embed.img_size),
+            tubelet=(1, *embed.patch_size),
+            dim=vit.embed_dim,
+            depth=0,  # the blocks are timm's own
+            num_heads=1,
+        )
+        self.num_prefix, self.blocks = vit.num_prefix_tokens, vit.blocks
+        self.norm_pre, self.norm, self.fc_norm = vit.norm_pre, vit.norm, vit.fc_norm
+        distilled = hasattr(vit, "head_dist")
+        self.head: nn.Module = _TwoHeads(vit.head, vit.head_dist) if distilled else vit.head
+        # timm's distilled models read two tokens, unlike what their setting says.
+        self.pool = "both" if distilled else vit.global_pool
+        self.pooled_from = 0 if getattr(vit, "pool_include_prefix", False) else self.num_prefix
+        with torch.no_grad():
+            weight = embed.proj.weight
+            self.patch_embed.proj.weight.copy_(weight.flatten(1))
+            bias = weight.new_zeros(len(weight)) if embed.proj.bias is None else embed.proj.bias
+            self.patch_embed.proj.bias.copy_(bias)
+            # Patches of zeros leave what is added to them, and the prefix with its own positions.
+            placed = vit._pos_embed(torch.zeros(1, self.grid.num_tokens, vit.embed_dim))
+        self.register_buffer("positions", placed.detach().clone(), persistent=False)  # (1, P + N, D)
+        cfg = pretrained_cfg(vit)
+        self.mean = tuple(cfg.get("mean") or IMAGENET_MEAN)
+        self.std = tuple(cfg.get("std") or IMAGENET_STD)
+        # timm's test transform: a crop of this share of the resized picture.
+        self.short_side = math.floor(min(self.frame_size) / (cfg.get("crop_pct") or 0.875))
+        self.interpolation = "bicubic" if cfg.get("interpolation") == "bicubic" else "bilinear"
+
+    def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
+        """tokens (B, K, D), keep_idx (B, K), None: all N -> (B, P + K, D) with positions, behind the prefix."""
+        positions = self.positions.to(tokens.dtype)
+        prefix, rest = positions[:, : self.num_prefix], positions[:, self.num_prefix :]
+        placed = tokens + (rest if keep_idx is None else rest[0, keep_idx])
+        return self.norm_pre(torch.cat([prefix.expand(len(tokens), -1, -1), placed], 1))
+
+    def classify(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """tokens (B, P + K, D) -> logits (B, classes), from the class token or the mean, as the model was trained.
+
+        `sizes` (B, P + K) says how often each token counts in a mean; None: once.
+        """
+        tokens = self.norm(tokens)
+        if self.pool == "both":
+            return self.head(tokens[:, :2].flatten(1))
+        if self.pool == "token":
+            return self.head(self.fc_norm(tokens[:, 0]))
+        first = self.pooled_from
+        return self.head(self.fc_norm(pooled(tokens[:, first:], None if sizes is None else sizes[:, first:])))
+
+
+class _TwoHeads(nn.Module):
+    """The mean of what the classifiers of class and distillation token say (Touvron et al., ICML 2021, section 4)."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, both: Tensor) -> Tensor:
+        """both (B, 2 D) -> logits (B, classes)."""
+        first, second = both.chunk(2, dim=1)
+        return (self.first(first) + self.second(second)) / 2
+
+
+def build_timm_vit(
+    *,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    replace_head: bool = False,
+    seed: int = 0,
+) -> TimmViT:
+    """Builds a VisionTransformer of timm in eval mode.
+
+    Args:
+        model: timm's name, with or without the tag of its weights; None: `DEFAULT_MODEL`.
+        weights: "pretrained", a file, or None for random ones; see `timm_models.build_timm`.
+        num_classes: of the logits; None: what the weights, or the architecture, have.
+        input_size: of the image, one number or (H, W); None: the model's own. Positions follow the grid.
+        replace_head: a new, untrained classifier in place of the one that the weights have.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: timm has no such model, or it cannot be pruned.
+        CheckpointError: the weights are missing, damaged or of another model.
+    """
+    model = DEFAULT_MODEL if model is None else model
+    options: dict[str, Any] = {} if input_size is None else {"img_size": input_size}
+    vit = build_timm(
+        model,
+        group="backbone",
+        weights=weights,
+        num_classes=num_classes,
+        fresh_head=replace_head,
+        convert=checkpoint_filter_fn,
+        seed=seed,
+        **options,
+    )
+    backbone = TimmViT(vit, name=model).eval().requires_grad_(False)
+    if weights is not None and not replace_head:
+        backbone.class_names = imagenet_names(vit, backbone.num_classes)
+    return backbone
+
+
+def _check_vit(vit: nn.Module, name: str) -> None:
+    """Raises ConfigError unless every step of the model is one that `TimmViT` takes."""
+    reason = None
+    if not isinstance(vit, VisionTransformer):
+        reason = f"it is a {type(vit).__name__}; supported are timm's ViT and DeiT (VisionTransformer)"
+    elif type(vit.patch_embed).__name__ != "PatchEmbed" or not isinstance(vit.patch_embed.norm, nn.Identity):
+        reason = f"its patches come from a {type(vit.patch_embed).__name__} with more than one linear layer"
+    elif vit.patch_embed.proj.in_channels != 3:
+        reason = f"it reads {vit.patch_embed.proj.in_channels} channels instead of RGB"
+    elif vit.attn_pool is not None or vit.global_pool not in ("token", "avg"):
+        reason = f"its answer is pooled by {vit.global_pool!r}; supported are 'token' and 'avg'"
+    elif not all(type(block) is Block for block in vit.blocks):
+        reason = f"its blocks are of the kind {type(vit.blocks[0]).__name__}; supported is Block"
+    elif any(getattr(block.attn, "gate", None) is not None for block in vit.blocks):
+        reason = "its attention is gated"
+    elif vit.num_classes < 1:
+        reason = "it has no classifier; choose a tag that has one"
+    if reason is not None:
+        raise ConfigError(f"backbone.model={name} cannot be used: {reason}.")
