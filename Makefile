@@ -12,7 +12,7 @@ PACKAGE_FILES := pyproject.toml setup.cfg constraints.txt
 # Extra words for the command that a target runs, e.g. make test ARGS="-k sampling"
 ARGS ?=
 
-.PHONY: help demo test check format install install-dev clean
+.PHONY: help demo test soak check format install install-dev clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: install  ## set up, then classify synthetic videos, dense and pruned
 
 test: install-dev  ## set up, then run the whole test suite
 	$(BIN)/python -m pytest -q $(ARGS)
+
+soak: install-dev  ## set up, then run the long attacks: kills, damaged videos, many videos
+	$(BIN)/python -m pytest -q -s -m slow tests/soak $(ARGS)
 
 check: install-dev  ## lint, format check and types
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
 def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
     results = evaluate(video_root, "views=2x3", "pruner.keep_ratio=0.5", "visualize=2")
     predictions, out = results.pop("predictions"), results.pop("out")
-    assert set(results) == {*SCHEMA, "timing", "baseline", "comparison"}
+    assert set(results) == {*SCHEMA, "timing", "sessions", "baseline", "comparison"}
     for part in (results, results["baseline"]):
         for key, kind in SCHEMA.items():
             assert isinstance(part[key], kind), key

@@ -21,7 +21,7 @@ from video_papr.data.datasets import VideoDataset, VideoSample, build_video_list
 from video_papr.data.decoding import decode_clips
 from video_papr.data.loader import iter_samples
 from video_papr.data.sampling import dense_clips, uniform_segments
-from video_papr.errors import ConfigError, DataError, VideoPaprError
+from video_papr.errors import ConfigError, DataError
 
 SAMPLER = partial(dense_clips, num_frames=4, frame_stride=2, num_clips=2)
 
@@ -195,29 +195,28 @@ def raise_in_worker(_: int) -> np.ndarray:
     raise ZeroDivisionError("mistake in the sampler")
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="POSIX signals")
-def test_killed_worker_is_one_clear_error(mixed: VideoList) -> None:
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX signals")
+def test_a_video_that_kills_its_process_is_a_failed_sample(mixed: VideoList) -> None:
     handler = signal.getsignal(signal.SIGCHLD)
-    begin = time.monotonic()
-    with pytest.raises(VideoPaprError) as error:
-        list(iter_samples(VideoDataset(mixed, kill_this_process), workers=1))
-    text = str(error.value)
-    assert "\n" not in text and "runtime.workers" in text and "died" in text
-    assert time.monotonic() - begin < 30
+    dataset = VideoDataset(mixed, kill_this_process)
+    ((sample,),) = iter_samples(dataset, indices=[0], workers=1)
+    assert sample.frames is None and sample.name == mixed.records[0].name
+    assert sample.error == f"cannot decode {sample.name} (its process died of SIGKILL; tried twice)"
     assert signal.getsignal(signal.SIGCHLD) == handler
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="POSIX signals")
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX signals")
 def test_worker_killed_while_the_consumer_works(mixed: VideoList) -> None:
-    """The death shows when the next samples are asked for, not in the middle of the consumer's own code."""
-    samples = iter_samples(VideoDataset(mixed, SAMPLER), workers=1)
-    next(samples)
+    """Nothing is lost, and nothing shows: another process takes the place."""
+    dataset = VideoDataset(mixed, SAMPLER)
+    samples = iter_samples(dataset, workers=1)
+    first = next(samples)
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGKILL)
     time.sleep(0.3)  # the consumer's own code: undisturbed
-    with pytest.raises(VideoPaprError, match="died"):
-        list(samples)
+    found = [*first, *(sample for batch in samples for sample in batch)]
+    assert all(same(sample, dataset[i]) for i, sample in enumerate(found)) and len(found) == 9
 
 
 def test_mistakes_in_workers_keep_their_kind(mixed: VideoList) -> None:

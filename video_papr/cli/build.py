@@ -106,6 +106,7 @@ def build_videos(
         split=dataset.split,
         fold=dataset.fold,
         limit=dataset.limit,
+        allow_outside_root=dataset.allow_outside_root,
         complain=complain,
     )
     return Path(root), videos if dataset.index is None else _indexed(videos, dataset.index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -17,6 +18,7 @@ from .common import Progress, make_console, run_command, warn
 if TYPE_CHECKING:
     from ..data.annotations import VideoList
     from ..evaluation.cost import Engine
+    from ..evaluation.journal import Finished, Journal
     from ..evaluation.runner import Evaluation
     from ..pipeline import Pipeline
 
@@ -29,6 +31,8 @@ def main() -> None:
 def run(config: EvalConfig, out: Path) -> dict[str, Any]:
     """Evaluates and writes results.json, predictions.jsonl and kept_tubelets.png into `out`.
 
+    What an earlier run finished there is not done again; see `evaluation/journal.py`.
+
     Returns:
         the content of results.json.
 
@@ -38,45 +42,70 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
     import torch
 
     from ..evaluation.cost import gmacs_per_view, mean_gmacs
-    from ..evaluation.store import RunInfo, build_results, describe_device, write_results
+    from ..evaluation.journal import hold, open_journal, storing
+    from ..evaluation.store import (
+        RunInfo,
+        build_results,
+        describe_device,
+        git_commit,
+        versions,
+        write_results,
+    )
     from ..visualize import save_gallery
-    from . import build
+    from . import build, resume
 
-    engine = build.build_engine(config.runtime)
-    root, videos = build.build_videos(config.dataset, progress=config.progress)
-    pipeline = build.build_pipeline(
-        config.backbone, config.pruner, videos, seed=config.seed, engine=engine, merger=config.merger
-    )
-    backbone, pruner = pipeline.backbone, pipeline.pruner
-    videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
-    view_shape = (1, backbone.num_frames, *backbone.frame_size, 3)
-    gmacs = gmacs_per_view(pipeline, torch.zeros(view_shape, dtype=torch.uint8, device=engine.device))
-    keep_ratio = 1.0 if pruner is None else pruner.budget.value
-    evaluation = _evaluate(config, pipeline, root, videos, engine)
-    if pruner is not None and pruner.budget.variable and evaluation.kept:  # known only now
-        gmacs = mean_gmacs(pipeline, gmacs, evaluation.kept)
-        keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
-    info = RunInfo(
-        dataset=config.dataset.name,
-        backbone=config.backbone.model or config.backbone.name,
-        pruner=config.pruner.name,
-        keep_ratio=keep_ratio,
-        views=str(config.views),
-        num_tokens=backbone.grid.num_tokens,
-        gmacs_per_view=gmacs,
-        weights={"backbone": config.backbone.weights, "scorer": config.pruner.weights},
-        device=describe_device(engine.device),
-        dtype=build.dtype_name(engine),
-        seed=config.seed,
-        dataset_seed=config.dataset.seed if config.dataset.name == "synthetic" else None,
-        settings={"pruner": config.pruner.options, "merger": asdict(config.merger)},
-    )
-    results = build_results(evaluation, info)
-    names = build.shared_names(videos, backbone)
-    written = write_results(out, results, evaluation, class_names=names)
-    if evaluation.examples and pruner is not None:
-        panels = [build.panel(pipeline, shown, names) for shown in evaluation.examples]
-        written.append(save_gallery(panels, out / "kept_tubelets.png"))
+    with hold(out):
+        engine = build.build_engine(config.runtime)
+        root, videos = build.build_videos(config.dataset, progress=config.progress)
+        pipeline = build.build_pipeline(
+            config.backbone, config.pruner, videos, seed=config.seed, engine=engine, merger=config.merger
+        )
+        backbone, pruner = pipeline.backbone, pipeline.pruner
+        videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
+        view_shape = (1, backbone.num_frames, *backbone.frame_size, 3)
+        gmacs = gmacs_per_view(pipeline, torch.zeros(view_shape, dtype=torch.uint8, device=engine.device))
+        keep_ratio = 1.0 if pruner is None else pruner.budget.value
+        dtype, device = build.dtype_name(engine), describe_device(engine.device)
+        journal, finished = open_journal(
+            out,
+            resume.identity(config, videos, pipeline, {"runtime.dtype": dtype}),
+            {
+                "device": device,
+                "batch_size": build.batch_size(config.runtime, engine),
+                "git_commit": git_commit(),
+                "versions": versions(),
+            },
+            resume=config.resume,
+        )
+        with closing(journal):
+            resume.tell(finished, len(videos))
+            evaluation = _evaluate(config, pipeline, root, videos, engine, journal, finished)
+        if pruner is not None and pruner.budget.variable and evaluation.kept:  # known only now
+            gmacs = mean_gmacs(pipeline, gmacs, evaluation.kept)
+            keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
+        info = RunInfo(
+            dataset=config.dataset.name,
+            backbone=config.backbone.model or config.backbone.name,
+            pruner=config.pruner.name,
+            keep_ratio=keep_ratio,
+            views=str(config.views),
+            num_tokens=backbone.grid.num_tokens,
+            gmacs_per_view=gmacs,
+            weights={"backbone": config.backbone.weights, "scorer": config.pruner.weights},
+            device=device,
+            dtype=dtype,
+            seed=config.seed,
+            dataset_seed=config.dataset.seed if config.dataset.name == "synthetic" else None,
+            settings={"pruner": config.pruner.options, "merger": asdict(config.merger)},
+            sessions=finished.sessions,
+        )
+        results = build_results(evaluation, info)
+        names = build.shared_names(videos, backbone)
+        with storing(out):
+            written = write_results(out, results, evaluation, class_names=names)
+            if evaluation.examples and pruner is not None:
+                panels = [build.panel(pipeline, shown, names) for shown in evaluation.examples]
+                written.append(save_gallery(panels, out / "kept_tubelets.png"))
     _report(results, evaluation, written)
     if not results["num_evaluated"]:
         raise DataError(f"no video of {root} could be read; the reasons are in {written[1]}")
@@ -84,10 +113,17 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
 
 
 def _evaluate(
-    config: EvalConfig, pipeline: Pipeline, root: Path, videos: VideoList, engine: Engine
+    config: EvalConfig,
+    pipeline: Pipeline,
+    root: Path,
+    videos: VideoList,
+    engine: Engine,
+    journal: Journal,
+    finished: Finished,
 ) -> Evaluation:
-    """Decodes and answers every video; those that are not on disk come last."""
+    """Decodes and answers every video that no earlier session has; those that are not on disk come last."""
     from ..data.datasets import VideoDataset, keep_views
+    from ..data.limits import Limits
     from ..data.loader import iter_samples
     from ..evaluation.runner import VideoAnswer, evaluate
     from . import build
@@ -98,13 +134,29 @@ def _evaluate(
     batch_size = build.batch_size(config.runtime, engine)
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
     cache = build.build_clip_cache(dataset, views, backbone, engine)
+    earlier = finished.evaluation
+    done = {answer.index for answer in earlier.answers}
+    limits = Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
     samples = iter_samples(
-        VideoDataset(videos, sampler, decoder=dataset.decoder, cache=cache),
+        VideoDataset(videos, sampler, decoder=dataset.decoder, limits=limits, cache=cache),
+        indices=[index for index in range(len(videos)) if index not in done],
         workers=build.num_workers(config.runtime),
         pin_memory=engine.device.type == "cuda",
+        timeout_s=dataset.decode_timeout_s,
+        memory_mb=dataset.decode_memory_mb,
     )
+
+    def store(part: Evaluation) -> None:
+        journal.add(part)
+        finished.sessions[-1]["videos"] += len(part.answers)
+
+    def smaller(size: int) -> None:
+        warn(f"runtime.batch_size={batch_size}: out of memory; the run goes on with {size} views at a time")
+
     prepare = build.view_cutter(dataset, views, backbone)
     with Progress(len(videos), show=config.progress) as progress, build.mendable_errors(batch_size):
+        for answer in earlier.answers:
+            progress(answer)
         evaluation = evaluate(
             pipeline,
             chain.from_iterable(samples),
@@ -117,9 +169,14 @@ def _evaluate(
             actor_share=build.build_actor_share(dataset, root, views, backbone.input_size),
             on_answer=progress,
             keep_views=None if cache is None else partial(keep_views, cache),
+            on_batch=store,
+            on_smaller_batch=smaller,
         )
     if cache is not None and cache.fault is not None:
         warn(f"dataset.clip_cache: some views were not kept for the next run ({cache.fault})")
+    evaluation.extend(earlier)
+    evaluation.answers.sort(key=lambda answer: answer.index)  # damage to the journal may have left a gap
+    evaluation.examples.sort(key=lambda example: example.answer.index)
     evaluation.answers += [VideoAnswer(name, None, error="missing") for name in videos.missing]
     return evaluation
 

@@ -18,6 +18,7 @@ from ..errors import ConfigError, DataError, VideoDecodeError
 from .annotations import (
     Complain,
     VideoList,
+    inside_root,
     read_csv,
     read_folder,
     read_hmdb51,
@@ -28,6 +29,7 @@ from .annotations import (
 )
 from .clip_cache import CachedViews, ClipCache
 from .decoding import DECODERS, decode_clips
+from .limits import DEFAULT_LIMITS, Limits
 
 DATASETS = ("folder", "csv", "k400", "ssv2", "ucf101", "hmdb51", "images")
 
@@ -99,6 +101,7 @@ class VideoDataset(Dataset[VideoSample]):
             must pickle: use functools.partial, not a lambda.
         decoder: "auto", "decord", "pyav" or "pillow", see `decode_clips`.
         cache: views that need not be decoded; None: every video is decoded.
+        limits: what is refused before it is decoded.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class VideoDataset(Dataset[VideoSample]):
         *,
         decoder: str = "auto",
         cache: ClipCache | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         if decoder not in DECODERS:
             raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
@@ -115,11 +119,16 @@ class VideoDataset(Dataset[VideoSample]):
         self.sampler = sampler
         self.decoder = decoder
         self.cache = cache
+        self.limits = limits
 
     def __len__(self) -> int:
         return len(self.videos.records)
 
     def __getitem__(self, index: int) -> VideoSample:
+        return self.read(index, self.decoder)
+
+    def read(self, index: int, decoder: str) -> VideoSample:
+        """The sample of a video, with another decoder than that of the dataset."""
         record = self.videos.records[index]
         if record.name in self.videos.unreadable:
             reason = self.videos.unreadable[record.name]
@@ -143,7 +152,7 @@ class VideoDataset(Dataset[VideoSample]):
             )
         start = time.perf_counter()
         try:
-            clips = decode_clips(record.path, self.sampler, decoder=self.decoder)
+            clips = decode_clips(record.path, self.sampler, decoder=decoder, limits=self.limits)
         except VideoDecodeError as error:
             elapsed_ms = 1e3 * (time.perf_counter() - start)
             return VideoSample(index, record.name, record.label, None, str(error), elapsed_ms, None, 0, 0.0)
@@ -189,6 +198,7 @@ def build_video_list(
     fold: int = 1,
     limit: int | None = None,
     seed: int = 0,
+    allow_outside_root: bool = True,
     complain: Complain = refuse,
 ) -> VideoList:
     """Reads the videos of a dataset.
@@ -202,6 +212,7 @@ def build_video_list(
         split, fold: which of the split files of "hmdb51".
         limit: keeps so many videos, see `limit_videos`; None keeps all.
         seed: of the choice that `limit` makes.
+        allow_outside_root: whether paths and links may lead out of `root`.
         complain: called with one line for each wrong entry of the list; the default raises it.
 
     Raises:
@@ -231,6 +242,8 @@ def build_video_list(
             f"dataset.annotations={annotations} has no use with dataset=folder; use dataset=csv"
         )
     videos = readers[name]()
+    if not allow_outside_root:
+        videos = inside_root(videos, Path(root), complain)
     largest = max(record.label for record in videos.records)
     if num_classes is not None and largest >= num_classes:
         example = next(record.name for record in videos.records if record.label == largest)

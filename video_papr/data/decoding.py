@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError, VideoDecodeError
 from .images import read_image
+from .limits import DEFAULT_LIMITS, Limits
 from .streams import (
     VideoStream,
     best_video_stream,
@@ -86,7 +87,11 @@ class DecodedClips:
 
 
 def decode_clips(
-    path: Path | str, choose: Callable[[int], NDArray[np.integer[Any]]], *, decoder: str = "auto"
+    path: Path | str,
+    choose: Callable[[int], NDArray[np.integer[Any]]],
+    *,
+    decoder: str = "auto",
+    limits: Limits = DEFAULT_LIMITS,
 ) -> DecodedClips:
     """Decodes the clips that `choose` asks for.
 
@@ -96,6 +101,7 @@ def decode_clips(
             when the next reader is asked, and when decoding shows that there are fewer frames than packets.
         decoder: "decord" or "pyav"; "auto" asks decord and, if it refuses the file, PyAV. "pillow" reads an image,
             which is a video of one frame.
+        limits: what is refused before it is decoded.
 
     Raises:
         VideoDecodeError: the file cannot be decoded; one line that names the path, the decoders tried and the
@@ -106,13 +112,13 @@ def decode_clips(
     if decoder not in DECODERS:
         raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
     if decoder == "pillow":
-        image = read_image(path)
+        image = read_image(path, limits)
         wanted = _checked_indices(choose(1), 1)
         return DecodedClips(
             np.broadcast_to(image, (*wanted.shape, *image.shape)).copy(), wanted, 1, 0.0, decoder
         )
     try:
-        stream = read_stream(path)
+        stream = read_stream(path, limits)
     except Exception as error:
         raise VideoDecodeError(f"cannot decode {_printable(path)} ({decoder}): {_reason(error)}") from None
 
@@ -201,6 +207,8 @@ def _pyav_pass(path: Path | str, stream: VideoStream, wanted: Indices, *, seek: 
     with listen_to_ffmpeg() as log, open_container(path) as container:
         video = best_video_stream(container)
         video.thread_type, video.codec_context.thread_count = "NONE", 1  # the workers are the parallelism
+        if stream.limits.max_pixels is not None:
+            video.codec_context.options = {"max_pixels": str(stream.limits.max_pixels)}
         frames = container.decode(video)
         position, jumped = 0, False  # position: index of the frame that comes next
         for slot, target in enumerate(wanted):

@@ -3,76 +3,73 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
-from torch.utils.data import DataLoader
 
-from ..errors import ConfigError, VideoPaprError
+from ..errors import ConfigError
 from .datasets import VideoDataset, VideoSample
+from .supervision import SupervisedDecoder
+
+TIMEOUT_S = 120.0
 
 
 def iter_samples(
-    dataset: VideoDataset, *, videos_per_batch: int = 1, workers: int = 0, pin_memory: bool = False
+    dataset: VideoDataset,
+    *,
+    indices: Sequence[int] | None = None,
+    videos_per_batch: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+    timeout_s: float = TIMEOUT_S,
+    memory_mb: int | None = None,
 ) -> Iterator[list[VideoSample]]:
     """Yields lists of `videos_per_batch` samples (the last may be shorter), in order.
 
     Args:
         dataset: what to read.
+        indices: which of its videos, in this order; None: all.
         videos_per_batch: videos in a list. They may differ in size, so they are not stacked.
-        workers: processes that decode; 0 decodes in this one. At most 2 lists per worker wait in memory.
+        workers: processes that decode; 0 decodes in this one, where nobody watches over it. At most two videos
+            per worker wait in memory, besides those of the list that is being filled.
         pin_memory: hands frames over in page-locked memory; has no effect without CUDA.
+        timeout_s: seconds after which a process that decodes a video is given up, and another tries once more.
+        memory_mb: MiB that a process may take; None: no limit.
 
     Raises:
         ConfigError: a count is out of range.
-        VideoPaprError: a worker died, for example killed because memory ran out.
     """
     if videos_per_batch < 1:
         raise ConfigError(f"runtime.batch_size={videos_per_batch} must be at least 1")
     if workers < 0:
         raise ConfigError(f"runtime.workers={workers} must be at least 0")
-    loader: DataLoader[VideoSample] = DataLoader(
-        dataset,
-        batch_size=videos_per_batch,
-        collate_fn=list,
-        num_workers=workers,
-        pin_memory=pin_memory and torch.cuda.is_available(),
-        multiprocessing_context=_start_method() if workers else None,
-        worker_init_fn=_start_worker if workers else None,
+    wanted = range(len(dataset)) if indices is None else indices
+    samples = (
+        _supervised(dataset, wanted, workers, timeout_s, memory_mb)
+        if workers and len(wanted)
+        else (dataset[index] for index in wanted)
     )
-    return _iterate(loader)
+    return _batches(samples, videos_per_batch, pin_memory and torch.cuda.is_available())
 
 
-def _iterate(loader: DataLoader[VideoSample]) -> Iterator[list[VideoSample]]:
-    # torch installs a handler that raises a worker's death in whatever line the main thread happens to run.
-    # Without it the death shows within seconds where the next samples are asked for, which is here.
-    previous = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-    batches = iter(loader)
-    if previous is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, previous)
-    death = None
+def _supervised(
+    dataset: VideoDataset, indices: Iterable[int], workers: int, timeout_s: float, memory_mb: int | None
+) -> Iterator[VideoSample]:
+    with SupervisedDecoder(
+        dataset, workers=workers, timeout_s=timeout_s, memory_mb=memory_mb, start_method=_start_method()
+    ) as decoder:
+        yield from decoder.samples(indices)
+
+
+def _batches(samples: Iterator[VideoSample], size: int, pin_memory: bool) -> Iterator[list[VideoSample]]:
     try:
-        yield from batches
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        death = str(error).strip().rstrip(".")
+        while batch := list(islice(samples, size)):
+            yield [sample.pin_memory() for sample in batch] if pin_memory else batch
     finally:
-        # Not left to the garbage collector, which may run in a worker that is forked later.
-        getattr(batches, "_shutdown_workers", lambda: None)()
-    if death:
-        raise VideoPaprError(
-            f"a process that reads videos died ({death}); often memory ran out: "
-            "lower runtime.workers or runtime.batch_size, or set runtime.workers=0"
-        )
+        samples.close()  # type: ignore[attr-defined]  # now, not when the garbage is collected
 
 
 def _start_method() -> str:
     """Forking starts a worker in no time; readers are opened in the worker, after the fork, so it is safe here."""
     return "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-
-
-def _start_worker(_worker: int) -> None:
-    torch.set_num_threads(1)  # the workers are the parallelism

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import VideoDecodeError
+from .limits import CONTAINER_OPTIONS, DEFAULT_LIMITS, Limits
 
 _MP4_FIRST_BOXES = frozenset(
     [b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot"]
@@ -44,6 +45,7 @@ class VideoStream:
             be trusted to name the frames; `irregular` then says why.
         keyframes: ascending int64 indices of the frames at which decoding can start. Empty when `pts` is.
         irregular: why frames can only be told apart by counting them from the start, or None.
+        limits: under which it was read, and is to be decoded.
     """
 
     num_frames: int
@@ -55,6 +57,7 @@ class VideoStream:
     pts: NDArray[np.int64]
     keyframes: NDArray[np.int64]
     irregular: str | None
+    limits: Limits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,18 @@ def open_container(path: Path | str) -> Any:
 
     The path is made absolute, so that FFmpeg never takes "take2:final.mp4" for an address of the protocol
     "take2".
+
+    Raises:
+        VideoDecodeError: FFmpeg takes the file for something else than a video, such as a playlist.
     """
     import av
 
-    return av.open(os.path.abspath(path), metadata_errors="ignore")
+    try:
+        return av.open(os.path.abspath(path), metadata_errors="ignore", container_options=CONTAINER_OPTIONS)
+    except av.error.ArgumentError:
+        raise VideoDecodeError(
+            "FFmpeg takes it for a format that is not read here (playlists and scripts are not followed)"
+        ) from None
 
 
 def best_video_stream(container: Any) -> Any:
@@ -101,12 +112,12 @@ def listen_to_ffmpeg() -> Iterator[list[tuple[int, str, str]]]:
         av.logging.set_skip_repeated(skip)
 
 
-def read_stream(path: Path | str) -> VideoStream:
-    """Reads all packets of a video file.
+def read_stream(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> VideoStream:
+    """Reads all packets of a video file, as far as `limits` allow.
 
     Raises:
-        VideoDecodeError: the file is absent, empty, no video, damaged or truncated. The text is the bare
-            reason.
+        VideoDecodeError: the file is absent, empty, no video, damaged, truncated or beyond the limits. The text is
+            the bare reason.
         Exception: FFmpeg's errors, which come as OSError, ValueError, EOFError, UnicodeError and others.
     """
     check_file(path)
@@ -114,7 +125,8 @@ def read_stream(path: Path | str) -> VideoStream:
     try:
         with listen_to_ffmpeg() as log, open_container(path) as container:
             stream = best_video_stream(container)
-            packets = list(_packets(container, stream))
+            limits.check_size(stream.codec_context.width, stream.codec_context.height)
+            packets = list(_packets(container, stream, limits))
             shown = [packet for packet in packets if not packet.is_discard]
             _check_promises(missing, container, stream, packets, shown)
             if not shown:
@@ -134,6 +146,7 @@ def read_stream(path: Path | str) -> VideoStream:
                 pts=pts,
                 keyframes=np.searchsorted(pts, keyframe_times).astype(np.int64),
                 irregular=irregular,
+                limits=limits,
             )
     except VideoDecodeError:
         raise
@@ -143,10 +156,11 @@ def read_stream(path: Path | str) -> VideoStream:
         raise
 
 
-def _packets(container: Any, stream: Any) -> Iterator[_Packet]:
+def _packets(container: Any, stream: Any, limits: Limits) -> Iterator[_Packet]:
     for number, packet in enumerate(container.demux(stream)):
         if not packet.size:  # the flush packet at the end
             continue
+        limits.check_count(number + 1)
         if packet.is_corrupt:
             raise VideoDecodeError(f"packet {number} is damaged or cut off")
         end = None if packet.pts is None else packet.pts + (packet.duration or 0)

@@ -36,6 +36,12 @@ class StageTimes:
     backbone: Runs = field(default_factory=list)
     peak_memory_mb: float = 0.0
 
+    def extend(self, other: StageTimes) -> None:
+        """Adds the batches of another one."""
+        for name in ("decode", "preprocess", "score", "backbone"):
+            getattr(self, name).extend(getattr(other, name))
+        self.peak_memory_mb = max(self.peak_memory_mb, other.peak_memory_mb)
+
     def per_view_ms(self) -> dict[str, float | None]:
         """Returns the median milliseconds per view of each stage and their sum, `total`; None where nothing ran."""
         if not self.backbone:

@@ -113,6 +113,9 @@ def print_report(results: Results, console: Console) -> None:
     console.print(table)
     for sentence in remarks(results):
         console.print(sentence, highlight=False)
+    sessions = sum(session["videos"] > 0 for session in results.get("sessions", ()))
+    if sessions > 1:
+        console.print(f"This run was resumed: times are taken over {sessions} sessions.", highlight=False)
 
 
 SWEEP_COLUMNS = {  # column -> how to read it from results.json

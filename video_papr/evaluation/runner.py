@@ -17,6 +17,7 @@ from torch import Tensor
 from ..pipeline import Pipeline
 from ..structures import TokenSelection
 from .cost import Engine, StageTimes
+from .memory import FittingBatch
 from .views import aggregate_views
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class VideoAnswer:
         baseline_top5: the dense model's answer; None without a baseline.
         actor_share: share of the actor's tokens that was kept; None where no actor is known.
         error: why there is no answer.
+        index: place of the video in the dataset; -1 for one that is not on disk.
     """
 
     name: str
@@ -52,6 +54,7 @@ class VideoAnswer:
     baseline_top5: tuple[int, ...] | None = None
     actor_share: float | None = None
     error: str | None = None
+    index: int = field(default=-1, compare=False)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,16 @@ class Evaluation:
     dense: StageTimes | None = None
     examples: list[Example] = field(default_factory=list)
     kept: Counter[int] = field(default_factory=Counter)
+
+    def extend(self, other: Evaluation) -> None:
+        """Adds another one, of other videos."""
+        self.answers += other.answers
+        self.pruned.extend(other.pruned)
+        if other.dense is not None:
+            self.dense = self.dense or StageTimes()
+            self.dense.extend(other.dense)
+        self.examples += other.examples
+        self.kept.update(other.kept)
 
 
 def classify_views(
@@ -123,6 +136,8 @@ def evaluate(
     actor_share: ActorShare | None = None,
     on_answer: Callable[[VideoAnswer], None] | None = None,
     keep_views: KeepViews | None = None,
+    on_batch: Callable[[Evaluation], None] | None = None,
+    on_smaller_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Runs the pipeline, and the dense model on the same views, over all videos.
 
@@ -140,29 +155,42 @@ def evaluate(
         actor_share: see `ActorShare`.
         on_answer: called with each answer, for a progress bar.
         keep_views: called with the views of each video that was decoded, for a clip cache.
+        on_batch: called with each finished batch, before its answers are reported.
+        on_smaller_batch: called with the new number of views per forward pass when memory ran out.
+
+    Raises:
+        ConfigError: memory runs out with half of `batch_size` too.
     """
     done = Evaluation(dense=StageTimes() if baseline else None)
     whole = Pipeline(pipeline.backbone)
     warm = False
 
+    fitting = FittingBatch(batch_size, on_smaller_batch)
+
     def probabilities(flow: Pipeline, frames: Tensor, times: StageTimes) -> tuple[Tensor, Tensor | None]:
-        logits, kept = classify_views(flow, frames, batch_size=batch_size, engine=engine, times=times)
+        def classify(size: int) -> tuple[StageTimes, Tensor, Tensor | None]:
+            own = StageTimes()  # what a failed attempt took is no cost of the model
+            return own, *classify_views(flow, frames, batch_size=size, engine=engine, times=own)
+
+        own, logits, kept = fitting.run(classify, len(frames))
+        times.extend(own)
         return aggregate_views(logits, views_per_video).cpu(), kept
 
     for batch in _groups(samples, max(1, batch_size // views_per_video)):
+        part = Evaluation(dense=StageTimes() if baseline else None)
         readable = [sample for sample in batch if sample.error is None]
         answers: dict[int, VideoAnswer] = {}
         if readable:
-            frames = _views(readable, prepare, views_per_video, engine, done, keep_views)
+            frames = _views(readable, prepare, views_per_video, engine, part, keep_views)
             if not warm:
                 probabilities(pipeline, frames, StageTimes())
                 if baseline:
                     probabilities(whole, frames, StageTimes())
                 warm = True
-            probs, kept = probabilities(pipeline, frames, done.pruned)
-            dense_probs = probabilities(whole, frames, done.dense)[0] if done.dense is not None else None
+            probs, kept = probabilities(pipeline, frames, part.pruned)
+            dense_probs = probabilities(whole, frames, part.dense)[0] if part.dense is not None else None
             if kept is not None:
-                done.kept.update(kept.flatten(1).sum(1).tolist())
+                part.kept.update(kept.flatten(1).sum(1).tolist())
             for row, sample in enumerate(readable):
                 first = row * views_per_video
                 views = slice(first, first + views_per_video)
@@ -173,11 +201,17 @@ def evaluate(
                 )
                 answers[sample.index] = answer
                 if own is not None and sample.index in examples:
-                    done.examples.append(Example(answer, frames[first].cpu(), own.mask()[0]))
-        for sample in batch:
-            answer = answers.get(sample.index) or VideoAnswer(sample.name, sample.label, error=sample.error)
-            done.answers.append(answer)
-            if on_answer:
+                    part.examples.append(Example(answer, frames[first].cpu(), own.mask()[0]))
+        part.answers += [
+            answers.get(sample.index)
+            or VideoAnswer(sample.name, sample.label, error=sample.error, index=sample.index)
+            for sample in batch
+        ]
+        if on_batch:
+            on_batch(part)
+        done.extend(part)
+        if on_answer:
+            for answer in part.answers:
                 on_answer(answer)
     return done
 
@@ -215,8 +249,8 @@ def _views(
     frames = torch.cat([cut[sample.index] for sample in samples])
     done.pruned.decode += [(sample.decode_ms, views_per_video) for sample in samples]
     if done.dense is not None:  # the dense model reads the same views
-        done.dense.preprocess = times
-        done.dense.decode = done.pruned.decode
+        done.dense.preprocess += times
+        done.dense.decode += done.pruned.decode
     return frames
 
 
@@ -239,6 +273,7 @@ def _answer(
         kept_tokens=num_tokens if kept is None else _mean(kept.counts()),
         baseline_top5=None if dense is None else tuple(dense.tolist()),
         actor_share=actor_share(sample, kept) if actor_share and kept is not None else None,
+        index=sample.index,
     )
 
 

@@ -25,8 +25,9 @@ from .runner import Evaluation, VideoAnswer
 TIMING = (
     "latency_ms: medians over batches of milliseconds per view (decode: over videos, in a worker process, beside the "
     "other stages); total is their sum. videos_per_second: evaluated videos / seconds of preprocess + score + "
-    "backbone, so decoding is left out and dense and pruned compare in one run. The first batch warms up, "
-    "untimed. Views from a clip cache count with what decoding and preprocess took when they were made."
+    "backbone, so decoding is left out and dense and pruned compare in one run. The first batch warms up, untimed. "
+    "Views from a clip cache count with what decoding and preprocess took when they were made. "
+    "A resumed run takes all figures over the batches of all its sessions; see sessions for their machines."
 )
 PACKAGES = (
     "video_papr",
@@ -46,7 +47,8 @@ class RunInfo:
     """What was evaluated, and on what: the fields of results.json that do not come from the answers.
 
     Where the clips decide about `keep_ratio`, it is the mean share of the tokens that was kept. `settings` has the keys
-    of the groups pruner and merger as they were set.
+    of the groups pruner and merger as they were set. `sessions`: the starts of the command, more than one
+    when the run was resumed.
     """
 
     dataset: str
@@ -62,6 +64,7 @@ class RunInfo:
     seed: int
     dataset_seed: int | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
@@ -151,7 +154,13 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
         actor_kept=fmean(shares) if shares else None,
         gmacs=info.gmacs_per_view,
     )
-    return {**results, "timing": TIMING, "baseline": baseline, "comparison": comparison}
+    return {
+        **results,
+        "timing": TIMING,
+        "sessions": info.sessions,
+        "baseline": baseline,
+        "comparison": comparison,
+    }
 
 
 def prediction_lines(
@@ -191,6 +200,8 @@ def write_text(path: Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(handle)  # else a power failure may leave the new name with nothing behind it
         os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
         os.replace(name, path)
     except BaseException:

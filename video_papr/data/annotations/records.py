@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...errors import DataError
@@ -107,6 +107,39 @@ class Listing:
                 f"(first: {missing[0]})"
             )
         return VideoList(tuple(records), class_names, tuple(missing))
+
+
+def inside_root(videos: VideoList, root: Path, complain: Complain) -> VideoList:
+    """Leaves out the videos that lie outside `root` once all links are followed, after `complain` was told.
+
+    Raises:
+        DataError: none is left.
+        whatever `complain` raises.
+    """
+    base = os.path.realpath(root)
+    folders: dict[str, str] = {}  # following links costs a system call for each part of a path
+
+    def real(path: Path) -> str:
+        folder, name = os.path.split(os.path.abspath(path))
+        if os.path.islink(path):
+            return os.path.realpath(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        return os.path.join(folders[folder], name)
+
+    kept = []
+    for record in videos.records:
+        place = real(record.path)
+        if os.path.commonpath([base, place]) == base:
+            kept.append(record)
+            continue
+        complain(
+            f"{record.name}: leads to {place}, outside of dataset.root={root}; "
+            "dataset.allow_outside_root=true allows it"
+        )
+    if not kept:
+        raise DataError(f"dataset.root={root}: every video lies outside of it")
+    return replace(videos, records=tuple(kept))
 
 
 def find_video(path: Path) -> Path | None:

@@ -1,0 +1,110 @@
+"""Runs of `tools/eval.py` in forked processes that are killed: shared by the short test and the long one.
+
+A fork of this process needs no second to import torch. It computes with one thread: threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from video_papr.cli.eval import main
+from video_papr.evaluation.journal import Journal
+from video_papr.evaluation.runner import Evaluation
+
+# What depends on the clock and on the number of starts.
+VARIES = ("latency_ms", "videos_per_second", "peak_memory_mb", "sessions", "command")
+
+
+def start(words: tuple[str, ...], out: Path, *, pause_s: float = 0.0, notes: Path | None = None) -> int:
+    """Forks a run and returns its process.
+
+    Each batch is noted in NAME.batches before it is stored, what the run says in NAME.log; both lie in `notes`, or
+    beside `out`.
+    """
+    notes = notes or out.parent
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        store: Callable[[Journal, Evaluation], None] = Journal.add
+
+        def note(journal: Journal, part: Evaluation) -> None:
+            with (notes / f"{out.name}.batches").open("a") as file:
+                file.write(json.dumps([answer.index for answer in part.answers]) + "\n")
+            time.sleep(pause_s)
+            store(journal, part)
+
+        Journal.add = note  # type: ignore[method-assign]
+        silence = os.open(notes / f"{out.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        sys.argv = ["eval.py", *words, f"output_dir={out}", "runtime.threads=1"]
+        main()
+        status = 0
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    finally:
+        os._exit(status)
+
+
+def finish(child: int) -> int:
+    """The exit status; negative: the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_until_done(
+    words: tuple[str, ...], out: Path, *, kills: int, seconds: float, seed: int, **options: Any
+) -> int:
+    """Starts the run again and again, kills it at random moments within `seconds`, lets the last start end.
+
+    Returns:
+        how many starts were killed before they ended by themselves.
+    """
+    chance = random.Random(seed)
+    killed = 0
+    for _ in range(kills):
+        child = start(words, out, **options)
+        time.sleep(chance.uniform(0, seconds))
+        os.kill(child, signal.SIGKILL)
+        killed += finish(child) == -signal.SIGKILL
+    assert finish(start(words, out)) == 0, Path(f"{out}.log").read_text()
+    return killed
+
+
+def check_same_run(one: Path, other: Path) -> None:
+    """The same predictions to the byte, and the same figures, but for those that depend on the clock."""
+    assert (one / "predictions.jsonl").read_bytes() == (other / "predictions.jsonl").read_bytes()
+    assert figures(one) == figures(other)
+
+
+def figures(out: Path) -> dict[str, Any]:
+    results = json.loads((out / "results.json").read_text())
+    for part in (results, results["baseline"] or {}):
+        for name in VARIES:
+            part.pop(name, None)
+    return results
+
+
+def check_no_work_was_lost(out: Path, *, videos: int, kills: int) -> None:
+    """Each video is stored once, and each kill costs one batch at most."""
+    stored: Counter[int] = Counter()
+    batches = 0
+    for line in (out / "progress/journal.jsonl").read_bytes().splitlines():
+        record = json.loads(line[9:])
+        if "batch" in record:
+            batches += 1
+            stored.update(answer["index"] for answer in record["batch"]["answers"])
+    assert stored == Counter(range(videos))
+    worked = (out.parent / f"{out.name}.batches").read_text().splitlines()
+    assert batches <= len(worked) <= batches + kills

@@ -1,0 +1,335 @@
+"""The journal: what is read back is what was written, whatever was cut off, flipped or refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from video_papr.errors import ConfigError, DataError, StorageError
+from video_papr.evaluation import journal as journal_module
+from video_papr.evaluation.cost import StageTimes
+from video_papr.evaluation.journal import Journal, Record, hold, line_of, open_journal, read_records
+from video_papr.evaluation.runner import Evaluation, Example, VideoAnswer
+
+IDENTITY = {"pruner.keep_ratio": 0.3, "dataset.root": "videos", "weights": "abc", "views": (5, 3)}
+SESSION = {"device": "cpu (test)"}
+
+times = st.floats(0, 1e6)
+runs = st.lists(st.tuples(times, st.integers(1, 99)), max_size=3)
+stages = st.builds(StageTimes, runs, runs, runs, runs, times)
+ranking = st.none() | st.lists(st.integers(0, 999), min_size=1, max_size=5).map(tuple)
+answers = st.builds(
+    VideoAnswer,
+    name=st.text(),
+    label=st.none() | st.integers(0, 999),
+    top5=ranking,
+    probs_top5=st.none() | st.lists(st.floats(0, 1), max_size=5).map(tuple),
+    kept_tokens=st.none() | st.integers(0, 9999) | st.floats(0, 9999),
+    baseline_top5=ranking,
+    actor_share=st.none() | st.floats(0, 1),
+    error=st.none() | st.text(),
+)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> list[Evaluation]:
+    """Batches of the videos 0, 1, ... in order."""
+    parts, index = [], 0
+    baseline = draw(st.booleans())
+    for found in draw(st.lists(st.lists(answers, min_size=1, max_size=3), max_size=5)):
+        for answer in found:
+            object.__setattr__(answer, "index", index)
+            index += 1
+        kept = Counter(draw(st.dictionaries(st.integers(1, 3136), st.integers(1, 15), max_size=3)))
+        dense = draw(stages) if baseline else None
+        parts.append(Evaluation(found, draw(stages), dense, kept=kept))
+    return parts
+
+
+def write(run_dir: Path, parts: list[Evaluation]) -> Path:
+    """A run that finished these batches."""
+    journal, _ = open_journal(run_dir, IDENTITY, SESSION)
+    for part in parts:
+        journal.add(part)
+    journal.close()
+    return journal.path
+
+
+def read(run_dir: Path) -> journal_module.Finished:
+    journal, finished = open_journal(run_dir, IDENTITY, SESSION)
+    journal.close()
+    return finished
+
+
+def together(parts: list[Evaluation]) -> Evaluation:
+    whole = Evaluation()
+    for part in parts:
+        whole.extend(part)
+    return whole
+
+
+@settings(deadline=None, max_examples=60)
+@given(parts=batches())
+def test_what_is_read_is_what_was_written(
+    parts: list[Evaluation], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run_dir = tmp_path_factory.mktemp("run")
+    write(run_dir, parts)
+    finished = read(run_dir)
+    assert finished.evaluation == together(parts)
+    assert [answer.index for answer in finished.evaluation.answers] == [
+        answer.index for part in parts for answer in part.answers
+    ]
+    videos = sum(len(part.answers) for part in parts)
+    assert [session["videos"] for session in finished.sessions] == [videos, 0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(parts=batches(), share=st.floats(0, 1))
+def test_a_run_that_is_cut_off_anywhere_keeps_its_whole_batches(
+    parts: list[Evaluation], share: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run_dir = tmp_path_factory.mktemp("run")
+    path = write(run_dir, parts)
+    data = path.read_bytes()
+    cut = int(share * len(data))
+    path.write_bytes(data[:cut])
+    whole = max(data[:cut].count(b"\n") - 2, 0)  # without identity and session
+    assert read(run_dir).evaluation == together(parts[:whole])
+    more = VideoAnswer("more", 1, index=99)
+    journal, _ = open_journal(run_dir, IDENTITY, SESSION)
+    journal.add(Evaluation([more]))  # the run goes on in the same file
+    journal.close()
+    assert read(run_dir).evaluation.answers == [*together(parts[:whole]).answers, more]
+
+
+@settings(deadline=None, max_examples=60)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_costs_its_own_batch_and_never_changes_an_answer(
+    place: float, bit: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run_dir = tmp_path_factory.mktemp("run")
+    parts = [Evaluation([VideoAnswer(f"{i}.mp4", i, (i,), (0.5,), index=i)]) for i in range(6)]
+    path = write(run_dir, parts)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"\n", data.index(b"\n") + 1) + 1  # behind identity and session
+    at = start + int(place * (len(data) - start))
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+    finished = read(run_dir)
+    names = [answer.name for answer in finished.evaluation.answers]
+    assert len(names) >= 4  # a line end that is gone joins two records
+    originals = {part.answers[0].name: part.answers[0] for part in parts}
+    assert all(answer == originals[answer.name] for answer in finished.evaluation.answers)
+    assert names == sorted(names)
+
+
+def test_a_damaged_head_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = write(tmp_path, [])
+    data = bytearray(path.read_bytes())
+    data[12] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"journal.jsonl:1 is damaged.*resume=false starts over"):
+        open_journal(tmp_path, IDENTITY, SESSION)
+    journal, finished = open_journal(tmp_path, IDENTITY, SESSION, resume=False)
+    journal.close()
+    assert finished.evaluation.answers == []
+
+
+def test_another_configuration_is_refused_key_by_key(tmp_path: Path) -> None:
+    path = write(tmp_path, [])
+    before = path.read_bytes()
+    other = {**IDENTITY, "pruner.keep_ratio": 0.5, "weights": "def", "new": None}
+    with pytest.raises(ConfigError) as error:
+        open_journal(tmp_path, other, SESSION)
+    first, *lines = str(error.value).splitlines()
+    assert f"output_dir={tmp_path}" in first and "resume=false" in first
+    assert lines == ["  pruner.keep_ratio: 0.3 there, 0.5 now", "  weights: abc there, def now"]
+    assert path.read_bytes() == before
+
+
+def test_starting_over_forgets_everything(tmp_path: Path) -> None:
+    write(tmp_path, [Evaluation([VideoAnswer("a", 0, index=0)], examples=[example(0)])])
+    (tmp_path / "results.json").write_text("{}")
+    journal, finished = open_journal(tmp_path, {"other": 1}, SESSION, resume=False)
+    journal.close()
+    assert finished.evaluation == Evaluation()
+    assert sorted(path.name for path in (tmp_path / "progress").iterdir()) == ["journal.jsonl"]
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_a_record_of_another_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "progress").mkdir()
+    (tmp_path / "progress/journal.jsonl").write_bytes(line_of({"format": 99, "identity": IDENTITY}))
+    with pytest.raises(DataError, match="has format 99, this version reads 1"):
+        open_journal(tmp_path, IDENTITY, SESSION)
+
+
+def test_no_video_counts_twice(tmp_path: Path) -> None:
+    part = Evaluation([VideoAnswer("a", 0, (0,), index=0)], StageTimes([(1.0, 1)]))
+    write(tmp_path, [part, part])
+    assert read(tmp_path).evaluation == part
+
+
+def example(index: int) -> Example:
+    frames = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
+    return Example(VideoAnswer("a", 0, (0,), index=index), frames, torch.rand(2, 2, 2) > 0.5)
+
+
+def test_examples_come_back_and_a_damaged_one_is_left_out(tmp_path: Path) -> None:
+    examples = [example(0), example(1)]
+    write(tmp_path, [Evaluation([e.answer for e in examples], examples=examples)])
+    for found, given_ in zip(read(tmp_path).evaluation.examples, examples, strict=True):
+        assert torch.equal(found.frames, given_.frames) and torch.equal(found.mask, given_.mask)
+        assert found.answer == given_.answer
+    (tmp_path / "progress/example_00000.npz").write_bytes(b"PK nothing")
+    (left,) = read(tmp_path).evaluation.examples
+    assert torch.equal(left.frames, examples[1].frames)
+
+
+# a disk that is full
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    journal = Journal(tmp_path / "full")
+    with pytest.raises(
+        StorageError, match=r"cannot write .*full: No space left on device. What was finished"
+    ) as error:
+        journal.add(Evaluation([VideoAnswer("a", 0, index=0)]))
+    assert "\n" not in str(error.value)
+
+
+def test_a_record_that_only_fits_in_part_leaves_no_trace(tmp_path: Path) -> None:
+    """The disk takes half of a record: the file is as before, and the run can go on when there is space."""
+    parts = [Evaluation([VideoAnswer("x" * 300, 0, index=i)]) for i in range(3)]
+    path = write(tmp_path, parts[:1])
+    size = path.stat().st_size
+
+    def fill_up() -> None:
+        import resource
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 200, size + 200))
+        journal = Journal(path)
+        with pytest.raises(StorageError, match="File too large"):
+            journal.add(parts[1])
+
+    assert in_child(fill_up) == 0
+    assert path.stat().st_size == size
+    journal, finished = open_journal(tmp_path, IDENTITY, SESSION)
+    assert finished.evaluation == parts[0]
+    journal.add(parts[1])
+    journal.close()
+    assert read(tmp_path).evaluation == together(parts[:2])
+
+
+# two processes
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Exit status of a forked process: 0 when `work` returned."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_second_process_is_refused_and_the_next_one_is_not(tmp_path: Path) -> None:
+    def second() -> None:
+        with (
+            pytest.raises(ConfigError, match=rf"output_dir={tmp_path}: process {os.getppid()} is at work"),
+            hold(tmp_path),
+        ):
+            pass
+
+    def third() -> None:
+        with hold(tmp_path):
+            pass
+
+    with hold(tmp_path):
+        assert in_child(second) == 0
+    assert in_child(third) == 0
+
+
+def test_a_killed_process_lets_go_although_its_own_children_live(tmp_path: Path) -> None:
+    """Decoding processes are forked while the lock is held, and may outlive a killed run by a moment."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with hold(tmp_path):
+            grandchild = os.fork()
+            if grandchild == 0:
+                os.close(reader)
+                import time
+
+                time.sleep(30)
+                os._exit(0)
+            os.write(writer, f"{grandchild}\n".encode())
+            os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    grandchild = int(os.read(reader, 20))
+    try:
+        with hold(tmp_path):
+            pass
+    finally:
+        os.kill(grandchild, 9)
+
+
+def test_many_writers_one_after_the_other(tmp_path: Path) -> None:
+    """Processes that fight for a directory: each either writes its batch alone or is refused."""
+
+    def work(number: int) -> None:
+        import time
+
+        while True:
+            try:
+                with hold(tmp_path):
+                    journal, finished = open_journal(tmp_path, IDENTITY, SESSION)
+                    assert number not in [answer.index for answer in finished.evaluation.answers]
+                    journal.add(Evaluation([VideoAnswer(f"{number}", number, index=number)]))
+                    journal.close()
+                    return
+            except ConfigError:
+                time.sleep(0.001)
+
+    children = []
+    for number in range(8):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                work(number)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 8
+    finished = read(tmp_path)
+    assert [answer.index for answer in finished.evaluation.answers] == list(range(8))
+    assert finished.damaged == 0
+
+
+def test_records_are_readable_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, [Evaluation([VideoAnswer("é\n.mp4", 0, index=0)])])
+    lines = path.read_text(encoding="ascii").splitlines()
+    assert len(lines) == 3
+    records: list[Record] = [json.loads(line[9:]) for line in lines]
+    assert [next(iter(record)) for record in records] == ["format", "session", "batch"]
+    assert read_records(path) == (records, 0)
