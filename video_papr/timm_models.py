@@ -22,7 +22,7 @@ from .errors import CheckpointError, ConfigError
 
 PRETRAINED = "pretrained"
 
-Convert = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
+Convert = Callable[[dict[str, Tensor], Any], Mapping[str, Tensor]]
 
 
 def build_timm(

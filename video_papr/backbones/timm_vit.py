@@ -28,7 +28,7 @@ class TimmViT(Encoder):
     """A VisionTransformer of timm that can run on a subset of its patches.
 
     Args:
-        vit: in eval mode; its modules are shared, not copied.
+        vit: a VisionTransformer in eval mode; its modules are shared, not copied.
         name: of the model, for errors.
 
     Attributes: see `Encoder`. Class, distillation and register tokens are the prefix: never dropped, never counted.
@@ -39,7 +39,7 @@ class TimmViT(Encoder):
 
     positions: Tensor
 
-    def __init__(self, vit: VisionTransformer, *, name: str) -> None:
+    def __init__(self, vit: Any, *, name: str) -> None:
         _check_vit(vit, name)
         embed = vit.patch_embed
         super().__init__(
@@ -51,7 +51,7 @@ class TimmViT(Encoder):
             depth=0,  # the blocks are timm's own
             num_heads=1,
         )
-        self.num_prefix, self.blocks = vit.num_prefix_tokens, vit.blocks
+        self.num_prefix, self.blocks = vit.num_prefix_tokens, nn.ModuleList(vit.blocks)
         self.norm_pre, self.norm, self.fc_norm = vit.norm_pre, vit.norm, vit.fc_norm
         distilled = hasattr(vit, "head_dist")
         self.head: nn.Module = _TwoHeads(vit.head, vit.head_dist) if distilled else vit.head
@@ -132,7 +132,7 @@ def build_timm_vit(
     """
     model = DEFAULT_MODEL if model is None else model
     options: dict[str, Any] = {} if input_size is None else {"img_size": input_size}
-    vit = build_timm(
+    vit: Any = build_timm(
         model,
         group="backbone",
         weights=weights,
@@ -148,7 +148,7 @@ def build_timm_vit(
     return backbone
 
 
-def _check_vit(vit: nn.Module, name: str) -> None:
+def _check_vit(vit: Any, name: str) -> None:
     """Raises ConfigError unless every step of the model is one that `TimmViT` takes."""
     reason = None
     if not isinstance(vit, VisionTransformer):

@@ -71,7 +71,7 @@ def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
             num_classes=num_classes,
             weights=train.weights,
             num_frames=backbone.num_frames,
-            input_size=backbone.input_size,
+            input_size=_side(config),
             keep_ratio=train.keep_ratio,
             locate=train.locate,
             follow=train.follow,
@@ -170,8 +170,7 @@ def _synthetic(config: TrainRunConfig, split: str, count: int, clutter: float) -
 def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
     """Decodes a list for the backbone's clips, also where a scorer is trained: it sees the backbone's clips."""
     backbone = config.backbone
-    asked = {"num_frames": backbone.num_frames, "input_size": backbone.input_size}
-    num_frames, size = clip_size(backbone.name, **asked)
+    num_frames, size = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=_side(config))
     dataset = VideoDataset(
         videos, frame_sampler(config.dataset, 1, num_frames), decoder=config.dataset.decoder
     )
@@ -190,6 +189,15 @@ def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
             f"{len(store.failed)} of {len(dataset)} videos cannot be read and are left out, e.g. {store.failed[0]}"
         )
     return store
+
+
+def _side(config: TrainRunConfig) -> int | None:
+    """`backbone.input_size`; what can be trained reads square frames."""
+    size = config.backbone.input_size
+    assert not isinstance(
+        size, tuple
+    )  # BackboneConfig leaves that to timm_vit, and check_training refuses it
+    return size
 
 
 def _cache_dir(dataset: DatasetConfig) -> Path:

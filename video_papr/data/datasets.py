@@ -80,7 +80,7 @@ class VideoSample:
 
     def pin_memory(self) -> VideoSample:
         """Copies the frames to page-locked memory; the data loader calls this."""
-        pinned = {
+        pinned: dict[str, Any] = {
             name: value.pin_memory()
             for name, value in (("frames", self.frames), ("views", self.views))
             if value is not None

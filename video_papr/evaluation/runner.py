@@ -244,8 +244,9 @@ def _views(
             for sample in decoded:  # one after the other: the views are small, the videos may be large
                 assert sample.frames is not None
                 cut[sample.index] = prepare(sample.frames.to(engine.device, non_blocking=True))
-    for sample in decoded if keep_views is not None else ():
-        keep_views(sample, cut[sample.index], times[-1][0] / len(decoded))
+    if keep_views is not None:
+        for sample in decoded:
+            keep_views(sample, cut[sample.index], times[-1][0] / len(decoded))
     frames = torch.cat([cut[sample.index] for sample in samples])
     done.pruned.decode += [(sample.decode_ms, views_per_video) for sample in samples]
     if done.dense is not None:  # the dense model reads the same views

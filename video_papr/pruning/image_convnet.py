@@ -9,6 +9,7 @@ Letters: B clips, T frames of H x W pixels, t frames that are scored, C channels
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.utils.model import reparameterize_model
@@ -106,12 +107,12 @@ def build_image_scorer(
     model = DEFAULT_MODEL if model is None else model
     network = build_timm(model, group="pruner", weights=weights, num_classes=0, seed=seed)
     try:
-        shape = _features(network, torch.zeros(1, 3, 64, 64)).shape
+        shape: tuple[Any, ...] = tuple(_features(network, torch.zeros(1, 3, 64, 64)).shape)
     except Exception as error:  # whatever a network of another kind stumbles over
         shape = (f"{type(error).__name__}: {error}".splitlines()[0],)
     if len(shape) != 4 or shape[1] != network.num_features:
         raise ConfigError(
-            f"pruner.model={model} gives no feature map (B, C, h, w) but {tuple(shape)}; use a ConvNet such as "
+            f"pruner.model={model} gives no feature map (B, C, h, w) but {shape}; use a ConvNet such as "
             "mobileone_s0 or resnet18"
         )
     # MobileOne's branches become one convolution each; nothing happens to networks without such branches.

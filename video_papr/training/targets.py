@@ -56,8 +56,8 @@ class ActorProbes(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
-        self.where = nn.Linear(backbone.head.in_features, 1)
-        self.motion = nn.Linear(backbone.head.in_features, len(MOTION))
+        self.where = nn.Linear(backbone.dim, 1)
+        self.motion = nn.Linear(backbone.dim, len(MOTION))
 
     def forward(self, pixels: Tensor, keep_idx: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """pixels (B, 3, T, S, S), keep_idx (B, K) or None -> class logits (B, classes), and of every token the logit
