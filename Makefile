@@ -12,14 +12,17 @@ PACKAGE_FILES := pyproject.toml setup.cfg constraints.txt
 # Extra words for the command that a target runs, e.g. make test ARGS="-k sampling"
 ARGS ?=
 
-.PHONY: help demo test soak check format install install-dev clean
+.PHONY: help demo app test soak check format install install-dev clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  ARGS="..." adds options to demo and test; PYTHON=... chooses the interpreter of a new .venv'
+	@echo '  ARGS="..." adds options to demo, app and test; PYTHON=... chooses the interpreter of a new .venv'
 
 demo: install  ## set up, then classify synthetic videos, dense and pruned
 	$(BIN)/python tools/eval.py $(ARGS)
+
+app: $(VENV)/.installed-app  ## set up, then start the browser demo
+	$(BIN)/python -m video_papr.cli.demo $(ARGS)
 
 test: install-dev  ## set up, then run the whole test suite
 	$(BIN)/python -m pytest -q $(ARGS)
@@ -50,7 +53,11 @@ $(VENV)/.installed: $(PACKAGE_FILES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(PACKAGE_FILES) | $(BIN)/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,train]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,train,app,export]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-app
+
+$(VENV)/.installed-app: $(PACKAGE_FILES) | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[app]'
 	@touch $@ $(VENV)/.installed
 
 # The first Python >= 3.10 that runs, whatever its name is. ensurepip is asked for because Debian and Ubuntu

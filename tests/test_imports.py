@@ -41,9 +41,14 @@ ALLOWED: dict[str, set[str]] = {
     "visualize": FLOW,
     "predict": MEASURES | {"evaluation"},
     "features": FLOW | {"predict"},
+    "export": FLOW,
+    "export_check": FLOW | {"export"},
     "config_rules": {"errors"},
     "config": {"errors", "config_rules"},
-    "cli": MEASURES | {"evaluation", "training", "visualize", "predict", "config", "config_rules"},
+    "cli": MEASURES
+    | {"evaluation", "training", "visualize", "predict", "config", "config_rules"}
+    | {"export", "export_check", "app"},
+    "app": MEASURES | {"evaluation", "visualize", "predict"},
     "api": {"pipeline", "predict", "features", "cli"},
     "__init__": STAGES | {"adapters", "api"},
 }
@@ -61,6 +66,11 @@ PLACES: dict[str, set[str]] = {
     "matplotlib": {"visualize.py", "evaluation/plots.py"},
     "rich": {"cli", "evaluation"},
     "huggingface_hub": {"downloads.py"},
+    "starlette": {"app", "cli/demo.py"},
+    "uvicorn": {"cli/demo.py"},
+    "onnx": {"export.py"},
+    "onnxscript": {"export.py"},
+    "onnxruntime": {"export.py"},
 }
 
 # Not dependencies of the package, so only tests and benchmarks may use them.

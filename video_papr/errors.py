@@ -27,6 +27,10 @@ class TrainingError(VideoPaprError):
     """A training cannot go on."""
 
 
+class ExportError(VideoPaprError):
+    """A pipeline cannot be written as a graph, or the graph does not do what the pipeline does."""
+
+
 class CheckpointError(VideoPaprError):
     """A file of weights is missing, damaged, or made for another model."""
 

@@ -71,7 +71,7 @@ class ViViT(Encoder):
         positions = self.positions.to(tokens.dtype)
         first = self.cls_token.to(tokens.dtype) + positions[:, :1]
         rest = positions[:, 1:] if keep_idx is None else positions[0, 1:][keep_idx]
-        return torch.cat([first.expand(len(tokens), -1, -1), tokens + rest], 1)
+        return torch.cat([first.expand(tokens.shape[0], -1, -1), tokens + rest], 1)
 
     def classify(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
         """tokens (B, 1 + K, D) -> logits (B, classes): `head(norm(class token))`.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -82,15 +83,27 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
 
 def _compose(groups: Mapping[str, Any]) -> DictConfig:
     """conf/predict.yaml with the groups as overrides."""
-    words = [word for name, value in groups.items() for word in _overrides(name, value)]
+    return compose_words([word for name, value in groups.items() for word in _overrides(name, value)])
+
+
+def compose_words(words: Sequence[str], *, config: str = CONFIG) -> DictConfig:
+    """conf/<config>.yaml with overrides as on the command line.
+
+    Raises:
+        ConfigError: an unknown group, option or key.
+    """
     source = config_source()
     package = source.removeprefix("pkg://")
     start = initialize_config_dir if package == source else initialize_config_module
+    outer = GlobalHydra.get_state()  # of a command that runs this, or of a program of the user's own
+    GlobalHydra.instance().clear()
     try:
         with start(package, version_base="1.3"):
-            return compose(CONFIG, overrides=words)
+            return compose(config, overrides=list(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error) or str(error)) from error
+    finally:
+        GlobalHydra.set_state(outer)
 
 
 def _overrides(name: str, value: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """Scorers without a network: the controls that every pruner has to beat, and the rule of run-length tokenization.
 
-Each rule is a function (frames, grid, seed) -> significance map on the token grid.
+Each rule is a function (frames, grid, seed) -> significance map on the token grid. The number of clips is
+`frames.shape[0]`: `len` would make it a constant in an exported graph.
 
 Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
 """
@@ -39,14 +40,14 @@ def uniform(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     t, y, x = _axes(grid, frames.device)
     ratio = 1.2207440846057596  # the positive root of g ** 4 = g + 1
     lattice = (t / ratio + y / ratio**2 + x / ratio**3) % 1
-    return lattice.float().expand(len(frames), *grid.shape)
+    return lattice.float().expand(frames.shape[0], *grid.shape)
 
 
 def center(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     """Nearness to the middle of the picture, the same for every frame, (B, T', H', W')."""
     _, y, x = _axes(grid, frames.device)
     y, x = (y + 0.5) / grid.height - 0.5, (x + 0.5) / grid.width - 0.5
-    return -(y**2 + x**2).float().expand(len(frames), *grid.shape)
+    return -(y**2 + x**2).float().expand(frames.shape[0], *grid.shape)
 
 
 def motion(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
@@ -54,12 +55,12 @@ def motion(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     grey = frames.float().mean(-1)
     change = (grey[:, 1:] - grey[:, :-1]).abs()
     first = change[:, :1] if change.shape[1] else torch.zeros_like(grey)
-    return F.adaptive_avg_pool3d(torch.cat([first, change], 1)[:, None], grid.shape).squeeze(1)
+    return _cell_means(torch.cat([first, change], 1), grid)
 
 
 def brightness(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     """Mean of the three colours, (B, T', H', W')."""
-    return F.adaptive_avg_pool3d(frames.float().mean(-1)[:, None], grid.shape).squeeze(1)
+    return _cell_means(frames.float().mean(-1), grid)
 
 
 def repetition(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
@@ -74,6 +75,15 @@ def repetition(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     change = (frames[:, last[1:]].float() - frames[:, first[:-1]].float()).abs().mean(-1)
     nothing_before = frames.new_full((len(frames), 1, *grid.shape[1:]), 255, dtype=torch.float32)
     return torch.cat([nothing_before, F.adaptive_avg_pool2d(change, grid.shape[1:])], 1)
+
+
+def _cell_means(values: Tensor, grid: TokenGrid) -> Tensor:
+    """The mean over each token's pixels: (B, T, H, W) -> (B, T', H', W')."""
+    shape = values.shape[1:]
+    if any(pixels % tokens for pixels, tokens in zip(shape, grid.shape, strict=True)):
+        return F.adaptive_avg_pool3d(values[:, None], grid.shape).squeeze(1)
+    cell = [pixels // tokens for pixels, tokens in zip(shape, grid.shape, strict=True)]
+    return F.avg_pool3d(values[:, None], cell).squeeze(1)  # the same, and ONNX knows it
 
 
 def _axes(grid: TokenGrid, device: torch.device) -> tuple[Tensor, ...]:

@@ -1,0 +1,92 @@
+"""`python -m video_papr.cli.demo`: what it offers, and what it refuses before it listens."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from video_papr.cli import demo
+
+SMALL = (
+    *("backbone.num_frames=4", "backbone.input_size=16", "backbone.weights=null", "pruner=motion"),
+    *("pruners=[center,similarity,motion]", "runtime=cpu", "examples=2"),
+)
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(run_in_process: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    pytest.importorskip("starlette", reason="the extra [app] is not installed")
+    monkeypatch.setenv("VIDEO_PAPR_CACHE", str(tmp_path / "cache"))
+    return partial(run_in_process, "demo.py", demo.main, *SMALL, f"output_dir={tmp_path / 'out'}")
+
+
+def test_what_is_offered(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+    made: list[Any] = []
+
+    def build_app(looker: Any, jobs: Any, offer: Any) -> None:
+        seen.update(looker=looker, offer=offer)
+        jobs.close()
+
+    monkeypatch.setattr("video_papr.app.server.build_app", build_app)
+    monkeypatch.setattr(demo, "serve", lambda app, config: made.append(config))
+    status, _, errors = command("pruner.keep_ratio=0.4", "max_seconds=7", "host=localhost")
+    assert status == 0, errors
+    looker, offer = seen["looker"], seen["offer"]
+    assert list(looker.pruners) == ["motion", "center", "similarity"]
+    assert (looker.max_seconds, offer.pruner, offer.keep_ratio) == (7, "motion", 0.4)
+    assert set(looker.pruners) <= set(offer.about)
+    assert len(offer.examples) == 2 and all(example.path.is_file() for example in offer.examples)
+    assert "*" not in offer.hosts
+    assert made[0].port == 7860
+    for example in offer.examples:  # it answers
+        found = looker.look(example.path, pruner="similarity", keep_ratio=0.5, folder=tmp_path)
+        assert found["tokens"] == {"all": 4, "kept": 2}
+
+
+WRONG = {
+    "pruner=none": "pruner=none: cannot be shown, it has no keep ratio to choose",
+    "pruner=run_length": "pruner=run_length: cannot be shown",
+    "pruner.budget=mass": "pruner.budget and pruner.mode must leave the keep ratio to the slider.",
+    "merger=tome": "merger=tome: the demo shows pruning alone; use merger=none.",
+    "pruners=[best]": "pruners: 'best' cannot be offered; choose from x3d_xs,",
+    "pruners=x3d_s": "pruners='x3d_s': must be a list of pruners",
+    "port=70000": "port=70000: must be a whole number from 0 to 65535.",
+    "max_seconds=0": "max_seconds=0: must be a number above 0.",
+    "max_waiting=-1": "max_waiting=-1: must be a whole number of at least 0.",
+    "host=not.an.address examples=0": "host=not.an.address port=7860: cannot listen:",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_input_gives_one_line(command: Command, words: str) -> None:
+    status, shown, errors = command(*words.split())
+    assert status == 2
+    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
+    assert "Traceback" not in errors + shown
+
+
+def test_a_port_in_use(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        status, _, errors = command(f"port={port}", "examples=0")
+    assert status == 2
+    assert f"host=127.0.0.1 port={port}: cannot listen: another program listens there" in errors
+
+
+def test_without_the_extra(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "video_papr.app.server", None)
+    monkeypatch.delitem(sys.modules, "video_papr.app.server")
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    status, _, errors = command()
+    assert status == 2
+    assert 'pip install "video_papr[app]"' in errors

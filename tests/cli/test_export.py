@@ -1,0 +1,113 @@
+"""`tools/export.py` from its command line to a server without torch, on a small random backbone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from video_papr.api import Pipeline
+from video_papr.cli.export import main
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("backbone.num_frames=4", "backbone.input_size=16", "backbone.weights=null", "check_clips=1")
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def export(run_in_process: Command, tmp_path: Path) -> Command:
+    return partial(run_in_process, "export.py", main, *SMALL, f"output_dir={tmp_path / 'out'}")
+
+
+def test_files_description_and_a_server_without_torch(
+    export: Command, tmp_path: Path, write_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="the extra [export] is not installed")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    status, shown, errors = export("pruner=motion", "pruner.keep_ratio=0.5", "seed=3")
+    assert status == 0, errors
+    assert "aot=auto: model.aot.pt2 is left out; AOTInductor needs a C++ compiler" in errors
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir() if path.is_file()} == {
+        "model.onnx",
+        "model.pt2",
+        "model.json",
+    }
+    assert f"wrote {out / 'model.onnx'}" in shown
+    facts = json.loads((out / "model.json").read_text())
+    assert facts["files"] == list(facts["checked"]) == ["model.onnx", "model.pt2"]
+    assert all(found["clips"] == found["same_answer"] == 3 for found in facts["checked"].values())
+    assert [entry["shape"] for entry in facts["inputs"]] == [["batch", 4, 16, 16, 3]]
+    assert [entry["shape"] for entry in facts["outputs"]] == [["batch", 12], ["batch", 2]]
+    assert (facts["keep_ratio"], facts["tokens"]) == (0.5, {"grid": [1, 2, 2], "all": 4, "kept": 2})
+    assert facts["pruner"]["name"] == "motion"
+    check_graph(out / "model.onnx", facts)
+
+    videos = [write_video(tmp_path / f"{seed}.mp4", 20 + seed, size=(48, 64), seed=seed) for seed in range(3)]
+    served = serve(out, *videos)
+    small = {"num_frames": 4, "input_size": 16, "weights": None}
+    flow = Pipeline.from_config(
+        backbone={"name": "videomae_tiny", **small},
+        pruner={"name": "motion", "keep_ratio": 0.5},
+        seed=3,
+        runtime="cpu",
+    )
+    for path, line in zip(videos, served, strict=True):
+        name, first, *_ = line.split("\t")
+        guess = flow.predict(path, top_k=1)[0]
+        probability, said = first.split(" ", 1)
+        assert (name, said) == (str(path), guess.name)
+        assert float(probability) == pytest.approx(
+            guess.probability, abs=5e-3
+        )  # Pillow resizes a little otherwise
+
+
+def check_graph(path: Path, facts: dict[str, Any]) -> None:
+    """The names and shapes of the file are those of its description."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for found, said in ((session.get_inputs(), facts["inputs"]), (session.get_outputs(), facts["outputs"])):
+        assert [entry.name for entry in found] == [entry["name"] for entry in said]
+        assert [entry.shape[1:] for entry in found] == [entry["shape"][1:] for entry in said]
+    assert session.get_inputs()[0].type == "tensor(uint8)"
+    assert isinstance(session.get_inputs()[0].shape[0], str)  # any number of clips
+
+
+def serve(folder: Path, *videos: Path) -> list[str]:
+    """The lines that the example of docs/deploy.md prints, in a process that has no torch."""
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'video_papr']))\n" + example
+    words = [sys.executable, "-c", blocked, str(folder), *map(str, videos)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+WRONG = {
+    "pruner=random": "pruner=random cannot be exported",
+    "merger=tome": "merger=tome cannot be exported",
+    "pruner=motion pruner.budget=mass": "pruner=motion with budget 'mass' cannot be exported",
+    "onnx=false program=false aot=false": "onnx, program and aot are all false: nothing is left to write.",
+    "runtime.dtype=bf16": "runtime.dtype='bf16': graphs are written in float32",
+    "runtime.compile=true": "runtime.compile=true: not for export",
+    "aot=maybe": "aot='maybe': must be true or false, or auto.",
+    "check_clips=0": "check_clips=0: must be a whole number of at least 1.",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_input_gives_one_line(export: Command, words: str) -> None:
+    status, shown, errors = export("pruner=motion", *words.split())
+    assert status == 2
+    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
+    assert "Traceback" not in errors + shown

@@ -1,0 +1,192 @@
+"""`python -m video_papr.cli.demo`: the dense and the pruned model side by side in a browser."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ..config_rules import integer, natural, positive_number, setting, text
+from ..errors import ConfigError
+from .common import make_console, run_command
+from .pipeline_config import PipelineConfig, check_pipeline
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+ANYWHERE = ("0.0.0.0", "::")
+ABOUT = {
+    "x3d_xs": "PaPr with the cheapest X3D: a light 3-D ConvNet looks first and says where it matters.",
+    "x3d_s": "PaPr: a light 3-D ConvNet looks first and says where it matters.",
+    "x3d_m": "PaPr with a finer, dearer map: a light 3-D ConvNet looks first and says where it matters.",
+    "similarity": "Keeps what resembles the rest of the clip least, in the model's own embedding.",
+    "motion": "Keeps what changes most from frame to frame. A moving camera fools it.",
+    "brightness": "Keeps what is brightest. A bright background fools it.",
+    "center": "A control: keeps the middle of the picture.",
+    "uniform": "A control: keeps an even pattern, the same for every video.",
+    "random": "A control: keeps tubelets drawn at random.",
+}
+EXAMPLE_SEED = 7  # of the clips to pick; they are of the test split, which no training has seen
+
+
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise ConfigError(f"{key}={value!r}: must be a list of pruners, [x3d_s,motion] for example.")
+    for name in value:
+        if name not in ABOUT:
+            raise ConfigError(f"{key}: {name!r} cannot be offered; choose from {', '.join(ABOUT)}.")
+    return tuple(dict.fromkeys(value))
+
+
+def _port(key: str, value: Any) -> int:
+    checked: int = integer(0, "a whole number from 0 to 65535")(key, value)
+    if checked > 65535:
+        raise ConfigError(f"{key}={value}: must be a whole number from 0 to 65535.")
+    return checked
+
+
+@dataclass(frozen=True)
+class DemoConfig(PipelineConfig):
+    """Everything that the demo reads. See conf/demo.yaml."""
+
+    pruners: tuple[str, ...] = setting(_names, ())
+    host: str = setting(text, "127.0.0.1")
+    port: int = setting(_port, 7860)
+    max_upload_mb: float = setting(positive_number, 50)
+    max_seconds: float = setting(positive_number, 60)
+    max_waiting: int = setting(natural, 8)
+    examples: int = setting(natural, 6)
+    output_dir: str = setting(text, "outputs")
+
+    def __post_init__(self) -> None:
+        if self.pruner.name not in ABOUT:
+            raise ConfigError(
+                f"pruner={self.pruner.name}: cannot be shown, it has no keep ratio to choose; take one of "
+                f"{', '.join(ABOUT)}."
+            )
+        if self.pruner.budget not in (None, "fixed") or self.pruner.mode not in (None, "ratio"):
+            raise ConfigError("pruner.budget and pruner.mode must leave the keep ratio to the slider.")
+        if self.merger.name != "none":
+            raise ConfigError(f"merger={self.merger.name}: the demo shows pruning alone; use merger=none.")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_command("demo", _work)
+
+
+def _work(cfg: DictConfig, out: Path) -> dict[str, Any]:
+    config = check_pipeline(DemoConfig, cfg)
+    words = [str(word) for word in HydraConfig.get().overrides.task]
+    serve(make_app(config, words), config)
+    return {}
+
+
+def make_app(config: DemoConfig, words: list[str]) -> Starlette:
+    """The application that `config` describes, with its networks in memory and its examples on disk.
+
+    Args:
+        config: checked.
+        words: the overrides that led to it; those that are not about the pruner hold for all pruners on offer.
+
+    Raises:
+        VideoPaprError: something in the configuration that the user can mend.
+    """
+    try:
+        from ..app.server import Offer, build_app
+    except ImportError as error:
+        raise ConfigError(f'the demo needs {error.name}: pip install "video_papr[app]"') from None
+    from ..app.jobs import Jobs
+    from ..app.look import Looker
+    from ..evaluation.store import describe_device
+    from .assemble import build_reader, compose_words
+
+    pipeline, recipe = build_reader(config)
+    assert pipeline.pruner is not None
+    device = next(pipeline.backbone.parameters()).device
+    pruners = {config.pruner.name: pipeline.pruner}
+    shared = [word for word in words if not word.lstrip("+~").startswith("pruner")]
+    for name in config.pruners:
+        if name not in pruners:
+            other = check_pipeline(DemoConfig, compose_words([*shared, f"pruner={name}"], config="demo"))
+            pruners[name] = _pruner(other).to(device)
+    looker = Looker(pipeline.backbone, pruners, recipe, max_seconds=config.max_seconds)
+    knows = pipeline.backbone.class_names
+    offer = Offer(
+        examples=_examples(config.examples),
+        pruner=config.pruner.name,
+        keep_ratio=config.pruner.keep_ratio or 0.3,
+        about=ABOUT,
+        model={
+            "backbone": config.backbone.name,
+            "weights": config.backbone.weights or "random weights",
+            "device": describe_device(device),
+            "classes": list(knows or ()),
+            "synthetic": config.backbone.weights == "videomae_tiny_synthetic",
+        },
+        max_upload_mb=config.max_upload_mb,
+        hosts=["*"] if config.host in ANYWHERE else ["localhost", "127.0.0.1", "[::1]", config.host],
+    )
+    return build_app(looker, Jobs(max_waiting=config.max_waiting), offer)
+
+
+def _pruner(config: PipelineConfig) -> Any:
+    from ..pruning.builders import Pruner, build_pruner
+    from ..pruning.x3d import X3DScorer, fold_norms
+
+    made = build_pruner(config.pruner.name, **config.pruner.options)
+    if isinstance(made, Pruner) and isinstance(made.scorer, X3DScorer):
+        fold_norms(made.scorer.trunk)
+    return made
+
+
+def _examples(count: int) -> list[Any]:
+    """Synthetic clips of different actions, made once."""
+    from ..app.server import Example
+    from ..data.scenes import ACTIONS
+    from ..data.synthetic import SyntheticSplit, generate
+
+    if not count:
+        return []
+    root = generate(SyntheticSplit(seed=EXAMPLE_SEED, num_videos=count), progress=False)
+    order = {action: place for place, action in enumerate(ACTIONS)}
+    paths = sorted(root.glob("*/*.mp4"), key=lambda path: (path.stem, order[path.parent.name]))
+    return [Example(path.parent.name.replace("_", " "), path) for path in paths]
+
+
+def serve(app: Starlette, config: DemoConfig) -> None:
+    """Listens until Ctrl+C.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    import uvicorn
+
+    with _listen(config.host, config.port) as listener:
+        host, port = listener.getsockname()[:2]
+        shown = "127.0.0.1" if host in ANYWHERE else host
+        make_console().print(f"open http://{f'[{shown}]' if ':' in shown else shown}:{port} (Ctrl+C ends it)")
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(found[0], found[1])
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found[4])
+    except OSError as error:
+        hint = (
+            "another program listens there; choose another one" if error.errno == errno.EADDRINUSE else error
+        )
+        raise ConfigError(f"host={host} port={port}: cannot listen: {hint}") from None
+    return listener
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""`python tools/export.py`: a pipeline as ONNX, torch.export and AOTInductor files, each checked against PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config_rules import flag, or_else, positive, setting, text
+from ..errors import ConfigError
+from .common import make_console, run_command, warn
+from .pipeline_config import PipelineConfig, check_pipeline
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from ..export import Runner
+    from ..pipeline import Pipeline
+    from ..predict import Recipe
+
+    Writer = Callable[[ExportedProgram, Path], Path]
+
+DESCRIPTION = "model.json"
+
+
+@dataclass(frozen=True)
+class ExportConfig(PipelineConfig):
+    """Everything that `tools/export.py` reads. See conf/export.yaml."""
+
+    onnx: bool = setting(flag, True)
+    program: bool = setting(flag, True)
+    aot: bool | str = setting(or_else("auto", flag), "auto")
+    check_clips: int = setting(positive, 4)
+    output_dir: str = setting(text, "outputs")
+
+    def __post_init__(self) -> None:
+        if not (self.onnx or self.program or self.aot):
+            raise ConfigError("onnx, program and aot are all false: nothing is left to write.")
+        if self.runtime.dtype not in ("auto", "fp32"):
+            raise ConfigError(
+                f"runtime.dtype={self.runtime.dtype!r}: graphs are written in float32; use auto or fp32."
+            )
+        if self.runtime.compile:
+            raise ConfigError("runtime.compile=true: not for export; aot=true writes a compiled package.")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_command("export", lambda cfg, run_dir: run(check_pipeline(ExportConfig, cfg), run_dir))
+
+
+def run(config: ExportConfig, out: Path) -> dict[str, Any]:
+    """Writes and checks the files, and model.json beside them, in `out`.
+
+    Returns:
+        what model.json holds.
+
+    Raises:
+        VideoPaprError: something in the configuration that the user can mend, or a file that does not do what PyTorch
+            does; it is removed then.
+    """
+    from .. import export
+    from ..export_check import check_clips, compare
+    from .assemble import build_reader
+
+    pipeline, recipe = build_reader(config)
+    export.check_exportable(pipeline)
+    formats = _formats(config)
+    out.mkdir(parents=True, exist_ok=True)
+    program = export.export_program(pipeline)
+    frames = check_clips(pipeline, config.check_clips, seed=config.seed)
+    checked: dict[str, dict[str, Any]] = {}
+    for name, (write, read) in formats.items():
+        path = write(program, out / name)
+        try:
+            checked[name] = asdict(compare(pipeline, read(path), frames, source=str(path)))
+        except Exception:
+            for wrong in out.glob(f"{name}*"):  # large weights of an ONNX file lie beside it
+                wrong.unlink()
+            raise
+    facts = describe(config, pipeline, recipe, checked)
+    _write_description(out / DESCRIPTION, facts)
+    _print(checked, [out / name for name in (*formats, DESCRIPTION)])
+    return facts
+
+
+def _formats(config: ExportConfig) -> dict[str, tuple[Writer, Callable[[Path], Runner]]]:
+    """File name -> (how it is written, how it is run), of what is asked for and can be made."""
+    from .. import export
+
+    made: dict[str, tuple[Writer, Callable[[Path], Runner]]] = {}
+    if config.onnx:
+        made["model.onnx"] = export.save_onnx, export.run_onnx
+    if config.program:
+        made["model.pt2"] = export.save_program, export.run_program
+    if config.aot == "auto" and export.compiler() is None:
+        warn("aot=auto: model.aot.pt2 is left out; AOTInductor needs a C++ compiler (g++, or what CXX names)")
+    elif config.aot:
+        made["model.aot.pt2"] = export.save_aot, export.run_aot
+    return made
+
+
+def describe(
+    config: ExportConfig, pipeline: Pipeline, recipe: Recipe, checked: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What a server has to know, for model.json; see docs/deploy.md."""
+    from .. import export
+    from ..evaluation.store import versions
+
+    model = pipeline.backbone
+    kept, classes = export.kept_tokens(pipeline), model.num_classes
+    size = model.input_size
+    shapes = {"logits": ["batch", classes], "keep_idx": ["batch", kept]}
+    types = {"logits": "float32", "keep_idx": "int64"}
+    names = export.OUTPUTS[: 1 if pipeline.pruner is None else 2]
+    return {
+        "files": list(checked),
+        "inputs": [
+            {
+                "name": export.INPUT,
+                "dtype": "uint8",
+                "shape": ["batch", model.num_frames, size, size, 3],
+                "layout": "clip, frame, row, column, RGB",
+            }
+        ],
+        "outputs": [{"name": name, "dtype": types[name], "shape": shapes[name]} for name in names],
+        "class_names": None if model.class_names is None else list(model.class_names),
+        "normalization": {"inside_the_graph": True, "mean": list(model.mean), "std": list(model.std)},
+        "reading": {
+            "sampling": recipe.sampling,
+            "frame_stride": recipe.frame_stride,
+            "num_frames": model.num_frames,
+            "short_side": recipe.short_side or size,
+            "input_size": size,
+            "clips": recipe.clips,
+            "crops": recipe.crops,
+        },
+        "tokens": {"grid": list(model.grid.shape), "all": model.grid.num_tokens, "kept": kept},
+        "keep_ratio": None if pipeline.pruner is None else config.pruner.keep_ratio,
+        "backbone": {"name": config.backbone.name, "weights": config.backbone.weights},
+        "pruner": {"name": config.pruner.name, **config.pruner.options},
+        "checked": checked,
+        "versions": {**versions(), **_versions_of("onnx", "onnxruntime", "onnxscript")},
+    }
+
+
+def _versions_of(*packages: str) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_description(path: Path, facts: Mapping[str, Any]) -> None:
+    import json
+
+    from ..evaluation.store import write_text
+
+    write_text(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def _print(checked: Mapping[str, Mapping[str, Any]], written: list[Path]) -> None:
+    from rich.table import Table
+
+    console = make_console()
+    table = Table(title="compared with PyTorch", title_justify="left")
+    table.add_column("file")
+    for column in (
+        "clips",
+        "same tubelets",
+        "equal ones swapped",
+        "largest logit difference",
+        "same best class",
+    ):
+        table.add_column(column, justify="right")
+    for name, found in checked.items():
+        table.add_row(
+            name,
+            str(found["clips"]),
+            str(found["same_choice"]),
+            str(found["ties"]),
+            f"{found['logit_difference']:.1e}",
+            str(found["same_answer"]),
+        )
+    console.print(table)
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
