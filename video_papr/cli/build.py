@@ -25,7 +25,7 @@ from ..evaluation.runner import ActorShare, Example
 from ..pipeline import Pipeline
 from ..pruning.builders import Pruner, build_pruner
 from ..pruning.merging import build_merger
-from ..pruning.x3d import X3DScorer, fold_norms
+from ..pruning.x3d import CLIPS, X3DScorer, fold_norms
 from ..visualize import Panel
 from .common import loading_said_aloud, warn
 
@@ -157,7 +157,7 @@ def build_pipeline(
     if isinstance(scorer, Pruner) and isinstance(scorer.scorer, X3DScorer):
         fold_norms(scorer.scorer.trunk)
     notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
-    if pruner.name.startswith("x3d") and pruner.weights is None:
+    if pruner.name in CLIPS and pruner.weights is None:
         notes.append("pruner.weights=null: the map of a random X3D says little")
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
