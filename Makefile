@@ -12,11 +12,11 @@ PACKAGE_FILES := pyproject.toml setup.cfg constraints.txt
 # Extra words for the command that a target runs, e.g. make test ARGS="-k sampling"
 ARGS ?=
 
-.PHONY: help demo app test soak check format install install-dev clean
+.PHONY: help demo app test soak check format docs notebooks install install-dev clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  ARGS="..." adds options to demo, app and test; PYTHON=... chooses the interpreter of a new .venv'
+	@echo '  ARGS="..." adds options to demo, app, test and notebooks; PYTHON=... chooses the interpreter of a new .venv'
 
 demo: install  ## set up, then classify synthetic videos, dense and pruned
 	$(BIN)/python tools/eval.py $(ARGS)
@@ -39,6 +39,13 @@ format: install-dev  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install-dev  ## build the documentation site into build/docs; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo 'wrote build/docs/index.html'
+
+notebooks: install-dev  ## run the notebooks and write their outputs back, e.g. after new weights
+	$(BIN)/python notebooks/execute.py $(ARGS)
+
 install: $(VENV)/.installed  ## create .venv and install the package
 
 install-dev: $(VENV)/.installed-dev  ## the same, with what the tests and training need
@@ -53,7 +60,7 @@ $(VENV)/.installed: $(PACKAGE_FILES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(PACKAGE_FILES) | $(BIN)/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,train,app,export]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,train,app,export,docs]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-app
 
 $(VENV)/.installed-app: $(PACKAGE_FILES) | $(BIN)/python

@@ -51,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "app": MEASURES | {"evaluation", "visualize", "predict"},
     "api": {"pipeline", "predict", "features", "cli"},
     "__init__": STAGES | {"adapters", "api"},
+    "__main__": {"cli"},
 }
 
 # package -> the parts or files that may import it

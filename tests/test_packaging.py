@@ -94,6 +94,13 @@ def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
     assert any(entry.endswith("/licenses/LICENSE") for entry in wheel.namelist())
 
 
+def test_wheel_declares_the_console_command(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    scripts = configparser.ConfigParser()
+    scripts.read_string(wheel.read(name).decode())
+    assert dict(scripts["console_scripts"]) == {"video-papr": "video_papr.cli.main:main"}
+
+
 def test_bundled_weights_are_small_and_described(wheel: zipfile.ZipFile) -> None:
     weights = [info for info in wheel.infolist() if info.filename.endswith(".safetensors")]
     assert weights, "no bundled weights"

@@ -20,6 +20,7 @@ from .config_rules import (
     flag,
     frame_size,
     from_0_to_1,
+    mapping,
     natural,
     non_negative,
     off_or_place,
@@ -109,16 +110,17 @@ class BackboneConfig:
             )
 
 
+PRUNER_NAMES = one_of(
+    *("none", "x3d_xs", "x3d_s", "x3d_m", "papr_plus", "image_convnet", "similarity", "run_length"),
+    *("random", "uniform", "center", "motion", "brightness"),
+)
+
+
 @dataclass(frozen=True)
 class PrunerConfig:
     """Which tubelets stay. A key that a pruner does not have is None and is not passed on. See conf/pruner/."""
 
-    name: str = setting(
-        one_of(
-            *("none", "x3d_xs", "x3d_s", "x3d_m", "papr_plus", "image_convnet", "similarity", "run_length"),
-            *("random", "uniform", "center", "motion", "brightness"),
-        )
-    )
+    name: str = setting(text)  # one of PRUNER_NAMES, unless there is a scorer
     keep_ratio: float | None = setting(ratio, None)
     model: str | None = setting(or_else(None, text), None)
     weights: str | None = setting(or_else(None, text), None)
@@ -146,6 +148,16 @@ class PrunerConfig:
     diversity: str | None = setting(one_of("none", "cluster", "grid", None), None)
     cluster_tau: float | None = setting(or_else(None, any_number), None)
     after_block: int | None = setting(or_else(None, natural), None)
+    scorer: str | None = setting(or_else(None, text), None)
+    scorer_options: dict[str, Any] | None = setting(or_else(None, mapping), None)
+
+    def __post_init__(self) -> None:
+        if self.scorer is not None:
+            return
+        try:
+            PRUNER_NAMES("pruner.name", self.name)
+        except ConfigError as error:
+            raise ConfigError(f"{error} A pruner of your own also needs pruner.scorer.") from None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -225,6 +237,7 @@ class EvalConfig:
     baseline: bool = setting(flag, True)
     visualize: int = setting(natural, 4)
     progress: bool = setting(flag, True)
+    optimize: str | None = setting(or_else(None, text), None)
 
     def __post_init__(self) -> None:
         images = self.dataset.name == "images"

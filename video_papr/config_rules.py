@@ -6,7 +6,7 @@ A rule takes (dotted key, raw value) and returns the value to use, or raises Con
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, field
 from math import isfinite
 from typing import Any
@@ -70,6 +70,12 @@ def flag(key: str, value: Any) -> bool:
 
 def anything(key: str, value: Any) -> Any:
     return value
+
+
+def mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise wrong(key, value, "must be a mapping of names to values")
+    return {str(name): entry for name, entry in value.items()}
 
 
 def text(key: str, value: Any) -> str:

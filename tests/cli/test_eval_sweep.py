@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from video_papr.cli.common import SweepSummary
+
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -69,3 +73,53 @@ def test_runs_share_a_clip_cache(
     assert third["latency_ms"]["decode"] == first["latency_ms"]["decode"]
     evaluate(video_root, "views=1x1", "visualize=0", cache)
     assert len(list((tmp_path / "views").rglob("*.npz"))) == 10
+
+
+def test_jobs_in_other_processes_are_summed_up(
+    command: Command, small: tuple[str, ...], video_root: Path, tmp_path: Path
+) -> None:
+    """joblib's processes share nothing with this one but the sweep's directory."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small, "visualize=0")
+    (tmp_path / ".jobs").mkdir()
+    (tmp_path / ".jobs" / "7.json").write_text("of an earlier sweep")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "runtime.workers=0", "baseline=false")
+    status, shown, _ = command("-m", *words, *launcher, "pruner.keep_ratio=0.25,0.5,2")
+    assert status == 2
+    rows = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["job"] for row in rows] == [0, 1, 2]
+    assert [row["kept_tokens"] for row in rows] == [1, 2, None]
+    assert rows[2]["error"].startswith("pruner.keep_ratio=2: must be")
+    assert "3 jobs" in shown
+
+
+def test_figure_for_a_sweeper(
+    command: Command,
+    small: tuple[str, ...],
+    video_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With `optimize` the job answers with a number, and the summary is the same."""
+    answers = []
+    on_job_end = SweepSummary.on_job_end
+
+    def spy(self: SweepSummary, config: Any, job_return: Any, **rest: Any) -> None:
+        answers.append(job_return.return_value)
+        on_job_end(self, config, job_return, **rest)
+
+    monkeypatch.setattr(SweepSummary, "on_job_end", spy)
+    words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small, "visualize=0")
+    status, _, errors = command(
+        "-m", *words, "runtime.workers=0", "optimize=kept_tokens", "pruner.keep_ratio=0.25,0.5"
+    )
+    assert status == 0, errors
+    assert answers == [1.0, 2.0]
+    assert [row["kept_tokens"] for row in json.loads((tmp_path / "summary.json").read_text())] == [1, 2]
+
+
+def test_unknown_figure_stops_before_the_run(command: Command, tmp_path: Path) -> None:
+    status, _, errors = command("optimize=top2", f"output_dir={tmp_path}")
+    assert status == 2
+    assert errors.startswith("error: optimize='top2': must be one of ")
+    assert "Did you mean 'top1'?" in errors

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so `--help` and a mistyped key answer at once.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -86,7 +87,7 @@ class Progress:
         self._bar.set_postfix_str(f"top-1 {top1:.1f} %, failed {self._failed}", refresh=False)
 
 
-def run_command(config_name: str, work: Callable[[DictConfig, Path], dict[str, Any]]) -> None:
+def run_command(config_name: str, work: Callable[[DictConfig, Path], dict[str, Any] | float]) -> None:
     """Composes `conf/<config_name>.yaml` with the command line and runs `work(configuration, run directory)`.
 
     An error that the user can mend becomes one line, and exit status 2; `runtime=debug` or HYDRA_FULL_ERROR=1 show its
@@ -101,7 +102,7 @@ def run_command(config_name: str, work: Callable[[DictConfig, Path], dict[str, A
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
 
     @hydra.main(config_path=config_source(), config_name=config_name, version_base="1.3")
-    def job(cfg: DictConfig) -> dict[str, Any] | str:
+    def job(cfg: DictConfig) -> dict[str, Any] | float | str:
         state = HydraConfig.get()
         try:
             return work(cfg, Path(state.runtime.output_dir))
@@ -184,36 +185,56 @@ class SweepSummary(Callback):
 
     The files are written after every job, so that an interrupted sweep has them too. A job with an error that the
     user can mend does not end the sweep; the command then exits with status 2 at its end.
+
+    Launchers may run jobs in other processes or on other machines, which share nothing but the sweep's directory. So
+    every job leaves its line there, in `.jobs/`.
     """
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        for old in _job_lines(Path(config.hydra.sweep.dir)):  # of an earlier sweep into the same directory
+            old.unlink()
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        from ..evaluation.store import write_text
+
         state = config.hydra
         if state.mode != RunMode.MULTIRUN:
             return
         outcome = job_return._return_value  # `return_value` would raise the job's error here
+        if isinstance(outcome, float):  # what a sweeper asked for; the rest is in the job's directory
+            found = Path(state.runtime.output_dir) / "results.json"
+            outcome = json.loads(found.read_text(encoding="utf-8"))
         results = outcome if isinstance(outcome, dict) else None
         error = None if results is not None else " ".join(str(outcome).split())
         overrides = OmegaConf.to_container(state.overrides.task)
         assert isinstance(overrides, list)
-        self.rows.append(sweep_row(int(state.job.num), [str(word) for word in overrides], results, error))
+        row = sweep_row(int(state.job.num), [str(word) for word in overrides], results, error)
+        write_text(Path(state.sweep.dir) / ".jobs" / f"{state.job.num}.json", json.dumps(row))
         self._write(Path(state.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         console = make_console()
-        print_sweep(self.rows, console)
-        for path in self._write(Path(config.hydra.sweep.dir)):
+        directory = Path(config.hydra.sweep.dir)
+        rows = self._rows(directory)
+        print_sweep(rows, console)
+        for path in self._write(directory):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-        if any(row["error"] is not None for row in self.rows):
+        if any(row["error"] is not None for row in rows):
             sys.exit(USAGE_ERROR)
+
+    def _rows(self, sweep_dir: Path) -> list[dict[str, Any]]:
+        rows = [json.loads(path.read_text(encoding="utf-8")) for path in _job_lines(sweep_dir)]
+        return sorted(rows, key=lambda row: row["job"])
 
     def _write(self, sweep_dir: Path) -> list[Path]:
         from ..evaluation.store import write_text
 
         paths = []
-        for name, text in sweep_files(self.rows).items():
+        for name, text in sweep_files(self._rows(sweep_dir)).items():
             write_text(sweep_dir / name, text)
             paths.append(sweep_dir / name)
         return paths
+
+
+def _job_lines(sweep_dir: Path) -> list[Path]:
+    return sorted((sweep_dir / ".jobs").glob("[0-9]*.json"))

@@ -10,9 +10,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig
+
 from ..config import EvalConfig, check
-from ..errors import DataError
-from ..evaluation.report import print_report
+from ..config_rules import did_you_mean
+from ..errors import ConfigError, DataError
+from ..evaluation.report import SWEEP_COLUMNS, print_report
 from .common import Progress, make_console, run_command, warn
 
 if TYPE_CHECKING:
@@ -25,7 +28,24 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("eval", lambda cfg, run_dir: run(check(cfg), run_dir))
+    run_command("eval", _work)
+
+
+def _work(cfg: DictConfig, out: Path) -> dict[str, Any] | float:
+    """The content of results.json, or with `optimize` the one figure that a sweeper asks for."""
+    config = check(cfg)
+    wanted = config.optimize
+    if wanted is not None and wanted not in SWEEP_COLUMNS:
+        raise ConfigError(
+            f"optimize={wanted!r}: must be one of {', '.join(SWEEP_COLUMNS)}.{did_you_mean(wanted, SWEEP_COLUMNS)}"
+        )
+    results = run(config, out)
+    if wanted is None:
+        return results
+    figure = SWEEP_COLUMNS[wanted](results)
+    if figure is None:
+        raise ConfigError(f"optimize={wanted}: this run has no such figure.")
+    return float(figure)
 
 
 def run(config: EvalConfig, out: Path) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
         "dataset_seed": info.dataset_seed,
         "versions": versions(),
         "git_commit": git_commit(),
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
     }
 
     def figures(
@@ -236,6 +236,12 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def command_line() -> str:
+    """The command that is running, as a shell reads it; `video-papr eval` comes as one word of `sys.argv`."""
+    program, *words = sys.argv
+    return shlex.join([*(program.split() if program.startswith("video-papr ") else [program]), *words])
 
 
 def git_commit() -> str | None:

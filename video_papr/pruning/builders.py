@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..checkpoints import read_weights
 from ..errors import ConfigError
 from ..structures import TokenGrid, TokenSelection
 from .budget import Budget, check_number, map_budget
+from .custom import Scorer, build_custom
 from .fusion import FusedScorer
 from .image_convnet import build_image_scorer
 from .rules import RULES
@@ -79,12 +81,17 @@ class RuleScorer(nn.Module):
 
 
 def build_pruner(
-    name: str, *, weights: str | Path | None = None, **options: Any
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    scorer: str | Callable[..., Scorer] | None = None,
+    scorer_options: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Pruner | SimilarityPruner | None:
     """Builds a pruner in eval mode; "none" gives None, the dense model.
 
     Args:
-        name: one of `PRUNERS`.
+        name: one of `PRUNERS`; with `scorer`, any other name.
         weights: of an X3D: a bundled name, a file, or a name of `x3d.PUBLISHED`; of "image_convnet": "pretrained" or a
             file. None is a random network, a control.
         options: see `OPTIONS`. `keep_ratio` (0.3), `scope` ("global"), `budget` ("fixed") and the keys of
@@ -94,23 +101,26 @@ def build_pruner(
             and `motion` (see `FusedScorer`) in place of `stage`, and `floor` (0.5) of `select_tokens` in place of
             `scope`. "run_length" takes `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what
             `SimilarityPruner` takes.
+        scorer: of a pruner from outside: a class, a function that returns a scorer, or its import path
+            "package.module:name"; see `custom.CustomScorer`.
+        scorer_options: keyword arguments of `scorer`.
 
     Raises:
         ConfigError: an unknown name or option, or a value out of range.
         CheckpointError: the weights are missing, damaged or of another network.
     """
+    own_scorer = _own_scorer(name, scorer, scorer_options)
     if name == "none":
         return None
-    if name not in PRUNERS:
+    if name not in PRUNERS and own_scorer is None:
         close = difflib.get_close_matches(name, PRUNERS, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise ConfigError(f"pruner={name} is unknown; use one of {', '.join(PRUNERS)}.{hint}")
     given = options if weights is None or name in CONVNETS else {"weights": weights, **options}
+    known = SHARED if own_scorer is not None else OPTIONS[name]
     for key in given:
-        if key not in OPTIONS[name]:
-            raise ConfigError(
-                f"pruner.{key} is no option of pruner={name}; it has {', '.join(OPTIONS[name])}"
-            )
+        if key not in known:
+            raise ConfigError(f"pruner.{key} is no option of pruner={name}; it has {', '.join(known)}")
     pruner: Pruner | SimilarityPruner
     if name == "similarity":
         pruner = SimilarityPruner(**options)
@@ -119,24 +129,38 @@ def build_pruner(
         pruner = Pruner(name, RuleScorer(name), budget=Budget("level", tau, **options))
     else:
         own = {key: value for key, value in options.items() if key not in (*SHARED, "floor")}
-        scorer = _scorer(name, weights, **own)
+        maker = own_scorer if own_scorer is not None else _scorer(name, weights, **own)
         shares = {key: value for key, value in options.items() if key in BUDGET and key != "budget"}
         budget = map_budget(options.get("budget", "fixed"), **shares)
         usual = 0.5 if name == "papr_plus" else scope_floor(options.get("scope", "global"))
-        floor = options.get("floor", usual)
-        pruner = Pruner(name, scorer, budget=budget, floor=floor)
+        pruner = Pruner(name, maker, budget=budget, floor=options.get("floor", usual))
     return pruner.eval().requires_grad_(False)
 
 
+def _own_scorer(
+    name: str, scorer: str | Callable[..., Scorer] | None, options: Mapping[str, Any] | None
+) -> nn.Module | None:
+    """The scorer from outside, if there is one."""
+    if scorer is None:
+        if options:
+            raise ConfigError(
+                f"pruner.scorer_options is no option of pruner={name}: it goes with pruner.scorer"
+            )
+        return None
+    if name in PRUNERS:
+        raise ConfigError(
+            f"pruner.name={name!r} is a pruner of this package; name the one with a scorer anew"
+        )
+    return build_custom(scorer, options or {})
+
+
 def _scorer(name: str, weights: str | Path | None, **own: Any) -> nn.Module:
-    """What makes the map."""
+    """What makes the map, of the pruners of this package."""
     if name in RULES:
         return RuleScorer(name, **own)
-    return (
-        build_image_scorer(weights=weights, **own)
-        if name == "image_convnet"
-        else _x3d_scorer(name, weights, **own)
-    )
+    if name == "image_convnet":
+        return build_image_scorer(weights=weights, **own)
+    return _x3d_scorer(name, weights, **own)
 
 
 def _x3d_scorer(

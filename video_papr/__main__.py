@@ -1,0 +1,6 @@
+"""`python -m video_papr COMMAND ...`, see cli/main.py."""
+
+from .cli.main import main
+
+if __name__ == "__main__":
+    main()
