@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from .backbones.timm_vit import TimmViT
 from .errors import ConfigError, ExportError
 from .pipeline import Pipeline
 from .pruning.budget import keep_count
@@ -52,10 +53,12 @@ def check_exportable(pipeline: Pipeline) -> None:
     """Says in one line why a pipeline cannot become a graph.
 
     Raises:
-        ConfigError: clips keep unequal numbers of tokens, the choice is not made by tensor operations alone, or tokens
-            are merged.
+        ConfigError: clips keep unequal numbers of tokens, the choice is not made by tensor operations alone, tokens
+            are merged, or the backbone reads images.
     """
     pruner = pipeline.pruner
+    if isinstance(pipeline.backbone, TimmViT):
+        raise ConfigError("backbone=timm_vit cannot be exported yet: backbones that read video can")
     if pipeline.merger is not None:
         raise ConfigError(
             "merger=tome cannot be exported: what merges depends on sizes that the graph would have to carry from "
@@ -97,13 +100,7 @@ def export_program(pipeline: Pipeline) -> ExportedProgram:
     """
     check_exportable(pipeline)
     model = pipeline.backbone
-    shape = (
-        2,
-        model.num_frames,
-        model.input_size,
-        model.input_size,
-        3,
-    )  # 1 clip would be taken for a constant
+    shape = (2, model.num_frames, *model.frame_size, 3)  # 1 clip would be taken for a constant
     frames = torch.zeros(shape, dtype=torch.uint8, device=next(model.parameters()).device)
     with _mendable("torch.export"), torch.no_grad():
         # Named like the argument, so that the graph's input is `frames` wherever it runs.

@@ -60,7 +60,7 @@ def check_clips(pipeline: Pipeline, count: int, *, seed: int = 0) -> Tensor:
     """
     model = pipeline.backbone
     rng = np.random.default_rng(seed)
-    shape = (model.num_frames, model.input_size, model.input_size, 3)
+    shape = (model.num_frames, *model.frame_size, 3)
     noise = torch.from_numpy(rng.integers(0, 256, (count, *shape), dtype=np.uint8))
     acted = []
     for number in range(count):

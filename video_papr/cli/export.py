@@ -110,7 +110,7 @@ def describe(
 
     model = pipeline.backbone
     kept, classes = export.kept_tokens(pipeline), model.num_classes
-    size = model.input_size
+    size, _ = model.frame_size  # video backbones read squares
     shapes = {"logits": ["batch", classes], "keep_idx": ["batch", kept]}
     types = {"logits": "float32", "keep_idx": "int64"}
     names = export.OUTPUTS[: 1 if pipeline.pruner is None else 2]
