@@ -222,8 +222,8 @@ def test_a_seek_that_misses_is_repeated_without(
     truth = decode_by_hand(path)
     real = decoding.read_stream
 
-    def with_wrong_times(path: Path) -> streams.VideoStream:
-        stream = real(path)
+    def with_wrong_times(path: Path, *limits: object) -> streams.VideoStream:
+        stream = real(path, *limits)
         stream.pts[:] += 1
         return stream
 
