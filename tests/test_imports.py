@@ -59,6 +59,7 @@ PLACES: dict[str, set[str]] = {
     "matplotlib": {"visualize.py", "evaluation/plots.py"},
     "rich": {"cli", "evaluation"},
     "huggingface_hub": {"downloads.py"},
+    "pebble": {"data/supervision.py"},
 }
 
 # Not dependencies of the package, so only tests and benchmarks may use them.
