@@ -72,6 +72,7 @@ PLACES: dict[str, set[str]] = {
     "onnx": {"export.py"},
     "onnxscript": {"export.py"},
     "onnxruntime": {"export.py"},
+    "pebble": {"data/supervision.py"},
 }
 
 # Not dependencies of the package, so only tests and benchmarks may use them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from video_papr.backbones.builders import build_backbone
 from video_papr.data.datasets import VideoSample
 from video_papr.data.transforms import resize_and_crop
+from video_papr.errors import ConfigError
+from video_papr.evaluation import runner
 from video_papr.evaluation.cost import Engine
 from video_papr.evaluation.runner import Evaluation, VideoAnswer, evaluate
 from video_papr.evaluation.views import aggregate_views
@@ -193,6 +196,28 @@ def test_bf16_autocast_gives_nearly_the_same_probabilities(pipeline: Pipeline) -
     rounded = run(pipeline, samples, engine=Engine(torch.device("cpu"), torch.bfloat16)).answers
     for one, two in zip(exact, rounded, strict=True):
         assert one.probs_top5 == pytest.approx(two.probs_top5, abs=0.02)
+
+
+def test_batches_that_do_not_fit_are_halved_once(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [video(index) for index in range(5)]
+    roomy = run(pipeline, samples, 12, baseline=True)
+    classify, told = runner.classify_views, []
+
+    def tight(flow: Pipeline, frames: Tensor, **options: Any) -> object:
+        found = classify(flow, frames, **options)
+        if min(options["batch_size"], len(frames)) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return found
+
+    monkeypatch.setattr(runner, "classify_views", tight)
+    found = run(pipeline, samples, 12, baseline=True, on_smaller_batch=told.append)
+    assert told == [6]
+    close(found.answers, roomy.answers)
+    assert (
+        sum(views for _, views in found.pruned.backbone) == 5 * CLIPS * CROPS
+    )  # failed attempts are not timed
+    with pytest.raises(ConfigError, match=r"runtime.batch_size=30: out of memory.*runtime.batch_size=3 fits"):
+        run(pipeline, samples, 30)  # half is 15, the half of that 7
 
 
 def test_no_videos_at_all(pipeline: Pipeline) -> None:

@@ -167,9 +167,13 @@ class SupervisedDecoder:
 
     def _begin(self, index: int, decoder: str) -> _Task:
         frames = _FrameFile()
-        job = {"function": _decode, "args": (index, decoder, frames.path), "timeout": self.timeout_s}
+        job: dict[str, Any] = {
+            "function": _decode,
+            "args": (index, decoder, frames.path),
+            "timeout": self.timeout_s,
+        }
         try:
-            future = self._pool.schedule(**job)
+            future: Any = self._pool.schedule(**job)
         except RuntimeError:  # the pool broke while nobody waited for it
             self._stop_pool()
             self._pool = self._new_pool()
@@ -290,7 +294,7 @@ def _write(path: str, frames: Tensor) -> bool:
     except OSError:
         return False
     try:
-        rest = memoryview(frames.contiguous().numpy()).cast("B")
+        rest = frames.contiguous().numpy().data.cast("B")
         while rest:
             rest = rest[os.write(handle, rest) :]
     except OSError:
