@@ -125,6 +125,18 @@ def test_help_names_every_option() -> None:
         assert {group, *options(group)} <= words
 
 
+@pytest.mark.parametrize("command", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_help_of_every_command_has_a_line_for_each_group(command: Path) -> None:
+    config = OmegaConf.load(command)
+    own = [str(key) for entry in config.defaults if not isinstance(entry, str) for key in entry]
+    lines = config.hydra.help.template.splitlines()
+    for group in (key for key in own if key in GROUPS):
+        assert [line for line in lines if re.match(rf" +{group} +\w", line)], (
+            f"--help has no line for {group}"
+        )
+    assert any("--cfg job" in line for line in lines)
+
+
 WRONG = {
     "pruner.keep_ratio=0": "pruner.keep_ratio=0: must be a number above 0 and at most 1",
     "pruner.keep_ratio=1.5": "pruner.keep_ratio=1.5: must be",

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-for package in ("nbformat", "nbclient", "ipykernel"):
-    pytest.importorskip(package, reason=f"{package} is not installed; it is part of the extra dev")
-
-import nbformat
+EXTRA = "{} is not installed; it is part of the extra dev"
+nbformat = pytest.importorskip("nbformat", reason=EXTRA.format("nbformat"))
+for package in ("nbclient", "ipykernel"):
+    pytest.importorskip(package, reason=EXTRA.format(package))
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

@@ -16,6 +16,18 @@ from .common import USAGE_ERROR, make_console
 
 def main(words: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
+    asked = build_parser().parse_args(words)
+    try:
+        written = run(asked.runs, asked.out or asked.runs[0])
+    except VideoPaprError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    for path in written:
+        make_console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """What the command understands."""
     parser = argparse.ArgumentParser(
         prog="report",
         description="Compare finished evaluations: a table and plots of top-1 against GMACs and against time, with "
@@ -27,14 +39,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "runs", nargs="+", type=Path, metavar="RUN", help="output_dir of an evaluation or a sweep"
     )
     parser.add_argument("--out", type=Path, help="where to write the report (default: the first RUN)")
-    asked = parser.parse_args(words)
-    try:
-        written = run(asked.runs, asked.out or asked.runs[0])
-    except VideoPaprError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USAGE_ERROR)
-    for path in written:
-        make_console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return parser
 
 
 def run(paths: Sequence[Path], out: Path) -> list[Path]:
