@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from video_papr.api import Pipeline
 from video_papr.cli.export import main
@@ -112,3 +113,21 @@ def test_wrong_input_gives_one_line(export: Command, words: str) -> None:
     assert status == 2
     assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
     assert "Traceback" not in errors + shown
+
+
+def test_a_file_that_does_not_agree_is_removed(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(program: None, path: Path) -> Path:
+        path.write_bytes(b"graph")
+        return path
+
+    monkeypatch.setattr("video_papr.export.export_program", lambda pipeline: None)
+    monkeypatch.setattr("video_papr.export.save_program", save)
+    monkeypatch.setattr(
+        "video_papr.export.run_program", lambda path: lambda frames: (torch.ones(len(frames), 12),)
+    )
+    status, _, errors = export("pruner=none", "onnx=false", "aot=false")
+    assert status == 2
+    assert re.search(r"^error: \S+model\.pt2: logits differ from the pipeline's by", errors, re.MULTILINE)
+    assert [path for path in (tmp_path / "out").iterdir() if path.is_file()] == []
