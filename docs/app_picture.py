@@ -54,16 +54,18 @@ def main(path: Path) -> None:
     with running_demo() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1180, "height": 900})
+        page.set_default_timeout(300_000)  # a busy machine gets its picture too
         page.goto(address)
         page.locator("#examples button").nth(EXAMPLE).click()
         page.locator("#go").click()
-        page.locator("#result").wait_for(timeout=120_000)
+        page.locator("#result").wait_for()
         # A still that shows something, always the same one.
         page.evaluate(
             "async () => { const film = document.getElementById('film'); film.controls = false; film.pause();"
             " film.currentTime = film.duration / 2; await new Promise((done) => film.onseeked = done); }"
         )
         page.mouse.move(0, 0)
+        page.wait_for_timeout(300)  # for the button to lose its hover colour
         page.screenshot(path=path, full_page=True)
         browser.close()
     _shrink(path)

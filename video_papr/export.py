@@ -61,8 +61,7 @@ def check_exportable(pipeline: Pipeline) -> None:
         raise ConfigError("backbone=timm_vit cannot be exported yet: backbones that read video can")
     if pipeline.merger is not None:
         raise ConfigError(
-            "merger=tome cannot be exported: what merges depends on sizes that the graph would have to carry from "
-            "block to block; use merger=none"
+            "merger=tome cannot be exported: merging inside the blocks is not supported in graphs; use merger=none"
         )
     if pruner is None:
         return
@@ -123,16 +122,17 @@ def save_onnx(program: ExportedProgram, path: Path) -> Path:
     with _mendable("ONNX"):
         made = torch.onnx.export(program, dynamo=True, verbose=False, output_names=_output_names(program))
         assert made is not None
-        made.model.graph.inputs[0].shape = made.model.graph.inputs[0].shape.__class__(
-            ["batch", *made.model.graph.inputs[0].shape[1:]]
-        )
+        for value in (*made.model.graph.inputs, *made.model.graph.outputs):  # torch's name for it is a number
+            if value.shape is not None:
+                value.shape = type(value.shape)(["batch", *value.shape[1:]])
         made.save(path)
     return path
 
 
 def save_program(program: ExportedProgram, path: Path) -> Path:
     """Writes what `torch.export.load(path).module()` reads."""
-    torch.export.save(program, path)
+    with _mendable("torch.export"):
+        torch.export.save(program, path)
     return path
 
 

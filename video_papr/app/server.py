@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -148,7 +148,10 @@ class _Desk:
                 video = self.offer.examples[int(number)].path
             else:
                 video = folder / plain_name(asked.get("name", ""))
-                problem = await self._save(request, video)
+                try:
+                    problem = await self._save(request, video)
+                except ClientDisconnect:
+                    problem = _problem(400, "The upload broke off.")
                 if problem is not None:
                     shutil.rmtree(folder)
                     return problem
