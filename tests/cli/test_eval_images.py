@@ -92,11 +92,17 @@ def test_views_that_are_not_square(shape: tuple[int, int]) -> None:
     frame = torch.stack([rows, columns, torch.zeros_like(rows)], -1)[None, None]
     view = resize_and_crop(frame, size=(32, 64), short_side=36, mode="bicubic")
     assert view.shape == (1, 1, 32, 64, 3)
-    slopes = [  # grey levels per pixel, times the pixels of the picture: its size in the view
-        255 / float((view[0, 0, -1, 0, 0].int() - view[0, 0, 0, 0, 0].int()) / 31),
-        255 / float((view[0, 0, 0, -1, 1].int() - view[0, 0, 0, 0, 1].int()) / 63),
+    steps = [
+        view[0, 0, -1, 0, 0].int() - view[0, 0, 0, 0, 0].int(),
+        view[0, 0, 0, -1, 1].int() - view[0, 0, 0, 0, 1].int(),
     ]
-    assert slopes[0] >= 35 and slopes[1] >= 69  # covers 36 x 72
-    assert slopes[0] / slopes[1] == pytest.approx(shape[0] / shape[1], rel=0.08)
+    # A ramp over n pixels has n - 1 steps; how many pixels of the view the whole picture would take:
+    height, width = (
+        255 * n / (n - 1) * (pixels - 1) / int(step)
+        for n, pixels, step in zip(shape, (32, 64), steps, strict=True)
+    )
+    assert height >= 35 and width >= 70  # covers 36 x 72, as far as grey levels can tell
+    assert min(height / 36, width / 72) == pytest.approx(1, rel=0.05)
+    assert height / width == pytest.approx(shape[0] / shape[1], rel=0.08)
     middle = view[0, 0].float().mean((0, 1))
     assert middle[0] == pytest.approx(127.5, abs=6) and middle[1] == pytest.approx(127.5, abs=6)

@@ -151,7 +151,8 @@ def build_timm_vit(
 def _check_vit(vit: Any, name: str) -> None:
     """Raises ConfigError unless every step of the model is one that `TimmViT` takes."""
     reason = None
-    if not issubclass(type(vit), VisionTransformer):
+    known = isinstance(vit, VisionTransformer)
+    if not known:
         reason = f"it is a {type(vit).__name__}; supported are timm's ViT and DeiT (VisionTransformer)"
     elif type(vit.patch_embed).__name__ != "PatchEmbed" or not isinstance(vit.patch_embed.norm, nn.Identity):
         reason = f"its patches come from a {type(vit.patch_embed).__name__} with more than one linear layer"
