@@ -282,7 +282,7 @@ class TrainConfig:
     scorer_size: int | None = setting(or_else(None, positive), None)
     curriculum: tuple[tuple[float, int], ...] = setting(stages, ())
     full_at: float = setting(non_negative, 0.45)
-    augment: str = setting(one_of("actions", "mirror", "natural", "none"), "mirror")
+    augment: str = setting(one_of("mirror", "mirror_actions", "natural", "none"), "mirror")
     colors: bool = setting(flag, False)
     val_videos: int = setting(positive, 1200)
     val_share: float = setting(ratio, 0.2)

@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, 
         *SYNTHETIC,
         f"dataset.cache_dir={tmp_path_factory.mktemp('cache')}",
         f"output_dir={out}",
-        "train.augment=actions",
+        "train.augment=mirror_actions",
         "train.colors=true",
         "train.locate=1",
     )
@@ -177,7 +177,7 @@ WRONG = {
     "train.keep_ratio=0.5": "train.keep_ratio=0.5: must be [low, high]",
     "train.keep_ratio=[0.9,0.3]": "train.keep_ratio=[0.9, 0.3]: must be [low, high] with low <= high",
     "train.curriculum=[0.5]": "train.curriculum=[0.5]: must be a list of [clutter, number of videos]",
-    "train.augment=flip": "train.augment='flip': must be one of actions, mirror, none.",
+    "train.augment=flip": "train.augment='flip': must be one of mirror, mirror_actions, natural, none.",
     "experiment=train_scorrer": "experiment=train_scorrer: no such option. Did you mean 'train_scorer'?",
     "dataset=folder": "dataset.root is not set: dataset=folder needs dataset.root=PATH.",
     "dataset=folder dataset.root=/does/not/exist": "dataset.root=/does/not/exist",
@@ -223,7 +223,7 @@ def test_recipes_win_over_the_defaults_and_the_command_line_over_both() -> None:
     for recipe in (scorer, composed("experiment=train_backbone")):
         assert recipe.dataset.num_videos >= 8000
         assert len(recipe.train.curriculum) >= 2
-        assert recipe.train.augment == "actions"
+        assert recipe.train.augment == "mirror_actions"
     assert composed("experiment=train_scorer", "train.steps=5", "train.augment=none").train.steps == 5
     assert composed("train.steps=5", "experiment=train_scorer").train.steps == 5
 

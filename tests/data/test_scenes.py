@@ -37,7 +37,7 @@ def test_frames_are_what_a_video_writer_needs(clutter: float) -> None:
         assert frames.shape == (len(circles), given.height, given.width, 3)
         assert circles.shape == (len(frames), 3)
         assert given.height % 2 == given.width % 2 == 0
-        assert 16 <= len(frames) <= 60
+        assert 16 <= len(frames) <= 48
         sizes.add((given.height, given.width))
         lengths.add(len(frames))
         rates.add(given.fps)
@@ -75,12 +75,13 @@ def overflow(given: Scene) -> np.ndarray:
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_actor_stays_in_the_central_square(action: str) -> None:
-    """Always under a still camera. The shaking one takes its edge out for a moment in a few scenes, never its half."""
-    assert all(overflow(scene(action, seed, 0.0)).max() < 0 for seed in range(60))
+    """Always under a still camera. The moving one takes its edge out in some frames, its middle hardly ever."""
+    assert all(overflow(scene(action, seed, 0.0)).max() < 1e-6 for seed in range(60))
     full = [scene(action, seed) for seed in range(60)]
-    outside = np.concatenate([overflow(given) for given in full])
-    assert (outside > 0).mean() < 0.03
-    assert all((overflow(given) < given.shapes[-1].path.radius).all() for given in full)
+    edge = np.concatenate([overflow(given) for given in full])
+    middle = np.concatenate([overflow(given) - given.shapes[-1].path.radius for given in full])
+    assert (edge > 0).mean() < 0.25
+    assert (middle > 0).mean() < 0.005
 
 
 def test_same_randomness_same_scene_and_other_randomness_another_one() -> None:
@@ -122,13 +123,55 @@ def test_clutter_closes_the_shortcuts() -> None:
     assert (corner == corner[0, 0, 0]).all()
 
 
+def test_only_the_actor_is_warm() -> None:
+    for seed in range(6):
+        given = scene("rotate_cw", seed)
+        red, green, blue = np.moveaxis(given.background, -1, 0)
+        assert (red <= np.maximum(green, blue)).all()
+        *others, actor = given.shapes
+        assert all((shape.colors[:, 0] <= shape.colors[:, 1:].max(1)).all() for shape in others)
+        assert (actor.colors[:, 0] > actor.colors[:, 1:].max(1)).all()
+
+
+def test_places_near_the_border_are_as_likely_as_the_centre() -> None:
+    starts = np.array([scene("blink", seed, 0.0).shapes[-1].path.x[0] for seed in range(200)])
+    assert (np.abs(starts) < 0.15).mean() < 0.4
+
+
+@pytest.mark.parametrize("when", [0.0, 0.5, 1.0])
+def test_one_frame_does_not_give_the_action_away(when: float) -> None:
+    """Even the exact pose of the actor at a known time tells little: the 15 nearest of 3,000 poses vote."""
+
+    def pose(seed: int, action: str) -> list[float]:
+        path = scene(action, seed, 0.0).shapes[-1].path
+        t = int(when * (len(path.x) - 1))
+        angle, far = path.angle[t], 9.0  # what cannot be seen is far from what can
+        return [
+            path.x[t],
+            path.y[t],
+            4 * path.radius[t],
+            0.3 * np.cos(angle),
+            0.3 * np.sin(angle),
+            far * path.visible[t],
+        ]
+
+    rounds, labels = 300, np.tile(np.arange(12), 300)
+    poses = np.array([pose(12 * i + k, action) for i in range(rounds) for k, action in enumerate(ACTIONS)])
+    known, asked = slice(0, 3000), slice(3000, None)
+    distance = np.square(poses[asked, None] - poses[None, known]).sum(-1)
+    votes = [
+        np.bincount(labels[known][row], minlength=12).argmax() for row in np.argsort(distance, 1)[:, :15]
+    ]
+    assert (np.array(votes) == labels[asked]).mean() < 0.45  # chance is 1/12
+
+
 def test_roles_of_the_distractors() -> None:
     for seed in range(20):
         given = scene("blink", seed)
         *others, actor = given.shapes
         assert actor.kind == "actor"
         assert all(shape.kind in scenes.DISTRACTOR_SHAPES for shape in others)
-        assert 5 <= len(others) <= 12
+        assert 8 <= len(others) <= 13
         flickering = [shape for shape in others if not shape.path.visible.all()]
         drifting = [shape for shape in others if np.ptp(shape.path.x) > 0]
         assert drifting and flickering

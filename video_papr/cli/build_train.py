@@ -16,7 +16,7 @@ from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
 from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
 from ..errors import ConfigError, DataError
-from ..training.augment import ActionSymmetries, Augment, mirror, natural, unchanged
+from ..training.augment import Augment, MirrorActions, mirror, natural, unchanged
 from ..training.loop import Schedule
 from ..training.store import ClipStore, build_store
 from ..training.targets import Target, backbone_target, scorer_target
@@ -57,9 +57,13 @@ def build_schedule(config: TrainRunConfig) -> Schedule:
 
 def build_augment(name: str, class_names: tuple[str, ...]) -> Augment:
     """`train.augment` as a function."""
-    if name == "actions":
-        return ActionSymmetries(class_names)
-    return {"mirror": mirror, "natural": natural, "none": unchanged}[name]
+    augments: dict[str, Augment] = {
+        "mirror": mirror,
+        "mirror_actions": MirrorActions(class_names),
+        "natural": natural,
+        "none": unchanged,
+    }
+    return augments[name]
 
 
 def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:

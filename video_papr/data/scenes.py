@@ -1,8 +1,9 @@
 """Synthetic actions: pure functions that draw a small actor moving over a busy scene.
 
-The class of a scene is the *motion* of its actor, never its look or its place, so no single frame gives it away.
+The class of a scene is the *motion* of its actor, not its look or its place: a single frame gives little of it away.
 Everything else in the picture is there to mislead simple rules: the camera pans and shakes (frame difference lights
 up everywhere), bright shapes stand still (brightness finds them), others flicker or drift at random (so does motion).
+The actor alone is warm in colour, a disc of a dark and a light half: its look tells where it is, as a person's does.
 
 Letters: T frames, H x W pixels. Positions are in units of S = min(H, W), measured from the centre of the frame:
 x to the right, y downwards, both in [-0.5, 0.5] inside the central square. Angles are in radians, clockwise on screen.
@@ -30,6 +31,7 @@ ACTIONS = (
     "zigzag",
     "blink",
 )
+UP = -np.pi / 2  # circles start at their top and rotations upright, give or take half a radian
 DISTRACTOR_SHAPES = ("square", "triangle", "disc", "bar", "cross")
 
 
@@ -78,7 +80,7 @@ def sample_scene(rng: np.random.Generator, action: str, *, clutter: float = 1.0)
     long = int(short * rng.choice([1.0, 1.0, 1.25, 4 / 3])) // 2 * 2
     height, width = (short, long) if rng.random() < 0.7 else (long, short)
     fps = int(rng.choice([10, 12, 15, 24, 25, 30]))
-    num_frames = int(np.clip(round(fps * rng.uniform(1.4, 2.6)), 16, 60))
+    num_frames = int(np.clip(round(fps * rng.uniform(1.0, 2.0)), 16, 48))
 
     actor = Shape("actor", _actor_colors(rng), _actor_path(rng, action, num_frames))
     distractors = tuple(_distractor(rng, num_frames, role) for role in _distractor_roles(rng, clutter))
@@ -125,23 +127,24 @@ def render(scene: Scene, rng: np.random.Generator) -> tuple[Array, Array]:
 def _actor_path(rng: np.random.Generator, action: str, num_frames: int) -> Path:
     """The class-defining motion, with random speed, extent, place, easing, and a small drift that says nothing."""
     u = np.linspace(0, 1, num_frames) ** rng.uniform(0.85, 1.18)
-    radius = np.full(num_frames, rng.uniform(0.12, 0.155))
+    radius = np.full(num_frames, rng.uniform(0.1, 0.165))
     angle = np.full(num_frames, rng.uniform(0, 2 * np.pi))
     visible = np.ones(num_frames)
     x, y = np.zeros(num_frames), np.zeros(num_frames)
     verb, _, way = action.partition("_")
     sign = -1.0 if way in ("left", "up", "ccw", "out") else 1.0
     if verb == "move":
-        travel = sign * rng.uniform(0.34, 0.56) * (u - 0.5)
+        travel = sign * rng.uniform(0.34, 0.52) * (u - 0.5)
         x, y = (travel, y) if way in ("left", "right") else (x, travel)
     elif verb == "rotate":
-        angle = angle + sign * 2 * np.pi * rng.uniform(0.4, 0.85) * u
+        radius = np.full(num_frames, rng.uniform(0.125, 0.165))  # a turn cannot be seen on fewer pixels
+        angle = UP + rng.uniform(-0.5, 0.5) + sign * 2 * np.pi * rng.uniform(0.45, 0.85) * u
     elif verb == "zoom":
-        grown = rng.uniform(1.8, 2.3)
+        grown = rng.uniform(1.65, 1.9)
         radius = rng.uniform(0.085, 0.1) * grown ** (u if sign > 0 else 1 - u)
     elif verb == "circle":
-        phase = rng.uniform(0, 2 * np.pi) + sign * 2 * np.pi * rng.uniform(0.45, 0.8) * u
-        orbit = rng.uniform(0.14, 0.21)
+        phase = UP + rng.uniform(-0.5, 0.5) + sign * 2 * np.pi * rng.uniform(0.6, 0.95) * u
+        orbit = rng.uniform(0.14, 0.19)
         x, y = orbit * np.cos(phase), orbit * np.sin(phase)
     elif verb == "zigzag":
         x, y = _zigzag(rng, u)
@@ -155,35 +158,39 @@ def _actor_path(rng: np.random.Generator, action: str, num_frames: int) -> Path:
 
 def _zigzag(rng: np.random.Generator, u: Array) -> tuple[Array, Array]:
     """A slow advance along a random axis with a fast triangle wave across it."""
-    periods = rng.uniform(1.25, 2.0)
+    periods = rng.uniform(1.5, 2.0)
     wave = 2 * np.abs(2 * ((periods * u + rng.uniform(0, 1)) % 1) - 1) - 1
-    along, across = rng.choice([-1, 1]) * rng.uniform(0.2, 0.36) * (u - 0.5), rng.uniform(0.11, 0.16) * wave
+    along, across = rng.choice([-1, 1]) * rng.uniform(0.1, 0.25) * (u - 0.5), rng.uniform(0.12, 0.16) * wave
     return (along, across) if rng.random() < 0.5 else (across, along)
 
 
 def _placed(rng: np.random.Generator, x: Array, y: Array, radius: Array) -> tuple[Array, Array]:
-    """Moves a path to a random place where the actor stays inside the central square, camera pan included."""
+    """Moves a path to a random place where it stays inside the central square of a still camera.
+
+    Places near the border are as likely as the centre, so that keeping the centre does not keep the actor.
+    """
     placed = []
     for axis in (x, y):
-        reach = 0.5 - 0.06 - radius.max()
+        reach = 0.5 - radius.max()
         low, high = -reach - axis.min(), reach - axis.max()
-        placed.append(axis + (rng.uniform(low, high) if low < high else (low + high) / 2))
+        placed.append(axis + (low + (high - low) * rng.beta(0.5, 0.5) if low < high else (low + high) / 2))
     return placed[0], placed[1]
 
 
 def _actor_colors(rng: np.random.Generator) -> Array:
-    """Two halves of different lightness and an outline; hues are free. No more contrast than the ground has."""
-    middle, apart = rng.uniform(70, 185), rng.uniform(35, 60) * rng.choice([-1, 1])
-    lightness = np.array([middle - apart, middle + apart, middle + rng.choice([-1, 1]) * rng.uniform(60, 90)])
-    return np.clip(lightness[:, None] + rng.uniform(-35, 35, (3, 3)), 0, 250)
+    """A dark and a light half inside a ring, all of warm hue. As a whole no brighter than the ground."""
+    dark = [rng.uniform(110, 170), rng.uniform(0, 40), rng.uniform(0, 70)]
+    light = [rng.uniform(225, 250), rng.uniform(150, 200), rng.uniform(140, 200)]
+    ring = [rng.uniform(190, 240), rng.uniform(20, 130), rng.uniform(20, 110)]
+    return np.array([dark, light, ring])
 
 
 # ---- everything else ----
 
 
 def _distractor_roles(rng: np.random.Generator, clutter: float) -> list[str]:
-    """At full clutter: 2-4 static bright shapes, 3-4 that flicker, 1-2 that drift at random."""
-    most = {"static": (2, 4), "flicker": (3, 4), "drift": (1, 2)}
+    """At full clutter: 2-4 static bright shapes, 5-7 that flicker, 1-2 that drift at random."""
+    most = {"static": (2, 4), "flicker": (5, 7), "drift": (1, 2)}
     return [
         role
         for role, (low, high) in most.items()
@@ -204,14 +211,18 @@ def _distractor(rng: np.random.Generator, num_frames: int, role: str) -> Shape:
         walk = _smooth_walk(rng, num_frames, 4) * 0.14
         path = Path(path.x + walk[:, 0], path.y + walk[:, 1], path.radius, path.angle, path.visible)
     if role == "flicker":
-        hold = max(2, num_frames // 9)
+        hold = max(1, num_frames // 12)
         visible = np.repeat(rng.random(num_frames // hold + 1) < 0.5, hold)[:num_frames]
         path = Path(path.x, path.y, path.radius, path.angle, visible.astype(float))
-    base = rng.uniform(60, 255, 3)
+    kind = str(rng.choice(DISTRACTOR_SHAPES))
+    base = _cooled(rng.uniform(60, 255, 3))
     if role == "static":
-        base = base / base.max() * 255  # brighter than the actor ever is
-    second = base if rng.random() < 0.6 else rng.uniform(20, 235, 3)
-    return Shape(str(rng.choice(DISTRACTOR_SHAPES)), np.stack([base, second, base * 0.5]), path)
+        base = base / base.max() * 255  # brighter than the actor's light half
+    if role == "flicker":  # from far below or above the ground's lightness: a large difference between frames
+        base = np.clip(rng.choice([25.0, 225.0]) + rng.uniform(-30, 30, 3), 0, 255)
+    plain = kind == "disc" or rng.random() < 0.6  # only the actor is a disc of two halves
+    second = base if plain else rng.uniform(20, 235, 3)
+    return Shape(kind, _cooled(np.stack([base, second, base * 0.5])), path)
 
 
 def _camera(rng: np.random.Generator, num_frames: int, clutter: float) -> Array:
@@ -234,7 +245,7 @@ def _background(rng: np.random.Generator, height: int, width: int, clutter: floa
     """Noise of several scales and random rectangles, (height, width, 3) float32."""
     image = np.broadcast_to(rng.uniform(50, 200, 3), (height, width, 3)).astype(np.float32)
     if clutter == 0:
-        return image
+        return _cooled(image)
     for cells, lightness, color in ((4, 30.0, 22.0), (12, 32.0, 14.0), (30, 46.0, 14.0)):
         grid = rng.normal(0, lightness * clutter, (cells, cells, 1)) + rng.normal(
             0, color * clutter, (cells, cells, 3)
@@ -246,7 +257,17 @@ def _background(rng: np.random.Generator, height: int, width: int, clutter: floa
         y1, x1 = y0 + int(rng.integers(6, height // 3)), x0 + int(rng.integers(6, width // 3))
         opacity = rng.uniform(0.3, 0.9)
         image[y0:y1, x0:x1] = (1 - opacity) * image[y0:y1, x0:x1] + opacity * rng.uniform(20, 230, 3)
-    return np.clip(image, 0, 255).astype(np.float32)
+    return _cooled(np.clip(image, 0, 255)).astype(np.float32)
+
+
+def _cooled(colors: Array) -> Array:
+    """Colours (..., 3) without the warm ones: red is brought down to the larger of green and blue.
+
+    Warm hues belong to the actor, as skin and clothes tell people from walls. It is a matter of look alone, which says
+    where the actor is and nothing of what it does.
+    """
+    red = np.minimum(colors[..., :1], colors[..., 1:].max(-1, keepdims=True))
+    return np.concatenate([red, colors[..., 1:]], -1)
 
 
 def _linear(size: int, cells: int) -> Array:
@@ -295,10 +316,9 @@ def _draw(image: Array, shape: Shape, t: int, x: float, y: float, radius: float)
 
     first, second, outline = (c.astype(np.float32) for c in shape.colors)
     fill = soft(a) * first + (1 - soft(a)) * second
-    if shape.kind == "actor":  # a disc of two halves, a ring, and a dot that breaks the symmetry
-        ring = soft(0.76 - np.hypot(a, b))
-        dot = soft(np.hypot(a - 0.4, b) - 0.24)
-        fill = (1 - ring) * ((1 - dot) * fill + dot * outline) + ring * outline
+    if shape.kind == "actor":
+        ring = soft(0.8 - np.hypot(a, b))
+        fill = (1 - ring) * fill + ring * outline
     alpha = soft(_distance(shape.kind, a, b))
     image[y0:y1, x0:x1] = (1 - alpha) * image[y0:y1, x0:x1] + alpha * fill
 

@@ -7,52 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.tracks import TRACK
 from ..pruning.budget import keep_count
 from .store import Batch
 
 Augment = Callable[[Batch, torch.Generator], Batch]
 
 
-@dataclass(frozen=True)
-class Move:
-    """A symmetry of clips: what it does to frames (B, T, H, W, 3) and to the tracks (B, T, 5) of their actors."""
-
-    frames: Callable[[Tensor], Tensor]
-    tracks: Callable[[Tensor], Tensor]
-
-
-def _changed(tracks: Tensor, **columns: Tensor) -> Tensor:
-    """tracks (B, T, 5) with some columns replaced by (B, T)."""
-    return torch.stack([columns.get(name, tracks[..., i]) for i, name in enumerate(TRACK)], -1)
-
-
-# The actor's look is symmetric about the axis that its angle points along: a reflection reflects that axis.
-MOVES = {
-    "mirror": Move(lambda x: x.flip(3), lambda t: _changed(t, x=1 - t[..., 0], angle=math.pi - t[..., 3])),
-    "flip": Move(lambda x: x.flip(2), lambda t: _changed(t, y=1 - t[..., 1], angle=-t[..., 3])),
-    "reverse": Move(lambda x: x.flip(1), lambda t: t.flip(1)),
-    "transpose": Move(
-        lambda x: x.transpose(2, 3),
-        lambda t: _changed(t, x=t[..., 1], y=t[..., 0], angle=math.pi / 2 - t[..., 3]),
-    ),
-}
-# What the class of a synthetic action becomes under each symmetry, for the classes that it changes.
-MIRROR = {"move_left": "move_right", "rotate_cw": "rotate_ccw", "circle_cw": "circle_ccw"}
-FLIP = {"move_up": "move_down", "rotate_cw": "rotate_ccw", "circle_cw": "circle_ccw"}
-REVERSE = {**MIRROR, "move_up": "move_down", "zoom_in": "zoom_out"}
-TRANSPOSE = {
-    "move_left": "move_up",
-    "move_right": "move_down",
-    "rotate_cw": "rotate_ccw",
-    "circle_cw": "circle_ccw",
-}
+# What the class of a synthetic action becomes in the mirror, for the classes that it changes.
+MIRRORED = {"move_left": "move_right", "rotate_cw": "rotate_ccw", "circle_cw": "circle_ccw"}
 
 
 def label_table(class_names: tuple[str, ...], swaps: dict[str, str]) -> Tensor:
@@ -65,26 +32,25 @@ def label_table(class_names: tuple[str, ...], swaps: dict[str, str]) -> Tensor:
     return table
 
 
-class ActionSymmetries:
-    """Mirror, flip, time reversal and transposition, each for half of the clips, with the labels they imply.
+class MirrorActions:
+    """Left-right flips for half of the clips, with the labels that they imply.
 
-    For datasets whose classes are the synthetic actions; on others use `mirror`.
+    For datasets whose classes are the synthetic actions; on others use `mirror`. Turning a scene over or playing it
+    backwards would rename its action as well, but circles start at their top and rotations upright: such clips would
+    not be of this world.
     """
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
-        swaps = (MIRROR, FLIP, REVERSE, TRANSPOSE)
-        self.tables = [label_table(class_names, names) for names in swaps]
+        self.table = label_table(class_names, MIRRORED)
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Returns a batch of the same shapes."""
-        for move, table in zip(MOVES.values(), self.tables, strict=True):
-            batch = _moved(batch, move, table, generator)
-        return batch
+        return _mirrored(batch, self.table, generator)
 
 
 def mirror(batch: Batch, generator: torch.Generator) -> Batch:
     """Left-right flips for half of the clips; the labels stay."""
-    return _moved(batch, MOVES["mirror"], None, generator)
+    return _mirrored(batch, None, generator)
 
 
 def natural(batch: Batch, generator: torch.Generator) -> Batch:
@@ -134,16 +100,25 @@ def unchanged(batch: Batch, generator: torch.Generator) -> Batch:
     return batch
 
 
-def _moved(batch: Batch, move: Move, table: Tensor | None, generator: torch.Generator) -> Batch:
-    """Moves half of the clips, their actors with them, and renames their labels by `table`."""
+def mirrored_tracks(tracks: Tensor) -> Tensor:
+    """tracks (..., T, 5) as `data.tracks` has them -> the same actors in the mirror.
+
+    The look of an actor is symmetric about the axis that its angle points along, so its mirror image is a turned actor.
+    """
+    x, y, radius, angle, visible = tracks.unbind(-1)
+    return torch.stack([1 - x, y, radius, math.pi - angle, visible], -1)
+
+
+def _mirrored(batch: Batch, table: Tensor | None, generator: torch.Generator) -> Batch:
+    """Mirrors half of the clips, their actors with them, and renames their labels by `table`."""
     chosen = torch.rand(len(batch.labels), generator=generator) < 0.5
 
     def some(moved: Tensor, still: Tensor) -> Tensor:
         return torch.where(chosen.view(-1, *[1] * (still.ndim - 1)), moved, still)
 
     labels = batch.labels if table is None else some(table[batch.labels], batch.labels)
-    tracks = None if batch.tracks is None else some(move.tracks(batch.tracks), batch.tracks)
-    return Batch(some(move.frames(batch.frames), batch.frames), labels, tracks)
+    tracks = None if batch.tracks is None else some(mirrored_tracks(batch.tracks), batch.tracks)
+    return Batch(some(batch.frames.flip(3), batch.frames), labels, tracks)
 
 
 def jitter_colors(frames: Tensor, generator: torch.Generator) -> Tensor:

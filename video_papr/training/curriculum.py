@@ -18,7 +18,7 @@ class Curriculum:
     Args:
         stores: in rising difficulty; a single one is plain uniform sampling.
         full_at: the share of the training after which every clip comes from the last store.
-        augment: (batch, generator) -> batch, e.g. `ActionSymmetries`.
+        augment: (batch, generator) -> batch, e.g. `MirrorActions`.
         colors: permute and invert colours.
     """
 
