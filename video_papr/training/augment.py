@@ -63,7 +63,7 @@ def natural(batch: Batch, generator: torch.Generator) -> Batch:
         ValueError: the batch has tracks, which these changes would leave behind.
     """
     if batch.tracks is not None:
-        raise ValueError("natural() leaves tracks behind; use ActionSymmetries")
+        raise ValueError("natural() leaves tracks behind; use MirrorActions")
     batch = mirror(batch, generator)
     clips = len(batch.labels)
     sides = 0.6 + 0.4 * torch.rand(clips, 2, generator=generator)
