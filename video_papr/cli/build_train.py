@@ -77,6 +77,7 @@ def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
             num_frames=backbone.num_frames,
             input_size=_side(config),
             keep_ratio=train.keep_ratio,
+            keep_by=train.keep_by,
             locate=train.locate,
             follow=train.follow,
             label_smoothing=train.label_smoothing,

@@ -129,7 +129,16 @@ def jitter_colors(frames: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(inverted[:, None, None, None, None], 255 - frames, frames)
 
 
-def random_tokens(batch: int, num_tokens: int, keep_ratio: float, generator: torch.Generator) -> Tensor:
-    """A random subset of tokens for each clip: (B, K) int64, sorted; K = `keep_count`."""
-    kept = keep_count(keep_ratio, num_tokens)
-    return torch.rand(batch, num_tokens, generator=generator).argsort(1)[:, :kept].sort(1).values
+def random_tokens(preferred: Tensor, keep_ratio: float, generator: torch.Generator) -> Tensor:
+    """A random subset of tokens for each clip.
+
+    Args:
+        preferred: (B, N), 0 for all is an even draw; a token that is preferred by 1 comes before all that are not.
+        keep_ratio: K = `keep_count`.
+
+    Returns:
+        (B, K) int64, sorted.
+    """
+    kept = keep_count(keep_ratio, preferred.shape[1])
+    scores = preferred + torch.rand(preferred.shape, generator=generator)
+    return scores.topk(kept, dim=1).indices.sort(1).values
