@@ -126,6 +126,24 @@ def test_random_tokens_are_dropped_in_training_only() -> None:
     assert seen == [32]
 
 
+def test_actors_are_preferred_where_they_are_known() -> None:
+    """Averaged over many draws more of the actor's tokens stay, and no more tokens than before."""
+    given = batch()
+    share = {}
+    for keep_by in ("random", "actor"):
+        target, seen = backbone(keep_ratio=(0.3, 0.3), keep_by=keep_by), []
+        target.weights.patch_embed.register_forward_pre_hook(
+            lambda _m, inputs, seen=seen: seen.append(inputs[1])
+        )  # type: ignore[union-attr]
+        for seed in range(60):
+            target.loss(given, rng(seed))
+        kept = torch.stack(seen)  # (draws, B, K)
+        assert kept.shape[2] == 9
+        share[keep_by] = actors(given).flatten(1).expand(60, -1, -1).gather(2, kept).float().mean()
+    assert share["actor"] > 1.15 * share["random"]
+    target.loss(given._replace(tracks=None), rng())  # nobody to prefer
+
+
 @pytest.mark.parametrize("keep_ratio", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.1)])
 def test_range_of_kept_tokens(keep_ratio: tuple[float, float]) -> None:
     with pytest.raises(ConfigError, match=r"^train\.keep_ratio=\[0\..*must be \[low, high\] with 0 < low"):

@@ -17,10 +17,9 @@ from ..data.tracks import MOTION, actor_motion, actor_tokens
 from ..errors import ConfigError
 from ..pixels import normalize_pixels, resample_clip
 from ..pruning.x3d import CLIPS, MEAN, STD, x3d_classifier
-from .augment import random_tokens
 from ..structures import TokenGrid
+from .augment import random_tokens
 from .store import Batch
-
 
 PREFERENCE = 1.5  # keep_by="actor": at most; from 1 on all of the actor's tokens stay before any other
 
