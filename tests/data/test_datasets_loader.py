@@ -197,22 +197,24 @@ def raise_in_worker(_: int) -> np.ndarray:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX signals")
 def test_a_video_that_kills_its_process_is_a_failed_sample(mixed: VideoList) -> None:
+    before = set(multiprocessing.active_children())  # another test's library may keep some of its own
     handler = signal.getsignal(signal.SIGCHLD)
     dataset = VideoDataset(mixed, kill_this_process)
     ((sample,),) = iter_samples(dataset, indices=[0], workers=1)
     assert sample.frames is None and sample.name == mixed.records[0].name
     assert sample.error == f"cannot decode {sample.name} (its process died of SIGKILL; tried twice)"
     assert signal.getsignal(signal.SIGCHLD) == handler
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX signals")
 def test_worker_killed_while_the_consumer_works(mixed: VideoList) -> None:
     """Nothing is lost, and nothing shows: another process takes the place."""
+    before = set(multiprocessing.active_children())
     dataset = VideoDataset(mixed, SAMPLER)
     samples = iter_samples(dataset, workers=1)
     first = next(samples)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = set(multiprocessing.active_children()) - before
     os.kill(worker.pid, signal.SIGKILL)
     time.sleep(0.3)  # the consumer's own code: undisturbed
     found = [*first, *(sample for batch in samples for sample in batch)]
@@ -225,10 +227,11 @@ def test_mistakes_in_workers_keep_their_kind(mixed: VideoList) -> None:
 
 
 def test_stopping_early_leaves_no_process(mixed: VideoList) -> None:
+    before = set(multiprocessing.active_children())
     samples = iter_samples(VideoDataset(mixed, SAMPLER), workers=2)
     next(samples)
     samples.close()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_workers_use_one_thread(mixed: VideoList) -> None:

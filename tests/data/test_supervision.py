@@ -104,6 +104,7 @@ def no_traces() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_each_fault_is_a_failed_sample_with_its_reason(videos: VideoList, workers: int) -> None:
+    before = set(multiprocessing.active_children())  # another test's library may keep some of its own
     found = read(faulty(videos, dict(enumerate(REASONS))), workers)
     assert [sample.index for sample in found] == list(range(6))
     for sample, reason in zip(found, REASONS.values(), strict=False):
@@ -112,7 +113,7 @@ def test_each_fault_is_a_failed_sample_with_its_reason(videos: VideoList, worker
     healthy = VideoDataset(videos, SAMPLER)[5]
     assert found[5].error is None
     assert found[5].frames is not None and torch.equal(found[5].frames, healthy.frames)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= before
 
 
 @settings(deadline=None, max_examples=5)

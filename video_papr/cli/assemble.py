@@ -95,15 +95,17 @@ def compose_words(words: Sequence[str], *, config: str = CONFIG) -> DictConfig:
     source = config_source()
     package = source.removeprefix("pkg://")
     start = initialize_config_dir if package == source else initialize_config_module
-    outer = GlobalHydra.get_state()  # of a command that runs this, or of a program of the user's own
-    GlobalHydra.instance().clear()
+    current = GlobalHydra.instance()
+    outer = current.hydra  # of a command that runs this, or of a program of the user's own
+    current.clear()
     try:
         with start(package, version_base="1.3"):
             return compose(config, overrides=list(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error) or str(error)) from error
     finally:
-        GlobalHydra.set_state(outer)
+        # Not get_state and set_state: they would take the resolvers along, which the result still needs.
+        GlobalHydra.instance().hydra = outer
 
 
 def _overrides(name: str, value: Any) -> list[str]:

@@ -20,6 +20,8 @@ COMMANDS = {
     "predict": "what happens in videos, when, and which of their tubelets were read",
     "train": "train a backbone, or an X3D that scores tubelets",
     "report": "one report over any set of finished evaluations",
+    "export": "a pipeline as one ONNX, torch.export or AOTInductor file, checked against PyTorch",
+    "demo": "a page in the browser: dense and pruned side by side, on this machine",
     "prepare-data": "check the videos of a dataset and write an index, before a long run",
 }
 
