@@ -13,12 +13,14 @@ import video_papr as _vp
 
 # Modules, not distributions; torch.hub stops with their names when one is missing.
 dependencies = [
+    "PIL",
     "av",
     "huggingface_hub",
     "hydra",
     "matplotlib",
     "numpy",
     "omegaconf",
+    "pebble",
     "pytorchvideo",
     "rich",
     "safetensors",

@@ -19,6 +19,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from video_papr.cli.demo import DemoConfig
+from video_papr.cli.export import ExportConfig
 from video_papr.cli.main import COMMANDS
 from video_papr.cli.pipeline_config import check_pipeline
 from video_papr.cli.predict import PredictConfig, _plain_path
@@ -39,6 +41,8 @@ CHECKS = {
     "eval": check,
     "train": lambda cfg: check_command(TrainRunConfig, cfg),
     "predict": lambda cfg: check_pipeline(PredictConfig, cfg),
+    "export": lambda cfg: check_pipeline(ExportConfig, cfg),
+    "demo": lambda cfg: check_pipeline(DemoConfig, cfg),
     "prepare-data": lambda cfg: check_command(PrepareConfig, cfg),
 }
 
@@ -116,7 +120,7 @@ def check_ours(name: str, words: list[str], own_options: Path) -> None:
         overrides = one_job(overrides)
     needed = re.search(r"dataset=(folder|csv|k400|ssv2|ucf101|hmdb51)", " ".join(overrides))
     if needed and not any(word.startswith("dataset.root=") for word in overrides):
-        assert name == "predict", "this dataset needs dataset.root"
+        assert name in ("predict", "export", "demo"), "this dataset needs dataset.root"
         overrides.append("dataset.root=PATH")
     with initialize_config_module("video_papr.conf", version_base="1.3"):
         CHECKS[name](compose(config_name, overrides=overrides))
@@ -128,6 +132,8 @@ def test_command_is_understood(line: Line, own_options: Path) -> None:
     given = shlex.split(found.group(1) if found else line.text)
     words = [word for part in given for word in STAND_INS.get(part, [part])]
     program, *rest = words
+    if words[:2] == ["python", "-m"]:
+        program, rest = "video-papr", [words[2].removeprefix("video_papr.cli."), *rest[2:]]
     if program == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert re.search(rf"^{rest[0]}:.*## ", makefile, re.MULTILINE)

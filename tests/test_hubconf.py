@@ -68,7 +68,7 @@ def test_dependencies_are_those_of_the_package() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     names = {re.match(r"[\w-]+", line).group() for line in listed}  # type: ignore[union-attr]
     # decord is not there on every machine; torchvision is there for timm
-    modules = {"hydra-core": "hydra"}
+    modules = {"hydra-core": "hydra", "pillow": "PIL"}
     wanted = {modules.get(name, name) for name in names} - {"decord", "torchvision"}
     (value,) = re.findall(r"^dependencies = (\[.*?\])", SOURCE, re.MULTILINE | re.DOTALL)
     assert set(ast.literal_eval(value)) == wanted

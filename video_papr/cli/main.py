@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 
 from ..config_rules import did_you_mean
 from .common import USAGE_ERROR
@@ -37,9 +38,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(help_text())
         sys.exit(0 if given else USAGE_ERROR)
     if given[0] == "--version":
-        from .. import __version__
-
-        print(f"{PROGRAM} {__version__}")
+        print(f"{PROGRAM} {version('video_papr')}")
         return
     command = given[0].replace("_", "-")
     if command not in COMMANDS:
