@@ -42,11 +42,11 @@ def execute(path: Path) -> NotebookNode:
     client = NotebookClient(notebook, timeout=TIMEOUT_SECONDS, kernel_name="python3", record_timing=False)
     with tempfile.TemporaryDirectory() as folder:
         client.execute(cwd=folder, env={**os.environ, "PYTHONPATH": packages})
-    return cleaned(notebook)
+    return cleaned(notebook, folder)
 
 
-def cleaned(notebook: NotebookNode) -> NotebookNode:
-    """The notebook without stderr, which names files of this machine, and with one picture for each picture."""
+def cleaned(notebook: NotebookNode, folder: str) -> NotebookNode:
+    """The notebook without stderr and the name of the `folder` it ran in, with one picture for each picture."""
     notebook.metadata = NotebookNode(METADATA)
     for cell in notebook.cells:
         if cell.cell_type != "code":
@@ -56,6 +56,8 @@ def cleaned(notebook: NotebookNode) -> NotebookNode:
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 continue
+            if output.output_type == "stream":
+                output.text = output.text.replace(f"{folder}/", "")
             if "data" in output and "image/png" in output.data:
                 output.data.pop("image/jpeg", None)  # IPython gives both
             if kept and output.output_type == kept[-1].output_type == "stream":
