@@ -136,13 +136,9 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
 
 
 def _pruner(config: PipelineConfig) -> Any:
-    from ..pruning.builders import Pruner, build_pruner
-    from ..pruning.x3d import X3DScorer, fold_norms
+    from .build import build_folded_pruner
 
-    made = build_pruner(config.pruner.name, **config.pruner.options)
-    if isinstance(made, Pruner) and isinstance(made.scorer, X3DScorer):
-        fold_norms(made.scorer.trunk)
-    return made
+    return build_folded_pruner(config.pruner)
 
 
 def _examples(count: int) -> list[Any]:
