@@ -12,6 +12,7 @@ Letters: B clips, T frames of S x S pixels, K kept tokens.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import shutil
@@ -41,7 +42,11 @@ class Graph(nn.Module):
 
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__()
-        self.pipeline = pipeline
+        self.pipeline = copy.deepcopy(pipeline)
+        # X3D's weights lie channels-last. AOTInductor takes the strides of a depthwise convolution's weight for plain
+        # ones, whereas the convolution does not, and reads its output askew (seen with torch 2.15).
+        for weight in self.pipeline.parameters():
+            weight.data = weight.data.clone(memory_format=torch.contiguous_format)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         selection = self.pipeline.select(frames)
