@@ -177,6 +177,7 @@ WRONG = {
     "train.keep_ratio=0.5": "train.keep_ratio=0.5: must be [low, high]",
     "train.keep_ratio=[0.9,0.3]": "train.keep_ratio=[0.9, 0.3]: must be [low, high] with low <= high",
     "train.curriculum=[0.5]": "train.curriculum=[0.5]: must be a list of [clutter, number of videos]",
+    "train.keep_by=map": "train.keep_by=map needs dataset=synthetic, which knows its actors, and train.keep_ratio",
     "train.keep_by=actor": "train.keep_by=actor needs dataset=synthetic, which knows its actors, and train.keep_ratio",
     "train.augment=flip": "train.augment='flip': must be one of mirror, mirror_actions, natural, none.",
     "experiment=train_scorrer": "experiment=train_scorrer: no such option. Did you mean 'train_scorer'?",

@@ -12,7 +12,6 @@ from torch import Tensor
 from video_papr.data import scenes
 from video_papr.data.scenes import ACTIONS, Path, Scene
 from video_papr.data.tracks import in_view
-from video_papr.pruning.budget import keep_count
 from video_papr.training.augment import (
     MIRRORED,
     MirrorActions,
@@ -22,7 +21,6 @@ from video_papr.training.augment import (
     mirror,
     mirrored_tracks,
     natural,
-    random_tokens,
     relight,
     unchanged,
 )
@@ -160,18 +158,6 @@ def test_colours_are_permuted_and_sometimes_inverted_and_nothing_else() -> None:
     assert torch.equal(jitter_colors(frames, torch.Generator().manual_seed(0)), changed)
 
 
-@pytest.mark.parametrize(("num_tokens", "ratio"), [(100, 0.29), (256, 0.3), (7, 0.01), (5, 1.0)])
-def test_random_tokens_are_a_sorted_subset_of_the_same_size_as_in_pruning(
-    num_tokens: int, ratio: float
-) -> None:
-    kept = random_tokens(torch.zeros(200, num_tokens), ratio, torch.Generator().manual_seed(0))
-    assert kept.shape == (200, keep_count(ratio, num_tokens))
-    assert (kept.diff(dim=1) > 0).all()
-    assert kept.min() >= 0 and kept.max() < num_tokens
-    often = torch.bincount(kept.flatten(), minlength=num_tokens) / 200
-    assert (often - kept.shape[1] / num_tokens).abs().max() < 5 * 0.5 / 200**0.5
-
-
 def still_clips(seed: int, clips: int = 3) -> Batch:
     """Clips whose frames are all alike."""
     generator = torch.Generator().manual_seed(seed)
@@ -214,13 +200,3 @@ def test_relight_keeps_middle_grey_and_stays_in_range() -> None:
     assert brighter.flatten().tolist() == [0, 128, 255]
     darker = relight(frames, torch.tensor([0.5]), torch.tensor([-40.0]))
     assert darker.flatten().tolist() == [24, 88, 152]
-
-
-def test_preferred_tokens_come_first() -> None:
-    preferred = torch.zeros(300, 20)
-    preferred[:, :5] = torch.linspace(0, 1, 300)[:, None]
-    kept = random_tokens(preferred, 0.25, torch.Generator().manual_seed(0))
-    found = (kept < 5).float().sum(1)
-    assert found[-1] == 5  # preferred by 1: all of them
-    assert abs(found[:50].mean() - 5 / 4) < 0.5  # hardly preferred: an even draw
-    assert found[:100].mean() < found[100:200].mean() < found[200:].mean()

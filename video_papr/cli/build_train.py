@@ -45,9 +45,9 @@ def check_training(config: TrainRunConfig) -> None:
         )
     if dataset.name == "synthetic" and train.augment == "natural":
         raise ConfigError("train.augment=natural: is for real videos; the synthetic actions need actions")
-    if train.keep_by == "actor" and (dataset.name != "synthetic" or train.keep_ratio is None):
+    if train.keep_by != "random" and (dataset.name != "synthetic" or train.keep_ratio is None):
         raise ConfigError(
-            "train.keep_by=actor needs dataset=synthetic, which knows its actors, and train.keep_ratio"
+            f"train.keep_by={train.keep_by} needs dataset=synthetic, which knows its actors, and train.keep_ratio"
         )
     if train.weights is not None:
         find_weights(train.weights, key="train.weights")

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..pruning.budget import keep_count
 from .store import Batch
 
 Augment = Callable[[Batch, torch.Generator], Batch]
@@ -127,18 +126,3 @@ def jitter_colors(frames: Tensor, generator: torch.Generator) -> Tensor:
     frames = frames.gather(-1, order[:, None, None, None, :].expand_as(frames))
     inverted = torch.rand(len(frames), generator=generator) < 0.25
     return torch.where(inverted[:, None, None, None, None], 255 - frames, frames)
-
-
-def random_tokens(preferred: Tensor, keep_ratio: float, generator: torch.Generator) -> Tensor:
-    """A random subset of tokens for each clip.
-
-    Args:
-        preferred: (B, N), 0 for all is an even draw; a token that is preferred by 1 comes before all that are not.
-        keep_ratio: K = `keep_count`.
-
-    Returns:
-        (B, K) int64, sorted.
-    """
-    kept = keep_count(keep_ratio, preferred.shape[1])
-    scores = preferred + torch.rand(preferred.shape, generator=generator)
-    return scores.topk(kept, dim=1).indices.sort(1).values

@@ -17,11 +17,8 @@ from ..data.tracks import MOTION, actor_motion, actor_tokens
 from ..errors import ConfigError
 from ..pixels import normalize_pixels, resample_clip
 from ..pruning.x3d import CLIPS, MEAN, STD, x3d_classifier
-from ..structures import TokenGrid
-from .augment import random_tokens
+from .dropping import choose_tokens
 from .store import Batch
-
-PREFERENCE = 1.5  # keep_by="actor": at most; from 1 on all of the actor's tokens stay before any other
 
 
 @dataclass(frozen=True)
@@ -120,11 +117,8 @@ def backbone_target(
 
     Args:
         weights: start from these, with a fresh head when the number of classes differs.
-        keep_ratio: in training, drop tokens at random; the share that stays is drawn uniformly from this range for
-            every batch. None trains on all tokens.
-        keep_by: which tokens stay. "random": any. "actor": half of the clips prefer the actor's tokens, some a little,
-            some so much that all of them stay. What a pruner keeps is no even sample: most of the ground is gone. A
-            backbone that has met only even samples takes the share of the actor's tokens for its size.
+        keep_ratio, keep_by: in training, drop tokens: how many and which stay, see `dropping.choose_tokens`. None
+            trains on all tokens.
         locate, follow: weights of the losses that ask for the actor's tokens and for its motion, see `ActorProbes`;
             batches without tracks do without.
 
@@ -148,8 +142,9 @@ def backbone_target(
         return backbone(normalize_pixels(frames, mean=backbone.mean, std=backbone.std))
 
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
-        kept = _kept_tokens(keep_ratio, keep_by, batch, backbone.grid, generator)
-        kept = None if kept is None else kept.to(batch.frames.device)
+        kept = None
+        if keep_ratio is not None:
+            kept = choose_tokens(keep_ratio, keep_by, batch, backbone.grid, generator).to(batch.frames.device)
         pixels = normalize_pixels(batch.frames, mean=backbone.mean, std=backbone.std)
         logits, where, motion = model(pixels, kept)
         value = F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
@@ -159,25 +154,6 @@ def backbone_target(
         return value + locate * found + follow * followed
 
     return Target(name, model, backbone, loss, predict)
-
-
-def _kept_tokens(
-    keep_ratio: tuple[float, float] | None,
-    keep_by: str,
-    batch: Batch,
-    grid: TokenGrid,
-    generator: torch.Generator,
-) -> Tensor | None:
-    if keep_ratio is None:
-        return None
-    low, high = keep_ratio
-    clips = len(batch.labels)
-    share = low + (high - low) * torch.rand((), generator=generator).item()
-    preferred = torch.zeros(clips, grid.num_tokens)
-    if keep_by == "actor" and batch.tracks is not None:
-        strength = PREFERENCE * (2 * torch.rand(clips, 1, generator=generator) - 1).clamp(min=0)
-        preferred = strength * actor_tokens(batch.tracks.cpu(), grid).flatten(1)
-    return random_tokens(preferred, share, generator)
 
 
 def scorer_target(
