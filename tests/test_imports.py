@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": FLOW,
     "evaluation": MEASURES,
     "training": MEASURES,
+    "depth": MEASURES | {"training"},
     "visualize": FLOW,
     "predict": MEASURES | {"evaluation"},
     "features": FLOW | {"predict"},
@@ -46,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "config_rules": {"errors"},
     "config": {"errors", "config_rules"},
     "cli": MEASURES
-    | {"evaluation", "training", "visualize", "predict", "config", "config_rules"}
+    | {"evaluation", "training", "depth", "visualize", "predict", "config", "config_rules"}
     | {"export", "export_check", "app"},
     "app": MEASURES | {"evaluation", "visualize", "predict"},
     "api": {"pipeline", "predict", "features", "cli"},
