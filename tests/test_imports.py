@@ -45,7 +45,8 @@ ALLOWED: dict[str, set[str]] = {
     "export": FLOW,
     "export_check": FLOW | {"export"},
     "config_rules": {"errors"},
-    "config": {"errors", "config_rules"},
+    "config_depth": {"errors", "config_rules"},
+    "config": {"errors", "config_rules", "config_depth"},
     "cli": MEASURES
     | {"evaluation", "training", "depth", "visualize", "predict", "config", "config_rules"}
     | {"export", "export_check", "app"},

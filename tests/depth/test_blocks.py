@@ -146,7 +146,7 @@ def test_exactly_the_chosen_blocks_are_merged(name: str, kind: str) -> None:
         expected = net(clip)
         for number in range(depth):  # what was opened and not chosen becomes the block that it was
             if number not in mask:
-                places[number].holder[places[number].index] = find_places(before)[number].block
+                places[number].holder[places[number].at] = find_places(before)[number].block
         described = merge_places(net, places, kinds, mask)
         torch.testing.assert_close(net(clip), expected, rtol=1e-10, atol=1e-10)
     assert not switches(net)

@@ -23,11 +23,11 @@ class Place(NamedTuple):
 
     name: str
     holder: nn.ModuleList
-    index: int
+    at: int
 
     @property
     def block(self) -> nn.Module:
-        return self.holder[self.index]
+        return self.holder[self.at]
 
 
 def find_places(net: nn.Module, *, last_stage: str | None = None) -> list[Place]:
@@ -45,7 +45,7 @@ def open_places(places: Sequence[Place], kinds: Sequence[str], mask: Mask | None
     """Gives the blocks of a mask, or all, two branches, in place; `kinds` has one kind for every place."""
     for number, (place, kind) in enumerate(zip(places, kinds, strict=True)):
         if mask is None or number in mask:
-            place.holder[place.index] = open_block(place.block, kind, place.name)
+            place.holder[place.at] = open_block(place.block, kind, place.name)
 
 
 def switches(net: nn.Module) -> list[TwoBranch]:
@@ -76,7 +76,7 @@ def merge_places(net: nn.Module, places: Sequence[Place], kinds: Sequence[str], 
         place = places[number]
         closed = close_block(place.block, place.name)
         described[number] = kinds[number]
-        place.holder[place.index] = nn.Identity() if closed is None else closed
+        place.holder[place.at] = nn.Identity() if closed is None else closed
     if REMOVED in described:
         holder: Any = places[0].holder
         left = [block for block, kind in zip(holder, described, strict=True) if kind != REMOVED]

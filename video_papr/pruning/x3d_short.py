@@ -76,7 +76,7 @@ def shorten_x3d(net: nn.Module, kinds: Sequence[str]) -> None:
                 last.out_channels,
                 size,
                 stride=middle.stride,
-                padding=tuple(k // 2 for k in size),
+                padding=(size[0] // 2, size[1] // 2, size[2] // 2),
             )
         blocks[place] = MergedBlock(conv.to(memory_format=torch.channels_last_3d))
     if not net.training:
