@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones.builders import build_backbone, token_grid
+from ..backbones.builders import BACKBONES, build_backbone, token_grid
 from ..backbones.checkpoints import find_backbone
 from ..backbones.encoder import Encoder
+from ..backbones.shortened import REMOVED
 from ..checkpoints import load_exactly, read_weights, write_weights
 from ..config import DepthConfig, DepthRunConfig, TrainConfig, TrainRunConfig
 from ..depth.plan import Plan, Pruned
+from ..depth.search import check_count
 from ..depth.subjects import Subject, Teaching, backbone_subject, scorer_subject
 from ..errors import CheckpointError, ConfigError
 from ..pruning.selection import check_cell_center
 from ..pruning.x3d import CLIPS, find_x3d, x3d_classifier
+from ..pruning.x3d_short import X3D_DEPTHS
 from ..training.loop import Schedule
 from .common import loading_said_aloud
 
@@ -51,12 +54,15 @@ def check_depth(config: DepthRunConfig) -> None:
             "depth.keep_by=actor needs dataset=synthetic, which knows its actors, and depth.keep_ratio"
         )
     if depth.target == "backbone":
+        check_count(depth.prune, BACKBONES[backbone.name]["depth"], keep_one=REMOVED in depth.kinds)
         if backbone.weights is None:
             raise ConfigError(
                 "backbone.weights=null: there is nothing to learn from a random model; give trained ones"
             )
         find_backbone(backbone.weights, key="backbone.weights")
         return
+    upto = [count for stage, count in X3D_DEPTHS.items() if depth.stage == "head" or stage <= depth.stage]
+    check_count(depth.prune, sum(upto), keep_one=False)
     if depth.weights is None:
         raise ConfigError(
             "depth.weights=null: there is nothing to learn from a random scorer; give trained weights"
@@ -137,7 +143,8 @@ def build_network(config: DepthRunConfig, class_names: tuple[str, ...]) -> tuple
         )
     assert isinstance(net, Encoder)  # `check_depth` refuses the others
     _check_classes(f"backbone.weights={weights}", net.class_names, net.num_classes, class_names)
-    if any(not hasattr(block, "mlp") for block in net.blocks):
+    whole = len(net.blocks) == BACKBONES[backbone.name]["depth"]
+    if not whole or any(not hasattr(block, "mlp") for block in net.blocks):
         raise CheckpointError(
             f"backbone.weights={weights}: its depth was pruned before; start from whole weights"
         )
