@@ -59,6 +59,10 @@ def test_configuration_page_lists_the_keys_of_the_scripts() -> None:
     shared = set(recipe) - {"defaults", "hydra", "train", *GROUPS}
     assert set(re.findall(r"`(\w+)`", training.split("\n|")[0])) - set(GROUPS) == shared
     assert set(re.findall(r"`train\.(\w+)`", training)) == set(recipe.train)
+    pruning = page.split("\n## Keys of `tools/depth_prune.py`")[1].split("\n## ")[0]
+    assert set(re.findall(r"`depth\.(\w+)`", pruning)) - {"json"} == set(
+        OmegaConf.load(CONF / "depth_prune.yaml").depth
+    )
     predicting = page.split("\n## Keys of `tools/predict.py`")[1].split("\n## ")[0]
     own = set(OmegaConf.load(CONF / "predict.yaml")) - {"defaults", "hydra"}
     assert set(re.findall(r"^\| `(\w+)`", predicting, re.MULTILINE)) == own

@@ -26,7 +26,7 @@ from video_papr.cli.pipeline_config import check_pipeline
 from video_papr.cli.predict import PredictConfig, _plain_path
 from video_papr.cli.prepare_data import PrepareConfig
 from video_papr.cli.report import build_parser
-from video_papr.config import TrainRunConfig, check, check_command
+from video_papr.config import DepthRunConfig, TrainRunConfig, check, check_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +40,7 @@ STAND_INS = {
 CHECKS = {
     "eval": check,
     "train": lambda cfg: check_command(TrainRunConfig, cfg),
+    "depth-prune": lambda cfg: check_command(DepthRunConfig, cfg),
     "predict": lambda cfg: check_pipeline(PredictConfig, cfg),
     "export": lambda cfg: check_pipeline(ExportConfig, cfg),
     "demo": lambda cfg: check_pipeline(DemoConfig, cfg),

@@ -38,15 +38,17 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": FLOW,
     "evaluation": MEASURES,
     "training": MEASURES,
+    "depth": MEASURES | {"training"},
     "visualize": FLOW,
     "predict": MEASURES | {"evaluation"},
     "features": FLOW | {"predict"},
     "export": FLOW,
     "export_check": FLOW | {"export"},
     "config_rules": {"errors"},
-    "config": {"errors", "config_rules"},
+    "config_depth": {"errors", "config_rules"},
+    "config": {"errors", "config_rules", "config_depth"},
     "cli": MEASURES
-    | {"evaluation", "training", "visualize", "predict", "config", "config_rules"}
+    | {"evaluation", "training", "depth", "visualize", "predict", "config", "config_rules"}
     | {"export", "export_check", "app"},
     "app": MEASURES | {"evaluation", "visualize", "predict"},
     "api": {"pipeline", "predict", "features", "cli"},

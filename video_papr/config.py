@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .config_depth import DepthConfig
 from .config_rules import (
     any_number,
     anything,
@@ -304,7 +305,21 @@ class TrainRunConfig:
     progress: bool = setting(flag, True)
 
 
+@dataclass(frozen=True)
+class DepthRunConfig:
+    """Everything that `tools/depth_prune.py` reads."""
+
+    dataset: DatasetConfig
+    backbone: BackboneConfig
+    runtime: RuntimeConfig
+    depth: DepthConfig
+    seed: int = setting(natural, 0)
+    output_dir: str = setting(text, "outputs")
+    progress: bool = setting(flag, True)
+
+
 SECTIONS: dict[str, type] = {
+    "depth": DepthConfig,
     "dataset": DatasetConfig,
     "backbone": BackboneConfig,
     "pruner": PrunerConfig,

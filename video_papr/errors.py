@@ -27,6 +27,10 @@ class TrainingError(VideoPaprError):
     """A training cannot go on."""
 
 
+class MergeError(VideoPaprError):
+    """A layer cannot be merged with its neighbours. The text names the layer."""
+
+
 class ExportError(VideoPaprError):
     """A pipeline cannot be written as a graph, or the graph does not do what the pipeline does."""
 

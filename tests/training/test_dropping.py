@@ -33,6 +33,7 @@ def batch(clips: int, *, tracked: bool = True) -> Batch:
 
 def masks(keep_by: str, share: float, clips: Batch, grid: TokenGrid = GRID, seed: int = 0) -> Tensor:
     kept = choose_tokens((share, share), keep_by, clips, grid, rng(seed))
+    assert kept is not None
     chosen = torch.zeros(len(clips.labels), grid.num_tokens, dtype=torch.bool).scatter_(1, kept, True)
     return chosen.view(-1, *grid.shape)
 
@@ -54,10 +55,12 @@ def test_as_many_sorted_tokens_for_every_clip(
     if tracked:
         clips = clips._replace(tracks=clips.tracks[:, :1].expand(-1, 2 * grid.frames, -1))  # type: ignore[index]
     kept = choose_tokens((low, high), keep_by, clips, grid, rng(seed))
+    again = choose_tokens((low, high), keep_by, clips, grid, rng(seed))
+    assert kept is not None and again is not None and torch.equal(kept, again)
+    assert choose_tokens(None, keep_by, clips, grid, rng(seed)) is None
     assert keep_count(low, grid.num_tokens) <= kept.shape[1] <= keep_count(high, grid.num_tokens)
     assert kept.shape[0] == 5 and (kept.diff(dim=1) > 0).all()
     assert kept.min() >= 0 and kept.max() < grid.num_tokens
-    assert torch.equal(kept, choose_tokens((low, high), keep_by, clips, grid, rng(seed)))
 
 
 @pytest.mark.parametrize("keep_by", sorted(SCORES))

@@ -61,8 +61,14 @@ def run_blocks(
                 tokens, keys, before, block=number, depth=len(blocks), num_prefix=num_prefix
             )
             sizes = sizes if after is before else after
-        tokens = tokens + block.ls2(block.mlp(block.norm2(tokens)))
+        tokens = _feed_forward(block, tokens)
     return tokens, sizes
+
+
+def _feed_forward(block: Any, tokens: Tensor) -> Tensor:
+    """The part of a block behind attention, with its shortcut; depth pruning may have merged it into one module."""
+    joint = getattr(block, "joint", None)
+    return tokens + block.ls2(block.mlp(block.norm2(tokens))) if joint is None else joint(tokens)
 
 
 def _attend(attention: Any, tokens: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:

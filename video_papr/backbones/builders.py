@@ -11,6 +11,7 @@ import torch
 from ..errors import ConfigError
 from ..structures import TokenGrid
 from .checkpoints import Checkpoint, check_model, choose_head, fit_positions, load, read_checkpoint
+from .shortened import shorten_backbone
 from .timm_vit import TimmViT, build_timm_vit
 from .videomae import VideoMAE
 from .vivit import ViViT
@@ -124,6 +125,8 @@ def build_backbone(
             **settings if num_classes is None else {**settings, "num_classes": num_classes}
         )
     if checkpoint is not None:
+        if checkpoint.blocks is not None:
+            shorten_backbone(backbone, checkpoint.blocks)
         load(backbone, checkpoint)
         backbone.class_names = checkpoint.names
     return backbone.eval().requires_grad_(False)

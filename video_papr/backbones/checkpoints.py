@@ -24,6 +24,7 @@ from ..errors import CheckpointError, CheckpointWarning, ConfigError
 from ..structures import TokenGrid
 from .formats import OWN_VIDEOMAE, Format, State, architecture, class_names, recognise, shape_of
 from .layers import interpolate_positions
+from .shortened import REMOVED, check_blocks
 
 # VideoMAE V2's published lists: the rows of a Kinetics-710 head that are the classes of Kinetics-400, and the names of
 # these, one on each line. Their order is V2's own, not the alphabetical one of other releases.
@@ -50,6 +51,7 @@ class Checkpoint:
         settings: the part of the architecture that it gives away, under the names of `builders.BACKBONES`.
         norm_eps: epsilon of (the blocks' norms, the last norm), where the reference implementation's differs from ours.
         model: name of the backbone, where the file says it.
+        blocks: of a backbone whose depth was pruned, what became of each of its blocks; see `shortened`.
         names: of the classes.
     """
 
@@ -60,6 +62,7 @@ class Checkpoint:
     settings: dict[str, Any] = field(default_factory=dict)
     norm_eps: tuple[float, float] | None = None
     model: str | None = None
+    blocks: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
 
     @property
@@ -111,12 +114,18 @@ def read_checkpoint(weights: str | Path, *, key: str) -> Checkpoint:
     if config:
         return _with_config(Checkpoint(source, path, kind, state), config, files[0].parent / HUB_CONFIG)
     names, eps = described.get("class_names"), described.get("norm_eps")
+    settings, blocks = shape_of(state), described.get("blocks")
+    if blocks is not None:
+        removed = sum(kind == REMOVED for kind in blocks) if isinstance(blocks, list) else 0
+        settings["depth"] = settings.get("depth", 0) + removed
+        blocks = check_blocks(blocks, settings["depth"], source=source)
     return Checkpoint(
         source,
         path,
         kind,
         state,
-        settings=shape_of(state),
+        settings=settings,
+        blocks=blocks,
         norm_eps=(eps[0], eps[1]) if eps else None,
         model=described.get("model"),
         names=tuple(names) if names else None,

@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": "accuracy, cost and speed of a pruned video transformer beside the dense one",
     "predict": "what happens in videos, when, and which of their tubelets were read",
     "train": "train a backbone, or an X3D that scores tubelets",
+    "depth-prune": "remove or merge blocks of a trained backbone or scorer (UPDP)",
     "report": "one report over any set of finished evaluations",
     "export": "a pipeline as one ONNX, torch.export or AOTInductor file, checked against PyTorch",
     "demo": "a page in the browser: dense and pruned side by side, on this machine",

@@ -21,6 +21,7 @@ from .rules import RULES
 from .selection import scope_floor, select_counts, select_tokens
 from .similarity import SimilarityPruner
 from .x3d import CLIPS, X3DScorer, find_x3d
+from .x3d_short import check_blocks, shorten_x3d
 
 CONVNETS = (*CLIPS, "papr_plus", "image_convnet")
 PRUNERS = ("none", *CONVNETS, "similarity", *RULES)
@@ -181,6 +182,9 @@ def _x3d_scorer(
             **rest,
         )
     if weights is not None:
-        state, _ = read_weights(find_x3d(weights, key="pruner.weights"))
-        scorer.trunk.load_classifier(state, source=f"pruner.weights={weights}")
+        state, described = read_weights(find_x3d(weights, key="pruner.weights"))
+        source = f"pruner.weights={weights}"
+        if "blocks" in described:
+            shorten_x3d(scorer.trunk, check_blocks(described["blocks"], source=source))
+        scorer.trunk.load_classifier(state, source=source)
     return scorer

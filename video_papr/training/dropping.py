@@ -31,23 +31,30 @@ WIDTH, DURATION = 1.5, 1.2  # of a blob, in tokens: deviation of the bell that n
 
 
 def choose_tokens(
-    keep_ratio: tuple[float, float], keep_by: str, batch: Batch, grid: TokenGrid, generator: torch.Generator
-) -> Tensor:
+    keep_ratio: tuple[float, float] | None,
+    keep_by: str,
+    batch: Batch,
+    grid: TokenGrid,
+    generator: torch.Generator,
+) -> Tensor | None:
     """Draws the tokens that stay.
 
     Args:
-        keep_ratio: the share that stays is drawn uniformly from this range, the same for all clips of the batch.
+        keep_ratio: the share that stays is drawn uniformly from this range, the same for all clips of the batch; None
+            keeps all.
         keep_by: a name of `SCORES`.
         generator: on the CPU.
 
     Returns:
-        (B, K) int64 on the CPU, sorted.
+        (B, K) int64, sorted, on the device of the frames; None for all tokens.
     """
+    if keep_ratio is None:
+        return None
     low, high = keep_ratio
     share = low + (high - low) * torch.rand((), generator=generator).item()
     scores = SCORES[keep_by](batch, grid, generator)
     kept = keep_count(share, grid.num_tokens)
-    return scores.flatten(1).topk(kept, dim=1).indices.sort(1).values
+    return scores.flatten(1).topk(kept, dim=1).indices.sort(1).values.to(batch.frames.device)
 
 
 def random_scores(batch: Batch, grid: TokenGrid, generator: torch.Generator) -> Tensor:

@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backbones.builders import Backbone, build_backbone
+from ..backbones.encoder import Encoder
+from ..backbones.shortened import check_blocks, shorten_backbone
 from ..checkpoints import load_exactly, read_weights, write_weights
 from ..data.tracks import MOTION, actor_motion, actor_tokens
 from ..errors import ConfigError
 from ..pixels import normalize_pixels, resample_clip
 from ..pruning.x3d import CLIPS, MEAN, STD, x3d_classifier
+from ..pruning.x3d_short import check_blocks as check_x3d_blocks
+from ..pruning.x3d_short import shorten_x3d
 from .dropping import choose_tokens
 from .store import Batch
 
@@ -31,6 +35,7 @@ class Target:
         weights: the part of `model` that is kept afterwards.
         loss: (batch, generator) -> scalar; the generator drives what is random.
         predict: frames (B, T, S, S, 3) uint8 -> logits (B, classes).
+        blocks: what depth pruning made of its blocks, where it starts from such weights.
     """
 
     name: str
@@ -38,10 +43,12 @@ class Target:
     weights: nn.Module
     loss: Callable[[Batch, torch.Generator], Tensor]
     predict: Callable[[Tensor], Tensor]
+    blocks: tuple[str, ...] | None = None
 
     def save(self, path: Path, class_names: tuple[str, ...], described: dict[str, Any]) -> None:
         """Writes the weights in our own format (fp16), with the classes and a description."""
-        described = {"model": self.name, "class_names": class_names, **described}
+        own = {} if self.blocks is None else {"blocks": self.blocks}
+        described = {"model": self.name, "class_names": class_names, **own, **described}
         write_weights(path, self.weights.state_dict(), described)
 
 
@@ -65,13 +72,13 @@ class ActorProbes(nn.Module):
         """
         backbone, blocks = self.backbone, self.backbone.blocks
         tokens = backbone.embed(pixels, keep_idx)
-        middle = len(blocks) // 2
+        middle = max(1, len(blocks) // 2)
         for number, block in enumerate(blocks, start=1):
             tokens = block(tokens)
             own = tokens[:, backbone.num_prefix :]  # class tokens have no place
             if number == middle:
                 where = self.where(own).squeeze(-1)
-            if number == middle + 1:
+            if number == min(middle + 1, len(blocks)):
                 motion = self.motion(own)
         return backbone.classify(tokens), where, motion
 
@@ -132,8 +139,7 @@ def backbone_target(
     backbone = build_backbone(
         name, num_classes=num_classes, num_frames=num_frames, input_size=input_size, seed=seed
     )
-    if weights is not None:
-        _load_with_own_head(backbone, weights, head="head")
+    blocks = None if weights is None else _load_with_own_head(backbone, weights, head="head")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ActorProbes(backbone).requires_grad_(True)
@@ -142,9 +148,7 @@ def backbone_target(
         return backbone(normalize_pixels(frames, mean=backbone.mean, std=backbone.std))
 
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
-        kept = None
-        if keep_ratio is not None:
-            kept = choose_tokens(keep_ratio, keep_by, batch, backbone.grid, generator).to(batch.frames.device)
+        kept = choose_tokens(keep_ratio, keep_by, batch, backbone.grid, generator)
         pixels = normalize_pixels(batch.frames, mean=backbone.mean, std=backbone.std)
         logits, where, motion = model(pixels, kept)
         value = F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
@@ -153,7 +157,7 @@ def backbone_target(
         found, followed = model.loss(where, motion, batch.tracks, kept)
         return value + locate * found + follow * followed
 
-    return Target(name, model, backbone, loss, predict)
+    return Target(name, model, backbone, loss, predict, blocks)
 
 
 def scorer_target(
@@ -178,8 +182,7 @@ def scorer_target(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = x3d_classifier(num_classes).to(memory_format=torch.channels_last_3d)
-    if weights is not None:
-        _load_with_own_head(model, weights, head="blocks.5.proj")
+    blocks = None if weights is None else _load_with_own_head(model, weights, head="blocks.5.proj")
 
     def predict(clips: Tensor) -> Tensor:
         pixels = resample_clip(normalize_pixels(clips, mean=MEAN, std=STD), **seen)
@@ -188,13 +191,26 @@ def scorer_target(
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(predict(batch.frames).float(), batch.labels, label_smoothing=label_smoothing)
 
-    return Target(name, model, model, loss, predict)
+    return Target(name, model, model, loss, predict, blocks)
 
 
-def _load_with_own_head(model: nn.Module, weights: str, *, head: str) -> None:
-    """Loads `weights`; the layer `head` keeps its fresh weights where theirs are absent or of another size."""
-    state, _ = read_weights(weights, key="train.weights")
+def _load_with_own_head(model: nn.Module, weights: str, *, head: str) -> tuple[str, ...] | None:
+    """Loads `weights`; the layer `head` keeps its fresh weights where theirs are absent or of another size.
+
+    Returns what depth pruning made of the blocks, which `model` then has too; None: nothing.
+    """
+    state, described = read_weights(weights, key="train.weights")
+    source = f"train.weights={weights}"
+    blocks = None
+    if "blocks" in described:
+        if isinstance(model, Encoder):
+            blocks = check_blocks(described["blocks"], len(model.blocks), source=source)
+            shorten_backbone(model, blocks)
+        else:
+            blocks = check_x3d_blocks(described["blocks"], source=source)
+            shorten_x3d(model, blocks)
     fresh = {key: value for key, value in model.state_dict().items() if key.startswith(f"{head}.")}
     if any(key not in state or state[key].shape != value.shape for key, value in fresh.items()):
         state = {**state, **fresh}
-    load_exactly(model, state, source=f"train.weights={weights}")
+    load_exactly(model, state, source=source)
+    return blocks

@@ -1,0 +1,224 @@
+"""`tools/depth_prune.py` from its command line to weights that `tools/eval.py` takes: few steps on two dozen videos."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+
+from video_papr.backbones.builders import build_backbone
+from video_papr.checkpoints import read_weights, write_weights
+from video_papr.cli.depth_prune import main
+from video_papr.cli.eval import main as evaluate
+from video_papr.config import DepthRunConfig, check_command
+from video_papr.data.scenes import ACTIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "runtime=cpu",
+    "runtime.workers=0",
+    "progress=false",
+    "backbone.num_frames=8",
+    "backbone.input_size=32",
+    "depth.batch_size=4",
+    "depth.supernet_steps=2",
+    "depth.progressive_steps=2",
+    "depth.finetune_steps=1",
+    "depth.validate_every=2",
+    "depth.calibration_clips=4",
+    "depth.latency_clips=1",
+    "depth.latency_repeats=1",
+)
+SYNTHETIC = ("dataset.num_videos=13", "depth.val_videos=12")
+SCORER = (
+    *("depth.target=scorer", "depth.prune=3", "depth.scorer_frames=2", "depth.scorer_size=32"),
+    *("depth.exhaustive=0", "depth.population=2", "depth.generations=0", "depth.search_clips=4"),
+)
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def prune(run_in_process: Command) -> Command:
+    """A function (words) -> exit status, stdout, stderr that runs `tools/depth_prune.py`."""
+    return partial(run_in_process, "depth_prune.py", main)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"dataset.cache_dir={tmp_path_factory.mktemp('cache')}"
+
+
+def composed(*words: str) -> DepthRunConfig:
+    with initialize_config_module("video_papr.conf", version_base="1.3"):
+        return check_command(DepthRunConfig, compose("depth_prune", overrides=list(words)))
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[Path, tuple[str, ...], str]:
+    """A run of the real command in a process of its own: its folder, its words, and what it printed."""
+    out = tmp_path_factory.mktemp("run")
+    words = (*SMALL, *SYNTHETIC, cache, f"output_dir={out}", "depth.mode=block", "depth.prune=2")
+    words = (*words, "depth.keep_ratio=[0.3,0.9]", "depth.keep_by=actor", "depth.augment=mirror_actions")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/depth_prune.py"), *words], capture_output=True, text=True, cwd=out
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return out, words, done.stdout
+
+
+def test_pruned_backbone_is_an_ordinary_checkpoint(
+    pruned: tuple[Path, tuple[str, ...], str], run_in_process: Command, tmp_path: Path
+) -> None:
+    out, words, shown = pruned
+    assert "videomae_tiny: 12 classes, 13 clips, 12 for validation" in shown
+    for name in ("weights.safetensors", "depth.json"):
+        assert f"wrote {out / name}" in shown
+    report = json.loads((out / "depth.json").read_text())
+    assert sorted(report["blocks"]) == ["removed", "removed", "whole", "whole"]
+    assert report["scored"] == 6 == len(json.loads((out / "search.json").read_text())["scores"])
+    state, described = read_weights(out / "weights.safetensors")
+    assert (described["model"], described["blocks"]) == ("videomae_tiny", report["blocks"])
+    assert not [key for key in state if key.startswith(("blocks.2", "blocks.3"))]
+    net = build_backbone("videomae_tiny", weights=out / "weights.safetensors", num_frames=8, input_size=32)
+    assert net.class_names == tuple(sorted(ACTIONS)) and len(net.blocks) == 2
+    cached = next(word for word in words if word.startswith("dataset.cache_dir"))
+    for number, pruner in enumerate(("pruner=random", "pruner=similarity", "pruner=none")):
+        status, _, errors = run_in_process(
+            "eval.py",
+            evaluate,
+            *(pruner, f"backbone.weights={out / 'weights.safetensors'}", "backbone.num_frames=8"),
+            *("backbone.input_size=32", "runtime=cpu", "runtime.workers=0", "progress=false", "visualize=0"),
+            *(cached, "dataset.num_videos=12", f"output_dir={tmp_path / str(number)}"),
+        )
+        assert status == 0 and "random weights" not in errors, errors
+        results = json.loads((tmp_path / str(number) / "results.json").read_text())
+        assert results["num_evaluated"] == 12
+
+
+def test_resume_goes_on_and_refuses_another_run(
+    pruned: tuple[Path, tuple[str, ...], str], prune: Command, tmp_path: Path
+) -> None:
+    out, words, _ = pruned
+    shutil.copytree(out, tmp_path / "copy")
+    words = (*(w for w in words if not w.startswith("output_dir")), f"output_dir={tmp_path / 'copy'}")
+    (tmp_path / "copy" / "weights.safetensors").unlink()
+    status, _, errors = prune(*words, "depth.resume=true", "runtime.threads=1")
+    assert (status, errors) == (0, "")
+    before, after = (read_weights(path / "weights.safetensors")[0] for path in (out, tmp_path / "copy"))
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    status, _, errors = prune(*words, "depth.resume=true", "depth.prune=1")
+    assert status == 2
+    assert errors == (
+        f"error: depth.resume=true: {tmp_path / 'copy'} was begun with depth.prune=2, now 1; start without it, or in "
+        "another output_dir\n"
+    )
+
+
+def test_pruned_scorer_becomes_a_pruner(
+    prune: Command, run_in_process: Command, cache: str, tmp_path: Path
+) -> None:
+    words = (*SMALL, *SYNTHETIC, cache, *SCORER, "depth.fitness=map", "depth.mode=dense")
+    status, shown, errors = prune(*words, f"output_dir={tmp_path / 'run'}")
+    assert (status, errors) == (0, "")
+    assert "19 blocks can be pruned" in shown  # of 26: the map is read behind res4
+    report = json.loads((tmp_path / "run" / "depth.json").read_text())
+    assert report["blocks"].count("dense") == 3 and report["blocks"][19:] == ["whole"] * 7
+    status, _, errors = run_in_process(
+        "eval.py",
+        evaluate,
+        *(f"pruner.weights={tmp_path / 'run' / 'weights.safetensors'}", "pruner.frames=2", "pruner.size=32"),
+        *(
+            "runtime=cpu",
+            "runtime.workers=0",
+            "progress=false",
+            "visualize=0",
+            cache,
+            "dataset.num_videos=12",
+        ),
+        f"output_dir={tmp_path / 'eval'}",
+    )
+    assert status == 0, errors
+    assert json.loads((tmp_path / "eval" / "results.json").read_text())["num_evaluated"] == 12
+
+
+def test_pruned_weights_are_not_pruned_again(
+    pruned: tuple[Path, tuple[str, ...], str], prune: Command, tmp_path: Path
+) -> None:
+    out, words, _ = pruned
+    state, described = read_weights(out / "weights.safetensors")
+    words = (*(w for w in words if not w.startswith("output_dir")), f"output_dir={tmp_path / 'out'}")
+    status, _, errors = prune(*words, f"backbone.weights={out / 'weights.safetensors'}")
+    assert status == 2
+    assert errors.endswith("its depth was pruned before; start from whole weights\n")
+    fewer = {**state, "head.weight": state["head.weight"][:3], "head.bias": state["head.bias"][:3]}
+    write_weights(tmp_path / "w.safetensors", fewer, {**described, "class_names": ["a", "b", "c"]})
+    status, _, errors = prune(*words, f"backbone.weights={tmp_path / 'w.safetensors'}")
+    assert status == 2
+    assert "knows 3 classes, the dataset has 12; fine-tune first" in errors
+
+
+WRONG = {
+    "depth.prune=4 depth.mode=block": "depth.prune=4: must be 1 to 3 blocks (of 4, one must stay)",
+    "depth.prune=5": "depth.prune=5: must be 1 to 4 blocks (there are no more)",
+    "depth.prune=0": "depth.prune=0: must be a whole number of at least 1.",
+    "depth.prune=20 depth.target=scorer": "depth.prune=20: must be 1 to 19 blocks",
+    "depth.mode=blocks": "depth.mode='blocks': must be one of auto, ffn, block, dense, pointwise. Did you",
+    "depth.mode=dense": "depth.mode='dense': depth.target=backbone has auto, ffn, block.",
+    "depth.mode=ffn depth.target=scorer": "depth.mode='ffn': depth.target=scorer has auto, dense, pointwise.",
+    "depth.target=head": "depth.target='head': must be one of backbone, scorer.",
+    "depth.method=best": "depth.method='best': must be one of updp, greedy, random, uniform.",
+    "depth.fitness=map": "depth.fitness='map': only depth.target=scorer has a map; use accuracy.",
+    "depth.population=1": "depth.population=1: must be at least 2",
+    "depth.max_latency=1.5": "depth.max_latency=1.5: must be a number above 0 and at most 1",
+    "depth.max_latency=0.001": "depth.max_latency=0.001: pruning 1 blocks leaves at least",
+    "depth.batch_size=6 depth.accumulate=4": "depth.accumulate=4 must divide depth.batch_size=6",
+    "depth.keep_by=actor": "depth.keep_by=actor needs dataset=synthetic, which knows its actors, and depth.keep_ratio",
+    "depth.prnue=2": "depth.prnue: no such key. Did you mean 'prune'?",
+    "dataset.split=test": "dataset.split=test: pruning trains on the split train and searches on val; test is for",
+    "backbone.weights=null": "backbone.weights=null: there is nothing to learn from a random model",
+    "backbone.weights=absent": "backbone.weights=absent is neither a file nor a bundled model",
+    "depth.target=scorer depth.weights=null": "depth.weights=null: there is nothing to learn from a random scorer",
+    "depth.target=scorer depth.weights=absent": "depth.weights=absent is neither a file nor a bundled model",
+    "depth.target=scorer depth.weights=videomae_tiny_synthetic": "depth.weights=videomae_tiny_synthetic is no",
+    "backbone=timm_vit": "dataset=synthetic, backbone=timm_vit: depth pruning is for video transformers and X3D",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_input_gives_one_line(prune: Command, words: str, cache: str, tmp_path: Path) -> None:
+    given = {word.split("=")[0] for word in words.split()}
+    small = [word for word in (*SMALL, *SYNTHETIC) if word.split("=")[0] not in given]
+    status, shown, errors = prune(*small, cache, f"output_dir={tmp_path / 'out'}", *words.split())
+    assert status == 2, errors
+    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
+    assert len(errors.splitlines()) == 1
+    assert "Traceback" not in errors + shown
+
+
+def test_recipes_search_and_train_away_from_the_test_split() -> None:
+    for name, weights in (("depth_backbone", "videomae_tiny_synthetic"), ("depth_scorer", "x3d_s_synthetic")):
+        config = composed(f"experiment={name}")
+        assert config.dataset.split == "train"
+        chosen = config.backbone.weights if config.depth.target == "backbone" else config.depth.weights
+        assert chosen == weights
+        assert composed(f"experiment={name}", "depth.prune=3").depth.prune == 3
+
+
+def test_scorer_is_timed_as_the_evaluation_runs_it() -> None:
+    depth = composed("experiment=depth_scorer").depth
+    with initialize_config_module("video_papr.conf", version_base="1.3"):
+        pruner = compose("eval", overrides=["pruner=x3d_s"]).pruner
+    for key in ("size", "frames"):
+        assert getattr(depth, f"scorer_{key}") == pruner[key]
+    for key in ("stage", "align_corners", "cell_center"):
+        assert getattr(depth, key) == pruner[key]

@@ -1,0 +1,71 @@
+"""`python tools/depth_prune.py`: removes or merges blocks of a trained backbone or scorer (UPDP)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..config import DepthRunConfig, check_command
+from .common import make_console, run_command
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_command("depth_prune", lambda cfg, run_dir: run(check_command(DepthRunConfig, cfg), run_dir))
+
+
+def run(config: DepthRunConfig, out: Path) -> dict[str, Any]:
+    """Prunes, and writes weights.safetensors and depth.json into `out`, beside what the stages leave there.
+
+    Returns:
+        the content of depth.json.
+
+    Raises:
+        VideoPaprError: something in the configuration or the data that the user can mend.
+    """
+    from ..depth.plan import Clips
+    from ..depth.run import prune_depth
+    from ..training.curriculum import Curriculum
+    from . import build, build_depth, build_train
+
+    build_depth.check_depth(config)
+    plan = build_depth.build_plan(config)
+    build_depth.same_run(out, config)
+    engine = build.build_engine(config.runtime)
+    class_names, stores, val = build_train.build_stores(build_depth.stores_config(config))
+    net, subject = build_depth.build_network(config, class_names)
+    console = make_console()
+    console.print(
+        f"{subject.name}: {len(class_names)} classes, {len(stores[-1])} clips, {len(val)} for validation"
+    )
+    augment = build_train.build_augment(config.depth.augment, class_names)
+    draw = Curriculum(stores, full_at=0, augment=augment, colors=False)
+    pruned = prune_depth(
+        net.to(engine.device),
+        subject,
+        plan,
+        Clips(draw, stores[-1], val),
+        directory=out,
+        resume=config.depth.resume,
+        progress=config.progress,
+        say=console.print,
+    )
+    build_depth.save(out / "weights.safetensors", pruned, subject, class_names, config.dataset.name)
+    report = {"model": subject.name, "blocks": pruned.blocks, **pruned.report}
+    (out / "depth.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _tell(report, console.print)
+    for name in ("weights.safetensors", "depth.json"):
+        console.print(f"wrote {out / name}", highlight=False, soft_wrap=True)
+    return report
+
+
+def _tell(report: dict[str, Any], say: Any) -> None:
+    """What pruning brought, in three lines."""
+    lines = (
+        ("validation top-1, %", "top1_val_unpruned", "top1_val", "{:.2f}"),
+        ("parameters", "parameters_unpruned", "parameters", "{:,}"),
+        ("measured, ms", "latency_ms_unpruned", "latency_ms", "{:.2f}"),
+    )
+    for title, before, after, form in lines:
+        say(f"{title}: {form.format(report[before])} unpruned, {form.format(report[after])} pruned")

@@ -1,0 +1,202 @@
+"""Blocks with two branches: the one that they were, and one that is linear and can be merged.
+
+    output = (1 - mix) * baseline(x) + mix * pruned(x)
+
+`mix` is the paper's lambda: 0 is the baseline bit for bit, 1 the pruned branch, and the other one is not run then. The
+pruned branches (UPDP, Liu et al., AAAI 2024, adapted to X3D and to video transformers):
+
+    dense       X3D: 1x1x1 -> depthwise 3x3x3 -> 1x1x1, without the activations and squeeze-and-excitation between
+    pointwise   X3D: 1x1x1 -> 1x1x1, without the depthwise convolution too
+    linear      transformer: the feed-forward part without its activation, and with a batch norm for its layer norm
+    removed     transformer: nothing; attention cannot be merged, so the whole block goes
+
+Our choices, where the paper leaves it open: a pruned branch has weights of its own, which start as copies of the
+baseline's; the ReLU behind the sum of an X3D block stays, since it belongs to the block's output and not to a branch;
+all padding of "dense" is the first convolution's from the start, because only then can it be merged exactly.
+
+Letters: B clips, K tokens, D channels of a transformer, C of X3D, T x h x w positions.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.shortened import LINEAR, REMOVED, ShortBlock
+from ..errors import MergeError
+from ..pruning.x3d_short import DENSE, POINTWISE, MergedBlock
+from .merge import add_shortcut, compose, to_conv3d, to_linear
+
+X3D_MODES, BACKBONE_MODES = (DENSE, POINTWISE), (LINEAR, REMOVED)
+
+
+class TwoBranch(nn.Module):
+    """`(1 - mix) * baseline(x) + mix * pruned(x)`; `mix` in 0..1 is a plain attribute that training sets."""
+
+    def __init__(self, baseline: nn.Module, pruned: nn.Module) -> None:
+        super().__init__()
+        self.baseline, self.pruned = baseline, pruned
+        self.mix = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shapes as both branches."""
+        if self.mix == 0:
+            return self.baseline(x)
+        if self.mix == 1:
+            return self.pruned(x)
+        return (1 - self.mix) * self.baseline(x) + self.mix * self.pruned(x)
+
+
+class FeedForward(nn.Module):
+    """The feed-forward part of a transformer block of timm, with its shortcut; takes its layers over."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm2, self.mlp, self.ls2 = block.norm2, block.mlp, block.ls2
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, K, D) -> (B, K, D)."""
+        return tokens + self.ls2(self.mlp(self.norm2(tokens)))
+
+
+class TokenBatchNorm(nn.BatchNorm1d):
+    """Batch norm over the channels of tokens (B, K, D)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, K, D) -> (B, K, D)."""
+        return super().forward(tokens.flatten(0, 1)).view_as(tokens)
+
+
+class LinearFeedForward(nn.Module):
+    """`x + W2(W1 BN(x))`: a feed-forward part that one D x D matrix can replace.
+
+    Args:
+        block: of timm; its weights are copied.
+        name: of the block, for errors.
+
+    Raises:
+        MergeError: the block scales its feed-forward part, or has a norm inside it.
+    """
+
+    def __init__(self, block: Any, name: str) -> None:
+        super().__init__()
+        inner = getattr(block.mlp, "norm", nn.Identity())
+        for what, layer in (("ls2", block.ls2), ("mlp.norm", inner)):
+            if not isinstance(layer, nn.Identity):
+                raise MergeError(f"{name}.{what}: {type(layer).__name__} has no place in a linear branch")
+        old = block.norm2
+        self.norm = TokenBatchNorm(len(old.weight)).to(old.weight)
+        self.norm.load_state_dict({"weight": old.weight, "bias": old.bias}, strict=False)
+        self.fc1, self.fc2 = deepcopy(block.mlp.fc1), deepcopy(block.mlp.fc2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, K, D) -> (B, K, D)."""
+        return tokens + self.fc2(self.fc1(self.norm(tokens)))
+
+    def merged(self, name: str) -> nn.Linear:
+        """The same as one layer, the shortcut included; `name` is the block's, for errors."""
+        row = compose([(f"{name}.{part}", getattr(self, part)) for part in ("norm", "fc1", "fc2")])
+        return to_linear(add_shortcut(row, None, name), name)
+
+
+class LinearResidual(nn.Module):
+    """An X3D block whose branch is linear.
+
+    Args:
+        block: of pytorchvideo; its weights are copied.
+        depthwise: keep the depthwise convolution; without it, its stride moves to the first convolution.
+    """
+
+    def __init__(self, block: Any, *, depthwise: bool) -> None:
+        super().__init__()
+        old = block.branch2
+        first, middle, last = old.conv_a, old.conv_b, old.conv_c
+        self.conv_a, self.norm_a = deepcopy(first), deepcopy(old.norm_a)
+        if depthwise:
+            self.conv_a.padding = middle.padding
+            self.conv_b, self.norm_b = deepcopy(middle), deepcopy(_batch_norm(old.norm_b))
+            self.conv_b.padding = (0, 0, 0)
+        else:
+            self.conv_a.stride = middle.stride
+        self.conv_c, self.norm_c = deepcopy(last), deepcopy(old.norm_c)
+        self.branch1_conv = deepcopy(block.branch1_conv)
+        self.branch1_norm = deepcopy(getattr(block, "branch1_norm", None))
+        self.activation = deepcopy(block.activation)
+
+    def row(self) -> list[tuple[str, nn.Module]]:
+        """The layers of the branch in their order."""
+        names = ("conv_a", "norm_a", "conv_b", "norm_b", "conv_c", "norm_c")
+        return [(name, getattr(self, name)) for name in names if hasattr(self, name)]
+
+    def shortcut(self) -> list[tuple[str, nn.Module]]:
+        """The layers of the projection shortcut; none where the block's input is added as it is."""
+        pair = (("branch1_conv", self.branch1_conv), ("branch1_norm", self.branch1_norm))
+        return [(name, layer) for name, layer in pair if layer is not None]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, C, T, h, w) -> (B, C', T, h', w')."""
+        out, short = features, features
+        for _, layer in self.row():
+            out = layer(out)
+        for _, layer in self.shortcut():
+            short = layer(short)
+        return self.activation(short + out)
+
+    def merged(self, name: str) -> MergedBlock:
+        """The same as one convolution and its activation; `name` is the block's, for errors."""
+        if not isinstance(self.activation, nn.ReLU):
+            raise MergeError(f"{name}.activation: {type(self.activation).__name__}, expected ReLU")
+        kernel = compose((f"{name}.{part}", layer) for part, layer in self.row())
+        projection = [(f"{name}.{part}", layer) for part, layer in self.shortcut()]
+        kernel = add_shortcut(kernel, compose(projection) if projection else None, name)
+        return MergedBlock(to_conv3d(kernel)).eval()
+
+
+def open_block(block: nn.Module, kind: str, name: str) -> nn.Module:
+    """A block with two branches, the first of which is `block` itself.
+
+    Args:
+        kind: one of `X3D_MODES` or `BACKBONE_MODES`.
+        name: of the block, for errors.
+
+    Raises:
+        MergeError: the block has a layer that a linear branch has no place for.
+    """
+    if kind == LINEAR:
+        pruned: nn.Module = LinearFeedForward(block, name)
+        return ShortBlock(block, TwoBranch(FeedForward(block), pruned)).train(block.training)
+    if kind == REMOVED:
+        return TwoBranch(block, nn.Identity()).train(block.training)
+    return TwoBranch(block, LinearResidual(block, depthwise=kind == DENSE)).train(block.training)
+
+
+def switch_of(block: nn.Module) -> TwoBranch:
+    """The two branches of what `open_block` made."""
+    found = block.joint if isinstance(block, ShortBlock) else block
+    assert isinstance(found, TwoBranch)
+    return found
+
+
+@torch.no_grad()
+def close_block(block: nn.Module, name: str) -> nn.Module | None:
+    """What `open_block` made, with its pruned branch merged and the other one gone; None: nothing is left of it.
+
+    Raises:
+        MergeError: a layer cannot be merged; the text names it. Or `mix` is not 1 yet.
+    """
+    switch = switch_of(block)
+    if switch.mix != 1:
+        raise MergeError(f"{name}: mix={switch.mix}, but only a block at 1 can be merged without a change")
+    if isinstance(switch.pruned, nn.Identity):
+        return None
+    merged: Any = switch.pruned
+    closed = merged.merged(name)
+    return ShortBlock(block, closed).eval() if isinstance(block, ShortBlock) else closed
+
+
+def _batch_norm(norm: nn.Module) -> nn.Module:
+    """The batch norm of a pair with squeeze-and-excitation."""
+    return norm[0] if isinstance(norm, nn.Sequential) else norm

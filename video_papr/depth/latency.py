@@ -1,0 +1,146 @@
+"""How long every block takes as it is and merged: measured, on the machine and the clip that the model is meant for.
+
+Counts of operations would mislead: a dense 3x3x3 convolution has more of them than the bottleneck that it replaces
+(27 C^2 against about 4.5 C^2 + 61 C multiply-accumulates per voxel for X3D), and may be faster or slower, by the width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..pruning.x3d import fold_norms
+from .blocks import close_block, open_block, switch_of
+from .places import Place
+from .search import Budget
+
+WARM_UP = 3
+WHOLE = "whole"
+CLEAR_GAIN = 0.9  # of a block's time; measured times are not better than that
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Milliseconds of one forward pass.
+
+    Attributes:
+        network: the whole network as it is.
+        blocks: name of a block -> kind of its merged form, or "whole", -> milliseconds.
+        measured: on what, for people.
+    """
+
+    network: float
+    blocks: dict[str, dict[str, float]]
+    measured: dict[str, Any]
+
+    def choose(self, name: str, kinds: Sequence[str]) -> str:
+        """The first kind of merged form with a clear gain over the block as it is; without one, the fastest.
+
+        The kinds are to be listed by what they keep: "dense" looks at neighbours, "pointwise" does not.
+        """
+        times = self.blocks[name]
+        gaining = [kind for kind in kinds if times[kind] <= CLEAR_GAIN * times[WHOLE]]
+        return gaining[0] if gaining else min(kinds, key=lambda kind: times[kind])
+
+    def budget(self, kinds: Mapping[str, str], share: float | None) -> Budget:
+        """What pruning saves.
+
+        Args:
+            kinds: name of a block -> the kind that it would be merged to, in the order of the masks' places.
+            share: no more than this share of the network's time may be left; None: any may.
+        """
+        saved = (self.blocks[name][WHOLE] - self.blocks[name][kind] for name, kind in kinds.items())
+        return Budget(self.network, tuple(saved), None if share is None else share * self.network)
+
+
+@torch.inference_mode()
+def measure(
+    net: nn.Module,
+    run: Callable[[nn.Module], Any],
+    places: Sequence[Place],
+    kinds: Sequence[str],
+    *,
+    repeats: int,
+    described: Mapping[str, Any],
+    on_block: Callable[[], None] = lambda: None,
+) -> LatencyTable:
+    """Times a network and each of its blocks on the features that reach it.
+
+    Norms are folded where the evaluation folds them, so that a block is not made to look slow.
+
+    Args:
+        net: in eval mode; stays as it is.
+        run: calls a network once on a clip; hooks see what reaches the blocks.
+        places: blocks of `net`.
+        kinds: to be timed for each of them.
+        repeats: the median of so many calls counts.
+        on_block: called after each block.
+    """
+    device = next(net.parameters()).device
+    whole = _folded(net)
+    reached = _inputs(net, run, places)
+    network = _time(lambda: run(whole), repeats, device)
+    blocks: dict[str, dict[str, float]] = {}
+    for place, features in zip(places, reached, strict=True):
+        times = {WHOLE: _time(_call(_folded(place.block), features), repeats, device)}
+        for kind in kinds:
+            opened = open_block(deepcopy(place.block), kind, place.name).eval()
+            switch_of(opened).mix = 1.0
+            closed = close_block(opened, place.name)
+            if closed is not None and features.ndim == 5:
+                closed = closed.to(memory_format=torch.channels_last_3d)
+            times[kind] = 0.0 if closed is None else _time(_call(closed, features), repeats, device)
+        blocks[place.name] = times
+        on_block()
+    return LatencyTable(network, blocks, dict(described))
+
+
+def _inputs(net: nn.Module, run: Callable[[nn.Module], Any], places: Sequence[Place]) -> list[Tensor]:
+    """What reaches each block in one call."""
+    found: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Any:
+        return lambda module, args: found.__setitem__(name, args[0].clone())
+
+    hooks = [place.block.register_forward_pre_hook(remember(place.name)) for place in places]
+    try:
+        run(net)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [found[place.name] for place in places]
+
+
+def _folded(net: nn.Module) -> nn.Module:
+    copy = deepcopy(net)
+    fold_norms(copy)
+    return copy
+
+
+def _call(module: nn.Module, features: Tensor) -> Callable[[], Any]:
+    return lambda: module(features)
+
+
+def _time(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """The median of `repeats` calls in milliseconds, after a few that do not count."""
+    times = []
+    for number in range(WARM_UP + repeats):
+        _wait(device)
+        start = perf_counter()
+        call()
+        _wait(device)
+        if number >= WARM_UP:
+            times.append(1000 * (perf_counter() - start))
+    return median(times)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

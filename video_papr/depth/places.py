@@ -1,0 +1,91 @@
+"""The blocks of a network that can be pruned: where they are, opened into two branches, and merged.
+
+A mask is a tuple of ascending places in the list that `find_places` gives, e.g. (0, 3): these blocks are pruned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ..backbones.encoder import Encoder
+from ..backbones.shortened import REMOVED, WHOLE
+from ..pruning.x3d_short import residual_blocks
+from .blocks import TwoBranch, close_block, open_block, switch_of
+
+Mask = tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """A block: its name for people, and the list that holds it."""
+
+    name: str
+    holder: nn.ModuleList
+    at: int
+
+    @property
+    def block(self) -> nn.Module:
+        return self.holder[self.at]
+
+
+def find_places(net: nn.Module, *, last_stage: str | None = None) -> list[Place]:
+    """The blocks of a video transformer, or of an X3D up to a stage ("res2" ... "res5", "head" or None: all)."""
+    if isinstance(net, Encoder):
+        return [Place(f"blocks.{number}", net.blocks, number) for number in range(len(net.blocks))]
+    found = [Place(*entry) for entry in residual_blocks(net)]
+    if last_stage in (None, "head"):
+        return found
+    assert last_stage is not None
+    return [place for place in found if place.name.split(".")[0] <= last_stage]
+
+
+def open_places(places: Sequence[Place], kinds: Sequence[str], mask: Mask | None = None) -> None:
+    """Gives the blocks of a mask, or all, two branches, in place; `kinds` has one kind for every place."""
+    for number, (place, kind) in enumerate(zip(places, kinds, strict=True)):
+        if mask is None or number in mask:
+            place.holder[place.at] = open_block(place.block, kind, place.name)
+
+
+def switches(net: nn.Module) -> list[TwoBranch]:
+    """The two-branch modules of a network, in the order of its blocks."""
+    return [module for module in net.modules() if isinstance(module, TwoBranch)]
+
+
+def set_mask(found: Sequence[TwoBranch], mask: Mask) -> None:
+    """Prunes the blocks of a mask and no others."""
+    for number, switch in enumerate(found):
+        switch.mix = 1.0 if number in mask else 0.0
+
+
+def merge_places(net: nn.Module, places: Sequence[Place], kinds: Sequence[str], mask: Mask) -> list[str]:
+    """Merges the opened blocks of a mask, in place.
+
+    Args:
+        net: in eval mode; `places` and `kinds` are those of all its blocks that could be pruned.
+
+    Returns:
+        one word for each block of the network, prunable or not: what checkpoints say under `blocks`.
+
+    Raises:
+        MergeError: a layer cannot be merged; the text names it.
+    """
+    described = [WHOLE] * len(find_places(net))
+    for number in mask:
+        place = places[number]
+        closed = close_block(place.block, place.name)
+        described[number] = kinds[number]
+        place.holder[place.at] = nn.Identity() if closed is None else closed
+    if REMOVED in described:
+        holder: Any = places[0].holder
+        left = [block for block, kind in zip(holder, described, strict=True) if kind != REMOVED]
+        net.blocks = nn.ModuleList(left)
+    return described
+
+
+def copy_pruned_branches(source: Sequence[Place], target: Sequence[Place], mask: Mask) -> None:
+    """The weights of the pruned branches of a mask, from one opened network to another of the same architecture."""
+    for number in mask:
+        state = switch_of(source[number].block).pruned.state_dict()
+        switch_of(target[number].block).pruned.load_state_dict(state)

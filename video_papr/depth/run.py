@@ -1,0 +1,332 @@
+"""Depth pruning from a network to its merged form, stage by stage; what a stage leaves on disk is not done again.
+
+latency.json              how long each block takes, as it is and merged              `latency.measure`
+supernet/checkpoint.pt    the network in which every subnet of K pruned blocks works  `progressive.supernet_loss`
+search.json               the score of every mask that was tried, and the choice      `search.search`
+progressive/checkpoint.pt the chosen blocks moved to their pruned branch, fine-tuned  `progressive.rising_draw`
+(the network, merged)                                                                 `places.merge_places`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..backbones.shortened import REMOVED
+from ..errors import CheckpointError
+from ..training.loop import CHECKPOINT, top1
+from ..training.store import ClipStore
+from .latency import LatencyTable, measure
+from .places import Mask, copy_pruned_branches, find_places, merge_places, open_places, switches
+from .plan import Clips, Plan, Pruned
+from .progressive import Judge, batches_of, rising_draw, student_loss, supernet_loss, train_stage
+from .search import Budget, Found, check_budget, check_count, greedy, random_mask, search, uniform_mask
+from .subjects import Subject
+
+STAGE_FILES = ("latency.json", f"supernet/{CHECKPOINT}", "search.json", f"progressive/{CHECKPOINT}")
+
+
+def prune_depth(
+    net: nn.Module,
+    subject: Subject,
+    plan: Plan,
+    clips: Clips,
+    *,
+    directory: Path,
+    resume: bool = False,
+    progress: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> Pruned:
+    """Prunes `plan.prune` blocks of a trained network, which stays as it is.
+
+    Args:
+        net: of the kind that `subject` knows.
+        directory: receives what the top of this module lists.
+        resume: take what is there already; the plan must be the same.
+        say: called with a line for people at the end of each stage.
+
+    Raises:
+        ConfigError: so many blocks cannot be pruned, or not within the budget.
+        CheckpointError: `resume` with files that are damaged or of another run.
+        TrainingError: a loss is no longer a number.
+    """
+    if not resume:
+        for name in STAGE_FILES:  # of an earlier run, so that resuming this one never takes them up
+            (directory / name).unlink(missing_ok=True)
+    places = find_places(net, last_stage=subject.last_stage)
+    check_count(plan.prune, len(places), keep_one=REMOVED in plan.kinds)
+    teacher = deepcopy(net).eval().requires_grad_(False)
+    table = _table(teacher, subject, plan, clips, directory, resume, progress)
+    kinds = [table.choose(place.name, plan.kinds) for place in places]
+    named = {place.name: kind for place, kind in zip(places, kinds, strict=True)}
+    budget = table.budget(named, plan.max_latency)
+    check_budget(budget, plan.prune)
+    say(
+        f"measured: {table.network:.2f} ms for {plan.latency_clips} clips, {len(places)} blocks can be pruned"
+    )
+
+    common = {"clips": clips, "resume": resume, "progress": progress}
+    supernet = _opened(net, subject, kinds)
+    if plan.method == "updp":
+        _train_supernet(supernet, teacher, subject, plan, directory=directory / "supernet", **common)  # type: ignore[arg-type]
+    found = _choose(supernet, teacher, subject, plan, budget, clips, directory, resume, progress)
+    chosen = [places[number].name for number in found.mask]
+    say(f"chosen by {plan.method} from {len(found.scores)} scores: {', '.join(chosen)}")
+
+    student = _opened(net, subject, kinds, found.mask)
+    if plan.method == "updp":
+        source, target = (find_places(one, last_stage=subject.last_stage) for one in (supernet, student))
+        copy_pruned_branches(source, target, found.mask)
+    rows = _train_student(student, teacher, subject, plan, directory=directory / "progressive", **common)  # type: ignore[arg-type]
+    say(f"validation top-1 {rows[-1]['top1']:.2f} % after {rows[-1]['step']} steps")
+    return _merged(student, teacher, subject, plan, kinds, found, table, budget, clips, rows)
+
+
+def _opened(net: nn.Module, subject: Subject, kinds: Sequence[str], mask: Mask | None = None) -> nn.Module:
+    """A copy of a network, with two branches in the blocks of a mask, or in all that may be pruned."""
+    copy = deepcopy(net).requires_grad_(True)
+    open_places(find_places(copy, last_stage=subject.last_stage), kinds, mask)
+    return copy
+
+
+def _table(
+    teacher: nn.Module,
+    subject: Subject,
+    plan: Plan,
+    clips: Clips,
+    directory: Path,
+    resume: bool,
+    progress: bool,
+) -> LatencyTable:
+    path = directory / "latency.json"
+    if resume and path.is_file():
+        return LatencyTable(**_read(path, {"network", "blocks", "measured"}))
+    device = next(teacher.parameters()).device
+    (frames,) = batches_of(clips.val, plan.latency_clips, plan.latency_clips, device)
+    places = find_places(teacher, last_stage=subject.last_stage)
+    measured = {
+        "clips": len(frames),
+        "repeats": plan.latency_repeats,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    with tqdm(total=len(places), desc="measuring", unit="block", disable=not progress) as bar:
+        table = measure(
+            teacher,
+            lambda net: subject.timed(net, frames),
+            places,
+            plan.kinds,
+            repeats=plan.latency_repeats,
+            described=measured,
+            on_block=bar.update,
+        )
+    _write(path, asdict(table))
+    return table
+
+
+def _train_supernet(
+    supernet: nn.Module,
+    teacher: nn.Module,
+    subject: Subject,
+    plan: Plan,
+    *,
+    clips: Clips,
+    directory: Path,
+    resume: bool,
+    progress: bool,
+) -> None:
+    judge = _judge(supernet, teacher, subject, plan, clips)
+    example = uniform_mask(len(switches(supernet)), plan.prune)
+    train_stage(
+        supernet,
+        directory=directory,
+        resume=resume,
+        draw=clips.draw,
+        loss=supernet_loss(supernet, teacher, subject, plan.teaching, plan.prune),
+        validate=lambda: judge(example),  # of one subnet among many
+        schedule=replace(plan.schedule, steps=plan.supernet_steps),
+        progress=progress,
+    )
+
+
+def _train_student(
+    student: nn.Module,
+    teacher: nn.Module,
+    subject: Subject,
+    plan: Plan,
+    *,
+    clips: Clips,
+    directory: Path,
+    resume: bool,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    rising = plan.progressive_steps if plan.progressive else 0
+    steps = plan.progressive_steps + plan.finetune_steps  # abrupt pruning trains as long
+    found = switches(student)
+    rows = train_stage(
+        student,
+        directory=directory,
+        resume=resume,
+        draw=rising_draw(clips.draw, found, steps, rising),
+        loss=student_loss(student, teacher, subject, plan.teaching),
+        validate=lambda: _top1(student, subject, clips.val, plan.schedule.dtype),
+        schedule=replace(plan.schedule, steps=steps, seed=plan.seed + 1),
+        progress=progress,
+    )
+    for switch in found:  # a run that was finished before has drawn nothing
+        switch.mix = 1.0
+    return rows
+
+
+def _choose(
+    supernet: nn.Module,
+    teacher: nn.Module,
+    subject: Subject,
+    plan: Plan,
+    budget: Budget,
+    clips: Clips,
+    directory: Path,
+    resume: bool,
+    progress: bool,
+) -> Found:
+    """The mask, by the plan's method; every score is on disk before the next one is taken."""
+    blocks = len(switches(supernet))
+    if plan.method in ("random", "uniform"):
+        rng = np.random.default_rng(plan.seed)
+        mask = (
+            random_mask(rng, blocks, plan.prune)
+            if plan.method == "random"
+            else uniform_mask(blocks, plan.prune)
+        )
+        return Found(mask, float("nan"), {})
+    path = directory / "search.json"
+    known: dict[Mask, float] = {}
+    if resume and path.is_file():
+        known = {tuple(mask): score for mask, score in _read(path, {"scores"})["scores"]}
+    judge = _judge(supernet, teacher, subject, plan, clips)
+    with tqdm(desc="search", unit="mask", initial=len(known), disable=not progress) as bar:
+
+        def keep(mask: Mask, score: float) -> None:
+            known[mask] = score
+            _write(path, {"scores": [[list(mask), score] for mask, score in known.items()]})
+            bar.update()
+            bar.set_postfix(best=f"{max(known.values()):.2f}", refresh=False)
+
+        if plan.method == "greedy":
+            return greedy(judge, blocks=blocks, count=plan.prune, known=known, on_score=keep)
+        return search(
+            judge,
+            blocks=blocks,
+            count=plan.prune,
+            budget=budget,
+            seed=plan.seed,
+            population=plan.population,
+            generations=plan.generations,
+            exhaustive=plan.exhaustive,
+            known=known,
+            on_score=keep,
+        )
+
+
+def _judge(net: nn.Module, teacher: nn.Module, subject: Subject, plan: Plan, clips: Clips) -> Judge:
+    device = next(net.parameters()).device
+    rows = np.linspace(0, len(clips.val) - 1, min(plan.search_clips, len(clips.val))).round().astype(int)
+    examples = ClipStore(clips.val.frames[rows], clips.val.labels[rows])
+    calibration = batches_of(clips.train, plan.calibration_clips, plan.schedule.batch_size, device)
+    return Judge(
+        net,
+        subject,
+        calibration=calibration,
+        examples=examples,
+        batch_size=plan.schedule.batch_size,
+        alike=plan.alike,
+        teacher=teacher,
+    )
+
+
+@torch.no_grad()
+def _merged(
+    student: nn.Module,
+    teacher: nn.Module,
+    subject: Subject,
+    plan: Plan,
+    kinds: Sequence[str],
+    found: Found,
+    table: LatencyTable,
+    budget: Budget,
+    clips: Clips,
+    rows: list[dict[str, Any]],
+) -> Pruned:
+    """Merges the chosen blocks and says what that brought."""
+    student.eval()
+    device = next(student.parameters()).device
+    (frames,) = batches_of(clips.val, plan.latency_clips, plan.latency_clips, device)
+    before = subject.logits(student, frames)
+    places = find_places(student, last_stage=subject.last_stage)
+    names = [place.name for place in places]
+    blocks = merge_places(student, places, kinds, found.mask)
+    student.requires_grad_(False)
+    if subject.last_stage is not None:
+        student.to(memory_format=torch.channels_last_3d)
+    error = (subject.logits(student, frames) - before).abs().max().item()
+    times = [_network_ms(net, subject, plan, frames) for net in (teacher, student)]
+    score = None if found.score != found.score else round(found.score, 3)
+    report = {
+        "pruned": [names[number] for number in found.mask],
+        "kinds": [kinds[number] for number in found.mask],
+        "method": plan.method,
+        "progressive": plan.progressive,
+        "score": score,
+        "scored": len(found.scores),
+        "top1_val": rows[-1]["top1"],
+        "top1_val_unpruned": round(_top1(teacher, subject, clips.val, plan.schedule.dtype), 2),
+        "val_videos": len(clips.val),
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "parameters_unpruned": sum(p.numel() for p in teacher.parameters()),
+        "latency_ms": times[1],
+        "latency_ms_unpruned": times[0],
+        "latency_ms_expected": budget.cost(found.mask),
+        "measured": table.measured,
+        "merge_error": error,
+    }
+    return Pruned(student, blocks, report)
+
+
+def _network_ms(net: nn.Module, subject: Subject, plan: Plan, frames: Tensor) -> float:
+    def run(timed: nn.Module) -> object:
+        return subject.timed(timed, frames)
+
+    return measure(net, run, [], [], repeats=plan.latency_repeats, described={}).network
+
+
+def _top1(net: nn.Module, subject: Subject, store: ClipStore, dtype: str) -> float:
+    return top1(net, lambda frames: subject.logits(net, frames), store, batch_size=100, dtype=dtype)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON; a run killed while writing keeps what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _read(path: Path, keys: set[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; delete it to do this stage again") from None
+    if not isinstance(content, dict) or set(content) != keys:
+        raise CheckpointError(f"{path} must hold {', '.join(sorted(keys))}; delete it to do this stage again")
+    return content

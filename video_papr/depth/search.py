@@ -1,0 +1,248 @@
+"""Which K of N blocks to prune: a seeded evolutionary search over masks, or all of them where they are few.
+
+After UPDP (Liu et al., AAAI 2024): a child swaps a pruned block for another one (mutation), or draws its K blocks from
+the union of its parents' (crossover). Our choices: the better half of a generation are the parents; half of the
+children come from either way; no mask is scored twice; a mask above the budget is repaired, by pruning the block that
+saves most in place of the one that saves least, until it fits.
+
+A mask is a tuple of K ascending places in 0..N-1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from ..errors import ConfigError
+
+Mask = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit for what is left of a cost when blocks are pruned.
+
+    Attributes:
+        total: the cost with nothing pruned, e.g. milliseconds.
+        saved: (N,) what pruning each block saves; may be negative.
+        limit: no mask may cost more; None: any may.
+    """
+
+    total: float
+    saved: tuple[float, ...]
+    limit: float | None = None
+
+    def cost(self, mask: Mask) -> float:
+        """What a mask leaves."""
+        return self.total - sum(self.saved[place] for place in mask)
+
+    def fits(self, mask: Mask) -> bool:
+        rounding = 1e-9 * abs(self.total)
+        return self.limit is None or self.cost(mask) <= self.limit + rounding
+
+    def repaired(self, mask: Mask) -> Mask:
+        """The mask, with as many blocks exchanged as it takes to fit."""
+        chosen = set(mask)
+        while not self.fits(tuple(sorted(chosen))):
+            worst = min(chosen, key=lambda place: (self.saved[place], place))
+            rest = set(range(len(self.saved))) - chosen
+            best = max(rest, key=lambda place: (self.saved[place], -place))
+            if self.saved[best] <= self.saved[worst]:  # there is none cheaper, see `check_budget`
+                break
+            chosen = (chosen - {worst}) | {best}
+        return tuple(sorted(chosen))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The outcome of a search: the best mask, its score, and every score in the order in which it was taken."""
+
+    mask: Mask
+    score: float
+    scores: dict[Mask, float]
+
+
+def check_count(count: int, blocks: int, *, keep_one: bool, key: str = "depth.prune") -> None:
+    """Refuses a number of blocks that cannot be pruned.
+
+    Args:
+        keep_one: one block has to stay, because the others go.
+
+    Raises:
+        ConfigError: it is not 1 to `blocks`, or `blocks` - 1.
+    """
+    most = blocks - 1 if keep_one else blocks
+    if not 1 <= count <= most:
+        reason = f" (of {blocks}, one must stay)" if keep_one else " (there are no more)"
+        raise ConfigError(f"{key}={count}: must be 1 to {most} blocks{reason}")
+
+
+def check_budget(budget: Budget, count: int, *, key: str = "depth.max_latency") -> None:
+    """Refuses a budget that no `count` blocks can meet.
+
+    Raises:
+        ConfigError: the line says how far it goes.
+    """
+    fastest = tuple(sorted(np.argsort(budget.saved, kind="stable")[::-1][:count].tolist()))
+    if not budget.fits(fastest):
+        assert budget.limit is not None
+        raise ConfigError(
+            f"{key}={budget.limit / budget.total:.4g}: pruning {count} blocks leaves at least "
+            f"{budget.cost(fastest) / budget.total:.4g} of the measured time ({budget.cost(fastest):.3g} of "
+            f"{budget.total:.3g} ms)"
+        )
+
+
+def search(
+    fitness: Callable[[Mask], float],
+    *,
+    blocks: int,
+    count: int,
+    budget: Budget | None = None,
+    seed: int = 0,
+    population: int = 12,
+    generations: int = 8,
+    exhaustive: int = 64,
+    known: Mapping[Mask, float] | None = None,
+    on_score: Callable[[Mask, float], None] | None = None,
+) -> Found:
+    """The mask of `count` of `blocks` blocks with the highest fitness; among equals the cheapest, then the first.
+
+    Args:
+        fitness: of a mask; must not depend on what was asked before.
+        budget: masks above it are never scored.
+        population, generations: of the evolution.
+        exhaustive: spaces with at most so many masks are scored in whole.
+        known: scores of an earlier, interrupted search with the same settings; they are not taken again.
+        on_score: called with every new score.
+
+    Raises:
+        ConfigError: a count or a budget that cannot be met.
+    """
+    check_count(count, blocks, keep_one=False)
+    limit = budget or Budget(0.0, (0.0,) * blocks)
+    check_budget(limit, count)
+    scores: dict[Mask, float] = {}
+    remembered = dict(known or {})
+
+    def score(mask: Mask) -> None:
+        if mask in scores:
+            return
+        if mask in remembered:
+            scores[mask] = remembered[mask]
+            return
+        scores[mask] = fitness(mask)
+        if on_score is not None:
+            on_score(mask, scores[mask])
+
+    def rank(mask: Mask) -> tuple[float, float, Mask]:
+        return -scores[mask], limit.cost(mask), mask
+
+    if comb(blocks, count) <= exhaustive:
+        for mask in combinations(range(blocks), count):
+            if limit.fits(mask):
+                score(mask)
+    else:
+        rng = np.random.default_rng(seed)
+        living = _distinct(lambda: limit.repaired(random_mask(rng, blocks, count)), population, set())
+        for mask in living:
+            score(mask)
+        for _ in range(generations):
+            parents = sorted(living, key=rank)[: max(2, population // 2)]
+            children = _children(rng, parents, blocks, limit, population, set(scores))
+            for mask in children:
+                score(mask)
+            living = sorted({*living, *children}, key=rank)[:population]
+    best = min(scores, key=rank)
+    return Found(best, scores[best], scores)
+
+
+def greedy(
+    fitness: Callable[[Mask], float],
+    *,
+    blocks: int,
+    count: int,
+    known: Mapping[Mask, float] | None = None,
+    on_score: Callable[[Mask, float], None] | None = None,
+) -> Found:
+    """Drops the block whose loss hurts least, `count` times: a baseline. Arguments as for `search`."""
+    check_count(count, blocks, keep_one=False)
+    scores: dict[Mask, float] = {}
+    remembered = dict(known or {})
+    mask: Mask = ()
+    for _ in range(count):
+        options = [tuple(sorted((*mask, place))) for place in range(blocks) if place not in mask]
+        for option in options:
+            if option in remembered:
+                scores[option] = remembered[option]
+            else:
+                scores[option] = fitness(option)
+                if on_score is not None:
+                    on_score(option, scores[option])
+        mask = min(options, key=lambda option: (-scores[option], option))
+    return Found(mask, scores[mask], scores)
+
+
+def random_mask(rng: np.random.Generator, blocks: int, count: int) -> Mask:
+    """`count` of `blocks` places, each set as likely as any other."""
+    return tuple(sorted(rng.permutation(blocks)[:count].tolist()))
+
+
+def uniform_mask(blocks: int, count: int) -> Mask:
+    """`count` of `blocks` places at even distances: a baseline."""
+    return tuple((2 * number + 1) * blocks // (2 * count) for number in range(count))
+
+
+def mutate(rng: np.random.Generator, mask: Mask, blocks: int) -> Mask:
+    """Swaps one pruned block for one that is not; a mask of all blocks stays."""
+    rest = [place for place in range(blocks) if place not in mask]
+    if not rest:
+        return mask
+    out, into = rng.integers(len(mask)), rng.integers(len(rest))
+    return tuple(sorted((*mask[:out], *mask[out + 1 :], rest[into])))
+
+
+def cross(rng: np.random.Generator, one: Mask, other: Mask) -> Mask:
+    """As many blocks as each parent has, drawn from the union of both."""
+    union = sorted({*one, *other})
+    return tuple(sorted(rng.permutation(union)[: len(one)].tolist()))
+
+
+def _children(
+    rng: np.random.Generator,
+    parents: Sequence[Mask],
+    blocks: int,
+    budget: Budget,
+    number: int,
+    seen: set[Mask],
+) -> list[Mask]:
+    turns = _turns()
+
+    def child() -> Mask:
+        one, other = (parents[int(place)] for place in rng.integers(len(parents), size=2))
+        made = mutate(rng, one, blocks) if next(turns) else cross(rng, one, other)
+        return budget.repaired(made)
+
+    return _distinct(child, number, seen)
+
+
+def _turns() -> Iterator[bool]:
+    while True:
+        yield True
+        yield False
+
+
+def _distinct(draw: Callable[[], Mask], number: int, seen: set[Mask]) -> list[Mask]:
+    """Up to `number` new masks; fewer when they become hard to find."""
+    made: list[Mask] = []
+    for _ in range(20 * number):
+        mask = draw()
+        if mask not in seen and mask not in made:
+            made.append(mask)
+            if len(made) == number:
+                break
+    return made
