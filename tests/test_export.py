@@ -76,6 +76,7 @@ def test_aot_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "carry": ("motion", {"carry": "merge"}, "pruner.carry=merge cannot be exported: graphs read kept"),
     "mass": ("motion", {"budget": "mass"}, "budget 'mass' cannot be exported: clips would keep unequal"),
     "run_length": ("run_length", {}, "pruner=run_length .* cannot be exported: .*use another pruner"),
     "adaptive": ("similarity", {"mode": "adaptive"}, "cannot be exported: .*pruner.mode=ratio"),

@@ -203,6 +203,10 @@ def test_features_of_tokens_that_move() -> None:
         features(pipeline(merger="tome"), clips, pooled=False)
     assert features(pipeline(merger="tome"), clips).shape == (2, 192)
     flow = pipeline()
+    flow.pruner = build_pruner("motion", carry="merge")
+    with pytest.raises(ConfigError, match=r"pooled=False needs pruner\.carry=none or pool"):
+        features(flow, clips, pooled=False)
+    assert features(flow, clips).shape == (2, 192)
     flow.pruner = build_pruner("motion", budget="mass", mass=0.6)
     clips[0, :, :8] = 0
     pooled = features(flow, clips)

@@ -148,6 +148,7 @@ class PrunerConfig:
     diversity: str | None = setting(one_of("none", "cluster", "grid", None), None)
     cluster_tau: float | None = setting(or_else(None, any_number), None)
     after_block: int | None = setting(or_else(None, natural), None)
+    carry: str | None = setting(one_of("none", "pool", "merge", None), None)
     scorer: str | None = setting(or_else(None, text), None)
     scorer_options: dict[str, Any] | None = setting(or_else(None, mapping), None)
 

@@ -47,6 +47,10 @@ def features(
         ConfigError: tokens are asked for and the pipeline merges them.
         ValueError: the frames have another shape or type.
     """
+    if not pooled and pipeline.pruner is not None and pipeline.pruner.carry == "merge":
+        raise ConfigError(
+            "pooled=False needs pruner.carry=none or pool: a merged token has no place of its own in the grid"
+        )
     if not pooled and pipeline.merger is not None:
         raise ConfigError(
             "pooled=False needs merger=none: a merged token has no place of its own in the grid"

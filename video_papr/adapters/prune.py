@@ -147,6 +147,11 @@ def _build(host: Host, name: str, weights: str | Path | None, **options: Any) ->
             f"pruner.budget={options['budget']} keeps another number of tokens of each clip, which this model cannot "
             "batch; use budget='fixed', or video_papr.Pipeline"
         )
+    if pruner.carry != "none":
+        raise ConfigError(
+            f"pruner.carry={pruner.carry} weighs tokens, which this model's own blocks cannot; use carry='none', or "
+            "video_papr.Pipeline"
+        )
     return pruner
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..checkpoints import read_weights
 from ..errors import ConfigError
 from ..structures import TokenGrid, TokenSelection
 from .budget import Budget, check_number, map_budget
+from .carrying import check_carry
 from .custom import Scorer, build_custom
 from .fusion import FusedScorer
 from .image_convnet import build_image_scorer
@@ -26,17 +28,17 @@ CONVNETS = (*CLIPS, "papr_plus", "image_convnet")
 PRUNERS = ("none", *CONVNETS, "similarity", *RULES)
 
 BUDGET = ("keep_ratio", "budget", "mass", "threshold", "min_keep", "max_keep")
-SHARED = (*BUDGET, "scope")
+SHARED = (*BUDGET, "scope", "carry")
 X3D = ("frames", "size", "align_corners", "cell_center", "seed")
 OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(CLIPS, (*X3D, "stage", *SHARED)),
-    "papr_plus": (*X3D, "stages", "motion", "floor", *BUDGET),
+    "papr_plus": (*X3D, "stages", "motion", "floor", *BUDGET, "carry"),
     **dict.fromkeys(RULES, ("seed", *SHARED)),
     "image_convnet": ("model", "frames", "size", "align_corners", "cell_center", "seed", *SHARED),
-    "run_length": ("tau", "min_keep", "max_keep"),
+    "run_length": ("tau", "min_keep", "max_keep", "carry"),
     "similarity": (
         *("mode", "keep_ratio", "tau", "deviations", "diversity", "cluster_tau", "after_block"),
-        *("min_keep", "max_keep"),
+        *("min_keep", "max_keep", "carry"),
     ),
 }
 
@@ -49,12 +51,16 @@ class Pruner(nn.Module):
         scorer: (frames, grid) -> significance map.
         budget: how many tokens a clip keeps.
         floor: see `selection.select_tokens`.
+        carry: what becomes of the dropped tubelets' mass, see `carrying`.
     """
 
-    def __init__(self, name: str, scorer: nn.Module, *, budget: Budget, floor: float = 0.0) -> None:
+    def __init__(
+        self, name: str, scorer: nn.Module, *, budget: Budget, floor: float = 0.0, carry: str = "none"
+    ) -> None:
         super().__init__()
         self.name, self.scorer = name, scorer
         self.budget, self.floor = budget, check_number("floor", floor, 0, 1)
+        self.carry = check_carry(carry)
 
     def significance(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> (B, T', H', W') float32, higher = keep."""
@@ -62,10 +68,16 @@ class Pruner(nn.Module):
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> TokenSelection:
         """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip."""
-        significance = self.significance(frames, grid)
+        return self.choose(self.significance(frames, grid))
+
+    def choose(self, significance: Tensor) -> TokenSelection:
+        """significance (B, T', H', W') -> the kept tokens of every clip."""
         if not self.budget.variable:
-            return select_tokens(significance, keep_ratio=self.budget.value, floor=self.floor)
-        return select_counts(significance, self.budget.counts(significance), floor=self.floor)
+            selection = select_tokens(significance, keep_ratio=self.budget.value, floor=self.floor)
+        else:
+            counts = self.budget.counts(significance)
+            selection = select_counts(significance, counts, floor=self.floor)
+        return replace(selection, carry=self.carry)
 
 
 class RuleScorer(nn.Module):
@@ -100,7 +112,7 @@ def build_pruner(
             "image_convnet"; and `seed` of a rule or of random weights. "papr_plus" takes what X3D-S does, but `stages`
             and `motion` (see `FusedScorer`) in place of `stage`, and `floor` (0.5) of `select_tokens` in place of
             `scope`. "run_length" takes `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what
-            `SimilarityPruner` takes.
+            `SimilarityPruner` takes. All take `carry` ("none"), see `carrying`.
         scorer: of a pruner from outside: a class, a function that returns a scorer, or its import path
             "package.module:name"; see `custom.CustomScorer`.
         scorer_options: keyword arguments of `scorer`.
@@ -126,14 +138,16 @@ def build_pruner(
         pruner = SimilarityPruner(**options)
     elif name == "run_length":
         tau = check_number("tau", options.pop("tau", 6.0), 0, 255)
-        pruner = Pruner(name, RuleScorer(name), budget=Budget("level", tau, **options))
+        carry = options.pop("carry", "none")
+        pruner = Pruner(name, RuleScorer(name), budget=Budget("level", tau, **options), carry=carry)
     else:
         own = {key: value for key, value in options.items() if key not in (*SHARED, "floor")}
         maker = own_scorer if own_scorer is not None else _scorer(name, weights, **own)
         shares = {key: value for key, value in options.items() if key in BUDGET and key != "budget"}
         budget = map_budget(options.get("budget", "fixed"), **shares)
         usual = 0.5 if name == "papr_plus" else scope_floor(options.get("scope", "global"))
-        pruner = Pruner(name, maker, budget=budget, floor=options.get("floor", usual))
+        floor, carry = options.get("floor", usual), options.get("carry", "none")
+        pruner = Pruner(name, maker, budget=budget, floor=floor, carry=carry)
     return pruner.eval().requires_grad_(False)
 
 
