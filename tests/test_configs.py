@@ -176,6 +176,7 @@ WRONG = {
     "dataset.clip_cache_gb=0": "dataset.clip_cache_gb=0: must be a number above 0.",
     "dataset.limit=0": "dataset.limit=0: must be a whole number of at least 1, or null.",
     "dataset.frame_stride=0": "dataset.frame_stride=0: must be",
+    "dataset.camera=still": "dataset.camera='still': must be one of mixed, calm, shaky, null.",
     "dataset.split=dev": "dataset.split='dev': must be one of test, val, train.",
     "dataset.sampling=tsn": "dataset.sampling='tsn': must be one of dense, uniform, videomae_dense,",
     "dataset=hmdb51 dataset.root=videos dataset.fold=4": "dataset.fold=4: must be one of 1, 2, 3.",

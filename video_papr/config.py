@@ -69,6 +69,7 @@ class DatasetConfig:
     fold: int = setting(one_of(1, 2, 3), 1)
     seed: int = setting(natural, 0)
     num_videos: int = setting(positive, 600)
+    camera: str | None = setting(one_of("mixed", "calm", "shaky", None), None)
     cache_dir: str | None = setting(or_else(None, text), None)
     clip_cache: str | None = setting(off_or_place, None)
     clip_cache_gb: float = setting(positive_number, 10.0)

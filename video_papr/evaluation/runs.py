@@ -72,7 +72,9 @@ class Run:
     def setting(self) -> tuple[str, ...]:
         """What must agree for two runs to be compared: dataset, backbone with its weights, views."""
         weights = (self.results.get("weights") or {}).get("backbone")
-        return (self.results["dataset"], self.results["backbone"], str(weights), str(self.results["views"]))
+        camera = self._settings("dataset").get("camera", "mixed")  # the only one of older runs
+        dataset = self.results["dataset"] + ("" if camera == "mixed" else f" ({camera})")
+        return (dataset, self.results["backbone"], str(weights), str(self.results["views"]))
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
