@@ -61,6 +61,25 @@ def test_option_composes_and_passes_the_checks(group: str, option: str) -> None:
         assert str(config.views) == option
 
 
+VARIANTS = sorted((CONF / "pruner" / "papr_plus").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)
+def test_variants_of_papr_plus_change_what_they_name(path: Path) -> None:
+    base, own = evaluation("pruner=papr_plus").pruner, evaluation(f"pruner=papr_plus/{path.stem}").pruner
+    named = set(OmegaConf.load(path)) - {"defaults"}
+    changed = {key for key in own.options if own.options[key] != base.options[key]}
+    assert changed == named
+    assert path.read_text().startswith(f"# python tools/eval.py pruner=papr_plus/{path.stem}\n")
+    if changed != {"align_corners", "cell_center"}:  # one goes with the other
+        assert len(changed) == 1
+
+
+def test_ablation_runs_every_variant() -> None:
+    swept = OmegaConf.load(CONF / "experiment" / "papr_plus_ablation.yaml").hydra.sweeper.params.pruner
+    assert {f"papr_plus/{path.stem}" for path in VARIANTS} <= set(swept.split(","))
+
+
 def test_library_and_configs_know_the_same_names() -> None:
     assert set(options("pruner")) == set(PRUNERS)
     assert set(options("backbone")) == set(BACKBONES)
