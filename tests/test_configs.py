@@ -177,6 +177,7 @@ WRONG = {
     "pruner=similarity pruner.diversity=grd": "pruner.diversity='grd': must be one of none, cluster, grid, null. Did",
     "pruner=similarity pruner.cluster_tau=nan": "pruner.cluster_tau=nan: must be a number, or null.",
     "pruner=similarity pruner.after_block=-1": "pruner.after_block=-1: must be a whole number of at least 0, or null.",
+    "pruner.carry_cell=[2,2]": "pruner.carry_cell=[2, 2]: must be [frames, height, width], three whole numbers",
     "pruner.carry=mean": "pruner.carry='mean': must be one of none, pool, merge, null.",
     "pruner=run_length pruner.tau=x": "pruner.tau='x': must be a number, or null.",
     "merger=tome merger.r=-1": "merger.r=-1: must be a whole number of at least 0, or null.",
@@ -249,10 +250,16 @@ def test_pruner_gets_only_the_options_that_its_file_has() -> None:
         "min_keep": 0.05,
         "max_keep": 1.0,
     }
-    budget["carry"] = "none"
+    budget.update(carry="none", carry_cell=(2, 2, 2))
     assert evaluation("pruner=center").pruner.options == {"keep_ratio": 0.3, **budget}
     assert set(evaluation("pruner=random").pruner.options) == {"keep_ratio", "scope", "seed", *budget}
-    assert set(evaluation("pruner=run_length").pruner.options) == {"tau", "min_keep", "max_keep", "carry"}
+    assert set(evaluation("pruner=run_length").pruner.options) == {
+        "tau",
+        "min_keep",
+        "max_keep",
+        "carry",
+        "carry_cell",
+    }
     assert evaluation("merger=none").merger.options == {}
     assert evaluation("merger=tome").merger.options == {"r": 16, "schedule": "constant"}
 
@@ -267,7 +274,7 @@ def test_defaults_of_a_file_are_those_of_the_library(name: str) -> None:
     one, two = build_pruner(name), build_pruner(name, **given)
     assert one is not None and two is not None
     assert one.budget == two.budget
-    for key in ("floor", "carry", "diversity", "cluster_tau", "after_block"):
+    for key in ("floor", "carry", "carry_cell", "diversity", "cluster_tau", "after_block"):
         assert getattr(one, key, None) == getattr(two, key, None)
 
 

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from .config_rules import (
     any_number,
     anything,
+    cell,
     did_you_mean,
     flag,
     frame_size,
@@ -150,6 +151,7 @@ class PrunerConfig:
     cluster_tau: float | None = setting(or_else(None, any_number), None)
     after_block: int | None = setting(or_else(None, natural), None)
     carry: str | None = setting(one_of("none", "pool", "merge", None), None)
+    carry_cell: tuple[int, int, int] | None = setting(or_else(None, cell), None)
     scorer: str | None = setting(or_else(None, text), None)
     scorer_options: dict[str, Any] | None = setting(or_else(None, mapping), None)
 

@@ -47,10 +47,6 @@ def features(
         ConfigError: tokens are asked for and the pipeline merges them.
         ValueError: the frames have another shape or type.
     """
-    if not pooled and pipeline.pruner is not None and pipeline.pruner.carry == "merge":
-        raise ConfigError(
-            "pooled=False needs pruner.carry=none or pool: a merged token has no place of its own in the grid"
-        )
     if not pooled and pipeline.merger is not None:
         raise ConfigError(
             "pooled=False needs merger=none: a merged token has no place of its own in the grid"
@@ -72,7 +68,10 @@ def features(
             kept = (
                 torch.arange(backbone.grid.num_tokens) if selection is None else selection.keep_idx[0].cpu()
             )
-            found.append(TokenFeatures(tokens[backbone.num_prefix :], kept, tokens[: backbone.num_prefix]))
+            first = (
+                backbone.num_prefix
+            )  # behind the kept tokens may be those of the regions, which have no place
+            found.append(TokenFeatures(tokens[first : first + len(kept)], kept, tokens[:first]))
     return found
 
 

@@ -129,7 +129,14 @@ class Pipeline(nn.Module):
             pixels = self._pixels(frames)
             kept = backbone.embed(pixels, selection.keep_idx)
             merged = backbone.embed_means(pixels, shares)
-        return append_tokens(kept, merged, sizes, valid=selection.valid, num_prefix=backbone.num_prefix)
+        return append_tokens(
+            kept,
+            merged,
+            sizes,
+            valid=selection.valid,
+            num_prefix=backbone.num_prefix,
+            padding_last=self.merger is not None,
+        )
 
     def _tokens_and_features(self, frames: Tensor, after_block: int) -> tuple[Tensor, Tensor]:
         """All tokens (B, P + N, D) as they enter block `after_block`, and what is compared (B, N, D)."""

@@ -12,6 +12,8 @@ from torch import Tensor
 
 # What may become of the dropped tubelets' mass, see `pruning.carrying`.
 CARRIES = ("none", "pool", "merge")
+Cell = tuple[int, int, int]
+CELL: Cell = (2, 2, 2)  # tokens of the grid, along time, height and width
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class TokenSelection:
             them took the backbone's own features; None when nothing has been computed yet.
         block: number of the block that `tokens` enter next.
         carry: what becomes of the dropped tubelets' mass, one of `CARRIES`.
+        cell: size of the regions of "merge", in tokens of the grid along time, height and width.
         merged: (B, R, D) where `tokens` are given and `carry` is "merge": the means of the dropped ones by region.
     """
 
@@ -59,6 +62,7 @@ class TokenSelection:
     tokens: Tensor | None = None
     block: int = 0
     carry: str = "none"
+    cell: Cell = CELL
     merged: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -115,7 +119,7 @@ class TokenSelection:
     def mask(self) -> Tensor:
         """Returns (B, T', H', W') bool, True where the tubelet is kept."""
         kept = torch.zeros(
-            len(self.keep_idx), self.grid.num_tokens, dtype=torch.bool, device=self.keep_idx.device
+            self.keep_idx.shape[0], self.grid.num_tokens, dtype=torch.bool, device=self.keep_idx.device
         )
         return kept.scatter_(1, self.keep_idx, True).view(-1, *self.grid.shape)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,10 +16,11 @@ from video_papr.backbones.vivit import ViViT
 from video_papr.errors import ConfigError
 from video_papr.evaluation.cost import gmacs_per_view, mean_gmacs
 from video_papr.pixels import normalize_pixels
-from video_papr.pruning.carrying import CELL, append_tokens, num_regions, pool_weights, region_shares
-from video_papr.structures import TokenGrid, TokenSelection
+from video_papr.pruning.carrying import append_tokens, num_regions, pool_weights, region_shares
+from video_papr.structures import CELL, Cell, TokenGrid, TokenSelection
 
-FRAMES, SIZE = 16, 48  # a grid of 4 x 6 x 6: regions of 2 x 4 x 4, and smaller ones at the borders
+FRAMES, SIZE = 16, 48  # a grid of 4 x 6 x 6
+CELLS = [CELL, (3, 4, 4), (4, 1, 9)]  # smaller ones at the borders
 PRUNERS: list[tuple[str, dict[str, object]]] = [
     ("x3d_s", {"frames": 4, "size": 64, "stage": "res4"}),
     ("papr_plus", {"frames": 4, "size": 64, "motion": 0.5}),
@@ -73,13 +76,13 @@ def backbone(kind: str) -> Backbone:
 
 
 @settings(deadline=None, max_examples=60)
-@given(grid=grids, batch=st.integers(1, 3), seed=st.integers(0, 999))
-def test_weights_and_regions_equal_plain_loops(grid: tuple[int, int, int], batch: int, seed: int) -> None:
+@given(grid=grids, cell=grids, batch=st.integers(1, 3), seed=st.integers(0, 999))
+def test_weights_and_regions_equal_plain_loops(grid: Cell, cell: Cell, batch: int, seed: int) -> None:
     kept = masks(grid, batch, seed)
-    selection = TokenSelection.from_mask(kept)
+    selection = replace(TokenSelection.from_mask(kept), cell=cell)
     weights, (shares, sizes) = pool_weights(selection), region_shares(selection)
     count = TokenGrid(*grid).num_tokens
-    assert shares.shape == (batch, num_regions(selection.grid), count)
+    assert shares.shape == (batch, num_regions(selection.grid, cell), count)
     assert (weights.sum(1) == count).all()
     assert (sizes.sum(1) + selection.counts() == count).all()
     places = [(t, y, x) for t in range(grid[0]) for y in range(grid[1]) for x in range(grid[2])]
@@ -89,11 +92,12 @@ def test_weights_and_regions_equal_plain_loops(grid: tuple[int, int, int], batch
         expected = [0] * weights.shape[1]
         regions: dict[tuple[int, ...], list[int]] = {}
         for number, place in enumerate(places):
-            regions.setdefault(tuple(a // b for a, b in zip(place, CELL, strict=True)), [])
+            region = tuple(a // b for a, b in zip(place, cell, strict=True))
+            regions.setdefault(region, [])
             far = [sum((a - b) ** 2 for a, b in zip(place, other, strict=True)) for other in own]
             expected[far.index(min(far))] += 1
             if not flat[number]:
-                regions[tuple(a // b for a, b in zip(place, CELL, strict=True))].append(number)
+                regions[region].append(number)
         assert weights[clip].tolist() == expected
         assert sizes[clip].tolist() == [len(regions[key]) for key in sorted(regions)]
         for row, key in enumerate(sorted(regions)):
@@ -110,14 +114,16 @@ def test_what_counts_nothing_comes_last() -> None:
     assert tokens[0, :, 0].tolist() == [0, 2, 4, 10, 14, 6, 12]
 
 
-@pytest.mark.parametrize("kind", ["videomae", "vivit"])
+@pytest.mark.parametrize(
+    ("kind", "cell"), [("videomae", CELLS[0]), ("videomae", CELLS[1]), ("vivit", CELLS[2])]
+)
 @pytest.mark.parametrize(("name", "options"), PRUNERS)
 def test_merged_tokens_equal_all_dropped_ones_replaced_by_their_mean(
-    kind: str, name: str, options: dict[str, object]
+    kind: str, cell: Cell, name: str, options: dict[str, object]
 ) -> None:
     """A sequence of all N tokens, where each dropped one has become its region's mean, must give the same logits."""
     model = backbone(kind)
-    flow = vp.Pipeline(model, vp.build_pruner(name, **options, carry="merge"))
+    flow = vp.Pipeline(model, vp.build_pruner(name, **options, carry="merge", carry_cell=cell))
     frames = clips()
     selection = flow.select(frames)
     assert selection is not None and selection.carry == "merge"
@@ -128,11 +134,11 @@ def test_merged_tokens_equal_all_dropped_ones_replaced_by_their_mean(
     for clip in range(len(frames)):
         tokens = everything[clip].clone()
         body = tokens[model.num_prefix :].view(*model.grid.shape, -1)
-        for t in range(0, model.grid.frames, CELL[0]):
-            for y in range(0, model.grid.height, CELL[1]):
-                for x in range(0, model.grid.width, CELL[2]):
-                    part = body[t : t + CELL[0], y : y + CELL[1], x : x + CELL[2]]
-                    gone = ~kept[clip, t : t + CELL[0], y : y + CELL[1], x : x + CELL[2]]
+        for t in range(0, model.grid.frames, cell[0]):
+            for y in range(0, model.grid.height, cell[1]):
+                for x in range(0, model.grid.width, cell[2]):
+                    part = body[t : t + cell[0], y : y + cell[1], x : x + cell[2]]
+                    gone = ~kept[clip, t : t + cell[0], y : y + cell[1], x : x + cell[2]]
                     if gone.any():
                         part[gone] = part[gone].mean(0)
         rows.append(model(None, tokens=tokens[None], block=selection.block))
@@ -219,5 +225,7 @@ def test_what_cannot_be_combined_is_one_line() -> None:
         vp.Pipeline(backbone("vivit"), pruner)
     with pytest.raises(ConfigError, match=r"^pruner\.carry=pool: cannot be combined with merger=tome"):
         vp.Pipeline(backbone("videomae"), pruner, vp.build_merger("tome"))
+    with pytest.raises(ConfigError, match=r"^pruner\.carry_cell=\[2, 0, 2\] must be three whole numbers"):
+        vp.build_pruner("random", carry_cell=[2, 0, 2])
     with pytest.raises(ValueError, match=r"^carry must be one of none, pool, merge, got 'all'"):
         TokenSelection(torch.zeros(1, 1, dtype=torch.int64), TokenGrid(1, 1, 1), carry="all")

@@ -145,14 +145,16 @@ class _Reader(nn.Module):
         super().__init__()
         self.backbone, self.merger = pipeline.backbone, pipeline.merger
         self.after_block = getattr(pipeline.pruner, "after_block", None)
-        self.merges = getattr(pipeline.pruner, "carry", "none") == "merge"
+        self.regions, pruner = 0, pipeline.pruner
+        if pruner is not None and pruner.carry == "merge":
+            self.regions = num_regions(self.backbone.grid, pruner.carry_cell)
 
     def forward(self, count: int) -> Tensor:
         backbone = self.backbone
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
         like: dict[str, Any] = {"device": "meta", "dtype": next(backbone.parameters()).dtype}
         # `backbone.forward`, because a call may lead to what torch.compile has made, and that cannot be counted.
-        regions = num_regions(backbone.grid) if self.merges and count < backbone.grid.num_tokens else 0
+        regions = self.regions if count < backbone.grid.num_tokens else 0
         if regions:
             options["sizes"] = torch.empty(1, count + regions, device="meta")
         if self.after_block is not None:  # the tokens are embedded, or further, when they are chosen

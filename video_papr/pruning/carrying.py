@@ -16,14 +16,14 @@ Letters: B clips, T' x H' x W' the token grid, N its tokens, K kept ones, R regi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..structures import CARRIES, TokenGrid, TokenSelection
+from ..structures import CARRIES, Cell, TokenGrid, TokenSelection
 
-CELL = (2, 4, 4)  # tokens of the grid in a region; those at the far borders may be smaller
 _CLIPS_AT_ONCE = 8  # distances are clips x N x K
 
 
@@ -34,9 +34,20 @@ def check_carry(carry: str) -> str:
     return carry
 
 
-def num_regions(grid: TokenGrid) -> int:
-    """R, the regions of a grid."""
-    return math.prod(-(-side // cell) for side, cell in zip(grid.shape, CELL, strict=True))
+def check_cell(cell: Sequence[int]) -> Cell:
+    """Returns the cell, or raises ConfigError unless it is three whole numbers of at least 1."""
+    if len(cell) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in cell):
+        raise ConfigError(
+            f"pruner.carry_cell={list(cell)} must be three whole numbers of at least 1, tokens along time, height and "
+            "width"
+        )
+    frames, height, width = cell
+    return frames, height, width
+
+
+def num_regions(grid: TokenGrid, cell: Cell) -> int:
+    """R, the regions of a grid; those at its far borders may be smaller than a cell."""
+    return math.prod(-(-side // length) for side, length in zip(grid.shape, cell, strict=True))
 
 
 def nearest_kept(selection: TokenSelection) -> Tensor:
@@ -79,36 +90,46 @@ def region_shares(selection: TokenSelection, dtype: torch.dtype = torch.float32)
         float32, 0 for a region of which everything is kept. With the K kept tokens, the sizes add up to N.
     """
     device = selection.keep_idx.device
-    cells = torch.tensor(CELL, device=device)
+    cells = torch.tensor(selection.cell, device=device)
     across = -(-torch.tensor(selection.grid.shape, device=device) // cells)
     t, y, x = (_coordinates(selection.grid, device).long() // cells).unbind(1)
     region = (t * across[1] + y) * across[2] + x  # (N,)
-    belongs = torch.arange(num_regions(selection.grid), device=device)[:, None] == region
+    belongs = torch.arange(num_regions(selection.grid, selection.cell), device=device)[:, None] == region
     members = (belongs & ~selection.mask().flatten(1)[:, None]).to(dtype)
     sizes = members.sum(2)
     return members / sizes.clamp(min=1)[..., None], sizes.float()
 
 
 def append_tokens(
-    kept: Tensor, merged: Tensor, sizes: Tensor, *, valid: Tensor | None, num_prefix: int
+    kept: Tensor,
+    merged: Tensor,
+    sizes: Tensor,
+    *,
+    valid: Tensor | None,
+    num_prefix: int,
+    padding_last: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Puts the tokens of the regions behind the kept ones, and whatever counts nothing behind both.
+    """Puts the tokens of the regions behind the kept ones.
 
     Args:
         kept: (B, P + K, D), P class tokens first.
         merged, sizes: (B, R, D) and (B, R).
         valid: (B, K) bool, False where a kept token is padding; None: nowhere.
+        padding_last: put whatever counts nothing behind all others, as a merger expects it.
 
     Returns:
         tokens (B, P + K + R, D), and their sizes (B, K + R) float32 without the class tokens.
     """
     count = kept.shape[1] - num_prefix
-    own = sizes.new_ones(len(kept), count) if valid is None else valid.to(sizes.dtype)
+    own = sizes.new_ones(kept.shape[0], count) if valid is None else valid.to(sizes.dtype)
     sizes = torch.cat([own, sizes], 1)
+    tokens = torch.cat([kept, merged.to(kept.dtype)], 1)
+    if not padding_last:
+        return tokens, sizes
     order = (sizes == 0).byte().argsort(dim=1, stable=True)
-    tokens = torch.cat([kept[:, num_prefix:], merged.to(kept.dtype)], 1)
-    tokens = tokens.gather(1, order[..., None].expand_as(tokens))
-    return torch.cat([kept[:, :num_prefix], tokens], 1), sizes.gather(1, order)
+    prefix, rest = tokens[:, :num_prefix], tokens[:, num_prefix:]
+    rest = rest.gather(1, order[..., None].expand_as(rest))
+    return torch.cat([prefix, rest], 1), sizes.gather(1, order)
 
 
 def _coordinates(grid: TokenGrid, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ Letters: B clips, N tokens of the grid, D channels, T' x H' x W' the token grid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
+from ..structures import CELL as CARRY_CELL
 from ..structures import TokenGrid, TokenSelection
 from .budget import Budget, check_number, check_ratio
-from .carrying import check_carry
+from .carrying import check_carry, check_cell
 from .selection import ranks, select_counts, select_tokens
 
 MODES = ("ratio", "threshold", "adaptive")
@@ -123,6 +125,7 @@ class SimilarityPruner(nn.Module):
         min_keep: float = 0.05,
         max_keep: float = 1.0,
         carry: str = "none",
+        carry_cell: Sequence[int] = CARRY_CELL,
     ) -> None:
         super().__init__()
         values = {
@@ -138,7 +141,7 @@ class SimilarityPruner(nn.Module):
         self.budget = Budget(*values[mode], min_keep, max_keep)
         self.diversity, self.after_block = diversity, after_block
         self.cluster_tau = check_number("cluster_tau", cluster_tau, -1, 1)
-        self.carry = check_carry(carry)
+        self.carry, self.carry_cell = check_carry(carry), check_cell(carry_cell)
 
     def significance(self, tokens: Tensor, grid: TokenGrid) -> Tensor:
         """tokens (B, N, D) -> minus their mean similarity (B, T', H', W')."""
@@ -146,7 +149,7 @@ class SimilarityPruner(nn.Module):
 
     def forward(self, tokens: Tensor, grid: TokenGrid) -> TokenSelection:
         """tokens (B, N, D) of the whole grid -> the kept tokens of every clip."""
-        return replace(self._select(tokens, grid), carry=self.carry)
+        return replace(self._select(tokens, grid), carry=self.carry, cell=self.carry_cell)
 
     def _select(self, tokens: Tensor, grid: TokenGrid) -> TokenSelection:
         scores = self.significance(tokens, grid)
