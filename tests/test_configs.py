@@ -66,6 +66,25 @@ def test_option_composes_and_passes_the_checks(group: str, option: str) -> None:
         assert str(config.views) == option
 
 
+VARIANTS = sorted((CONF / "pruner" / "papr_plus").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)
+def test_variants_of_papr_plus_change_what_they_name(path: Path) -> None:
+    base, own = evaluation("pruner=papr_plus").pruner, evaluation(f"pruner=papr_plus/{path.stem}").pruner
+    named = set(OmegaConf.load(path)) - {"defaults"}
+    changed = {key for key in own.options if own.options[key] != base.options[key]}
+    assert changed == named
+    assert path.read_text().startswith(f"# python tools/eval.py pruner=papr_plus/{path.stem}\n")
+    if changed != {"align_corners", "cell_center"}:  # one goes with the other
+        assert len(changed) == 1
+
+
+def test_ablation_runs_every_variant() -> None:
+    swept = OmegaConf.load(CONF / "experiment" / "papr_plus_ablation.yaml").hydra.sweeper.params.pruner
+    assert {f"papr_plus/{path.stem}" for path in VARIANTS} <= set(swept.split(","))
+
+
 def test_library_and_configs_know_the_same_names() -> None:
     assert set(options("pruner")) == set(PRUNERS)
     assert set(options("backbone")) == set(BACKBONES)
@@ -163,6 +182,8 @@ WRONG = {
     "pruner=similarity pruner.diversity=grd": "pruner.diversity='grd': must be one of none, cluster, grid, null. Did",
     "pruner=similarity pruner.cluster_tau=nan": "pruner.cluster_tau=nan: must be a number, or null.",
     "pruner=similarity pruner.after_block=-1": "pruner.after_block=-1: must be a whole number of at least 0, or null.",
+    "pruner.carry_cell=[2,2]": "pruner.carry_cell=[2, 2]: must be [frames, height, width], three whole numbers",
+    "pruner.carry=mean": "pruner.carry='mean': must be one of none, pool, merge, null.",
     "pruner=run_length pruner.tau=x": "pruner.tau='x': must be a number, or null.",
     "merger=tome merger.r=-1": "merger.r=-1: must be a whole number of at least 0, or null.",
     "merger=tome merger.schedule=const": "merger.schedule='const': must be one of constant, decreasing, null.",
@@ -180,6 +201,7 @@ WRONG = {
     "dataset.clip_cache_gb=0": "dataset.clip_cache_gb=0: must be a number above 0.",
     "dataset.limit=0": "dataset.limit=0: must be a whole number of at least 1, or null.",
     "dataset.frame_stride=0": "dataset.frame_stride=0: must be",
+    "dataset.camera=still": "dataset.camera='still': must be one of mixed, calm, shaky, null.",
     "dataset.split=dev": "dataset.split='dev': must be one of test, val, train.",
     "dataset.sampling=tsn": "dataset.sampling='tsn': must be one of dense, uniform, videomae_dense,",
     "dataset=hmdb51 dataset.root=videos dataset.fold=4": "dataset.fold=4: must be one of 1, 2, 3.",
@@ -226,10 +248,23 @@ def test_missing_key_of_a_group() -> None:
 
 
 def test_pruner_gets_only_the_options_that_its_file_has() -> None:
-    budget = {"budget": "fixed", "mass": 0.5, "threshold": 0.5, "min_keep": 0.05, "max_keep": 1.0}
+    budget: dict[str, object] = {
+        "budget": "fixed",
+        "mass": 0.5,
+        "threshold": 0.5,
+        "min_keep": 0.05,
+        "max_keep": 1.0,
+    }
+    budget.update(carry="none", carry_cell=(2, 2, 2))
     assert evaluation("pruner=center").pruner.options == {"keep_ratio": 0.3, **budget}
     assert set(evaluation("pruner=random").pruner.options) == {"keep_ratio", "scope", "seed", *budget}
-    assert set(evaluation("pruner=run_length").pruner.options) == {"tau", "min_keep", "max_keep"}
+    assert set(evaluation("pruner=run_length").pruner.options) == {
+        "tau",
+        "min_keep",
+        "max_keep",
+        "carry",
+        "carry_cell",
+    }
     assert evaluation("merger=none").merger.options == {}
     assert evaluation("merger=tome").merger.options == {"r": 16, "schedule": "constant"}
 
@@ -244,7 +279,7 @@ def test_defaults_of_a_file_are_those_of_the_library(name: str) -> None:
     one, two = build_pruner(name), build_pruner(name, **given)
     assert one is not None and two is not None
     assert one.budget == two.budget
-    for key in ("floor", "diversity", "cluster_tau", "after_block"):
+    for key in ("floor", "carry", "carry_cell", "diversity", "cluster_tau", "after_block"):
         assert getattr(one, key, None) == getattr(two, key, None)
 
 

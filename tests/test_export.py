@@ -47,6 +47,7 @@ GRAPHS: dict[str, dict[str, Any]] = {
     "center": {"vivit": True},
     "motion": {"scope": "frame"},
     "similarity": {"after_block": 1},
+    "papr_plus": {"stages": ["res2"], "frames": 2, "size": 32},  # with tokens for the dropped ones
     "x3d_xs": {"stage": "res2", "frames": 2, "size": 32, "align_corners": False, "cell_center": 0.0},
 }
 
@@ -77,6 +78,12 @@ def test_aot_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "pool": ("motion", {"carry": "pool"}, "pruner.carry=pool cannot be exported with pruner=motion"),
+    "merge": (
+        "similarity",
+        {"carry": "merge"},
+        "pruner.carry=merge cannot be exported with pruner=similarity",
+    ),
     "mass": ("motion", {"budget": "mass"}, "budget 'mass' cannot be exported: clips would keep unequal"),
     "run_length": ("run_length", {}, "pruner=run_length .* cannot be exported: .*use another pruner"),
     "adaptive": ("similarity", {"mode": "adaptive"}, "cannot be exported: .*pruner.mode=ratio"),

@@ -203,6 +203,15 @@ def test_features_of_tokens_that_move() -> None:
         features(pipeline(merger="tome"), clips, pooled=False)
     assert features(pipeline(merger="tome"), clips).shape == (2, 192)
     flow = pipeline()
+    flow.pruner = build_pruner("motion", keep_ratio=0.5)
+    plain = features(flow, clips, pooled=False)
+    flow.pruner = build_pruner("motion", keep_ratio=0.5, carry="merge")
+    for one, two in zip(
+        features(flow, clips, pooled=False), plain, strict=True
+    ):  # the regions' have no place
+        assert torch.equal(one.keep_idx, two.keep_idx) and one.tokens.shape == two.tokens.shape
+        assert not torch.allclose(one.tokens, two.tokens)
+    assert features(flow, clips).shape == (2, 192)
     flow.pruner = build_pruner("motion", budget="mass", mass=0.6)
     clips[0, :, :8] = 0
     pooled = features(flow, clips)

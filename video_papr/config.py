@@ -17,6 +17,7 @@ from .config_depth import DepthConfig
 from .config_rules import (
     any_number,
     anything,
+    cell,
     did_you_mean,
     flag,
     frame_size,
@@ -70,6 +71,7 @@ class DatasetConfig:
     fold: int = setting(one_of(1, 2, 3), 1)
     seed: int = setting(natural, 0)
     num_videos: int = setting(positive, 600)
+    camera: str | None = setting(one_of("mixed", "calm", "shaky", None), None)
     cache_dir: str | None = setting(or_else(None, text), None)
     clip_cache: str | None = setting(off_or_place, None)
     clip_cache_gb: float = setting(positive_number, 10.0)
@@ -149,6 +151,8 @@ class PrunerConfig:
     diversity: str | None = setting(one_of("none", "cluster", "grid", None), None)
     cluster_tau: float | None = setting(or_else(None, any_number), None)
     after_block: int | None = setting(or_else(None, natural), None)
+    carry: str | None = setting(one_of("none", "pool", "merge", None), None)
+    carry_cell: tuple[int, int, int] | None = setting(or_else(None, cell), None)
     scorer: str | None = setting(or_else(None, text), None)
     scorer_options: dict[str, Any] | None = setting(or_else(None, mapping), None)
 

@@ -117,6 +117,17 @@ def frame_size(key: str, value: Any) -> int | tuple[int, int]:
     return value if isinstance(value, int) else (sides[0], sides[1])
 
 
+def cell(key: str, value: Any) -> tuple[int, int, int]:
+    """[frames, height, width] in tokens."""
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != 3
+        or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in value)
+    ):
+        raise wrong(key, value, "must be [frames, height, width], three whole numbers of at least 1")
+    return value[0], value[1], value[2]
+
+
 def ratio_range(key: str, value: Any) -> tuple[float, float]:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise wrong(key, value, "must be [low, high]")

@@ -82,6 +82,11 @@ def check_exportable(pipeline: Pipeline) -> None:
             f"pruner={name} with budget {pruner.budget.kind!r} cannot be exported: clips would keep unequal numbers of "
             f"tokens, and a graph has one; use {keys.get(name, 'pruner.budget=fixed')}"
         )
+    if pruner.carry == "pool" or (pruner.carry == "merge" and isinstance(pruner, SimilarityPruner)):
+        hint = "none" if pruner.carry == "merge" else "merge or none"
+        raise ConfigError(
+            f"pruner.carry={pruner.carry} cannot be exported with pruner={name}; use pruner.carry={hint}"
+        )
     if isinstance(pruner, SimilarityPruner) and pruner.diversity != "none":
         raise ConfigError(
             f"pruner.diversity={pruner.diversity} cannot be exported: it goes from token to token outside of torch's "

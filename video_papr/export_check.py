@@ -159,7 +159,7 @@ def _swaps(scores: Tensor, own: Tensor, other: Tensor) -> tuple[Tensor, float]:
 def _chosen(pipeline: Pipeline, frames: Tensor, kept: Tensor, own: TokenSelection) -> TokenSelection:
     """The selection of given tokens, with what the pruner has computed of them on the way to block `after_block`."""
     if not isinstance(pipeline.pruner, SimilarityPruner):
-        return TokenSelection(kept, own.grid)
+        return TokenSelection(kept, own.grid, carry=own.carry, cell=own.cell)
     model = pipeline.backbone
     tokens = model.encode(
         model.embed(normalize_pixels(frames, mean=model.mean, std=model.std)), stop=own.block

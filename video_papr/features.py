@@ -68,7 +68,10 @@ def features(
             kept = (
                 torch.arange(backbone.grid.num_tokens) if selection is None else selection.keep_idx[0].cpu()
             )
-            found.append(TokenFeatures(tokens[backbone.num_prefix :], kept, tokens[: backbone.num_prefix]))
+            first = (
+                backbone.num_prefix
+            )  # behind the kept tokens may be those of the regions, which have no place
+            found.append(TokenFeatures(tokens[first : first + len(kept)], kept, tokens[:first]))
     return found
 
 

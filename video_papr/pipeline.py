@@ -2,7 +2,8 @@
 
     frames (B, T, H, W, 3) uint8
       -> pruner: X3D, a rule or the tokens' similarity scores every tubelet, the best stay      `select`
-      -> backbone: only the kept tubelets are embedded and encoded, and perhaps merged          `classify`
+      -> backbone: only the kept tubelets are embedded and encoded, and perhaps merged;         `classify`
+         a token for each region may stand for the dropped ones
       -> logits (B, classes)
 
 Letters: B clips, T frames, H x W pixels, N tokens of the grid, K kept tokens, P class tokens, D channels.
@@ -11,6 +12,7 @@ Letters: B clips, T frames, H x W pixels, N tokens of the grid, K kept tokens, P
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from .backbones.builders import Backbone
 from .errors import ConfigError
 from .pixels import normalize_pixels
 from .pruning.builders import Pruner
+from .pruning.carrying import append_tokens, pool_weights, region_shares
 from .pruning.merging import ToMe
 from .pruning.selection import gather_tokens
 from .pruning.similarity import SimilarityPruner
@@ -37,7 +40,7 @@ class Pipeline(nn.Module):
         merger: from `build_merger`; None merges nothing.
 
     Raises:
-        ConfigError: the pruner asks for more blocks than the backbone has.
+        ConfigError: the pruner asks for more blocks than the backbone has, or for weights in a mean that there is not.
     """
 
     def __init__(
@@ -53,6 +56,17 @@ class Pipeline(nn.Module):
             raise ConfigError(
                 f"pruner.after_block={pruner.after_block} must be below the backbone's {depth} blocks"
             )
+        if pruner is not None and pruner.carry == "pool":
+            if not backbone.averages:
+                raise ConfigError(
+                    "pruner.carry=pool: this backbone answers from its class token, there is no mean to weigh; "
+                    "use pruner.carry=merge or none"
+                )
+            if merger is not None:
+                raise ConfigError(
+                    "pruner.carry=pool: cannot be combined with merger=tome, which weighs the mean itself; "
+                    "use pruner.carry=merge or none"
+                )
 
     def significance(self, frames: Tensor) -> Tensor | None:
         """frames (B, T, H, W, 3) uint8 -> the map that decides, (B, T', H', W'); None when nothing prunes."""
@@ -92,12 +106,37 @@ class Pipeline(nn.Module):
 
     def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
-        if selection is not None and selection.valid is not None:
+        if selection is None:
+            return self.backbone(self._pixels(frames), None, **options)
+        if selection.drops and selection.carry == "merge":
+            tokens, options["sizes"] = self._with_merged(frames, selection)
+            return self.backbone(None, tokens=tokens, block=selection.block, **options)
+        if selection.drops and selection.carry == "pool":
+            options["weights"] = pool_weights(selection)
+        if selection.valid is not None:
             options["valid"] = selection.valid
-        if selection is not None and selection.tokens is not None:
+        if selection.tokens is not None:
             return self.backbone(None, tokens=selection.tokens, block=selection.block, **options)
-        keep_idx = None if selection is None else selection.keep_idx
-        return self.backbone(self._pixels(frames), keep_idx, **options)
+        return self.backbone(self._pixels(frames), selection.keep_idx, **options)
+
+    def _with_merged(self, frames: Tensor, selection: TokenSelection) -> tuple[Tensor, Tensor]:
+        """The kept tokens and those of the regions (B, P + K + R, D), and the sizes of all but the class tokens."""
+        backbone = self.backbone
+        exact = torch.promote_types(next(backbone.parameters()).dtype, torch.float32)
+        shares, sizes = region_shares(selection, exact)
+        kept, merged = selection.tokens, selection.merged
+        if kept is None or merged is None:
+            pixels = self._pixels(frames)
+            kept = backbone.embed(pixels, selection.keep_idx)
+            merged = backbone.embed_means(pixels, shares)
+        return append_tokens(
+            kept,
+            merged,
+            sizes,
+            valid=selection.valid,
+            num_prefix=backbone.num_prefix,
+            padding_last=self.merger is not None,
+        )
 
     def _tokens_and_features(self, frames: Tensor, after_block: int) -> tuple[Tensor, Tensor]:
         """All tokens (B, P + N, D) as they enter block `after_block`, and what is compared (B, N, D)."""
@@ -112,12 +151,16 @@ class Pipeline(nn.Module):
         """Goes on with the tokens that were computed for the choice instead of computing them again."""
         tokens, features = self._tokens_and_features(frames, pruner.after_block)
         selection: TokenSelection = pruner(features, self.backbone.grid)
-        return TokenSelection(
-            selection.keep_idx,
-            selection.grid,
-            selection.valid,
-            tokens=gather_tokens(tokens, selection.keep_idx, num_prefix=self.backbone.num_prefix),
+        prefix = self.backbone.num_prefix
+        merged = None
+        if selection.carry == "merge":
+            exact = torch.promote_types(tokens.dtype, torch.float32)
+            merged = region_shares(selection, exact)[0] @ tokens[:, prefix:].to(exact)
+        return replace(
+            selection,
+            tokens=gather_tokens(tokens, selection.keep_idx, num_prefix=prefix),
             block=pruner.after_block,
+            merged=merged,
         )
 
     def _pixels(self, frames: Tensor) -> Tensor:

@@ -10,6 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+# What may become of the dropped tubelets' mass, see `pruning.carrying`.
+CARRIES = ("none", "pool", "merge")
+Cell = tuple[int, int, int]
+CELL: Cell = (2, 2, 2)  # tokens of the grid, along time, height and width
+
 
 @dataclass(frozen=True)
 class TokenGrid:
@@ -46,6 +51,9 @@ class TokenSelection:
         tokens: (B, P + K, D) what the backbone has made of the kept tokens, its P class tokens first, when choosing
             them took the backbone's own features; None when nothing has been computed yet.
         block: number of the block that `tokens` enter next.
+        carry: what becomes of the dropped tubelets' mass, one of `CARRIES`.
+        cell: size of the regions of "merge", in tokens of the grid along time, height and width.
+        merged: (B, R, D) where `tokens` are given and `carry` is "merge": the means of the dropped ones by region.
     """
 
     keep_idx: Tensor
@@ -53,6 +61,9 @@ class TokenSelection:
     valid: Tensor | None = None
     tokens: Tensor | None = None
     block: int = 0
+    carry: str = "none"
+    cell: Cell = CELL
+    merged: Tensor | None = None
 
     def __post_init__(self) -> None:
         idx, valid = self.keep_idx, self.valid
@@ -64,6 +75,8 @@ class TokenSelection:
             raise ValueError(
                 f"valid must be bool of shape {tuple(idx.shape)}, got {valid.dtype} {tuple(valid.shape)}"
             )
+        if self.carry not in CARRIES:
+            raise ValueError(f"carry must be one of {', '.join(CARRIES)}, got {self.carry!r}")
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> TokenSelection:
@@ -92,6 +105,11 @@ class TokenSelection:
         """K, the tokens that the longest clip of the batch keeps; all of them when `valid` is None."""
         return self.keep_idx.shape[1]
 
+    @property
+    def drops(self) -> bool:
+        """Whether some clip may drop something; False only when every clip keeps its whole grid."""
+        return self.valid is not None or self.num_kept < self.grid.num_tokens
+
     def counts(self) -> Tensor:
         """Returns (B,) int64, the tokens that each clip keeps."""
         if self.valid is not None:
@@ -101,15 +119,16 @@ class TokenSelection:
     def mask(self) -> Tensor:
         """Returns (B, T', H', W') bool, True where the tubelet is kept."""
         kept = torch.zeros(
-            len(self.keep_idx), self.grid.num_tokens, dtype=torch.bool, device=self.keep_idx.device
+            self.keep_idx.shape[0], self.grid.num_tokens, dtype=torch.bool, device=self.keep_idx.device
         )
         return kept.scatter_(1, self.keep_idx, True).view(-1, *self.grid.shape)
 
     def rows(self, index: Tensor) -> TokenSelection:
         """The selection of some clips, index (n,) int64, without the padding that only the others needed."""
+        merged = None if self.merged is None else self.merged[index]
         if self.valid is None:
             tokens = None if self.tokens is None else self.tokens[index]
-            return replace(self, keep_idx=self.keep_idx[index], tokens=tokens)
+            return replace(self, keep_idx=self.keep_idx[index], tokens=tokens, merged=merged)
         counts = self.valid.sum(1)[index]
         shortest, longest = (int(bound) for bound in counts.aminmax())
         tokens = self.tokens
@@ -120,4 +139,5 @@ class TokenSelection:
             keep_idx=self.keep_idx[index, :longest],
             valid=None if shortest == longest else self.valid[index, :longest],
             tokens=tokens,
+            merged=merged,
         )

@@ -211,6 +211,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "reads tokens": ({"pruner": "similarity"}, "pruner=similarity cannot be used here"),
     "none": ({"pruner": "none"}, "pruner=none cannot be used here"),
     "keep ratio": ({"pruner": "center", "keep_ratio": 0}, "pruner.keep_ratio=0 must be a number"),
+    "carry": ({"pruner": "center", "carry": "merge"}, "pruner.carry=merge weighs tokens"),
     "budget": ({"pruner": "center", "budget": "mass"}, "pruner.budget=mass keeps another number of tokens"),
     "option": ({"pruner": "center", "tau": 1}, "pruner.tau is no option of pruner=center"),
     "mean": ({"pruner": "center", "mean": [0.5]}, r"mean=\[0.5\] must be three numbers, for R, G and B"),

@@ -90,6 +90,59 @@ def test_same_randomness_same_scene_and_other_randomness_another_one() -> None:
     assert one[0].shape != other[0].shape or not np.array_equal(one[0], other[0])
 
 
+# What the default drew before there were cameras to choose from: mean of the frames, sum of the camera's absolute
+# displacements, and the generator's next number. (Not a digest of the frames: processors differ in the last bit of a
+# sine.)
+DRAWN = {
+    (0, "move_left"): (100.1481, 1.210405748, 2627215999),
+    (5, "zigzag"): (103.6409, 1.258568636, 2437242602),
+    (11, "blink"): (138.4936, 1.558240551, 1105901084),
+    (42, "rotate_cw"): (123.6440, 0.899696675, 1453400586),
+}
+
+
+@pytest.mark.parametrize(("index", "action"), DRAWN)
+def test_default_camera_draws_what_it_always_has(index: int, action: str) -> None:
+    rng = np.random.default_rng([3, 0, index])
+    given = scenes.sample_scene(rng, action)
+    frames, _ = scenes.render(given, rng)
+    mean, moved, following = DRAWN[index, action]
+    assert frames.mean() == pytest.approx(mean, abs=1e-3)
+    assert np.abs(given.camera).sum() == pytest.approx(moved, abs=1e-8)
+    assert rng.integers(2**32) == following
+
+
+def test_cameras_show_the_same_scene() -> None:
+    for seed, action in enumerate(ACTIONS):
+        cameras = {
+            name: scenes.sample_scene(np.random.default_rng(seed), action, camera=name)
+            for name in scenes.CAMERAS
+        }
+        mixed, calm, shaky = (cameras[name] for name in ("mixed", "calm", "shaky"))
+        np.testing.assert_allclose(calm.camera, 0.1 * mixed.camera)
+        reach = scenes.CAMERA_REACH
+        np.testing.assert_allclose(shaky.camera, np.clip(2 * mixed.camera, -reach, reach))
+        for other in (calm, shaky):
+            assert np.array_equal(other.background, mixed.background)
+            for one, two in zip(other.shapes, mixed.shapes, strict=True):
+                assert np.array_equal(one.path.x, two.path.x) and np.array_equal(one.colors, two.colors)
+        ground = shaky.background.shape[0] - shaky.height
+        assert reach * min(shaky.height, shaky.width) <= ground / 2 - 1  # it never looks beyond what is drawn
+
+
+def test_frame_difference_tells_calm_from_shaky() -> None:
+    """The median pixel, which belongs to the ground, changes little under a calm camera and much under a shaky one."""
+    change = {}
+    for name in scenes.CAMERAS:
+        found = []
+        for seed in range(6):
+            given = scenes.sample_scene(np.random.default_rng(seed), ACTIONS[seed], camera=name)
+            grey = drawn(given)[0].astype(float).mean(-1)
+            found.append(np.median(np.abs(np.diff(grey, axis=0))))
+        change[name] = np.mean(found)
+    assert 1.3 * change["calm"] < change["mixed"] < change["shaky"] / 1.1
+
+
 def test_actor_is_about_a_tenth_of_the_picture() -> None:
     areas = []
     for seed in range(60):

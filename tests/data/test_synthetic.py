@@ -112,7 +112,8 @@ def test_a_scene_depends_on_split_seed_and_index_alone(tmp_path: Path) -> None:
     for split, seed in (("train", 0), ("val", 0), ("test", 1), ("train", 1), ("val", 1)):
         everything += videos(make(tmp_path, split, seed=seed, num_videos=3)).values()
     everything += videos(make(tmp_path, clutter=0.5)).values()
-    assert len(set(everything)) == len(everything) == 20
+    everything += videos(make(tmp_path, clutter=0.5, camera="calm")).values()
+    assert len(set(everything)) == len(everything) == 22
 
 
 @settings(deadline=None, max_examples=50)
@@ -143,13 +144,25 @@ def test_key_names_everything_that_decides_the_content(
         SyntheticSplit(num_videos=601),
         SyntheticSplit(clutter=0.5),
         SyntheticSplit(clutter=0.25),
+        SyntheticSplit(camera="calm"),
+        SyntheticSplit(camera="shaky"),
     ]
-    assert len({split.key for split in splits}) == 6
-    changed = tmp_path / "scenes.py"
-    changed.write_bytes(Path(scenes.__file__).read_bytes() + b"\n# drawn otherwise\n")
+    assert len({split.key for split in splits}) == 8
+    changed, source = tmp_path / "scenes.py", Path(scenes.__file__).read_text(encoding="utf-8")
     before = SyntheticSplit().key
     monkeypatch.setattr(scenes, "__file__", str(changed))
-    assert SyntheticSplit().key != before
+    for same in (
+        source + "\n# nothing new\n",
+        source.replace('"""Draws a random scene', '"""Draws any scene'),
+        source.replace("    fps: int\n", "\n    fps: int  # per second\n"),
+    ):
+        assert same != source
+        changed.write_text(same, encoding="utf-8")
+        assert SyntheticSplit().key == before
+    for other in (source.replace("0.165", "0.166"), source + "\nDEFAULT = 'drawn otherwise'\n"):
+        assert other != source
+        changed.write_text(other, encoding="utf-8")
+        assert SyntheticSplit().key != before
     monkeypatch.undo()
     assert SyntheticSplit().key == before
     monkeypatch.setitem(synthetic.ENCODER, "crf", "30")
@@ -165,6 +178,7 @@ def test_key_names_everything_that_decides_the_content(
         ({"num_videos": 0}, r"^dataset\.num_videos=0 must be an integer >= 1$"),
         ({"clutter": 1.1}, r"^dataset\.clutter=1\.1 must lie between 0 and 1$"),
         ({"clutter": float("nan")}, r"^dataset\.clutter=nan must"),
+        ({"camera": "still"}, r"^dataset\.camera='still' is unknown; use one of mixed, calm, shaky$"),
     ],
 )
 def test_split_out_of_range(options: dict[str, Any], line: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from video_papr.cli.report import main, run
 from video_papr.errors import DataError
 from video_papr.evaluation.frontier import bootstrap, points
-from video_papr.evaluation.runs import find_runs, with_dense
+from video_papr.evaluation.runs import find_runs, named_apart, with_dense
 
 CLASSES = ("jump", "run", "sit")
 
@@ -146,6 +146,53 @@ def test_runs_are_named_after_what_was_done_to_their_tokens(
     assert [(run.method, run.keep_ratio) for run in found] == [(method, keep_ratio), ("dense", 1.0)]
 
 
+def test_runs_that_were_set_differently_are_named_apart(tmp_path: Path) -> None:
+    base: dict[str, Any] = {"stages": ["res3"], "floor": 0.5, "align_corners": False, "carry": "none"}
+    for number, (ratio, own) in enumerate(
+        [
+            *((ratio, {"seed": seed}) for ratio in (0.1, 0.3) for seed in (0, 1)),
+            (0.3, {"stages": ["res3", "res4"]}),
+            (0.3, {"align_corners": True, "floor": 0.0}),
+        ]
+    ):
+        settings = {"pruner": {**base, "keep_ratio": ratio, **own}}
+        write_run(tmp_path / str(number), [0, 1], pruner="papr_plus", keep_ratio=ratio, settings=settings)
+    for number, budget in enumerate((0.4, 0.6)):  # one curve
+        settings = {"pruner": {"budget": "mass", "mass": budget}}
+        write_run(tmp_path / f"m{number}", [0, 1], pruner="x3d_s", keep_ratio=budget, settings=settings)
+    for stage in ("res3", "res4"):  # neither is the usual one
+        settings = {"pruner": {"keep_ratio": 0.3, "stage": stage}}
+        write_run(tmp_path / stage, [0, 1], pruner="x3d_xs", settings=settings)
+    older = {"pruner": {"keep_ratio": 0.5}}  # of a version without these keys
+    write_run(tmp_path / "old", [0, 1], pruner="papr_plus", keep_ratio=0.5, settings=older)
+    found = points(named_apart(find_runs([tmp_path])))
+    assert [(point.method, point.keep_ratio, point.num_runs) for point in found] == [
+        ("papr_plus", 0.1, 2),
+        ("papr_plus", 0.3, 2),
+        ("papr_plus", 0.5, 1),
+        ("papr_plus floor=0.0 align_corners=true", 0.3, 1),
+        ("papr_plus stages=res3+res4", 0.3, 1),
+        ("x3d_s (mass)", 0.4, 1),
+        ("x3d_s (mass)", 0.6, 1),
+        ("x3d_xs stage=res3", 0.3, 1),
+        ("x3d_xs stage=res4", 0.3, 1),
+    ]
+
+
+def test_dense_runs_of_a_sweep_over_ratios_are_one_point(tmp_path: Path) -> None:
+    for ratio in (0.1, 0.3):
+        settings = {"pruner": {"keep_ratio": ratio}}
+        write_run(tmp_path / str(ratio), [0, 1, 2], pruner="none", keep_ratio=1.0, settings=settings)
+        write_run(tmp_path / f"r{ratio}", [0, 1, 0], pruner="random", keep_ratio=ratio, settings=settings)
+    found = points(with_dense(find_runs([tmp_path])))
+    assert [(p.method, p.keep_ratio, p.num_runs) for p in found] == [
+        ("dense", 1.0, 2),
+        ("random", 0.1, 1),
+        ("random", 0.3, 1),
+    ]
+    assert all(point.loss is not None for point in found)
+
+
 def test_frontier_keeps_what_no_cheaper_point_matches(tmp_path: Path) -> None:
     write_run(tmp_path / "a", answers(60, 0.9, 0), pruner="x3d_s", gmacs=2.0)
     write_run(tmp_path / "b", answers(60, 0.4, 1), pruner="motion", gmacs=2.5)
@@ -191,6 +238,11 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
         main([str(tmp_path)])
     error = capsys.readouterr().err
     assert error.startswith("error: these runs differ in dataset, backbone") and error.count("\n") == 1
+    for camera in ("calm", "shaky"):
+        write_run(tmp_path / "c" / camera, [0, 1], settings={"dataset": {"camera": camera}})
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "c")])
+    assert "synthetic (calm) videomae_tiny" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

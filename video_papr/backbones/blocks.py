@@ -26,7 +26,7 @@ def run_blocks(
     blocks: nn.ModuleList,
     tokens: Tensor,
     *,
-    valid: Tensor | None = None,
+    sizes: Tensor | None = None,
     merger: Merger | None = None,
     num_prefix: int = 0,
     first: int = 0,
@@ -37,7 +37,7 @@ def run_blocks(
     Args:
         blocks: of one backbone, in eval mode where they drop anything at random.
         tokens: (B, P + K, D), P class tokens first.
-        valid: (B, K) bool, False where a token is padding; None: there is none.
+        sizes: (B, P + K) float32, how many tubelets each token stands for, 0 where it is padding; None: one each.
         merger: shortens the sequence in every block; None: nothing does.
         num_prefix: P, which are always valid and never merged.
         first, stop: the blocks `first` to `stop` - 1 run; None: up to the last.
@@ -47,11 +47,10 @@ def run_blocks(
         where it is padding. None when every token counts 1.
     """
     chosen: list[tuple[int, Any]] = list(enumerate(blocks))[first:stop]
-    if valid is None and merger is None:
+    if sizes is None and merger is None:
         for _, block in chosen:
             tokens = block(tokens)
         return tokens, None
-    sizes = None if valid is None else F.pad(valid, (num_prefix, 0), value=True).float()
     for number, block in chosen:
         attended, keys = _attend(block.attn, block.norm1(tokens), sizes)
         tokens = tokens + block.ls1(attended)
@@ -97,5 +96,6 @@ def pooled(tokens: Tensor, sizes: Tensor | None) -> Tensor:
     """The mean over tokens (B, K, D), each counted as often as `sizes` (B, K) says; None: once. Returns (B, D)."""
     if sizes is None:
         return tokens.mean(1)
+    sizes = sizes.to(torch.promote_types(tokens.dtype, torch.float32))
     share = (sizes / sizes.sum(1, keepdim=True)).to(tokens.dtype)
     return (tokens * share[..., None]).sum(1)

@@ -12,6 +12,7 @@ from typing import Any
 
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .blocks import Merger, run_blocks
 from .layers import LayerNorm, TubeletEmbed, clip_grid, frame_size
@@ -32,6 +33,8 @@ class Encoder(nn.Module):
         mean, std: of the pixels that `forward` expects, RGB in 0..1.
         class_names: names of the logits, or None.
         num_prefix: class tokens in front of the tubelets' tokens.
+        averages: whether the answer is read off the mean of the tokens, not off a class token.
+        positions: (1, P + N, D), what `place` adds.
         frame_size: (H, W) of the frames that it reads.
         dim: D.
         short_side, interpolation: how frames are resized where the configuration does not say: the shorter side before
@@ -41,6 +44,8 @@ class Encoder(nn.Module):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     num_prefix = 0
+    averages = True
+    positions: Tensor
     short_side: int | None = None
     interpolation = "bilinear"
 
@@ -87,6 +92,14 @@ class Encoder(nn.Module):
             )
         return self.place(self.patch_embed(pixels, keep_idx), keep_idx)
 
+    def embed_means(self, pixels: Tensor, shares: Tensor) -> Tensor:
+        """pixels (B, 3, T, H, W) normalised, shares (B, R, N) adding up to 1 or to 0 -> means of tokens (B, R, D).
+
+        Equal to the weighted means of what `embed` gives, positions included, for the arithmetic of R tokens.
+        """
+        positions = self.positions[0, self.num_prefix :].to(shares.dtype)
+        return self.patch_embed.means(pixels, shares) + shares @ positions
+
     def encode(self, tokens: Tensor, *, stop: int | None = None) -> Tensor:
         """tokens (B, P + K, D) -> (B, P + K, D) after every block, or after the first `stop` of them."""
         return run_blocks(self.blocks, tokens, num_prefix=self.num_prefix, stop=stop)[0]
@@ -100,6 +113,8 @@ class Encoder(nn.Module):
         merger: Merger | None = None,
         tokens: Tensor | None = None,
         block: int = 0,
+        sizes: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """pixels (B, 3, T, H, W) normalised, keep_idx (B, K) int64 or None for all tubelets -> logits (B, classes).
 
@@ -108,11 +123,18 @@ class Encoder(nn.Module):
             merger: merges tokens inside the blocks; None: nothing does.
             tokens, block: (B, P + K, D) class and kept tokens that have come as far as this block; pixels are not read
                 then.
+            sizes: (B, K) float32, how many tubelets each token stands for, in attention and in the mean; 0 is padding.
+                None: what `valid` says.
+            weights: (B, K) float32, how often each token counts in the mean, where that differs; goes with no merger.
         """
         if tokens is None:
             assert pixels is not None, "either pixels or tokens"
             tokens = self.embed(pixels, keep_idx)
         prefix = self.num_prefix
-        return self.classify(
-            *run_blocks(self.blocks, tokens, valid=valid, merger=merger, num_prefix=prefix, first=block)
+        if sizes is None and valid is not None:
+            sizes = valid.float()
+        sizes = None if sizes is None else F.pad(sizes, (prefix, 0), value=1.0)
+        tokens, counts = run_blocks(
+            self.blocks, tokens, sizes=sizes, merger=merger, num_prefix=prefix, first=block
         )
+        return self.classify(tokens, counts if weights is None else F.pad(weights, (prefix, 0), value=1.0))

@@ -68,16 +68,28 @@ class TubeletEmbed(nn.Module):
 
     def forward(self, pixels: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """pixels (B, C, T, H, W), keep_idx (B, K) int64 or None for all -> tokens (B, K or N, D)."""
+        cells = self._cells(pixels)
+        if keep_idx is None:
+            return self.proj(cells.flatten(4).flatten(1, 3))
+        rows = torch.arange(pixels.shape[0], device=pixels.device)[:, None]
+        grid_h, grid_w = cells.shape[2:4]
+        t, yx = keep_idx // (grid_h * grid_w), keep_idx % (grid_h * grid_w)
+        return self.proj(cells[rows, t, yx // grid_w, yx % grid_w].flatten(2))
+
+    def means(self, pixels: Tensor, shares: Tensor) -> Tensor:
+        """pixels (B, C, T, H, W), shares (B, R, N) -> means of tokens (B, R, D).
+
+        A linear layer's mean is that of the mean tubelet, so R tubelets are projected, not N. The layer's bias counts
+        once, so the shares of a mean should add up to 1.
+        """
+        return self.proj(shares.to(pixels.dtype) @ self._cells(pixels).flatten(4).flatten(1, 3))
+
+    def _cells(self, pixels: Tensor) -> Tensor:
+        """The tubelets (B, T', H', W', C, p, q, r) of pixels (B, C, T, H, W), still a view."""
         batch, channels, frames, height, width = pixels.shape
         p, q, r = self.tubelet
         cells = pixels.view(batch, channels, frames // p, p, height // q, q, width // r, r)
-        cells = cells.permute(0, 2, 4, 6, 1, 3, 5, 7)  # (B, T', H', W', C, p, q, r), still a view
-        if keep_idx is None:
-            return self.proj(cells.flatten(4).flatten(1, 3))
-        rows = torch.arange(batch, device=pixels.device)[:, None]
-        grid_h, grid_w = height // q, width // r
-        t, yx = keep_idx // (grid_h * grid_w), keep_idx % (grid_h * grid_w)
-        return self.proj(cells[rows, t, yx // grid_w, yx % grid_w].flatten(2))
+        return cells.permute(0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def flat_positions(grid: TokenGrid, dim: int) -> Tensor:

@@ -57,6 +57,7 @@ class TimmViT(Encoder):
         self.head: nn.Module = _TwoHeads(vit.head, vit.head_dist) if distilled else vit.head
         # timm's distilled models read two tokens, unlike what their setting says.
         self.pool = "both" if distilled else vit.global_pool
+        self.averages = self.pool not in ("both", "token")
         self.pooled_from = 0 if getattr(vit, "pool_include_prefix", False) else self.num_prefix
         with torch.no_grad():
             weight = embed.proj.weight
@@ -79,6 +80,10 @@ class TimmViT(Encoder):
         prefix, rest = positions[:, : self.num_prefix], positions[:, self.num_prefix :]
         placed = tokens + (rest if keep_idx is None else rest[0, keep_idx])
         return self.norm_pre(torch.cat([prefix.expand(len(tokens), -1, -1), placed], 1))
+
+    def embed_means(self, pixels: Tensor, shares: Tensor) -> Tensor:
+        """As `Encoder.embed_means`; a model that normalises its tokens first normalises the means."""
+        return self.norm_pre(super().embed_means(pixels, shares))
 
     def classify(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
         """tokens (B, P + K, D) -> logits (B, classes), from the class token or the mean, as the model was trained.

@@ -33,6 +33,7 @@ class ViViT(Encoder):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
     num_prefix = 1
+    averages = False
 
     def __init__(
         self,

@@ -95,7 +95,9 @@ def build_videos(
     """
     name, root = dataset.name, dataset.root
     if name == "synthetic":
-        split = SyntheticSplit(dataset.split, dataset.seed, dataset.num_videos)
+        split = SyntheticSplit(
+            dataset.split, dataset.seed, dataset.num_videos, camera=dataset.camera or "mixed"
+        )
         cache = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else None
         name, root = "folder", str(generate(split, cache_dir=cache, progress=progress))
     assert root is not None  # DatasetConfig asks for it

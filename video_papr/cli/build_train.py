@@ -169,7 +169,7 @@ def tensorboard_log(directory: Path) -> Callable[[dict[str, Any]], None]:
 
 def _synthetic(config: TrainRunConfig, split: str, count: int, clutter: float) -> tuple[Path, VideoList]:
     root = generate(
-        SyntheticSplit(split, config.dataset.seed, count, clutter),
+        SyntheticSplit(split, config.dataset.seed, count, clutter, config.dataset.camera or "mixed"),
         cache_dir=_cache_dir(config.dataset),
         progress=config.progress,
     )

@@ -116,7 +116,11 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
             dtype=dtype,
             seed=config.seed,
             dataset_seed=config.dataset.seed if config.dataset.name == "synthetic" else None,
-            settings={"pruner": config.pruner.options, "merger": asdict(config.merger)},
+            settings={
+                "pruner": config.pruner.options,
+                "merger": asdict(config.merger),
+                "dataset": {"camera": config.dataset.camera} if config.dataset.camera else {},
+            },
             sessions=finished.sessions,
         )
         results = build_results(evaluation, info)

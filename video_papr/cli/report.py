@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import DataError, VideoPaprError
 from ..evaluation.comparison import write_comparison
 from ..evaluation.frontier import points
-from ..evaluation.runs import find_runs, with_dense
+from ..evaluation.runs import find_runs, named_apart, with_dense
 from .common import USAGE_ERROR, make_console
 
 
@@ -48,7 +48,7 @@ def run(paths: Sequence[Path], out: Path) -> list[Path]:
     Raises:
         DataError: a run cannot be read, or the runs cannot be compared.
     """
-    runs = with_dense(find_runs(paths))
+    runs = named_apart(with_dense(find_runs(paths)))
     settings = sorted({run.setting for run in runs})
     if len(settings) > 1:
         raise DataError(

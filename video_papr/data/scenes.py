@@ -32,6 +32,9 @@ ACTIONS = (
     "blink",
 )
 UP = -np.pi / 2  # circles start at their top and rotations upright, give or take half a radian
+# How much the camera moves, in units of the default. The scenes themselves stay the same, number for number.
+CAMERAS = {"mixed": 1.0, "calm": 0.1, "shaky": 2.0}
+CAMERA_REACH = 0.28  # of S; the ground that is drawn ends a little farther out
 DISTRACTOR_SHAPES = ("square", "triangle", "disc", "bar", "cross")
 
 
@@ -68,13 +71,16 @@ class Scene:
     noise_std: float
 
 
-def sample_scene(rng: np.random.Generator, action: str, *, clutter: float = 1.0) -> Scene:
+def sample_scene(
+    rng: np.random.Generator, action: str, *, clutter: float = 1.0, camera: str = "mixed"
+) -> Scene:
     """Draws a random scene of one action.
 
     Args:
         rng: the only source of randomness.
         action: one of `ACTIONS`.
         clutter: 0 is a quiet, still scene without distractors; 1 is the full task. Training starts low.
+        camera: one of `CAMERAS`; the same `rng` gives the same scene, seen by another camera.
     """
     short = int(rng.choice([96, 112, 128]))
     long = int(short * rng.choice([1.0, 1.0, 1.25, 4 / 3])) // 2 * 2
@@ -91,7 +97,7 @@ def sample_scene(rng: np.random.Generator, action: str, *, clutter: float = 1.0)
         width=width,
         fps=fps,
         background=background,
-        camera=_camera(rng, num_frames, clutter),
+        camera=_camera(rng, num_frames, clutter * CAMERAS[camera]),
         shapes=(*distractors, actor),
         noise_std=float(clutter * rng.uniform(1.0, 4.0)),
     )
@@ -225,13 +231,14 @@ def _distractor(rng: np.random.Generator, num_frames: int, role: str) -> Shape:
     return Shape(kind, _cooled(np.stack([base, second, base * 0.5])), path)
 
 
-def _camera(rng: np.random.Generator, num_frames: int, clutter: float) -> Array:
-    """A slow pan plus a smooth shake, (T, 2) in units of S; it stays far below what an action travels."""
+def _camera(rng: np.random.Generator, num_frames: int, amount: float) -> Array:
+    """A slow pan plus a smooth shake, (T, 2) in units of S; up to an amount of 1 far below what an action travels."""
     u = np.linspace(-0.5, 0.5, num_frames)[:, None]
     pan = rng.uniform(-0.14, 0.14, 2) * u
     shake = _smooth_walk(rng, num_frames, 12) * rng.uniform(0.02, 0.04)
     jitter = rng.normal(0, 0.02, (num_frames, 2))
-    return clutter * (pan + shake + jitter)
+    moved = amount * (pan + shake + jitter)
+    return moved if amount <= 1 else np.clip(moved, -CAMERA_REACH, CAMERA_REACH)
 
 
 def _smooth_walk(rng: np.random.Generator, num_frames: int, knots: int) -> Array:

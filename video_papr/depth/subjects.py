@@ -88,8 +88,7 @@ def backbone_subject(
         return Answer(net(normalize_pixels(frames, mean=net.mean, std=net.std), kept))
 
     def kept(batch: Batch, generator: torch.Generator) -> Tensor | None:
-        found = choose_tokens(keep_ratio, keep_by, batch, backbone.grid, generator)
-        return None if found is None else found.to(batch.frames.device)
+        return choose_tokens(keep_ratio, keep_by, batch, backbone.grid, generator)
 
     return Subject(name, None, answer, kept, lambda net, frames: answer(net, frames, None))
 

@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from ..benchmark.flops import count_gmacs
 from ..pipeline import Pipeline
+from ..pruning.carrying import num_regions
 
 Runs = list[tuple[float, int]]
 """(milliseconds, views) of each batch."""
@@ -144,15 +145,27 @@ class _Reader(nn.Module):
         super().__init__()
         self.backbone, self.merger = pipeline.backbone, pipeline.merger
         self.after_block = getattr(pipeline.pruner, "after_block", None)
+        self.regions, pruner = 0, pipeline.pruner
+        if pruner is not None and pruner.carry == "merge":
+            self.regions = num_regions(self.backbone.grid, pruner.carry_cell)
 
     def forward(self, count: int) -> Tensor:
         backbone = self.backbone
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
         like: dict[str, Any] = {"device": "meta", "dtype": next(backbone.parameters()).dtype}
         # `backbone.forward`, because a call may lead to what torch.compile has made, and that cannot be counted.
+        regions = self.regions if count < backbone.grid.num_tokens else 0
+        if regions:
+            options["sizes"] = torch.empty(1, count + regions, device="meta")
         if self.after_block is not None:  # the tokens are embedded, or further, when they are chosen
-            tokens = torch.empty(1, backbone.num_prefix + count, backbone.dim, **like)
+            tokens = torch.empty(1, backbone.num_prefix + count + regions, backbone.dim, **like)
             return backbone.forward(None, tokens=tokens, block=self.after_block, **options)
         pixels = torch.empty(1, 3, backbone.num_frames, *backbone.frame_size, **like)
         keep_idx = torch.empty(1, count, dtype=torch.int64, device="meta")
+        if regions:
+            shares = torch.empty(1, regions, backbone.grid.num_tokens, **like)
+            merged = backbone.embed_means(pixels, shares)
+            return backbone.forward(
+                None, tokens=torch.cat([backbone.embed(pixels, keep_idx), merged], 1), **options
+            )
         return backbone.forward(pixels, keep_idx, **options)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ..errors import DataError
 
 Video = tuple[str, str]  # the split that a video belongs to, and its path in it
 DENSE = "dense"  # the method that keeps every token and merges none
+# Keys along which a method draws its curve, or that make it the same method again.
+CURVE = {"keep_ratio", "mass", "threshold", "tau", "deviations", "min_keep", "max_keep", "seed", "r", "name"}
 NEEDED = {"dataset", "pruner", "keep_ratio", "backbone", "views", "gmacs_per_view", "latency_ms"}
 
 
@@ -41,16 +44,22 @@ class Run:
         results: the content of results.json.
         answers: by video.
         has_dense: the run holds the dense model's answers too.
+        variant: keys that tell it from other runs of its method, see `named_apart`.
     """
 
     directory: Path
     results: Mapping[str, Any]
     answers: Mapping[Video, Answer]
     has_dense: bool
+    variant: str = ""
 
     @property
     def method(self) -> str:
         """The pruner, and what else was done to the tokens: "x3d_s", "x3d_s (mass)", "dense + tome r=16"."""
+        return " ".join(filter(None, (self._base, self.variant)))
+
+    @property
+    def _base(self) -> str:
         pruner, merger = self._settings("pruner"), self._settings("merger")
         name = DENSE if self.results["pruner"] == "none" else str(self.results["pruner"])
         kind = pruner.get("budget", pruner.get("mode"))
@@ -61,7 +70,9 @@ class Run:
     @property
     def keep_ratio(self) -> float:
         """As it was asked for; the share that was kept where the clips decide, to two digits."""
-        variable = self.method.endswith(")") or "keep_ratio" not in self._settings("pruner")
+        if self.results["pruner"] == "none":  # whatever ratio a sweep over all pruners gave it
+            return 1.0
+        variable = self._base.endswith(")") or "keep_ratio" not in self._settings("pruner")
         share = self.results["keep_ratio"]
         return round(float(share), 2) if variable else float(self._settings("pruner")["keep_ratio"])
 
@@ -72,7 +83,9 @@ class Run:
     def setting(self) -> tuple[str, ...]:
         """What must agree for two runs to be compared: dataset, backbone with its weights, views."""
         weights = (self.results.get("weights") or {}).get("backbone")
-        return (self.results["dataset"], self.results["backbone"], str(weights), str(self.results["views"]))
+        camera = self._settings("dataset").get("camera", "mixed")  # the only one of older runs
+        dataset = self.results["dataset"] + ("" if camera == "mixed" else f" ({camera})")
+        return (dataset, self.results["backbone"], str(weights), str(self.results["views"]))
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
@@ -143,6 +156,46 @@ def with_dense(runs: list[Run]) -> list[Run]:
         return Run(run.directory, run.results, answers, True)
 
     return [paired(run) for run in runs]
+
+
+def named_apart(runs: list[Run]) -> list[Run]:
+    """Tells runs of one method apart that were set differently: "papr_plus stages=res4" beside "papr_plus".
+
+    A key is named where its value is not the most common one of the method; where two are equally common, on all runs.
+    Without this, the settings of an ablation would look like seeds of one method.
+    """
+    own: dict[str, list[Run]] = {}
+    for run in runs:
+        own.setdefault(run._base, []).append(run)
+    usual = {base: _usual(group) for base, group in own.items()}
+    return [replace(run, variant=_variant(run, usual[run._base])) for run in runs]
+
+
+def _usual(group: list[Run]) -> dict[str, str | None]:
+    """The most common value of each key that differs within a method; None where there is no such value."""
+    found: dict[str, Counter[str]] = {}
+    for run in group:
+        for key, value in _keys(run).items():
+            found.setdefault(key, Counter())[value] += 1
+    ranked = {key: counts.most_common(2) for key, counts in found.items() if len(counts) > 1}
+    return {key: first[0] if first[1] > second[1] else None for key, (first, second) in ranked.items()}
+
+
+def _variant(run: Run, usual: Mapping[str, str | None]) -> str:
+    own = _keys(run)
+    return " ".join(f"{key}={own[key]}" for key in usual if key in own and own[key] != usual[key])
+
+
+def _keys(run: Run) -> dict[str, str]:
+    """What else was set, as text: those of the merger first."""
+    both = {**run._settings("merger"), **run._settings("pruner")}
+    return {key: _text(value) for key, value in both.items() if key not in CURVE}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(map(_text, value))
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def _baselines(runs: list[Run]) -> list[Run]:

@@ -47,8 +47,8 @@ class RunInfo:
     """What was evaluated, and on what: the fields of results.json that do not come from the answers.
 
     Where the clips decide about `keep_ratio`, it is the mean share of the tokens that was kept. `settings` has the keys
-    of the groups pruner and merger as they were set. `sessions`: the starts of the command, more than one
-    when the run was resumed.
+    of the groups pruner and merger as they were set, and the camera of synthetic videos. `sessions`: the starts of the
+    command, more than one when the run was resumed.
     """
 
     dataset: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from ..checkpoints import read_weights
 from ..errors import ConfigError
-from ..structures import TokenGrid, TokenSelection
+from ..structures import CELL, TokenGrid, TokenSelection
 from .budget import Budget, check_number, map_budget
+from .carrying import check_carry, check_cell
 from .custom import Scorer, build_custom
 from .fusion import FusedScorer
 from .image_convnet import build_image_scorer
@@ -27,17 +29,18 @@ CONVNETS = (*CLIPS, "papr_plus", "image_convnet")
 PRUNERS = ("none", *CONVNETS, "similarity", *RULES)
 
 BUDGET = ("keep_ratio", "budget", "mass", "threshold", "min_keep", "max_keep")
-SHARED = (*BUDGET, "scope")
+CARRY = ("carry", "carry_cell")
+SHARED = (*BUDGET, "scope", *CARRY)
 X3D = ("frames", "size", "align_corners", "cell_center", "seed")
 OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(CLIPS, (*X3D, "stage", *SHARED)),
-    "papr_plus": (*X3D, "stages", "motion", "floor", *BUDGET),
+    "papr_plus": (*X3D, "stages", "motion", "floor", *BUDGET, *CARRY),
     **dict.fromkeys(RULES, ("seed", *SHARED)),
     "image_convnet": ("model", "frames", "size", "align_corners", "cell_center", "seed", *SHARED),
-    "run_length": ("tau", "min_keep", "max_keep"),
+    "run_length": ("tau", "min_keep", "max_keep", *CARRY),
     "similarity": (
         *("mode", "keep_ratio", "tau", "deviations", "diversity", "cluster_tau", "after_block"),
-        *("min_keep", "max_keep"),
+        *("min_keep", "max_keep", *CARRY),
     ),
 }
 
@@ -50,12 +53,23 @@ class Pruner(nn.Module):
         scorer: (frames, grid) -> significance map.
         budget: how many tokens a clip keeps.
         floor: see `selection.select_tokens`.
+        carry, carry_cell: what becomes of the dropped tubelets' mass, see `carrying`.
     """
 
-    def __init__(self, name: str, scorer: nn.Module, *, budget: Budget, floor: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        scorer: nn.Module,
+        *,
+        budget: Budget,
+        floor: float = 0.0,
+        carry: str = "none",
+        carry_cell: Sequence[int] = CELL,
+    ) -> None:
         super().__init__()
         self.name, self.scorer = name, scorer
         self.budget, self.floor = budget, check_number("floor", floor, 0, 1)
+        self.carry, self.carry_cell = check_carry(carry), check_cell(carry_cell)
 
     def significance(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> (B, T', H', W') float32, higher = keep."""
@@ -63,10 +77,16 @@ class Pruner(nn.Module):
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> TokenSelection:
         """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip."""
-        significance = self.significance(frames, grid)
+        return self.choose(self.significance(frames, grid))
+
+    def choose(self, significance: Tensor) -> TokenSelection:
+        """significance (B, T', H', W') -> the kept tokens of every clip."""
         if not self.budget.variable:
-            return select_tokens(significance, keep_ratio=self.budget.value, floor=self.floor)
-        return select_counts(significance, self.budget.counts(significance), floor=self.floor)
+            selection = select_tokens(significance, keep_ratio=self.budget.value, floor=self.floor)
+        else:
+            counts = self.budget.counts(significance)
+            selection = select_counts(significance, counts, floor=self.floor)
+        return replace(selection, carry=self.carry, cell=self.carry_cell)
 
 
 class RuleScorer(nn.Module):
@@ -101,7 +121,8 @@ def build_pruner(
             "image_convnet"; and `seed` of a rule or of random weights. "papr_plus" takes what X3D-S does, but `stages`
             and `motion` (see `FusedScorer`) in place of `stage`, and `floor` (0.5) of `select_tokens` in place of
             `scope`. "run_length" takes `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what
-            `SimilarityPruner` takes.
+            `SimilarityPruner` takes. All take `carry` ("none", of
+            "papr_plus" "merge") and `carry_cell`, see `carrying`.
         scorer: of a pruner from outside: a class, a function that returns a scorer, or its import path
             "package.module:name"; see `custom.CustomScorer`.
         scorer_options: keyword arguments of `scorer`.
@@ -127,14 +148,17 @@ def build_pruner(
         pruner = SimilarityPruner(**options)
     elif name == "run_length":
         tau = check_number("tau", options.pop("tau", 6.0), 0, 255)
-        pruner = Pruner(name, RuleScorer(name), budget=Budget("level", tau, **options))
+        carry = {key: options.pop(key) for key in CARRY if key in options}
+        pruner = Pruner(name, RuleScorer(name), budget=Budget("level", tau, **options), **carry)
     else:
         own = {key: value for key, value in options.items() if key not in (*SHARED, "floor")}
         maker = own_scorer if own_scorer is not None else _scorer(name, weights, **own)
         shares = {key: value for key, value in options.items() if key in BUDGET and key != "budget"}
         budget = map_budget(options.get("budget", "fixed"), **shares)
         usual = 0.5 if name == "papr_plus" else scope_floor(options.get("scope", "global"))
-        pruner = Pruner(name, maker, budget=budget, floor=options.get("floor", usual))
+        carry = {"carry": "merge"} if name == "papr_plus" else {}
+        carry |= {key: options[key] for key in CARRY if key in options}
+        pruner = Pruner(name, maker, budget=budget, floor=options.get("floor", usual), **carry)
     return pruner.eval().requires_grad_(False)
 
 

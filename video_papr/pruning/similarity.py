@@ -8,13 +8,18 @@ Letters: B clips, N tokens of the grid, D channels, T' x H' x W' the token grid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
+from ..structures import CELL as CARRY_CELL
 from ..structures import TokenGrid, TokenSelection
 from .budget import Budget, check_number, check_ratio
+from .carrying import check_carry, check_cell
 from .selection import ranks, select_counts, select_tokens
 
 MODES = ("ratio", "threshold", "adaptive")
@@ -119,6 +124,8 @@ class SimilarityPruner(nn.Module):
         after_block: int = 0,
         min_keep: float = 0.05,
         max_keep: float = 1.0,
+        carry: str = "none",
+        carry_cell: Sequence[int] = CARRY_CELL,
     ) -> None:
         super().__init__()
         values = {
@@ -134,6 +141,7 @@ class SimilarityPruner(nn.Module):
         self.budget = Budget(*values[mode], min_keep, max_keep)
         self.diversity, self.after_block = diversity, after_block
         self.cluster_tau = check_number("cluster_tau", cluster_tau, -1, 1)
+        self.carry, self.carry_cell = check_carry(carry), check_cell(carry_cell)
 
     def significance(self, tokens: Tensor, grid: TokenGrid) -> Tensor:
         """tokens (B, N, D) -> minus their mean similarity (B, T', H', W')."""
@@ -141,6 +149,9 @@ class SimilarityPruner(nn.Module):
 
     def forward(self, tokens: Tensor, grid: TokenGrid) -> TokenSelection:
         """tokens (B, N, D) of the whole grid -> the kept tokens of every clip."""
+        return replace(self._select(tokens, grid), carry=self.carry, cell=self.carry_cell)
+
+    def _select(self, tokens: Tensor, grid: TokenGrid) -> TokenSelection:
         scores = self.significance(tokens, grid)
         if self.diversity == "none" and not self.budget.variable:
             return select_tokens(scores, keep_ratio=self.budget.value)
