@@ -97,11 +97,11 @@ class Pipeline(nn.Module):
         if selection is not None and selection.tokens is not None:
             return self.backbone(None, tokens=selection.tokens, block=selection.block, **options)
         keep_idx = None if selection is None else selection.keep_idx
-        return self.backbone(self._pixels(frames), keep_idx, **options)
+        return self.backbone(self.pixels(frames), keep_idx, **options)
 
     def _tokens_and_features(self, frames: Tensor, after_block: int) -> tuple[Tensor, Tensor]:
         """All tokens (B, P + N, D) as they enter block `after_block`, and what is compared (B, N, D)."""
-        embedded = self.backbone.patch_embed(self._pixels(frames))
+        embedded = self.backbone.patch_embed(self.pixels(frames))
         tokens = self.backbone.place(embedded)
         if after_block == 0:
             return tokens, embedded
@@ -120,7 +120,8 @@ class Pipeline(nn.Module):
             block=pruner.after_block,
         )
 
-    def _pixels(self, frames: Tensor) -> Tensor:
+    def pixels(self, frames: Tensor) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> what the backbone reads, (B, 3, T, H, W), normalised, in its precision."""
         dtype = next(self.backbone.parameters()).dtype
         return normalize_pixels(frames, mean=self.backbone.mean, std=self.backbone.std, dtype=dtype)
 

@@ -62,7 +62,10 @@ class Pruner(nn.Module):
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> TokenSelection:
         """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip."""
-        significance = self.significance(frames, grid)
+        return self.choose(self.significance(frames, grid))
+
+    def choose(self, significance: Tensor) -> TokenSelection:
+        """significance (B, T', H', W') -> the kept tokens of every clip."""
         if not self.budget.variable:
             return select_tokens(significance, keep_ratio=self.budget.value, floor=self.floor)
         return select_counts(significance, self.budget.counts(significance), floor=self.floor)
