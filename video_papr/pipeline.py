@@ -90,6 +90,23 @@ class Pipeline(nn.Module):
         """
         return self.classify(frames, self.select(frames))
 
+    def compile_networks(self, **options: Any) -> None:
+        """torch.compile for backbone and scorer, in place; the compiler runs when they are first called.
+
+        Where every clip keeps as many tokens, each number of them becomes one whole graph of fixed shapes, and no
+        further graph is made while the batches are full; see `evaluate`. Where the clip decides, shapes may vary.
+
+        Args:
+            options: of torch.compile, in place of these.
+        """
+        varies = self.pruner is not None and self.pruner.budget.variable
+        chosen = {**({} if varies else {"fullgraph": True, "dynamic": False}), **options}
+        self.backbone.compile(**chosen)
+        trunk = getattr(getattr(self.pruner, "scorer", None), "trunk", None)
+        # Pruners that read several stages of a trunk take them one by one, which a compiled call does not serve.
+        if isinstance(trunk, nn.Module):
+            trunk.compile(**{**options, "fullgraph": True, "dynamic": False})
+
     def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
         if selection is not None and selection.valid is not None:

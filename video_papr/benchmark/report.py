@@ -24,7 +24,7 @@ def report(results: Record) -> str:
         if any(stage["ms"] for variant in setting["variants"] for stage in variant["stages"].values()):
             parts += ["Milliseconds and, in brackets, MiB of each stage:", stage_table(setting)]
         if setting["dtype"] in results["ceilings"]:
-            parts += ["The stages against what the device can do:", roofline_table(setting)]
+            parts += ["The stages against what the device can do:", roofline_table(setting), *_least(setting)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -120,6 +120,20 @@ def roofline_table(setting: Record) -> str:
                 ]
             )
     return table(["variant", "stage", "GFLOP", "GB moved", "least ms", "ms", "least / measured"], rows)
+
+
+def _least(setting: Record) -> list[str]:
+    """A sentence for each scorer that is a ConvNet."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for variant in setting["variants"]:
+        least = variant["least_scoring"]
+        if least is not None and variant["kind"] == "pruned":
+            found.setdefault(tuple(least.values()), []).append(variant["name"])
+    return [
+        f"The convolutions of the scorer of {', '.join(names)} do {2 * gmacs:.2f} GFLOP and move {gigabytes:.3f} GB "
+        f"when everything else is joined to them; that takes {bound:.1f} ms at least."
+        for (gmacs, gigabytes, bound), names in found.items()
+    ]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..pipeline import Pipeline
+from ..pruning.builders import Pruner
+from ..pruning.x3d import X3DScorer
 from .ceilings import Ceilings
 from .probes import MIB, Clock, MemoryProbe, Staged
 from .stages import SCORING
 from .timing import alternate, ratios, spread
-from .work import Work, count_work
+from .work import Work, convolution_work, count_work
 
 DENSE = "dense"
 
@@ -75,6 +77,7 @@ def measure(
     """
     device = frames.device
     work = {variant.name: count_work(variant.staged, frames) for variant in variants}
+    least = {variant.name: _least_scoring(variant, frames, ceilings) for variant in variants}
     kept = {variant.name: _kept_tokens(variant, frames) for variant in variants}
     if compile_networks is not None:
         compile_networks()
@@ -112,6 +115,7 @@ def measure(
                 "share_of_flop_limit": faster["median"] / limit,
                 "scoring_share": _share(stages[name], SCORING) if name in stages else None,
                 "stages": _stage_records(work[name], stages.get(name, {}), peaks[name], ceilings),
+                "least_scoring": least[name],
                 "peak_memory_mb": max(peaks[name].values(), default=None),
                 "weights_mb": _weights_mb(variant.flow),
                 "logit_difference": None
@@ -157,6 +161,16 @@ def _stage_records(
             record["bound_ms"] = None if ceilings is None else work[stage].bound_ms(ceilings)
         records[stage] = record
     return records
+
+
+def _least_scoring(variant: Variant, frames: Tensor, ceilings: Ceilings | None) -> dict[str, Any] | None:
+    """The least that an X3D's convolutions have to do, if there is one among the variant's parts."""
+    pruner = None if variant.chooser is None else variant.chooser.pruner
+    if not isinstance(pruner, Pruner) or not isinstance(pruner.scorer, X3DScorer):
+        return None
+    work = convolution_work(pruner.scorer, frames)
+    bound = None if ceilings is None else work.bound_ms(ceilings)
+    return {"gmacs": work.gmacs, "gigabytes": work.gigabytes, "bound_ms": bound}
 
 
 def _share(times: Mapping[str, Sequence[float]], stages: Sequence[str]) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from torch import _dynamo as dynamo
 from torch import nn
 
 from ..backbones.builders import Backbone
@@ -90,7 +91,11 @@ def _at_ratios(
 
 
 def compile_variants(variants: Sequence[Variant]) -> None:
-    """torch.compile for every network in the variants, in place and with the same options."""
+    """torch.compile for every network in the variants, in place and with the same options.
+
+    Every number of tokens becomes a graph of its own, with fixed shapes; torch's limit on graphs is raised to allow it.
+    """
+    dynamo.config.cache_size_limit = max(dynamo.config.cache_size_limit, 2 * len(variants))
     networks: dict[int, nn.Module] = {}
     for variant in variants:
         flow = variant.flow
@@ -100,4 +105,4 @@ def compile_variants(variants: Sequence[Variant]) -> None:
             parts += [part for part in [getattr(pipeline.pruner.scorer, "trunk", None)] if part is not None]
         networks |= {id(part): part for part in parts if isinstance(part, nn.Module)}
     for network in networks.values():
-        network.compile(dynamic=False)
+        network.compile(fullgraph=True, dynamic=False)

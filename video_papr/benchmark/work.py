@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from ..pruning.x3d import X3DScorer, X3DTrunk
 from .ceilings import Ceilings
 from .probes import Staged
 
@@ -81,6 +82,32 @@ def count_work(run: Staged, frames: Tensor) -> dict[str, Work]:
     with torch.no_grad(), WorkProbe() as probe:
         run(frames, probe)
     return probe.stages
+
+
+def convolution_work(scorer: X3DScorer, frames: Tensor) -> Work:
+    """What the convolutions of an X3D do on `frames` (B, T, H, W, 3) uint8: the rest when all else is joined to them.
+
+    Each reads its input and its weights once and writes its output once; norms, activations and sums cost nothing.
+    """
+    work = Work()
+
+    def count(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        assert isinstance(module, nn.Conv3d)
+        flops = 2 * made.numel() * module.weight[0].numel()
+        work.operators.append((flops, sum(map(_size, (given[0], made, module.weight)))))
+
+    convolutions = [module for module in scorer.trunk.modules() if isinstance(module, nn.Conv3d)]
+    handles = [module.register_forward_hook(count) for module in convolutions]
+    try:
+        with torch.no_grad():
+            for _ in X3DTrunk.stages(
+                scorer.trunk, scorer.pixels(frames)
+            ):  # module by module, so that hooks see them
+                pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return work
 
 
 def _size(tensor: Tensor) -> int:
