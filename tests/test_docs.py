@@ -66,7 +66,11 @@ def test_configuration_page_lists_the_keys_of_the_scripts() -> None:
     predicting = page.split("\n## Keys of `tools/predict.py`")[1].split("\n## ")[0]
     own = set(OmegaConf.load(CONF / "predict.yaml")) - {"defaults", "hydra"}
     assert set(re.findall(r"^\| `(\w+)`", predicting, re.MULTILINE)) == own
-    for name, title in (("export", "`tools/export.py`"), ("demo", "the browser demo")):
+    for name, title in (
+        ("export", "`tools/export.py`"),
+        ("bench", "`tools/bench.py`"),
+        ("demo", "the browser demo"),
+    ):
         section = page.split(f"\n## Keys of {title}")[1].split("\n## ")[0]
         own = set(OmegaConf.load(CONF / f"{name}.yaml")) - {"defaults", "hydra"}
         assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == own

@@ -19,6 +19,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from video_papr.cli.bench import BenchConfig
 from video_papr.cli.demo import DemoConfig
 from video_papr.cli.export import ExportConfig
 from video_papr.cli.main import COMMANDS
@@ -43,6 +44,7 @@ CHECKS = {
     "depth-prune": lambda cfg: check_command(DepthRunConfig, cfg),
     "predict": lambda cfg: check_pipeline(PredictConfig, cfg),
     "export": lambda cfg: check_pipeline(ExportConfig, cfg),
+    "bench": lambda cfg: check_command(BenchConfig, cfg),
     "demo": lambda cfg: check_pipeline(DemoConfig, cfg),
     "prepare-data": lambda cfg: check_command(PrepareConfig, cfg),
 }

@@ -212,6 +212,7 @@ class RuntimeConfig:
     compile: bool = setting(flag, False)
     threads: int | None = setting(or_else(None, positive), None)
     debug: bool = setting(flag, False)
+    profile: bool = setting(flag, False)
 
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.dtype == "fp16":

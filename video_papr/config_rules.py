@@ -62,6 +62,24 @@ def some_of(*options: str) -> Rule:
     return rule
 
 
+def list_of(rule: Rule, *, empty: bool = False) -> Rule:
+    """A list without repetitions whose entries obey `rule`; one or more of them unless it may be `empty`."""
+
+    def listed(key: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)) or not (value or empty):
+            raise wrong(
+                key,
+                value,
+                "must be a list, as in [A,B]" if empty else "must be a list of one or more, as in [A,B]",
+            )
+        entries = tuple(rule(key, one) for one in value)
+        if any(entries[place] in entries[:place] for place in range(len(entries))):
+            raise wrong(key, value, "must not name anything twice")
+        return entries
+
+    return listed
+
+
 def flag(key: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise wrong(key, value, "must be true or false")

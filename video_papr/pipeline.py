@@ -104,10 +104,27 @@ class Pipeline(nn.Module):
         """
         return self.classify(frames, self.select(frames))
 
+    def compile_networks(self, **options: Any) -> None:
+        """torch.compile for backbone and scorer, in place; the compiler runs when they are first called.
+
+        Where every clip keeps as many tokens, each number of them becomes one whole graph of fixed shapes, and no
+        further graph is made while the batches are full; see `evaluate`. Where the clip decides, shapes may vary.
+
+        Args:
+            options: of torch.compile, in place of these.
+        """
+        varies = self.pruner is not None and self.pruner.budget.variable
+        chosen = {**({} if varies else {"fullgraph": True, "dynamic": False}), **options}
+        self.backbone.compile(**chosen)
+        trunk = getattr(getattr(self.pruner, "scorer", None), "trunk", None)
+        # Pruners that read several stages of a trunk take them one by one, which a compiled call does not serve.
+        if isinstance(trunk, nn.Module):
+            trunk.compile(**{**options, "fullgraph": True, "dynamic": False})
+
     def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
         if selection is None:
-            return self.backbone(self._pixels(frames), None, **options)
+            return self.backbone(self.pixels(frames), None, **options)
         if selection.drops and selection.carry == "merge":
             tokens, options["sizes"] = self._with_merged(frames, selection)
             return self.backbone(None, tokens=tokens, block=selection.block, **options)
@@ -117,7 +134,7 @@ class Pipeline(nn.Module):
             options["valid"] = selection.valid
         if selection.tokens is not None:
             return self.backbone(None, tokens=selection.tokens, block=selection.block, **options)
-        return self.backbone(self._pixels(frames), selection.keep_idx, **options)
+        return self.backbone(self.pixels(frames), selection.keep_idx, **options)
 
     def _with_merged(self, frames: Tensor, selection: TokenSelection) -> tuple[Tensor, Tensor]:
         """The kept tokens and those of the regions (B, P + K + R, D), and the sizes of all but the class tokens."""
@@ -126,7 +143,7 @@ class Pipeline(nn.Module):
         shares, sizes = region_shares(selection, exact)
         kept, merged = selection.tokens, selection.merged
         if kept is None or merged is None:
-            pixels = self._pixels(frames)
+            pixels = self.pixels(frames)
             kept = backbone.embed(pixels, selection.keep_idx)
             merged = backbone.embed_means(pixels, shares)
         return append_tokens(
@@ -140,7 +157,7 @@ class Pipeline(nn.Module):
 
     def _tokens_and_features(self, frames: Tensor, after_block: int) -> tuple[Tensor, Tensor]:
         """All tokens (B, P + N, D) as they enter block `after_block`, and what is compared (B, N, D)."""
-        embedded = self.backbone.patch_embed(self._pixels(frames))
+        embedded = self.backbone.patch_embed(self.pixels(frames))
         tokens = self.backbone.place(embedded)
         if after_block == 0:
             return tokens, embedded
@@ -163,7 +180,8 @@ class Pipeline(nn.Module):
             merged=merged,
         )
 
-    def _pixels(self, frames: Tensor) -> Tensor:
+    def pixels(self, frames: Tensor) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> what the backbone reads, (B, 3, T, H, W), normalised, in its precision."""
         dtype = next(self.backbone.parameters()).dtype
         return normalize_pixels(frames, mean=self.backbone.mean, std=self.backbone.std, dtype=dtype)
 

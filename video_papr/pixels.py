@@ -18,9 +18,16 @@ def normalize_pixels(
     frames: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """frames (B, T, H, W, 3) uint8 -> pixels (B, 3, T, H, W): `(x / 255 - mean) / std`, computed in float32."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=frames.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=frames.device)
-    return (frames * scale + shift).permute(0, 4, 1, 2, 3).to(dtype).contiguous()
+    return normalize_colors(frames, mean=mean, std=std).permute(0, 4, 1, 2, 3).to(dtype).contiguous()
+
+
+def normalize_colors(frames: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """frames (..., H, W, 3) from 0 to 255, of any type -> the same shape, float32: `(x / 255 - mean) / std`."""
+    width = frames.shape[-2]
+    # Whole rows at once: three values at a time would leave a processor's vector units idle.
+    scale = torch.tensor([1 / (255 * s) for s in std], device=frames.device).repeat(width)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=frames.device).repeat(width)
+    return (frames.flatten(-2).float() * scale + shift).view(frames.shape)
 
 
 def resample_clip(pixels: Tensor, *, num_frames: int, size: int) -> Tensor:
@@ -32,3 +39,27 @@ def resample_clip(pixels: Tensor, *, num_frames: int, size: int) -> Tensor:
     if pixels.shape[2:] == (num_frames, size, size):
         return pixels
     return F.interpolate(pixels, (num_frames, size, size), mode="trilinear", align_corners=False)
+
+
+def resample_frames(frames: Tensor, *, num_frames: int, size: int) -> Tensor:
+    """frames (B, T, H, W, 3) uint8 -> (B, num_frames, size, size, 3) float32 from 0 to 255, as `resample_clip` does it.
+
+    Where T is a multiple of `num_frames`, linear interpolation in time is the frame in the middle of each
+    group, or the mean of the two that lie there; the others are never turned into floats.
+    """
+    batch, length, height, width, _ = frames.shape
+    group, rest = divmod(length, num_frames)
+    if rest or not group:
+        clip = F.interpolate(
+            frames.movedim(-1, 1).float(), (num_frames, size, size), mode="trilinear", align_corners=False
+        )
+        return clip.movedim(1, -1).contiguous()
+    groups = frames.unflatten(1, (num_frames, group))
+    middle = groups[:, :, group // 2].float()
+    if group % 2 == 0:
+        middle = (middle + groups[:, :, group // 2 - 1]) * 0.5
+    if (height, width) == (size, size):
+        return middle
+    images = middle.flatten(0, 1).movedim(-1, 1)
+    images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False)
+    return images.movedim(1, -1).contiguous().unflatten(0, (batch, num_frames))

@@ -26,9 +26,9 @@ from ..evaluation.cost import Engine
 from ..evaluation.runner import ActorShare, Example
 from ..pipeline import Pipeline
 from ..pruning.builders import CONVNETS, Pruner, build_pruner
+from ..pruning.fast import speed_up
 from ..pruning.merging import build_merger
 from ..pruning.similarity import SimilarityPruner
-from ..pruning.x3d import X3DScorer, fold_norms
 from ..visualize import Panel
 from .common import loading_said_aloud, warn
 
@@ -218,10 +218,7 @@ def build_pipeline(
 
 def build_folded_pruner(config: PrunerConfig) -> Pruner | SimilarityPruner | None:
     """Builds the pruner; an X3D has its batch norms folded, which saves time and keeps the map."""
-    pruner = build_pruner(config.name, **config.options)
-    if isinstance(pruner, Pruner) and isinstance(pruner.scorer, X3DScorer):
-        fold_norms(pruner.scorer.trunk)
-    return pruner
+    return speed_up(build_pruner(config.name, **config.options))
 
 
 def count_classes(videos: VideoList) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..data.annotations import VideoList
     from ..evaluation.cost import Engine
     from ..evaluation.journal import Finished, Journal
+    from ..evaluation.profile import Profile
     from ..evaluation.runner import Evaluation
     from ..pipeline import Pipeline
 
@@ -99,7 +100,7 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
         )
         with closing(journal):
             resume.tell(finished, len(videos))
-            evaluation = _evaluate(config, pipeline, root, videos, engine, journal, finished)
+            evaluation, profiled = _evaluate(config, pipeline, root, videos, engine, journal, finished)
         if pruner is not None and pruner.budget.variable and evaluation.kept:  # known only now
             gmacs = mean_gmacs(pipeline, gmacs, evaluation.kept)
             keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
@@ -124,13 +125,15 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
             sessions=finished.sessions,
         )
         results = build_results(evaluation, info)
+        if profiled is not None:
+            results["profile"] = profiled.record()
         names = build.shared_names(videos, backbone)
         with storing(out):
             written = write_results(out, results, evaluation, class_names=names)
             if evaluation.examples and pruner is not None:
                 panels = [build.panel(pipeline, shown, names) for shown in evaluation.examples]
                 written.append(save_gallery(panels, out / "kept_tubelets.png"))
-    _report(results, evaluation, written)
+    _report(results, evaluation, written, profiled)
     if not results["num_evaluated"]:
         raise DataError(f"no video of {root} could be read; the reasons are in {written[1]}")
     return results
@@ -144,17 +147,25 @@ def _evaluate(
     engine: Engine,
     journal: Journal,
     finished: Finished,
-) -> Evaluation:
-    """Decodes and answers every video that no earlier session has; those that are not on disk come last."""
+) -> tuple[Evaluation, Profile | None]:
+    """Decodes and answers every video that no earlier session has; those that are not on disk come last.
+
+    Returns:
+        all answers, those of earlier sessions among them; and where the time of this session went, with
+        `runtime.profile`.
+    """
+    from time import perf_counter
+
     from ..data.datasets import VideoDataset, keep_views
     from ..data.limits import Limits
     from ..data.loader import iter_samples
+    from ..evaluation.profile import Waiting, profile
     from ..evaluation.runner import VideoAnswer, evaluate
     from . import build
 
     backbone, dataset, views = pipeline.backbone, config.dataset, config.views
     if config.runtime.compile:
-        backbone.compile()  # in place; the compiler runs at the first batch, before the clock
+        pipeline.compile_networks()  # the compiler runs at the first batch, before the clock
     batch_size = build.batch_size(config.runtime, engine)
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
     cache = build.build_clip_cache(dataset, views, backbone, engine)
@@ -178,12 +189,13 @@ def _evaluate(
         warn(f"runtime.batch_size={batch_size}: out of memory; the run goes on with {size} views at a time")
 
     prepare = build.view_cutter(dataset, views, backbone)
+    waiting, start = Waiting(), perf_counter()
     with Progress(len(videos), show=config.progress) as progress, build.mendable_errors(batch_size):
         for answer in earlier.answers:
             progress(answer)
         evaluation = evaluate(
             pipeline,
-            chain.from_iterable(samples),
+            chain.from_iterable(waiting.watch(samples)),
             prepare=prepare,
             views_per_video=views.per_video,
             batch_size=batch_size,
@@ -195,20 +207,32 @@ def _evaluate(
             keep_views=None if cache is None else partial(keep_views, cache),
             on_batch=store,
             on_smaller_batch=smaller,
+            full_batches=config.runtime.compile,
         )
     if cache is not None and cache.fault is not None:
         warn(f"dataset.clip_cache: some views were not kept for the next run ({cache.fault})")
+    profiled = None
+    if config.runtime.profile and evaluation.pruned.backbone:
+        workers = build.num_workers(config.runtime)
+        total = perf_counter() - start
+        profiled = profile(evaluation, total=total, waiting=waiting.seconds, workers=workers)
     evaluation.extend(earlier)
     evaluation.answers.sort(key=lambda answer: answer.index)  # damage to the journal may have left a gap
     evaluation.examples.sort(key=lambda example: example.answer.index)
     evaluation.answers += [VideoAnswer(name, None, error="missing") for name in videos.missing]
-    return evaluation
+    return evaluation, profiled
 
 
-def _report(results: dict[str, Any], evaluation: Evaluation, written: list[Path]) -> None:
-    """Prints the table, what went wrong, and where the files are."""
+def _report(
+    results: dict[str, Any], evaluation: Evaluation, written: list[Path], profiled: Profile | None
+) -> None:
+    """Prints the table, where the time went, what went wrong, and where the files are."""
     console = make_console()
     print_report(results, console)
+    if profiled is not None:
+        from ..evaluation.profile import print_profile
+
+        print_profile(profiled, console)
     bad = [answer for answer in evaluation.answers if answer.error]
     failed = [answer for answer in bad if answer.label is not None]
     missing = [answer for answer in bad if answer.label is None]

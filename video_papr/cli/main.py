@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "what happens in videos, when, and which of their tubelets were read",
     "train": "train a backbone, or an X3D that scores tubelets",
     "depth-prune": "remove or merge blocks of a trained backbone or scorer (UPDP)",
+    "bench": "speed and memory of dense and pruned models, and of what a user would take instead",
     "report": "one report over any set of finished evaluations",
     "export": "a pipeline as one ONNX, torch.export or AOTInductor file, checked against PyTorch",
     "demo": "a page in the browser: dense and pruned side by side, on this machine",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # may differ in their last digits; it may change because "out of memory" asks for that.
 FREE = (
     *("output_dir", "resume", "progress", "runtime.workers", "runtime.batch_size", "runtime.debug"),
+    "runtime.profile",
     *(
         "dataset.cache_dir",
         "dataset.clip_cache",

@@ -97,11 +97,14 @@ def classify_views(
     batch_size: int,
     engine: Engine,
     times: StageTimes,
+    full: int = 1,
 ) -> tuple[Tensor, Tensor | None]:
     """Scores, prunes and classifies views, `batch_size` at a time, and adds what that took to `times`.
 
     Args:
         frames: (V, T, S, S, 3) uint8, on the device.
+        full: a batch of fewer views than this, and than `batch_size`, repeats its last one: a compiled network has one
+            graph for each size.
 
     Returns:
         logits (V, C), and the mask (V, T', H', W') of the tokens that each view kept, on the CPU: None when that is all
@@ -110,15 +113,17 @@ def classify_views(
     logits, kept = [], []
     engine.reset_peak_memory()
     with engine.inference():
-        for chunk in frames.split(batch_size):
+        for views in frames.split(batch_size):
+            lacking = min(full, batch_size) - len(views)
+            chunk = torch.cat([views, views[-1:].expand(lacking, *views.shape[1:])]) if lacking > 0 else views
             selection = None
             if pipeline.pruner is not None:
-                with engine.timed(times.score, len(chunk)):
+                with engine.timed(times.score, len(views)):
                     selection = pipeline.select(chunk)
-            with engine.timed(times.backbone, len(chunk)):
-                logits.append(pipeline.classify(chunk, selection))
+            with engine.timed(times.backbone, len(views)):
+                logits.append(pipeline.classify(chunk, selection)[: len(views)])
             if selection is not None:
-                kept.append(selection.mask())
+                kept.append(selection.mask()[: len(views)])
     times.peak_memory_mb = max(times.peak_memory_mb, engine.peak_memory_mb())
     return torch.cat(logits), torch.cat(kept).cpu() if kept else None
 
@@ -138,6 +143,7 @@ def evaluate(
     keep_views: KeepViews | None = None,
     on_batch: Callable[[Evaluation], None] | None = None,
     on_smaller_batch: Callable[[int], None] | None = None,
+    full_batches: bool = False,
 ) -> Evaluation:
     """Runs the pipeline, and the dense model on the same views, over all videos.
 
@@ -157,6 +163,7 @@ def evaluate(
         keep_views: called with the views of each video that was decoded, for a clip cache.
         on_batch: called with each finished batch, before its answers are reported.
         on_smaller_batch: called with the new number of views per forward pass when memory ran out.
+        full_batches: fill up batches that are short, for compiled networks; see `classify_views`.
 
     Raises:
         ConfigError: memory runs out with half of `batch_size` too.
@@ -165,18 +172,20 @@ def evaluate(
     whole = Pipeline(pipeline.backbone)
     warm = False
 
+    group = max(1, batch_size // views_per_video)
     fitting = FittingBatch(batch_size, on_smaller_batch)
 
     def probabilities(flow: Pipeline, frames: Tensor, times: StageTimes) -> tuple[Tensor, Tensor | None]:
         def classify(size: int) -> tuple[StageTimes, Tensor, Tensor | None]:
             own = StageTimes()  # what a failed attempt took is no cost of the model
-            return own, *classify_views(flow, frames, batch_size=size, engine=engine, times=own)
+            full = group * views_per_video if full_batches else 1
+            return own, *classify_views(flow, frames, batch_size=size, engine=engine, times=own, full=full)
 
         own, logits, kept = fitting.run(classify, len(frames))
         times.extend(own)
         return aggregate_views(logits, views_per_video).cpu(), kept
 
-    for batch in _groups(samples, max(1, batch_size // views_per_video)):
+    for batch in _groups(samples, group):
         part = Evaluation(dense=StageTimes() if baseline else None)
         readable = [sample for sample in batch if sample.error is None]
         answers: dict[int, VideoAnswer] = {}

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..checkpoints import BUNDLED, find_weights, load_exactly
 from ..downloads import url_file
 from ..errors import ConfigError
-from ..pixels import normalize_pixels, resample_clip
+from ..pixels import normalize_colors, resample_frames
 from ..structures import TokenGrid
 from .selection import check_cell_center, resize_map
 
@@ -176,8 +176,9 @@ class X3DScorer(nn.Module):
 
     def pixels(self, frames: Tensor) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S)."""
-        pixels = normalize_pixels(frames, mean=MEAN, std=STD)
-        pixels = resample_clip(pixels, num_frames=self.frames, size=self.size)
+        # Interpolation keeps sums of weights at 1, so normalising may come after it, where there is less to normalise.
+        clip = resample_frames(frames, num_frames=self.frames, size=self.size)
+        pixels = normalize_colors(clip, mean=MEAN, std=STD).movedim(-1, 1)  # channels last in memory
         return pixels.to(next(self.trunk.parameters()).dtype, memory_format=torch.channels_last_3d)
 
     def cells(self, frames: Tensor) -> Tensor:

@@ -1,0 +1,99 @@
+"""`tools/bench.py` from its command line to its files, on a backbone of a few tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from video_papr.benchmark import ceilings
+from video_papr.cli.bench import main
+
+SMALL = (
+    *("backbones=[videomae_tiny]", "num_frames=[8]", "input_sizes=[32]", "repeats=2", "sample_ms=0"),
+    *("pruners=[{name: x3d_s, frames: 4, size: 32}, random]", "progress=false", "runtime=cpu"),
+)
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def bench(run_in_process: Command, tmp_path: Path) -> Command:
+    return partial(run_in_process, "bench.py", main, *SMALL, f"output_dir={tmp_path / 'out'}")
+
+
+def test_files_and_tables(
+    bench: Command, tmp_path: Path, video_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(ceilings, "SIDES", {"cpu": (64, 128)})
+    monkeypatch.setattr(ceilings, "COPY_MIB", {"cpu": 1})
+    status, shown, errors = bench(
+        "keep_ratios=[0.3,0.5]", "tome=[2]", "dtypes=[fp32,bf16]", f"video={video_root / 'left' / 'a.mp4'}"
+    )
+    assert status == 0, errors
+    out = tmp_path / "out"
+    found = json.loads((out / "bench.json").read_text())
+    assert found["command"].startswith("bench.py ")
+    assert {"torch", "transformers"} <= set(found["versions"])
+    assert [setting["dtype"] for setting in found["settings"]] == ["fp32", "bf16"] == list(found["ceilings"])
+    for setting in found["settings"]:
+        assert (setting["num_tokens"], setting["batch_size"]) == (32, 1)
+        assert setting["file_ms"]["decode"] > 0
+        names = [variant["name"] for variant in setting["variants"]]
+        assert names[:2] == ["dense", "x3d_s 0.3 frames=4 size=32"]
+        assert names[5:] == [
+            "tome r=2",
+            "huggingface",
+            "huggingface x3d_s 0.3 frames=4 size=32",
+            "huggingface x3d_s 0.5 frames=4 size=32",
+        ]
+        tolerance = 1e-5 if setting["dtype"] == "fp32" else 0.1
+        gaps = [variant["logit_difference"] for variant in setting["variants"]]
+        assert all(gap is None or gap < tolerance for gap in gaps)
+        bounds = [
+            stage["bound_ms"] for variant in setting["variants"] for stage in variant["stages"].values()
+        ]
+        assert min(bounds) > 0
+    text = (out / "bench.md").read_text()
+    assert (
+        text.strip() == "\n".join(line.rstrip() for line in shown.split("\nwrote ")[0].splitlines()).strip()
+    )
+    assert text.count("| dense | all |") == 2
+    assert (out / "speedup.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_what_is_asked_for(bench: Command, tmp_path: Path) -> None:
+    status, shown, errors = bench("pruners=[]", "huggingface=false", "stages=false", "ceilings=false")
+    assert status == 0, errors
+    found = json.loads((tmp_path / "out" / "bench.json").read_text())
+    ((dense,),) = [setting["variants"] for setting in found["settings"]]
+    assert dense["name"] == "dense"
+    assert all(stage["ms"] is None for stage in dense["stages"].values())
+    assert "Milliseconds and" not in shown and "against what the device" not in shown
+    assert not (tmp_path / "out" / "speedup.png").exists()
+
+
+WRONG = {
+    "backbones=[videomae_x]": "backbones='videomae_x': must be one of videomae_tiny, ",
+    "backbones=videomae_tiny": "backbones='videomae_tiny': must be a list of one or more, as in [A,B].",
+    "pruners=[x3d_q]": "pruner.name='x3d_q': must be one of ",
+    "pruners=[none]": "pruners='none': the dense model is always among the variants",
+    "keep_ratios=[0.3,0]": "keep_ratios=0: must be a number above 0",
+    "keep_ratios=[0.3,0.3]": "keep_ratios=[0.3, 0.3]: must not name anything twice.",
+    "dtypes=[fp16]": "dtypes=fp16: not supported on the CPU",
+    "num_frames=[7]": "backbone.num_frames=7 must be a positive multiple of the tubelet's 4",
+    "repeats=0": "repeats=0: must be a whole number of at least 1.",
+    "video=no.mp4": "cannot decode no.mp4",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_input_gives_one_line(bench: Command, words: str) -> None:
+    status, shown, errors = bench("ceilings=false", words)
+    assert status == 2
+    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}"), errors
+    assert "Traceback" not in errors + shown

@@ -1,0 +1,107 @@
+"""Compiled networks: one graph for each number of tokens, and none besides.
+
+A backend that counts stands in for the compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from video_papr.backbones.builders import build_backbone
+from video_papr.data.datasets import VideoSample
+from video_papr.evaluation.cost import Engine
+from video_papr.evaluation.runner import evaluate
+from video_papr.pipeline import Pipeline
+from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.fast import speed_up
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def graphs() -> Iterator[list[str]]:
+    """Filled with the class of whatever is compiled, graph by graph."""
+    torch.compiler.reset()
+    yield []
+    torch.compiler.reset()
+
+
+def counting(graphs: list[str]) -> Callable[..., Any]:
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append("graph")
+        return graph.forward
+
+    return backend
+
+
+def frames_of(count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 8, 32, 32, 3), generator=generator, dtype=torch.uint8)
+
+
+@torch.inference_mode()
+def test_one_graph_for_each_number_of_tokens_and_one_for_the_scorer(graphs: list[str]) -> None:
+    backbone = build_backbone("videomae_tiny", num_frames=8, input_size=32)
+    frames = frames_of(2)
+    flows = [
+        Pipeline(backbone, speed_up(build_pruner("x3d_s", keep_ratio=0.5, frames=4, size=32))),
+        Pipeline(backbone, build_pruner("motion", keep_ratio=0.3)),
+        Pipeline(backbone),
+    ]
+    plain = [flow(frames) for flow in flows]
+    flows[0].compile_networks(backend=counting(graphs))
+    for _ in range(3):
+        for flow, expected in zip(flows, plain, strict=True):
+            torch.testing.assert_close(flow(frames), expected, rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 4  # three lengths, and the trunk
+
+
+@torch.inference_mode()
+def test_lengths_that_the_clip_decides_do_not_stop_the_run(graphs: list[str]) -> None:
+    pruner = build_pruner("motion", budget="mass", mass=0.5)
+    backbone = build_backbone("videomae_tiny", num_frames=8, input_size=32)
+    flow = Pipeline(backbone, pruner)
+    expected = [flow(frames_of(2, seed)) for seed in range(4)]
+    flow.compile_networks(backend=counting(graphs))
+    for seed, logits in enumerate(expected):
+        torch.testing.assert_close(flow(frames_of(2, seed)), logits, rtol=1e-4, atol=1e-4)
+    assert graphs
+
+
+@pytest.mark.parametrize(("views", "batch_size"), [(1, 2), (3, 2), (2, 5)])
+def test_an_evaluation_makes_no_graph_for_short_batches(
+    graphs: list[str], views: int, batch_size: int
+) -> None:
+    """Five videos: the last batch is short, or the last chunk of a video's views. Answers are those of a plain run."""
+
+    def samples() -> Iterator[VideoSample]:
+        for index in range(5):
+            yield VideoSample(index, str(index), 0, frames_of(views, index), None, 1.0, None, 8, 25.0)
+
+    def answers(full: bool) -> list[Any]:
+        found = evaluate(
+            flow,
+            samples(),
+            prepare=lambda clips: clips,
+            views_per_video=views,
+            batch_size=batch_size,
+            engine=Engine(CPU),
+            baseline=True,
+            full_batches=full,
+        )
+        assert sum(found.kept.values()) == 5 * views
+        return [(answer.top5, answer.baseline_top5) for answer in found.answers]
+
+    flow = Pipeline(
+        build_backbone("videomae_tiny", num_frames=8, input_size=32), build_pruner("motion", keep_ratio=0.5)
+    )
+    plain = answers(full=False)
+    flow.compile_networks(backend=counting(graphs))
+    assert answers(full=True) == plain
+    assert len(graphs) == 2  # pruned and dense
+    assert isinstance(flow, nn.Module)

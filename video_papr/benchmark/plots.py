@@ -1,0 +1,73 @@
+"""The picture of a benchmark: speed-up against keep ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+from .report import title
+
+
+def speedup_plot(benchmarks: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """Times as fast as the dense model over the keep ratio, with quartiles: one panel for each setting.
+
+    A dashed line shows what the operations alone would allow.
+
+    Args:
+        benchmarks: contents of bench.json files.
+
+    Returns:
+        a PNG, or None where nothing was pruned at a given ratio.
+    """
+    from matplotlib.figure import Figure
+
+    panels = [
+        (setting, found)
+        for results in benchmarks
+        for setting in results["settings"]
+        if (found := _lines(setting))
+    ]
+    if not panels:
+        return None
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(6 * columns, 4.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for place, (setting, found) in enumerate(panels):
+        for number, (name, variants) in enumerate(found.items()):
+            ratios = [variant["settings"]["keep_ratio"] for variant in variants]
+            faster = [variant["speedup"] for variant in variants]
+            middle = [one["median"] for one in faster]
+            bars = [
+                [one["median"] - one["low"] for one in faster],
+                [one["high"] - one["median"] for one in faster],
+            ]
+            color = f"C{number % 10}"
+            axes[place].errorbar(ratios, middle, yerr=bars, label=name, marker="o", capsize=2, color=color)
+            limits = [variant["flop_limit"] for variant in variants]
+            axes[place].plot(ratios, limits, "--", color=color, linewidth=1)
+        axes[place].axhline(1, color="gray", linewidth=0.8)
+        axes[place].set_title(title(setting), fontsize="medium")
+        axes[place].set_xlabel("keep ratio (dashed: the ratio of GMACs)")
+        axes[place].set_ylabel("times as fast as dense")
+        axes[place].grid(alpha=0.3)
+        axes[place].legend(fontsize="small")
+    for empty in axes[len(panels) :]:
+        empty.set_axis_off()
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _lines(setting: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Pruner -> its variants by rising keep ratio."""
+    lines: dict[str, list[Any]] = {}
+    for variant in setting["variants"]:
+        if variant["kind"] == "pruned" and variant["settings"].get("keep_ratio") is not None:
+            own = {key: value for key, value in variant["settings"].items() if key != "keep_ratio"}
+            extra = "".join(f" {key}={value}" for key, value in own.items() if key != "pruner")
+            lines.setdefault(f"{own['pruner']}{extra}", []).append(variant)
+    return {
+        name: sorted(found, key=lambda one: one["settings"]["keep_ratio"]) for name, found in lines.items()
+    }

@@ -1,0 +1,165 @@
+"""What a person reads of bench.json: Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .stages import STAGES
+
+Record = Mapping[str, Any]
+
+
+def report(results: Record) -> str:
+    """All settings of one bench.json: a heading and three tables each, and what they were measured on."""
+    parts = [machine(results)]
+    for setting in results["settings"]:
+        parts += [f"### {title(setting)}", speed_table(setting)]
+        if setting["file_ms"]:
+            decode, resize = setting["file_ms"]["decode"], setting["file_ms"]["resize"]
+            parts.append(
+                f"Before that, from the file: {decode:.1f} ms to decode and {resize:.1f} ms to resize and crop the "
+                f"{_clips(setting['batch_size'])}."
+            )
+        if any(stage["ms"] for variant in setting["variants"] for stage in variant["stages"].values()):
+            parts += ["Milliseconds and, in brackets, MiB of each stage:", stage_table(setting)]
+        if setting["dtype"] in results["ceilings"]:
+            parts += ["The stages against what the device can do:", roofline_table(setting), *_least(setting)]
+    return "\n\n".join(parts) + "\n"
+
+
+def machine(results: Record) -> str:
+    """Where and how it was measured, in a sentence or two."""
+    versions = results["versions"]
+    with_peer = f", transformers {versions['transformers']}" if "transformers" in versions else ""
+    ceilings = "".join(
+        f" Its fastest matrix product in {dtype}: {top['gflops_per_s']:,.0f} GFLOP/s; its fastest copy: "
+        f"{top['gigabytes_per_s']:,.1f} GB/s."
+        for dtype, top in results["ceilings"].items()
+    )
+    return (
+        f"Measured by `{results['command']}` at commit {results['git_commit']} on {results['device']}, torch "
+        f"{versions['torch']}{with_peer}, {'compiled' if results['compile'] else 'not compiled'}, medians (and "
+        f"quartiles) of {results['repeats']} rounds.{ceilings}"
+    )
+
+
+def title(setting: Record) -> str:
+    """E.g. "videomae_b, 16 x 224 x 224, fp32, batches of 1 clip"."""
+    size = setting["input_size"]
+    return (
+        f"{setting['backbone']}, {setting['num_frames']} x {size} x {size}, {setting['dtype']}, batches of "
+        f"{_clips(setting['batch_size'])}"
+    )
+
+
+def speed_table(setting: Record) -> str:
+    """One line for each variant: time, speed-up, and how near that comes to the ratio of the operations."""
+    rows = []
+    for variant in setting["variants"]:
+        ms, faster, kept = variant["latency_ms"], variant["speedup"], variant["kept_tokens"]
+        scoring, difference = variant["scoring_share"], variant["logit_difference"]
+        rows.append(
+            [
+                variant["name"],
+                "all" if kept is None else f"{kept:.0f} of {setting['num_tokens']}",
+                f"{variant['gmacs']:.2f}",
+                f"{ms['median']:.1f} ({ms['low']:.1f}-{ms['high']:.1f})",
+                f"{variant['clips_per_second']:.2f}",
+                f"{faster['median']:.2f} ({faster['low']:.2f}-{faster['high']:.2f})",
+                f"{variant['flop_limit']:.2f}",
+                f"{100 * variant['share_of_flop_limit']:.0f} %",
+                "" if not scoring else f"{100 * scoring:.1f} %",
+                _mib(variant["peak_memory_mb"]),
+                "" if difference is None else f"{difference:.0e}",
+            ]
+        )
+    return table(
+        [
+            *("variant", "tokens", "GMACs", "ms per batch", "clips/s", "times as fast as dense"),
+            *("at most, by GMACs", "of that", "scoring", "peak MiB", "logits differ by"),
+        ],
+        rows,
+    )
+
+
+def stage_table(setting: Record) -> str:
+    """Milliseconds and memory of each stage, one line for each variant."""
+    stages = _stages(setting)
+
+    def cell(stage: Record | None) -> str:
+        if stage is None or stage["ms"] is None:
+            return ""
+        memory = stage["peak_memory_mb"]
+        return f"{stage['ms']['median']:.1f}" + ("" if memory is None else f" ({memory:.0f})")
+
+    rows = [
+        [variant["name"], *(cell(variant["stages"].get(stage)) for stage in stages)]
+        for variant in setting["variants"]
+    ]
+    return table(["variant", *stages], rows)
+
+
+def roofline_table(setting: Record) -> str:
+    """Work of each stage, the least time that the device's ceilings allow its operators, and what it took."""
+    rows = []
+    for variant in setting["variants"]:
+        for name, stage in variant["stages"].items():
+            if stage.get("bound_ms") is None:
+                continue
+            ms = None if stage["ms"] is None else stage["ms"]["median"]
+            rows.append(
+                [
+                    variant["name"],
+                    name,
+                    f"{2 * stage['gmacs']:.3g}",
+                    f"{stage['gigabytes']:.3g}",
+                    f"{stage['bound_ms']:.2f}",
+                    "" if ms is None else f"{ms:.2f}",
+                    "" if ms is None else f"{100 * stage['bound_ms'] / ms:.0f} %",
+                ]
+            )
+    return table(["variant", "stage", "GFLOP", "GB moved", "least ms", "ms", "least / measured"], rows)
+
+
+def _least(setting: Record) -> list[str]:
+    """A sentence for each scorer that is a ConvNet."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for variant in setting["variants"]:
+        least = variant["least_scoring"]
+        if least is not None and variant["kind"] == "pruned":
+            found.setdefault(tuple(least.values()), []).append(variant["name"])
+    return [
+        f"The convolutions of the scorer of {', '.join(names)} do {2 * gmacs:.2f} GFLOP and move {gigabytes:.3f} GB "
+        f"when everything else is joined to them; that takes {bound:.1f} ms at least."
+        for (gmacs, gigabytes, bound), names in found.items()
+    ]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; columns that are empty in every row are left out. All but the first are right-aligned."""
+    filled = list(rows)
+    shown = [
+        place
+        for place in range(len(columns))
+        if place == 0 or any(row[place] for row in filled) or not filled
+    ]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cells[place] for place in shown) + " |"
+
+    rule = "|---|" + "---:|" * (len(shown) - 1)
+    return "\n".join([line(columns), rule, *map(line, filled)])
+
+
+def _stages(setting: Record) -> list[str]:
+    named = {stage for variant in setting["variants"] for stage in variant["stages"]}
+    return [stage for stage in STAGES if stage in named]
+
+
+def _clips(count: int) -> str:
+    return f"{count} clip" if count == 1 else f"{count} clips"
+
+
+def _mib(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"

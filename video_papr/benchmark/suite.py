@@ -1,0 +1,203 @@
+"""Measures the variants of one setting - backbone, clip, batch, precision - against each other in one process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..pipeline import Pipeline
+from ..pruning.builders import Pruner
+from ..pruning.x3d import X3DScorer
+from .ceilings import Ceilings
+from .probes import MIB, Clock, MemoryProbe, Staged
+from .stages import SCORING
+from .timing import alternate, ratios, spread
+from .work import Work, convolution_work, count_work
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way from frames to logits.
+
+    Attributes:
+        name: unique among the variants; `DENSE` is the one that all others are compared with.
+        kind: "dense", "pruned", "merged" or "peer".
+        flow: frames (B, T, H, W, 3) uint8 -> logits (B, classes).
+        staged: the same, with a mark behind every stage.
+        settings: of the pruner or merger, for the record.
+        chooser: the pipeline that says which tokens stay; None: all do.
+        like: name of the variant whose logits it should give; None: there is none.
+    """
+
+    name: str
+    kind: str
+    flow: nn.Module
+    staged: Staged
+    settings: Mapping[str, Any]
+    chooser: Pipeline | None = None
+    like: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure: see conf/bench.yaml."""
+
+    repeats: int = 10
+    warmup: int = 1
+    sample_ms: float = 100.0
+    stages: bool = True
+    seed: int = 0
+
+
+def measure(
+    variants: Sequence[Variant],
+    frames: Tensor,
+    plan: Plan,
+    *,
+    ceilings: Ceilings | None = None,
+    compile_networks: Callable[[], object] | None = None,
+    on_round: Callable[[], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Measures all variants on the same frames (B, T, H, W, 3) uint8, and returns a record of each.
+
+    Args:
+        variants: one of them is named `DENSE`.
+        ceilings: of the device in this precision; None leaves the bounds out.
+        compile_networks: called when the work is counted, before anything is timed.
+        on_round: called after each round of timing.
+    """
+    device = frames.device
+    work = {variant.name: count_work(variant.staged, frames) for variant in variants}
+    least = {variant.name: _least_scoring(variant, frames, ceilings) for variant in variants}
+    kept = {variant.name: _kept_tokens(variant, frames) for variant in variants}
+    if compile_networks is not None:
+        compile_networks()
+    with torch.inference_mode():
+        logits = {variant.name: variant.flow(frames).float() for variant in variants}
+        times = alternate(
+            {variant.name: partial(variant.flow, frames) for variant in variants},
+            device,
+            repeats=plan.repeats,
+            warmup=plan.warmup,
+            sample_ms=plan.sample_ms,
+            seed=plan.seed,
+            on_round=on_round,
+        )
+        stages = _time_stages(variants, frames, plan) if plan.stages else {}
+        peaks = {variant.name: _peaks(variant, frames) for variant in variants}
+    gmacs = {name: sum(part.gmacs for part in parts.values()) / len(frames) for name, parts in work.items()}
+    records = []
+    for variant in variants:
+        name = variant.name
+        faster, limit = ratios(times[DENSE], times[name]), gmacs[DENSE] / gmacs[name]
+        ms = spread(times[name])
+        records.append(
+            {
+                "name": name,
+                "kind": variant.kind,
+                "settings": dict(variant.settings),
+                "kept_tokens": kept[name],
+                "gmacs": gmacs[name],
+                "latency_ms": ms,
+                "rounds_ms": times[name],
+                "clips_per_second": 1000 * len(frames) / ms["median"],
+                "speedup": faster,
+                "flop_limit": limit,
+                "share_of_flop_limit": faster["median"] / limit,
+                "scoring_share": _share(stages[name], SCORING) if name in stages else None,
+                "stages": _stage_records(work[name], stages.get(name, {}), peaks[name], ceilings),
+                "least_scoring": least[name],
+                "peak_memory_mb": max(peaks[name].values(), default=None),
+                "weights_mb": _weights_mb(variant.flow),
+                "logit_difference": None
+                if variant.like is None
+                else _difference(logits[name], logits[variant.like]),
+            }
+        )
+    return records
+
+
+def _time_stages(
+    variants: Sequence[Variant], frames: Tensor, plan: Plan
+) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds by variant and stage, one value for each round; the variants take turns here too."""
+    found: dict[str, dict[str, list[float]]] = {variant.name: {} for variant in variants}
+    order, shuffle = list(variants), random.Random(plan.seed).shuffle
+    for variant in variants:
+        variant.staged(frames, Clock(frames.device))
+    for _ in range(plan.repeats):
+        shuffle(order)
+        for variant in order:
+            clock = Clock(frames.device)
+            variant.staged(frames, clock)
+            for stage, ms in clock.stages_ms().items():
+                found[variant.name].setdefault(stage, []).append(ms)
+    return found
+
+
+def _stage_records(
+    work: Mapping[str, Work],
+    times: Mapping[str, Sequence[float]],
+    peaks: Mapping[str, float],
+    ceilings: Ceilings | None,
+) -> dict[str, dict[str, Any]]:
+    """One record for each stage of a variant; a compiled run has coarser stages than the one that was counted."""
+    records: dict[str, dict[str, Any]] = {}
+    for stage in dict.fromkeys(chain(times, work)):
+        record: dict[str, Any] = {"ms": None, "share": None, "peak_memory_mb": peaks.get(stage)}
+        if stage in times:
+            record |= {"ms": spread(times[stage]), "share": _share(times, (stage,))}
+        if stage in work:
+            record |= {"gmacs": work[stage].gmacs, "gigabytes": work[stage].gigabytes}
+            record["bound_ms"] = None if ceilings is None else work[stage].bound_ms(ceilings)
+        records[stage] = record
+    return records
+
+
+def _least_scoring(variant: Variant, frames: Tensor, ceilings: Ceilings | None) -> dict[str, Any] | None:
+    """The least that an X3D's convolutions have to do, if there is one among the variant's parts."""
+    pruner = None if variant.chooser is None else variant.chooser.pruner
+    if not isinstance(pruner, Pruner) or not isinstance(pruner.scorer, X3DScorer):
+        return None
+    work = convolution_work(pruner.scorer, frames)
+    bound = None if ceilings is None else work.bound_ms(ceilings)
+    return {"gmacs": work.gmacs, "gigabytes": work.gigabytes, "bound_ms": bound}
+
+
+def _share(times: Mapping[str, Sequence[float]], stages: Sequence[str]) -> float:
+    """The share of some stages in the sum of all, of medians."""
+    medians = {stage: spread(values)["median"] for stage, values in times.items()}
+    return sum(medians.get(stage, 0.0) for stage in stages) / sum(medians.values())
+
+
+def _peaks(variant: Variant, frames: Tensor) -> dict[str, float]:
+    probe = MemoryProbe(frames.device)
+    variant.staged(frames, probe)
+    return probe.peaks
+
+
+def _kept_tokens(variant: Variant, frames: Tensor) -> float | None:
+    """Tokens that a clip keeps, the mean over the batch; None where nothing is dropped."""
+    if variant.chooser is None:
+        return None
+    with torch.inference_mode():
+        selection = variant.chooser.select(frames)
+    return None if selection is None else selection.counts().float().mean().item()
+
+
+def _weights_mb(flow: nn.Module) -> float:
+    return sum(value.numel() * value.element_size() for value in flow.parameters()) / MIB
+
+
+def _difference(logits: Tensor, like: Tensor) -> float:
+    """The largest difference, as a share of the largest logit."""
+    return ((logits - like).abs().max() / like.abs().max()).item()

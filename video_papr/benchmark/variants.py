@@ -1,0 +1,108 @@
+"""The variants of one setting: the dense model, pruners at every keep ratio, ToMe, and transformers' own model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import _dynamo as dynamo
+from torch import nn
+
+from ..backbones.builders import Backbone
+from ..pipeline import Pipeline
+from ..pruning.builders import OPTIONS, Pruner, build_pruner
+from ..pruning.fast import speed_up
+from ..pruning.merging import ToMe
+from ..pruning.similarity import SimilarityPruner
+from .peers import PeerFlow, drops_tokens
+from .stages import run_stages
+from .suite import DENSE, Variant
+
+Options = Mapping[str, Any]
+
+
+def build_variants(
+    ours: Backbone,
+    theirs: nn.Module | None,
+    *,
+    pruners: Sequence[tuple[str, Options]],
+    keep_ratios: Sequence[float],
+    tome: Sequence[int] = (),
+    split: bool = True,
+) -> list[Variant]:
+    """All variants around the same networks, the dense model first.
+
+    Args:
+        ours, theirs: from `peers.build_pair`.
+        pruners: (name, options of `build_pruner`); with every one of `keep_ratios`, unless the options have one or the
+            clip decides how much is kept.
+        tome: tokens that ToMe merges per block, one variant each.
+        split: see `stages.run_stages`.
+    """
+
+    def variant(name: str, kind: str, flow: Pipeline, settings: dict[str, Any]) -> Variant:
+        staged = partial(run_stages, flow, split=split)
+        return Variant(name, kind, flow, staged, settings, None if flow.pruner is None else flow)
+
+    variants = [variant(DENSE, "dense", Pipeline(ours), {})]
+    choosers: dict[str, Pipeline] = {}
+    for place, (name, options) in enumerate(pruners):
+        for title, settings, pruner in _at_ratios(name, options, keep_ratios):
+            flow = Pipeline(ours, pruner)
+            variants.append(variant(title, "pruned", flow, settings))
+            if place == 0 and not pruner.budget.variable:
+                choosers[title] = flow
+    variants += [
+        variant(f"tome r={r}", "merged", Pipeline(ours, merger=ToMe(r)), {"merger": "tome", "r": r})
+        for r in tome
+    ]
+    if theirs is None:
+        return variants
+    plain = PeerFlow(ours, theirs)
+    variants.append(Variant("huggingface", "peer", plain, plain.staged, {}, like=DENSE))
+    for title, chooser in choosers.items() if drops_tokens(theirs) else ():
+        masked = PeerFlow(ours, theirs, chooser)
+        settings = {"dropped_by": "bool_masked_pos", "chosen_by": title}
+        variants.append(
+            Variant(f"huggingface {title}", "peer", masked, masked.staged, settings, chooser, like=title)
+        )
+    return variants
+
+
+def _at_ratios(
+    name: str, options: Options, keep_ratios: Sequence[float]
+) -> Iterator[tuple[str, dict[str, Any], Pruner | SimilarityPruner]]:
+    """(title, settings, pruner) at every ratio; all share one scorer, which is built, and compiled, once."""
+    free = "keep_ratio" in OPTIONS.get(name, ("keep_ratio",)) and "keep_ratio" not in options
+    fixed = options.get("budget", "fixed") == "fixed" and options.get("mode", "ratio") == "ratio"
+    extra = "".join(f" {key}={value}" for key, value in options.items() if key != "keep_ratio")
+    first: Pruner | None = None
+    for ratio in keep_ratios if free and fixed else [options.get("keep_ratio")]:
+        settings = {**options, "pruner": name} | ({} if ratio is None else {"keep_ratio": ratio})
+        pruner = build_pruner(name, **{key: value for key, value in settings.items() if key != "pruner"})
+        assert pruner is not None  # "none" is the dense model
+        if isinstance(pruner, Pruner):
+            if first is None:
+                first = pruner
+                speed_up(pruner)
+            pruner.scorer = first.scorer
+        yield f"{name}{'' if ratio is None else f' {ratio:g}'}{extra}", settings, pruner
+
+
+def compile_variants(variants: Sequence[Variant]) -> None:
+    """torch.compile for every network in the variants, in place and with the same options.
+
+    Every number of tokens becomes a graph of its own, with fixed shapes; torch's limit on graphs is raised to allow it.
+    """
+    dynamo.config.cache_size_limit = max(dynamo.config.cache_size_limit, 2 * len(variants))
+    networks: dict[int, nn.Module] = {}
+    for variant in variants:
+        flow = variant.flow
+        pipeline = variant.chooser if isinstance(flow, PeerFlow) else flow
+        parts = [flow.theirs] if isinstance(flow, PeerFlow) else [flow.backbone]
+        if isinstance(pipeline, Pipeline) and isinstance(pipeline.pruner, Pruner):
+            parts += [part for part in [getattr(pipeline.pruner.scorer, "trunk", None)] if part is not None]
+        networks |= {id(part): part for part in parts if isinstance(part, nn.Module)}
+    for network in networks.values():
+        network.compile(fullgraph=True, dynamic=False)

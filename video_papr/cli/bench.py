@@ -1,0 +1,232 @@
+"""`python tools/bench.py`: latency, throughput and memory of dense and pruned models and of their peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import PrunerConfig, RuntimeConfig, check_command, check_section
+from ..config_rules import (
+    flag,
+    list_of,
+    natural,
+    non_negative,
+    one_of,
+    or_else,
+    positive,
+    ratio,
+    setting,
+    text,
+    wrong,
+)
+from ..errors import ConfigError
+from .common import make_console, run_command, warn
+
+if TYPE_CHECKING:
+    from ..benchmark.ceilings import Ceilings
+    from ..evaluation.cost import Engine
+
+BACKBONES = ("videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h", "vivit_b")
+
+
+def _pruner(key: str, value: Any) -> PrunerConfig:
+    """A name, or a mapping of `name` and other keys of the group pruner."""
+    given = {"name": value} if isinstance(value, str) else value
+    config = check_section(PrunerConfig, given, key)
+    if config.name == "none":
+        raise wrong(key, value, "the dense model is always among the variants; name pruners only")
+    return config
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Everything that `tools/bench.py` reads. See conf/bench.yaml."""
+
+    runtime: RuntimeConfig
+    backbones: tuple[str, ...] = setting(list_of(one_of(*BACKBONES)))
+    pruners: tuple[PrunerConfig, ...] = setting(list_of(_pruner, empty=True))
+    keep_ratios: tuple[float, ...] = setting(list_of(ratio))
+    tome: tuple[int, ...] = setting(list_of(positive, empty=True))
+    huggingface: bool | str = setting(or_else("auto", flag))
+    batch_sizes: tuple[int, ...] = setting(list_of(positive))
+    dtypes: tuple[str, ...] = setting(list_of(one_of("fp32", "bf16", "fp16")))
+    num_frames: tuple[int | None, ...] = setting(list_of(or_else(None, positive)))
+    input_sizes: tuple[int | None, ...] = setting(list_of(or_else(None, positive)))
+    video: str | None = setting(or_else(None, text))
+    stages: bool = setting(flag)
+    ceilings: bool = setting(flag)
+    repeats: int = setting(positive)
+    warmup: int = setting(natural)
+    sample_ms: float = setting(non_negative)
+    seed: int = setting(natural)
+    output_dir: str = setting(text)
+    progress: bool = setting(flag)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting: all its variants are measured against each other."""
+
+    backbone: str
+    num_frames: int | None
+    input_size: int | None
+    dtype: str
+    batch_size: int
+
+
+def main() -> None:
+    """Entry point of the command."""
+    run_command("bench", lambda cfg, run_dir: run(check_command(BenchConfig, cfg), run_dir))
+
+
+def run(config: BenchConfig, out: Path) -> dict[str, Any]:
+    """Measures every setting and writes bench.json, bench.md and speedup.png into `out`.
+
+    Returns:
+        the content of bench.json.
+
+    Raises:
+        VideoPaprError: something in the configuration that the user can mend.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from ..benchmark.ceilings import measure_ceilings
+    from ..benchmark.peers import available
+    from ..benchmark.plots import speedup_plot
+    from ..benchmark.report import report
+    from ..evaluation.store import command_line, describe_device, git_commit, versions
+    from . import build
+
+    engine = build.build_engine(config.runtime)
+    device = engine.device
+    if device.type == "cpu" and "fp16" in config.dtypes:
+        raise ConfigError("dtypes=fp16: not supported on the CPU; use fp32 or bf16.")
+    if config.huggingface is True and not available():
+        raise ConfigError('huggingface=true: needs transformers (pip install "video_papr[bench]").')
+    if config.huggingface == "auto" and not available():
+        warn('transformers is not installed, so its models are left out (pip install "video_papr[bench]")')
+    measured = config.dtypes if config.ceilings else ()
+    ceilings = {name: measure_ceilings(device, build.DTYPES[name]) for name in measured}
+    cases = [
+        Case(*choice)
+        for choice in product(
+            config.backbones, config.num_frames, config.input_sizes, config.dtypes, config.batch_sizes
+        )
+    ]
+    found = []
+    with tqdm(total=len(cases) * config.repeats, unit="round", disable=not config.progress) as bar:
+        for case in cases:
+            bar.set_description(f"{case.backbone} {case.dtype} x{case.batch_size}")
+            with build.mendable_errors(case.batch_size):
+                found.append(
+                    _measure(config, case, engine, ceilings.get(case.dtype), lambda: bar.update() and None)
+                )
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    results = {
+        "device": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "compile": config.runtime.compile,
+        "repeats": config.repeats,
+        "seed": config.seed,
+        "ceilings": {
+            name: {"gflops_per_s": top.flops_per_s / 1e9, "gigabytes_per_s": top.bytes_per_s / 1e9}
+            for name, top in ceilings.items()
+        },
+        "settings": found,
+        "command": command_line(),
+        "git_commit": git_commit(),
+        "versions": {**versions(), **_version_of("transformers")},
+    }
+    text = report(results)
+    console = make_console()
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for path in _write(results, text, speedup_plot([results]), out):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return results
+
+
+def _measure(
+    config: BenchConfig,
+    case: Case,
+    engine: Engine,
+    ceilings: Ceilings | None,
+    on_round: Callable[[], None],
+) -> dict[str, Any]:
+    """The record of one setting."""
+    from functools import partial
+
+    from ..benchmark.clips import file_clips, synthetic_clips
+    from ..benchmark.peers import build_pair
+    from ..benchmark.suite import Plan, measure
+    from ..benchmark.variants import build_variants, compile_variants
+    from . import build
+
+    ours, theirs = build_pair(
+        case.backbone, seed=config.seed, num_frames=case.num_frames, input_size=case.input_size
+    )
+    if config.huggingface is False:
+        theirs = None
+    file_ms = None
+    if config.video is None:
+        clips = synthetic_clips(ours, case.batch_size, seed=config.seed)
+    else:
+        clips, file_ms = file_clips(config.video, ours, case.batch_size)
+    variants = build_variants(
+        ours,
+        theirs,
+        pruners=[(pruner.name, pruner.options) for pruner in config.pruners],
+        keep_ratios=config.keep_ratios,
+        tome=config.tome,
+        split=not config.runtime.compile,
+    )
+    for variant in variants:
+        for network in (variant.flow, variant.chooser):
+            if network is not None:
+                network.to(engine.device, build.DTYPES[case.dtype])
+    compiler = partial(compile_variants, variants) if config.runtime.compile else None
+    return {
+        "backbone": case.backbone,
+        "num_frames": ours.num_frames,
+        "input_size": ours.input_size,
+        "num_tokens": ours.grid.num_tokens,
+        "dtype": case.dtype,
+        "batch_size": case.batch_size,
+        "file_ms": file_ms,
+        "variants": measure(
+            variants,
+            clips.to(engine.device),
+            Plan(config.repeats, config.warmup, config.sample_ms, config.stages, config.seed),
+            ceilings=ceilings,
+            compile_networks=compiler,
+            on_round=on_round,
+        ),
+    }
+
+
+def _version_of(package: str) -> dict[str, str]:
+    try:
+        return {package: version(package)}
+    except PackageNotFoundError:
+        return {}
+
+
+def _write(results: dict[str, Any], report: str, picture: bytes | None, out: Path) -> list[Path]:
+    """Writes the files; bench.json last, so that its presence means done."""
+    import json
+
+    from ..evaluation.store import write_text
+
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / "bench.md", out / "bench.json"]
+    if picture is not None:
+        paths.insert(0, out / "speedup.png")
+        paths[0].write_bytes(picture)
+    write_text(paths[-2], report)
+    write_text(paths[-1], json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    return paths
