@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+Command = Callable[..., tuple[int, str, str]]
 
 
 def moving_frames(num_frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -121,3 +124,22 @@ def clips_dir() -> Path:
     if not path.is_dir():
         pytest.skip("the real clips are not at ../shared/clips")
     return path
+
+
+@pytest.fixture
+def run_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """A function (script, entry point, words) -> exit status, stdout, stderr that runs a command in this process."""
+
+    def call(script: str, entry: Callable[[], None], *words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        capsys.readouterr()
+        status = 0
+        try:
+            entry()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call

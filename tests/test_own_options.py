@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,20 +116,10 @@ def test_dataset_and_backbone_from_a_folder(
 
 
 @pytest.fixture
-def run_eval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def run_eval(run_in_process: Command) -> Command:
     from video_papr.cli.eval import main
 
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["eval.py", *words])
-        status = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
+    return partial(run_in_process, "eval.py", main)
 
 
 def test_backbone_of_the_page() -> None:
@@ -139,7 +130,7 @@ def test_backbone_of_the_page() -> None:
     frames = names["frames"]
     assert names["pipeline"].select(frames).num_kept == 32
     everything = torch.arange(64).expand(2, -1)
-    pixels = names["pipeline"]._pixels(frames)
+    pixels = names["pipeline"].pixels(frames)
     torch.testing.assert_close(names["backbone"](pixels, everything), names["backbone"](pixels))
 
 

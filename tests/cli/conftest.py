@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,25 +22,6 @@ Command = Callable[..., tuple[int, str, str]]
 def small() -> tuple[str, ...]:
     """Words that make a run small."""
     return SMALL
-
-
-@pytest.fixture
-def run_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A function (script, entry point, words) -> exit status, stdout, stderr that runs a command in this process."""
-
-    def call(script: str, entry: Callable[[], None], *words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [script, *words])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        capsys.readouterr()
-        status = 0
-        try:
-            entry()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return call
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.synthetic import write_h264
+from ..errors import printable
 from ..pipeline import Pipeline
 from ..predict import Answer, Guess, best_guesses
 from ..visualize import Panel, animate_kept_tubelets, save_gallery, save_timeline
@@ -159,7 +160,7 @@ class PredictionWriter:
         if len(outcome.windows) > 1:
             spans = [(window.start_seconds, window.end_seconds) for window in outcome.windows]
             path = self.out / f"{name}_timeline.png"
-            title = _printable(Path(outcome.path).name)
+            title = printable(Path(outcome.path).name)
             self.written.append(save_timeline(spans, outcome.lines, path, title=title))
 
 
@@ -169,14 +170,10 @@ def panel_of(pipeline: Pipeline, path: str, answer: Answer) -> Panel:
     frames = answer.views[0]
     best = answer.guesses[0]
     when = f"{answer.start_seconds:.1f} to {answer.end_seconds:.1f} s"
-    title = f"{_printable(Path(path).name)}    {when}    {best.name} {100 * best.probability:.0f} %"
+    title = f"{printable(Path(path).name)}    {when}    {best.name} {100 * best.probability:.0f} %"
     return Panel(title, frames, answer.mask[0], significance_of(pipeline, frames))
 
 
 def _plain(stem: str) -> str:
     """A name that every file system takes."""
     return re.sub(r"[^\w.-]+", "_", stem, flags=re.ASCII)[:60]
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode("utf-8")

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..errors import printable
+
 if TYPE_CHECKING:
     from .predict_files import Outcome, Window
 
@@ -20,9 +22,9 @@ def print_predictions(outcomes: Sequence[Outcome], console: Console) -> None:
     table = Table("video", "class")
     table.add_column("probability, %", justify="right")
     for outcome in outcomes:
-        name = escape(_printable(outcome.path))
+        name = escape(printable(outcome.path))
         if outcome.error is not None:
-            table.add_row(name, f"[red]{escape(_printable(outcome.error))}[/]", "", end_section=True)
+            table.add_row(name, f"[red]{escape(printable(outcome.error))}[/]", "", end_section=True)
         for rank, guess in enumerate(outcome.guesses):
             last = rank == len(outcome.guesses) - 1
             probability = f"{100 * guess.probability:.1f}"
@@ -30,7 +32,7 @@ def print_predictions(outcomes: Sequence[Outcome], console: Console) -> None:
     console.print(table)
     for outcome in outcomes:
         if len(outcome.windows) > 1:
-            console.print(f"{_printable(outcome.path)}: best class over time", markup=False, soft_wrap=True)
+            console.print(f"{printable(outcome.path)}: best class over time", markup=False, soft_wrap=True)
             console.print(_timeline(outcome))
     cost = _cost([window for outcome in outcomes for window in outcome.windows], outcomes[0].num_tokens)
     if cost:
@@ -58,7 +60,3 @@ def _cost(windows: Sequence[Window], num_tokens: int) -> str:
     kept = fmean(num_tokens if window.kept_tokens is None else window.kept_tokens for window in windows)
     latency = median(window.latency_ms for window in windows)
     return f"{kept:.0f} of {num_tokens} tokens read per view; {latency:.0f} ms per answer (median, decoding left out)"
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode("utf-8")

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, VideoDecodeError
+from ..errors import ConfigError, VideoDecodeError, printable
 from .images import read_image
 from .limits import DEFAULT_LIMITS, Limits
 from .streams import (
@@ -120,7 +120,7 @@ def decode_clips(
     try:
         stream = read_stream(path, limits)
     except Exception as error:
-        raise VideoDecodeError(f"cannot decode {_printable(path)} ({decoder}): {_reason(error)}") from None
+        raise VideoDecodeError(f"cannot decode {printable(path)} ({decoder}): {_reason(error)}") from None
 
     reasons = []
     for name in ("decord", "pyav") if decoder == "auto" else (decoder,):
@@ -130,7 +130,7 @@ def decode_clips(
         except _Refused as refusal:
             reasons.append(f"{name}: {refusal}")
     hint = "; decoder=auto or pyav may read it" if decoder == "decord" else ""
-    raise VideoDecodeError(f"cannot decode {_printable(path)} ({'; '.join(reasons)}){hint}")
+    raise VideoDecodeError(f"cannot decode {printable(path)} ({'; '.join(reasons)}){hint}")
 
 
 class _Refused(Exception):
@@ -366,9 +366,3 @@ def _reason(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     text = _DECORD_PREFIX.sub("", " ".join(str(text).split()))
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-def _printable(path: Path | str) -> str:
-    """The path in one line that any terminal can show: names may hold line breaks and broken encodings."""
-    encoding = "utf-8" if "\n" not in str(path) else "unicode_escape"
-    return str(path).encode(encoding, "backslashreplace").decode("utf-8")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..errors import VideoDecodeError
+from ..errors import VideoDecodeError, printable
 from .limits import DEFAULT_LIMITS, Limits
 
 
@@ -30,10 +30,10 @@ def read_image(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.
                 upright = ImageOps.exif_transpose(image)
                 return np.asarray(_as_rgb(upright), np.uint8)
     except VideoDecodeError as error:
-        raise VideoDecodeError(f"cannot decode {_printable(path)} (pillow): {error}") from None
+        raise VideoDecodeError(f"cannot decode {printable(path)} (pillow): {error}") from None
     except Exception as error:  # damaged bytes raise whatever the reader of the format stumbles over
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise VideoDecodeError(f"cannot decode {_printable(path)} (pillow): {reason}") from None
+        raise VideoDecodeError(f"cannot decode {printable(path)} (pillow): {reason}") from None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -43,7 +43,3 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
-
-
-def _printable(path: Path | str) -> str:
-    return str(path).encode("utf-8", "backslashreplace").decode()
