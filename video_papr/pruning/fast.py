@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from .builders import Pruner
 from .similarity import SimilarityPruner
 from .x3d import STAGES, X3DScorer, X3DTrunk, fold_norms
+from .x3d_short import MergedBlock
 
 
 def speed_up(pruner: Pruner | SimilarityPruner | None) -> Pruner | SimilarityPruner | None:
@@ -92,18 +93,12 @@ def _stem(x: Tensor, stem: Any) -> Tensor:
 
 
 def _block(x: Tensor, block: Any) -> Tensor:
-    """One residual block, (B, T, H, W, C) -> (B, T, h, w, D)."""
+    """One residual block, (B, T, H, W, C) -> (B, T, h, w, D); depth pruning may have merged it to one convolution."""
+    if isinstance(block, MergedBlock):
+        convolve = _pointwise if block.conv.kernel_size == (1, 1, 1) else _convolution
+        return convolve(x, block.conv).relu_()
     branch = block.branch2
-    inner = _pointwise(x, branch.conv_a).relu_()
-    depthwise = branch.conv_b
-    inner = F.conv3d(
-        _channels_first(inner),
-        depthwise.weight,
-        depthwise.bias,
-        depthwise.stride,
-        depthwise.padding,
-        groups=depthwise.groups,
-    ).movedim(1, -1)
+    inner = _convolution(_pointwise(x, branch.conv_a).relu_(), branch.conv_b)
     gate = branch.norm_b[1]
     if not isinstance(gate, nn.Identity):
         reduce, _, expand, _ = gate.block
@@ -111,6 +106,12 @@ def _block(x: Tensor, block: Any) -> Tensor:
         inner = inner * share.sigmoid_()
     out = _pointwise(F.silu(inner, inplace=True), branch.conv_c)
     return out.add_(x if block.branch1_conv is None else _pointwise(x, block.branch1_conv)).relu_()
+
+
+def _convolution(x: Tensor, conv: Any) -> Tensor:
+    """A 3 x 3 x 3 convolution, (B, T, H, W, C) -> (B, T, h, w, D)."""
+    out = F.conv3d(_channels_first(x), conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
+    return out.movedim(1, -1)
 
 
 def _pointwise(x: Tensor, conv: Any) -> Tensor:
