@@ -27,6 +27,10 @@ class TrainingError(VideoPaprError):
     """A training cannot go on."""
 
 
+class RankError(VideoPaprError):
+    """Of several processes of one run, one is lost or cannot be reached."""
+
+
 class ExportError(VideoPaprError):
     """A pipeline cannot be written as a graph, or the graph does not do what the pipeline does."""
 

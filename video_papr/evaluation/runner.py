@@ -176,7 +176,7 @@ def evaluate(
         times.extend(own)
         return aggregate_views(logits, views_per_video).cpu(), kept
 
-    for batch in _groups(samples, max(1, batch_size // views_per_video)):
+    for batch in _groups(samples, videos_per_batch(batch_size, views_per_video)):
         part = Evaluation(dense=StageTimes() if baseline else None)
         readable = [sample for sample in batch if sample.error is None]
         answers: dict[int, VideoAnswer] = {}
@@ -214,6 +214,11 @@ def evaluate(
             for answer in part.answers:
                 on_answer(answer)
     return done
+
+
+def videos_per_batch(batch_size: int, views_per_video: int) -> int:
+    """The number of videos that meet in one batch of at most `batch_size` views; one at least."""
+    return max(1, batch_size // views_per_video)
 
 
 def _groups(samples: Iterable[VideoSample], size: int) -> Iterator[list[VideoSample]]:

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..pixels import normalize_pixels, resample_clip
 from ..pruning.x3d import CLIPS, MEAN, STD, x3d_classifier
 from ..structures import TokenGrid
-from .augment import random_tokens
+from .augment import random_tokens, unchanged
 from .store import Batch
 
 PREFERENCE = 1.5  # keep_by="actor": at most; from 1 on all of the actor's tokens stay before any other
@@ -34,6 +34,8 @@ class Target:
         weights: the part of `model` that is kept afterwards.
         loss: (batch, generator) -> scalar; the generator drives what is random.
         predict: frames (B, T, S, S, 3) uint8 -> logits (B, classes).
+        plan: (batch, generator) -> the batch with what its loss would draw for each clip, so that clips can be shared
+            out among ranks afterwards.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Target:
     weights: nn.Module
     loss: Callable[[Batch, torch.Generator], Tensor]
     predict: Callable[[Tensor], Tensor]
+    plan: Callable[[Batch, torch.Generator], Batch] = unchanged
 
     def save(self, path: Path, class_names: tuple[str, ...], described: dict[str, Any]) -> None:
         """Writes the weights in our own format (fp16), with the classes and a description."""
@@ -147,18 +150,21 @@ def backbone_target(
     def predict(frames: Tensor) -> Tensor:
         return backbone(normalize_pixels(frames, mean=backbone.mean, std=backbone.std))
 
+    def plan(batch: Batch, generator: torch.Generator) -> Batch:
+        return batch._replace(kept=_kept_tokens(keep_ratio, keep_by, batch, backbone.grid, generator))
+
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
-        kept = _kept_tokens(keep_ratio, keep_by, batch, backbone.grid, generator)
+        kept = plan(batch, generator).kept if batch.kept is None else batch.kept
         kept = None if kept is None else kept.to(batch.frames.device)
         pixels = normalize_pixels(batch.frames, mean=backbone.mean, std=backbone.std)
         logits, where, motion = model(pixels, kept)
         value = F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
         if batch.tracks is None or not (locate or follow):
-            return value
+            return value + 0 * (where.mean() + motion.mean())  # ranks wait for a gradient of every parameter
         found, followed = model.loss(where, motion, batch.tracks, kept)
         return value + locate * found + follow * followed
 
-    return Target(name, model, backbone, loss, predict)
+    return Target(name, model, backbone, loss, predict, plan=plan)
 
 
 def _kept_tokens(
