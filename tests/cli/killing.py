@@ -21,8 +21,8 @@ from video_papr.cli.eval import main
 from video_papr.evaluation.journal import Journal
 from video_papr.evaluation.runner import Evaluation
 
-# What depends on the clock and on the number of starts.
-VARIES = ("latency_ms", "videos_per_second", "peak_memory_mb", "sessions", "command")
+# What depends on the clock, on the number of starts, and on who works on this checkout meanwhile.
+VARIES = ("latency_ms", "videos_per_second", "peak_memory_mb", "sessions", "command", "git_commit")
 
 
 def start(
@@ -107,7 +107,9 @@ def kill_until_done(
 def check_same_run(one: Path, other: Path) -> None:
     """The same predictions to the byte, and the same figures, but for those that depend on the clock."""
     assert (one / "predictions.jsonl").read_bytes() == (other / "predictions.jsonl").read_bytes()
-    assert figures(one) == figures(other)
+    first, second = figures(one), figures(other)
+    different = {key: (first[key], second[key]) for key in first if first[key] != second[key]}
+    assert first.keys() == second.keys() and not different, different
 
 
 def figures(out: Path) -> dict[str, Any]:
