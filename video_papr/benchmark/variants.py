@@ -90,8 +90,8 @@ def _at_ratios(
         yield f"{name}{'' if ratio is None else f' {ratio:g}'}{extra}", settings, pruner
 
 
-def compile_variants(variants: Sequence[Variant]) -> None:
-    """torch.compile for every network in the variants, in place and with the same options.
+def compile_variants(variants: Sequence[Variant], **options: Any) -> None:
+    """torch.compile for every network in the variants, in place, with fixed shapes and the same `options`.
 
     A network that several variants share is told so several times, and compiled once for each shape.
     Every number of tokens becomes a graph of its own, with fixed shapes; torch's limit on graphs is raised to allow it.
@@ -100,7 +100,8 @@ def compile_variants(variants: Sequence[Variant]) -> None:
     for variant in variants:
         flow = variant.flow
         if isinstance(flow, PeerFlow):
-            flow.theirs.compile(fullgraph=True, dynamic=False)
+            # Not as one whole graph: what `bool_masked_pos` leaves has a length that no compiler knows beforehand.
+            flow.theirs.compile(dynamic=False, **options)
         else:
             assert isinstance(flow, Pipeline)
-            flow.compile_networks(fullgraph=True, dynamic=False)
+            flow.compile_networks(fullgraph=True, dynamic=False, **options)
