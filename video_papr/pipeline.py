@@ -104,21 +104,24 @@ class Pipeline(nn.Module):
         """
         return self.classify(frames, self.select(frames))
 
-    def compile_networks(self, **options: Any) -> None:
-        """torch.compile for backbone and scorer, in place; the compiler runs when they are first called.
+    def compile_networks(self, *, scorer: bool | None = None, **options: Any) -> None:
+        """torch.compile for backbone and X3D, in place; the compiler runs when they are first called.
 
         Where every clip keeps as many tokens, each number of them becomes one whole graph of fixed shapes, and no
         further graph is made while the batches are full; see `evaluate`. Where the clip decides, shapes may vary.
 
         Args:
+            scorer: compile X3D's trunk too; None: on a GPU only, because on a processor it gains a few per cent of a
+                small share and takes minutes.
             options: of torch.compile, in place of these.
         """
         varies = self.pruner is not None and self.pruner.budget.variable
         chosen = {**({} if varies else {"fullgraph": True, "dynamic": False}), **options}
         self.backbone.compile(**chosen)
         trunk = getattr(getattr(self.pruner, "scorer", None), "trunk", None)
-        # Pruners that read several stages of a trunk take them one by one, which a compiled call does not serve.
-        if isinstance(trunk, nn.Module):
+        if isinstance(trunk, nn.Module) and (
+            scorer or (scorer is None and next(trunk.parameters()).device.type != "cpu")
+        ):
             trunk.compile(**{**options, "fullgraph": True, "dynamic": False})
 
     def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:

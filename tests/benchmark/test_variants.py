@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from video_papr.backbones.builders import Backbone
 from video_papr.benchmark.clips import file_clips, synthetic_clips
@@ -14,7 +14,7 @@ from video_papr.benchmark.peers import PeerFlow, build_pair, drops_tokens
 from video_papr.benchmark.probes import unmarked
 from video_papr.benchmark.stages import STAGES
 from video_papr.benchmark.suite import DENSE, Plan, Variant, measure
-from video_papr.benchmark.variants import build_variants
+from video_papr.benchmark.variants import build_variants, compile_variants
 from video_papr.pruning.builders import OPTIONS
 
 CLIP = {"num_frames": 8, "input_size": 32}
@@ -109,6 +109,38 @@ def test_record_of_a_measurement(tiny: Backbone, frames: Tensor) -> None:
     assert by_name["random 0.2"]["kept_tokens"] == 6  # of 32
     assert by_name["random 0.2"]["flop_limit"] > 4
     assert 0 < by_name["x3d_s 0.3 frames=4 size=32"]["scoring_share"] < 1
+
+
+def test_all_networks_are_compiled_alike(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    ours, theirs = build_pair("videomae_tiny", **CLIP)
+    asked: dict[str, set[tuple[tuple[str, object], ...]]] = {}
+
+    def note(network: nn.Module, **options: object) -> None:
+        asked.setdefault(type(network).__name__, set()).add(tuple(sorted(options.items())))
+
+    monkeypatch.setattr(nn.Module, "compile", note)
+    compile_variants(variants_of(ours, theirs))
+    assert asked == {
+        "VideoMAE": {(("dynamic", False), ("fullgraph", True))},  # that it is whole changes no code
+        "VideoMAEForVideoClassification": {(("dynamic", False),)},
+    }
+
+
+def test_compiled_variants_give_the_same_logits(frames: Tensor) -> None:
+    """With a backend that runs the traced graphs as they are: what is asked about is the tracing."""
+    pytest.importorskip("transformers")
+    ours, theirs = build_pair("videomae_tiny", **CLIP)
+    variants = variants_of(ours, theirs, split=False)
+    torch.compiler.reset()
+    with torch.inference_mode():
+        expected = [variant.flow(frames) for variant in variants]
+        compile_variants(variants, backend="eager")
+        for variant, logits in zip(variants, expected, strict=True):
+            for _ in range(2):
+                torch.testing.assert_close(variant.flow(frames), logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(variant.staged(frames, unmarked), logits, rtol=1e-4, atol=1e-5)
+    torch.compiler.reset()
 
 
 def test_scorer_is_shared_between_ratios(tiny: Backbone) -> None:

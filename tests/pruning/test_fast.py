@@ -119,6 +119,18 @@ def test_trained_scorer_in_bf16_keeps_nearly_the_same_tokens() -> None:
     assert overlap(*maps, 0.3) >= 0.97  # 0.99 in fp32; bf16 has 8 bits
 
 
+def test_autocast_keeps_nearly_the_same_tokens() -> None:
+    """As an evaluation in bf16 runs it."""
+    options = {"weights": "x3d_s_synthetic", "frames": 8, "size": 96}
+    pruner = speed_up(build_pruner("x3d_s", **options))
+    assert isinstance(pruner, Pruner)
+    with torch.inference_mode():
+        exact = pruner.significance(clips(2), GRID)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = pruner.significance(clips(2), GRID)
+    assert overlap(exact, rounded, 0.3) >= 0.97
+
+
 def test_trunk_on_another_device_runs_as_it_is() -> None:
     trunk = X3DTrunk("res2").eval().requires_grad_(False)
     fold_norms(trunk)

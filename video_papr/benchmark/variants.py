@@ -90,19 +90,18 @@ def _at_ratios(
         yield f"{name}{'' if ratio is None else f' {ratio:g}'}{extra}", settings, pruner
 
 
-def compile_variants(variants: Sequence[Variant]) -> None:
-    """torch.compile for every network in the variants, in place and with the same options.
+def compile_variants(variants: Sequence[Variant], **options: Any) -> None:
+    """torch.compile for every network in the variants, in place, with fixed shapes and the same `options`.
 
+    A network that several variants share is told so several times, and compiled once for each shape.
     Every number of tokens becomes a graph of its own, with fixed shapes; torch's limit on graphs is raised to allow it.
     """
     dynamo.config.cache_size_limit = max(dynamo.config.cache_size_limit, 2 * len(variants))
-    networks: dict[int, nn.Module] = {}
     for variant in variants:
         flow = variant.flow
-        pipeline = variant.chooser if isinstance(flow, PeerFlow) else flow
-        parts = [flow.theirs] if isinstance(flow, PeerFlow) else [flow.backbone]
-        if isinstance(pipeline, Pipeline) and isinstance(pipeline.pruner, Pruner):
-            parts += [part for part in [getattr(pipeline.pruner.scorer, "trunk", None)] if part is not None]
-        networks |= {id(part): part for part in parts if isinstance(part, nn.Module)}
-    for network in networks.values():
-        network.compile(fullgraph=True, dynamic=False)
+        if isinstance(flow, PeerFlow):
+            # Not as one whole graph: what `bool_masked_pos` leaves has a length that no compiler knows beforehand.
+            flow.theirs.compile(dynamic=False, **options)
+        else:
+            assert isinstance(flow, Pipeline)
+            flow.compile_networks(fullgraph=True, dynamic=False, **options)

@@ -1,0 +1,133 @@
+"""docs/performance.md says what the committed results say, and owns up to what is missing."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from video_papr.benchmark.page import BEGIN, END, GOALS, goal_table, measured_section, with_section
+from video_papr.benchmark.plots import speedup_plot
+from video_papr.benchmark.report import report, table
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = runpy.run_path(str(ROOT / "benchmarks" / "performance_page.py"), run_name="script")
+
+
+def variant(name: str, ms: float, speedup: float, scoring: float, **settings: Any) -> dict[str, Any]:
+    spread = {"median": speedup, "low": speedup - 0.1, "high": speedup + 0.1}
+    stage = {
+        "ms": {"median": ms / 2, "low": ms / 2, "high": ms / 2},
+        "share": 0.5,
+        "peak_memory_mb": None,
+        "gmacs": 1.0,
+        "gigabytes": 0.5,
+        "bound_ms": ms / 4,
+    }
+    return {
+        "name": name,
+        "kind": "pruned" if settings else name,
+        "settings": settings,
+        "kept_tokens": 470.0 if settings else None,
+        "gmacs": 47.1,
+        "latency_ms": {"median": ms, "low": ms - 1, "high": ms + 1},
+        "clips_per_second": 1000 / ms,
+        "speedup": spread,
+        "flop_limit": 3.83,
+        "share_of_flop_limit": speedup / 3.83,
+        "scoring_share": scoring,
+        "least_scoring": {"gmacs": 1.2, "gigabytes": 0.2, "bound_ms": 20.0} if settings else None,
+        "stages": {"score": stage, "blocks": stage},
+        "peak_memory_mb": 100.0,
+        "weights_mb": 330.0,
+        "logit_difference": None,
+    }
+
+
+def benchmark(speedup: float = 3.9, device: str = "cpu (Test, 2 cores, 2 threads)") -> dict[str, Any]:
+    setting = {
+        "backbone": "videomae_b",
+        "num_frames": 16,
+        "input_size": 224,
+        "num_tokens": 1568,
+        "dtype": "fp32",
+        "batch_size": 1,
+        "file_ms": {"decode": 12.0, "resize": 3.0},
+        "variants": [
+            variant("dense", 2000, 1.0, 0.0),
+            variant("x3d_s 0.3", 2000 / speedup, speedup, 0.05, pruner="x3d_s", keep_ratio=0.3),
+            variant("x3d_s 0.5", 1200, 1.7, 0.04, pruner="x3d_s", keep_ratio=0.5),
+        ],
+    }
+    return {
+        "device": device,
+        "threads": 2,
+        "compile": False,
+        "repeats": 15,
+        "ceilings": {"fp32": {"gflops_per_s": 200.0, "gigabytes_per_s": 12.0}},
+        "settings": [setting],
+        "command": "tools/bench.py experiment=bench_cpu",
+        "git_commit": "abc",
+        "versions": {"torch": "2.15.0"},
+    }
+
+
+def test_committed_page_is_that_of_the_committed_results() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert with_section(page, SCRIPT["section"](SCRIPT["committed"]())) == page, (
+        "run `python benchmarks/performance_page.py`"
+    )
+
+
+def test_without_results_every_figure_is_owed() -> None:
+    text = measured_section({})
+    assert text.startswith(BEGIN) and text.endswith(END)
+    assert text.count("| owed |") == len(GOALS)
+    assert f"{len(GOALS)} of {len(GOALS)} figures are owed" in text
+    assert "processors and GPUs" in text
+
+
+def test_figures_are_those_of_the_results() -> None:
+    text = goal_table([benchmark()])
+    assert "at least 3.8 | 3.90 | cpu (Test, 2 cores, 2 threads) |" in text
+    assert "at most 10 % | 5.00 % |" in text
+    assert text.count("owed") == len(GOALS) - 2
+    assert "at least 3.8 | 3.20 (not reached) |" in goal_table([benchmark(3.2)])
+    on_gpu = goal_table([benchmark(device="cuda (Test)")])  # fp32, not compiled: not what the goals ask for
+    assert on_gpu.count("owed") == len(GOALS)
+
+
+def test_page_with_results() -> None:
+    text = measured_section({"bench_cpu": benchmark()}, picture="images/speedup.png")
+    assert "![Times as fast" in text and "### `bench_cpu`" in text
+    assert "**videomae_b, 16 x 224 x 224, fp32, batches of 1 clip**" in text
+    assert "| x3d_s 0.3 | 470 of 1568 | 47.10 | 512.8 (511.8-513.8) |" in text
+
+
+def test_page_without_the_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="the page lacks"):
+        with_section("# Performance\n", "x")
+    assert with_section(f"a\n{BEGIN}\nold\n{END}\nb\n", "new") == "a\nnew\nb\n"
+
+
+def test_report_names_the_limits() -> None:
+    text = report(benchmark())
+    assert "12.0 ms to decode and 3.0 ms to resize and crop the 1 clip" in text
+    assert "| x3d_s 0.3 | score | 2 | 0.5 | 128.21 | 256.41 | 50 % |" in text
+    assert "of x3d_s 0.3, x3d_s 0.5 do 2.40 GFLOP and move 0.200 GB" in text
+
+
+def test_empty_columns_are_left_out() -> None:
+    assert table(["a", "b", "c"], [["1", "", "x"], ["2", "", ""]]) == "\n".join(
+        ["| a | c |", "|---|---:|", "| 1 | x |", "| 2 |  |"]
+    )
+
+
+def test_plot_only_where_something_was_pruned() -> None:
+    picture = speedup_plot([benchmark()])
+    assert picture is not None and picture.startswith(b"\x89PNG")
+    nothing = benchmark()
+    nothing["settings"][0]["variants"] = nothing["settings"][0]["variants"][:1]
+    assert speedup_plot([nothing]) is None
