@@ -37,6 +37,7 @@ class DepthConfig:
     prune: int = setting(positive)
     mode: str = setting(one_of("auto", "ffn", "block", "dense", "pointwise"), "auto")
     method: str = setting(one_of("updp", "greedy", "random", "uniform"), "updp")
+    start: str = setting(one_of("fit", "copy"), "fit")
     progressive: bool = setting(flag, True)
     max_latency: float | None = setting(or_else(None, share), None)
     weights: str | None = setting(or_else(None, text), None)

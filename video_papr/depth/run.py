@@ -26,6 +26,7 @@ from ..backbones.shortened import REMOVED
 from ..errors import CheckpointError
 from ..training.loop import CHECKPOINT, top1
 from ..training.store import ClipStore
+from .fit import fit_branches
 from .latency import LatencyTable, measure
 from .places import Mask, copy_pruned_branches, find_places, merge_places, open_places, switches
 from .plan import Clips, Plan, Pruned
@@ -76,14 +77,14 @@ def prune_depth(
     )
 
     common = {"clips": clips, "resume": resume, "progress": progress}
-    supernet = _opened(net, subject, kinds)
+    supernet = _opened(net, subject, plan, kinds, clips)
     if plan.method == "updp":
         _train_supernet(supernet, teacher, subject, plan, directory=directory / "supernet", **common)  # type: ignore[arg-type]
     found = _choose(supernet, teacher, subject, plan, budget, clips, directory, resume, progress)
     chosen = [places[number].name for number in found.mask]
     say(f"chosen by {plan.method} from {len(found.scores)} scores: {', '.join(chosen)}")
 
-    student = _opened(net, subject, kinds, found.mask)
+    student = _opened(net, subject, plan, kinds, clips, found.mask)
     if plan.method == "updp":
         source, target = (find_places(one, last_stage=subject.last_stage) for one in (supernet, student))
         copy_pruned_branches(source, target, found.mask)
@@ -92,10 +93,21 @@ def prune_depth(
     return _merged(student, teacher, subject, plan, kinds, found, table, budget, clips, rows)
 
 
-def _opened(net: nn.Module, subject: Subject, kinds: Sequence[str], mask: Mask | None = None) -> nn.Module:
+def _opened(
+    net: nn.Module,
+    subject: Subject,
+    plan: Plan,
+    kinds: Sequence[str],
+    clips: Clips,
+    mask: Mask | None = None,
+) -> nn.Module:
     """A copy of a network, with two branches in the blocks of a mask, or in all that may be pruned."""
     copy = deepcopy(net).requires_grad_(True)
     open_places(find_places(copy, last_stage=subject.last_stage), kinds, mask)
+    if plan.start == "fit":
+        device = next(copy.parameters()).device
+        batches = batches_of(clips.train, plan.calibration_clips, plan.schedule.batch_size, device)
+        fit_branches(copy, lambda frames: subject.answer(copy, frames, None), batches)
     return copy
 
 
