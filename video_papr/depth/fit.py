@@ -1,8 +1,8 @@
 """Pruned branches that start near their baseline: their last layer is fitted to it by least squares.
 
 Our choice, where the paper leaves open how a branch starts. What an activation lets through is far from what goes in,
-so a copy without the activations starts far from its baseline. Here the branch keeps the copied layers but the last, and
-this one becomes the matrix that comes nearest to the baseline over some training clips; it costs seconds.
+so a copy without the activations starts far from its baseline. Here the branch keeps the copied layers but the last,
+and this one becomes the matrix that comes nearest to the baseline over some training clips; it costs seconds.
 
 Letters: N tokens or voxels, H channels that the last layer reads, O channels that it gives.
 """
