@@ -85,6 +85,10 @@ class DepthConfig:
             )
         if self.target == "backbone" and self.fitness == "map":
             raise ConfigError("depth.fitness='map': only depth.target=scorer has a map; use accuracy.")
+        if self.max_latency is not None and self.method != "updp":
+            raise ConfigError(
+                f"depth.max_latency={self.max_latency}: depth.method={self.method} knows no budget; use updp or null."
+            )
         if self.population < 2:
             raise ConfigError(
                 f"depth.population={self.population}: must be at least 2, the parents of a child."
