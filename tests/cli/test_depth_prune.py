@@ -182,7 +182,6 @@ WRONG = {
     "depth.max_latency=1.5": "depth.max_latency=1.5: must be a number above 0 and at most 1",
     "depth.max_latency=0.9 depth.method=greedy": "depth.max_latency=0.9: depth.method=greedy knows no budget; use updp",
     "depth.start=fitted": "depth.start='fitted': must be one of fit, copy.",
-    "depth.max_latency=0.001": "depth.max_latency=0.001: pruning 1 blocks leaves at least",
     "depth.batch_size=6 depth.accumulate=4": "depth.accumulate=4 must divide depth.batch_size=6",
     "depth.keep_by=actor": "depth.keep_by=actor needs dataset=synthetic, which knows its actors, and depth.keep_ratio",
     "depth.prnue=2": "depth.prnue: no such key. Did you mean 'prune'?",
