@@ -23,12 +23,13 @@ def normalize_pixels(
     return (frames * scale + shift).permute(0, 4, 1, 2, 3).to(dtype).contiguous()
 
 
-def resample_clip(pixels: Tensor, *, num_frames: int, size: int) -> Tensor:
-    """pixels (B, 3, T, H, W) float -> (B, 3, num_frames, size, size).
+def resample_clip(pixels: Tensor, *, num_frames: int, size: int | tuple[int, int]) -> Tensor:
+    """pixels (B, 3, T, H, W) float -> (B, 3, num_frames, size, size), or size = (height, width).
 
     Trilinear, as in PaPr's published recipe (halving the frames averages neighbours, so every frame is seen). Corners
     are not aligned: a cell keeps its place in the picture.
     """
-    if pixels.shape[2:] == (num_frames, size, size):
+    height, width = (size, size) if isinstance(size, int) else size
+    if pixels.shape[2:] == (num_frames, height, width):
         return pixels
-    return F.interpolate(pixels, (num_frames, size, size), mode="trilinear", align_corners=False)
+    return F.interpolate(pixels, (num_frames, height, width), mode="trilinear", align_corners=False)

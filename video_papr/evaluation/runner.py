@@ -18,6 +18,7 @@ from ..pipeline import Pipeline
 from ..structures import TokenSelection
 from .cost import Engine, StageTimes
 from .memory import FittingBatch
+from .sharing import SharedMaps, select_together
 from .views import aggregate_views
 
 if TYPE_CHECKING:
@@ -97,11 +98,13 @@ def classify_views(
     batch_size: int,
     engine: Engine,
     times: StageTimes,
+    selection: TokenSelection | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Scores, prunes and classifies views, `batch_size` at a time, and adds what that took to `times`.
 
     Args:
         frames: (V, T, S, S, 3) uint8, on the device.
+        selection: what is kept of them, where it is known already.
 
     Returns:
         logits (V, C), and the mask (V, T', H', W') of the tokens that each view kept, on the CPU: None when that is all
@@ -110,15 +113,17 @@ def classify_views(
     logits, kept = [], []
     engine.reset_peak_memory()
     with engine.inference():
-        for chunk in frames.split(batch_size):
-            selection = None
-            if pipeline.pruner is not None:
-                with engine.timed(times.score, len(chunk)):
-                    selection = pipeline.select(chunk)
-            with engine.timed(times.backbone, len(chunk)):
-                logits.append(pipeline.classify(chunk, selection))
+        for rows in torch.arange(len(frames), device=frames.device).split(batch_size):
+            chunk, own = frames[rows], None
             if selection is not None:
-                kept.append(selection.mask())
+                own = selection.rows(rows)
+            elif pipeline.pruner is not None:
+                with engine.timed(times.score, len(chunk)):
+                    own = pipeline.select(chunk)
+            with engine.timed(times.backbone, len(chunk)):
+                logits.append(pipeline.classify(chunk, own))
+            if own is not None:
+                kept.append(own.mask())
     times.peak_memory_mb = max(times.peak_memory_mb, engine.peak_memory_mb())
     return torch.cat(logits), torch.cat(kept).cpu() if kept else None
 
@@ -138,6 +143,7 @@ def evaluate(
     keep_views: KeepViews | None = None,
     on_batch: Callable[[Evaluation], None] | None = None,
     on_smaller_batch: Callable[[int], None] | None = None,
+    shared_maps: SharedMaps | None = None,
 ) -> Evaluation:
     """Runs the pipeline, and the dense model on the same views, over all videos.
 
@@ -157,6 +163,7 @@ def evaluate(
         keep_views: called with the views of each video that was decoded, for a clip cache.
         on_batch: called with each finished batch, before its answers are reported.
         on_smaller_batch: called with the new number of views per forward pass when memory ran out.
+        shared_maps: scores all views of a video in one go; None: every view is scored by itself.
 
     Raises:
         ConfigError: memory runs out with half of `batch_size` too.
@@ -167,10 +174,14 @@ def evaluate(
 
     fitting = FittingBatch(batch_size, on_smaller_batch)
 
-    def probabilities(flow: Pipeline, frames: Tensor, times: StageTimes) -> tuple[Tensor, Tensor | None]:
+    def probabilities(
+        flow: Pipeline, frames: Tensor, times: StageTimes, selection: TokenSelection | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         def classify(size: int) -> tuple[StageTimes, Tensor, Tensor | None]:
             own = StageTimes()  # what a failed attempt took is no cost of the model
-            return own, *classify_views(flow, frames, batch_size=size, engine=engine, times=own)
+            return own, *classify_views(
+                flow, frames, batch_size=size, engine=engine, times=own, selection=selection
+            )
 
         own, logits, kept = fitting.run(classify, len(frames))
         times.extend(own)
@@ -182,12 +193,17 @@ def evaluate(
         answers: dict[int, VideoAnswer] = {}
         if readable:
             frames = _views(readable, prepare, views_per_video, engine, part, keep_views)
+            selection = None
+            if shared_maps is not None:
+                if not warm:
+                    select_together(shared_maps, readable, frames, engine, StageTimes())
+                selection = select_together(shared_maps, readable, frames, engine, part.pruned)
             if not warm:
-                probabilities(pipeline, frames, StageTimes())
+                probabilities(pipeline, frames, StageTimes(), selection)
                 if baseline:
                     probabilities(whole, frames, StageTimes())
                 warm = True
-            probs, kept = probabilities(pipeline, frames, part.pruned)
+            probs, kept = probabilities(pipeline, frames, part.pruned, selection)
             dense_probs = probabilities(whole, frames, part.dense)[0] if part.dense is not None else None
             if kept is not None:
                 part.kept.update(kept.flatten(1).sum(1).tolist())

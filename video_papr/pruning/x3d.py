@@ -30,6 +30,7 @@ with warnings.catch_warnings():
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 # Frames x size of PaPr's published recipe for S and M; XS is X3D's own test setting.
 CLIPS = {"x3d_xs": (4, 160), "x3d_s": (8, 160), "x3d_m": (16, 224)}
+STRIDE = 32  # of its last stages
 STAGES = ("res2", "res3", "res4", "res5", "head")
 # Trained on Kinetics-400 by X3D's authors; pytorchvideo publishes no checksums.
 PUBLISHED = {f"{name}_k400": checkpoint_paths[name] for name in CLIPS}
@@ -175,9 +176,18 @@ class X3DScorer(nn.Module):
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S)."""
+        """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S).
+
+        Of frames that are not square, the longer side becomes the nearest multiple of 32 that keeps the shape, so that
+        the cells of every stage divide it.
+        """
+        height, width = frames.shape[2:4]
+        longer = STRIDE * max(
+            -(-self.size // STRIDE), round(self.size * max(height, width) / min(height, width) / STRIDE)
+        )
+        sides = (self.size, longer) if height < width else (longer, self.size)
         pixels = normalize_pixels(frames, mean=MEAN, std=STD)
-        pixels = resample_clip(pixels, num_frames=self.frames, size=self.size)
+        pixels = resample_clip(pixels, num_frames=self.frames, size=self.size if height == width else sides)
         return pixels.to(next(self.trunk.parameters()).dtype, memory_format=torch.channels_last_3d)
 
     def cells(self, frames: Tensor) -> Tensor:
