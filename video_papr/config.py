@@ -241,6 +241,7 @@ class EvalConfig:
     output_dir: str = setting(text, "outputs")
     resume: bool = setting(flag, True)
     baseline: bool = setting(flag, True)
+    share_maps: bool = setting(flag, False)
     visualize: int = setting(natural, 4)
     progress: bool = setting(flag, True)
     optimize: str | None = setting(or_else(None, text), None)

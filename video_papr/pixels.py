@@ -30,19 +30,20 @@ def normalize_colors(frames: Tensor, *, mean: tuple[float, ...], std: tuple[floa
     return (frames.flatten(-2).float() * scale + shift).view(frames.shape)
 
 
-def resample_clip(pixels: Tensor, *, num_frames: int, size: int) -> Tensor:
-    """pixels (B, 3, T, H, W) float -> (B, 3, num_frames, size, size).
+def resample_clip(pixels: Tensor, *, num_frames: int, size: int | tuple[int, int]) -> Tensor:
+    """pixels (B, 3, T, H, W) float -> (B, 3, num_frames, size, size), or size = (height, width).
 
     Trilinear, as in PaPr's published recipe (halving the frames averages neighbours, so every frame is seen). Corners
     are not aligned: a cell keeps its place in the picture.
     """
-    if pixels.shape[2:] == (num_frames, size, size):
+    height, width = (size, size) if isinstance(size, int) else size
+    if pixels.shape[2:] == (num_frames, height, width):
         return pixels
-    return F.interpolate(pixels, (num_frames, size, size), mode="trilinear", align_corners=False)
+    return F.interpolate(pixels, (num_frames, height, width), mode="trilinear", align_corners=False)
 
 
-def resample_frames(frames: Tensor, *, num_frames: int, size: int) -> Tensor:
-    """frames (B, T, H, W, 3) uint8 -> (B, num_frames, size, size, 3) float32 from 0 to 255, as `resample_clip` does it.
+def resample_frames(frames: Tensor, *, num_frames: int, size: tuple[int, int]) -> Tensor:
+    """frames (B, T, H, W, 3) uint8 -> (B, num_frames, *size, 3) float32 from 0 to 255, as `resample_clip` does it.
 
     Where T is a multiple of `num_frames`, linear interpolation in time is the frame in the middle of each
     group, or the mean of the two that lie there; the others are never turned into floats.
@@ -51,15 +52,15 @@ def resample_frames(frames: Tensor, *, num_frames: int, size: int) -> Tensor:
     group, rest = divmod(length, num_frames)
     if rest or not group:
         clip = F.interpolate(
-            frames.movedim(-1, 1).float(), (num_frames, size, size), mode="trilinear", align_corners=False
+            frames.movedim(-1, 1).float(), (num_frames, *size), mode="trilinear", align_corners=False
         )
         return clip.movedim(1, -1).contiguous()
     groups = frames.unflatten(1, (num_frames, group))
     middle = groups[:, :, group // 2].float()
     if group % 2 == 0:
         middle = (middle + groups[:, :, group // 2 - 1]) * 0.5
-    if (height, width) == (size, size):
+    if (height, width) == size:
         return middle
     images = middle.flatten(0, 1).movedim(-1, 1)
-    images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False)
+    images = F.interpolate(images, size, mode="bilinear", align_corners=False)
     return images.movedim(1, -1).contiguous().unflatten(0, (batch, num_frames))

@@ -35,7 +35,7 @@ SESSION = {"device": "cpu (test)"}
 
 times = st.floats(0, 1e6)
 runs = st.lists(st.tuples(times, st.integers(1, 99)), max_size=3)
-stages = st.builds(StageTimes, runs, runs, runs, runs, times)
+stages = st.builds(StageTimes, runs, runs, runs, runs, times, runs)
 ranking = st.none() | st.lists(st.integers(0, 999), min_size=1, max_size=5).map(tuple)
 answers = st.builds(
     VideoAnswer,

@@ -19,12 +19,13 @@ from ..data.datasets import build_video_list
 from ..data.index import apply_index, read_index
 from ..data.sampling import choose_sampler
 from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
-from ..data.transforms import resize_and_crop
+from ..data.transforms import crop_places, resize_and_crop
 from ..distributed import ALONE, Ranks
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share
 from ..evaluation.cost import Engine
 from ..evaluation.runner import ActorShare, Example
+from ..evaluation.sharing import SHARABLE, SharedMaps
 from ..pipeline import Pipeline
 from ..pruning.builders import CONVNETS, Pruner, build_pruner
 from ..pruning.fast import speed_up
@@ -164,6 +165,28 @@ def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) 
         num_crops=views.crops,
         mode=backbone.interpolation,
     )
+
+
+def build_shared_maps(
+    dataset: DatasetConfig, views: ViewsConfig, pipeline: Pipeline, *, wanted: bool
+) -> SharedMaps | None:
+    """One map for the crops of each clip, with share_maps=true.
+
+    Raises:
+        ConfigError: there are no crops to share it, nothing scores frames, or the scorer cannot.
+    """
+    if not wanted or pipeline.pruner is None:  # the dense model may be one of a sweep
+        return None
+    if views.crops == 1:
+        raise ConfigError(
+            f"share_maps=true: views={views} has one crop of each clip; use 3 crops or share_maps=false"
+        )
+    if isinstance(pipeline.pruner, SimilarityPruner):
+        raise ConfigError(
+            f"share_maps=true: pruner=similarity compares the tokens of one view; use one of {', '.join(SHARABLE)}"
+        )
+    places = partial(crop_places, **view_cutter(dataset, views, pipeline.backbone).keywords)
+    return SharedMaps(pipeline.pruner, pipeline.backbone.grid, places)
 
 
 def build_clip_cache(

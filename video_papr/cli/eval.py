@@ -67,7 +67,7 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
     """
     import torch
 
-    from ..evaluation.cost import gmacs_per_view, mean_gmacs
+    from ..evaluation.cost import gmacs_per_view, mean_gmacs, shared_gmacs
     from ..evaluation.journal import hold, open_journal, storing
     from ..evaluation.runner import VideoAnswer
     from ..evaluation.store import (
@@ -123,6 +123,8 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         if pruner is not None and pruner.budget.variable and evaluation.kept:  # known only now
             gmacs = mean_gmacs(pipeline, gmacs, evaluation.kept)
             keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
+        if evaluation.pruned.scorer_gmacs:  # maps that crops share
+            gmacs = shared_gmacs(gmacs, evaluation.pruned.scorer_gmacs)
         info = RunInfo(
             dataset=config.dataset.name,
             backbone=config.backbone.model or config.backbone.name,
@@ -137,7 +139,7 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
             seed=config.seed,
             dataset_seed=config.dataset.seed if config.dataset.name == "synthetic" else None,
             settings={
-                "pruner": config.pruner.options,
+                "pruner": {**config.pruner.options, "share_maps": config.share_maps},
                 "merger": asdict(config.merger),
                 "dataset": {"camera": config.dataset.camera} if config.dataset.camera else {},
             },
@@ -246,6 +248,7 @@ def _evaluate(
         warn(f"runtime.batch_size={batch_size}: out of memory; the run goes on with {size} views at a time")
 
     prepare = build.view_cutter(dataset, views, backbone)
+    shared = build.build_shared_maps(dataset, views, pipeline, wanted=config.share_maps)
     waiting, start = Waiting(), perf_counter()
     what = f"rank {ranks.rank} of {ranks.size}" if ranks.size > 1 else None
     with (
@@ -269,6 +272,7 @@ def _evaluate(
             on_batch=store,
             on_smaller_batch=smaller,
             full_batches=config.runtime.compile,
+            shared_maps=shared,
         )
     if cache is not None and cache.fault is not None:
         warn(f"dataset.clip_cache: some views were not kept for the next run ({cache.fault})")

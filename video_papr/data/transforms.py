@@ -86,6 +86,21 @@ def crop_corners(
     return [(offset, free_x // 2) if free_y > free_x else (free_y // 2, offset) for offset in along]
 
 
+def crop_places(
+    height: int,
+    width: int,
+    *,
+    size: int | tuple[int, int],
+    short_side: int | None = None,
+    num_crops: int = 1,
+    mode: str = "bilinear",
+) -> list[tuple[int, int]]:
+    """Where `resize_and_crop`, with the same arguments, cuts frames of this size: corners in the resized frame."""
+    view = (size, size) if isinstance(size, int) else size
+    resized = _target_size(height, width, view, min(view) if short_side is None else short_side)
+    return crop_corners(*resized, view, num_crops)
+
+
 def _target_size(height: int, width: int, view: tuple[int, int], short_side: int) -> tuple[int, int]:
     """The smallest size of the same shape that covers the enlarged crop; what is left over rounds down."""
     tall, wide = (side * short_side // min(view) for side in view)

@@ -29,17 +29,21 @@ Runs = list[tuple[float, int]]
 
 @dataclass
 class StageTimes:
-    """What each stage took, batch by batch (`decode`: video by video), and the most memory that was in use."""
+    """What each stage took, batch by batch (`decode`: video by video), and the most memory that was in use.
+
+    `scorer_gmacs`: what the scorer computed, where it depends on the videos.
+    """
 
     decode: Runs = field(default_factory=list)
     preprocess: Runs = field(default_factory=list)
     score: Runs = field(default_factory=list)
     backbone: Runs = field(default_factory=list)
     peak_memory_mb: float = 0.0
+    scorer_gmacs: Runs = field(default_factory=list)  # (per view, views) where crops share a map
 
     def extend(self, other: StageTimes) -> None:
         """Adds the batches of another one."""
-        for name in ("decode", "preprocess", "score", "backbone"):
+        for name in ("decode", "preprocess", "score", "backbone", "scorer_gmacs"):
             getattr(self, name).extend(getattr(other, name))
         self.peak_memory_mb = max(self.peak_memory_mb, other.peak_memory_mb)
 
@@ -136,6 +140,12 @@ def mean_gmacs(pipeline: Pipeline, gmacs: Mapping[str, float], kept: Mapping[int
     each = {count: count_gmacs(functional_call, reader, shapes, (count,)) for count in kept}
     backbone = sum(each[count] * views for count, views in kept.items()) / sum(kept.values())
     return {**gmacs, "backbone": backbone, "total": backbone + gmacs["scorer"]}
+
+
+def shared_gmacs(gmacs: Mapping[str, float], runs: Runs) -> dict[str, float]:
+    """What `gmacs_per_view` says, with the mean of `StageTimes.scorer_gmacs`, which is not empty, for the scorer."""
+    scorer = sum(each * views for each, views in runs) / sum(views for _, views in runs)
+    return {**gmacs, "scorer": scorer, "total": gmacs["backbone"] + scorer}
 
 
 class _Reader(nn.Module):

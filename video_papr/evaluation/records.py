@@ -137,4 +137,5 @@ def _times(values: Record) -> StageTimes:
         name: [(ms, views) for ms, views in values[name]]
         for name in ("decode", "preprocess", "score", "backbone")
     }
-    return StageTimes(**runs, peak_memory_mb=peak)
+    scored = [(each, views) for each, views in values.get("scorer_gmacs", [])]  # since crops share maps
+    return StageTimes(**runs, scorer_gmacs=scored, peak_memory_mb=peak)

@@ -18,6 +18,7 @@ from ..pipeline import Pipeline
 from ..structures import TokenSelection
 from .cost import Engine, StageTimes
 from .memory import FittingBatch
+from .sharing import SharedMaps, select_together
 from .views import aggregate_views
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def classify_views(
     engine: Engine,
     times: StageTimes,
     full: int = 1,
+    selection: TokenSelection | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Scores, prunes and classifies views, `batch_size` at a time, and adds what that took to `times`.
 
@@ -105,6 +107,7 @@ def classify_views(
         frames: (V, T, S, S, 3) uint8, on the device.
         full: a batch of fewer views than this, and than `batch_size`, repeats its last one: a compiled network has one
             graph for each size.
+        selection: what is kept of them, where it is known already.
 
     Returns:
         logits (V, C), and the mask (V, T', H', W') of the tokens that each view kept, on the CPU: None when that is all
@@ -113,17 +116,19 @@ def classify_views(
     logits, kept = [], []
     engine.reset_peak_memory()
     with engine.inference():
-        for views in frames.split(batch_size):
-            lacking = min(full, batch_size) - len(views)
-            chunk = torch.cat([views, views[-1:].expand(lacking, *views.shape[1:])]) if lacking > 0 else views
-            selection = None
-            if pipeline.pruner is not None:
-                with engine.timed(times.score, len(views)):
-                    selection = pipeline.select(chunk)
-            with engine.timed(times.backbone, len(views)):
-                logits.append(pipeline.classify(chunk, selection)[: len(views)])
+        for rows in torch.arange(len(frames), device=frames.device).split(batch_size):
+            views, own = len(rows), None
+            rows = torch.cat([rows, rows[-1:].expand(max(0, min(full, batch_size) - views))])
+            chunk = frames[rows]
             if selection is not None:
-                kept.append(selection.mask()[: len(views)])
+                own = selection.rows(rows)
+            elif pipeline.pruner is not None:
+                with engine.timed(times.score, views):
+                    own = pipeline.select(chunk)
+            with engine.timed(times.backbone, views):
+                logits.append(pipeline.classify(chunk, own)[:views])
+            if own is not None:
+                kept.append(own.mask()[:views])
     times.peak_memory_mb = max(times.peak_memory_mb, engine.peak_memory_mb())
     return torch.cat(logits), torch.cat(kept).cpu() if kept else None
 
@@ -144,6 +149,7 @@ def evaluate(
     on_batch: Callable[[Evaluation], None] | None = None,
     on_smaller_batch: Callable[[int], None] | None = None,
     full_batches: bool = False,
+    shared_maps: SharedMaps | None = None,
 ) -> Evaluation:
     """Runs the pipeline, and the dense model on the same views, over all videos.
 
@@ -164,6 +170,7 @@ def evaluate(
         on_batch: called with each finished batch, before its answers are reported.
         on_smaller_batch: called with the new number of views per forward pass when memory ran out.
         full_batches: fill up batches that are short, for compiled networks; see `classify_views`.
+        shared_maps: scores all views of a video in one go; None: every view is scored by itself.
 
     Raises:
         ConfigError: memory runs out with half of `batch_size` too.
@@ -175,11 +182,15 @@ def evaluate(
     group = videos_per_batch(batch_size, views_per_video)
     fitting = FittingBatch(batch_size, on_smaller_batch)
 
-    def probabilities(flow: Pipeline, frames: Tensor, times: StageTimes) -> tuple[Tensor, Tensor | None]:
+    def probabilities(
+        flow: Pipeline, frames: Tensor, times: StageTimes, selection: TokenSelection | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         def classify(size: int) -> tuple[StageTimes, Tensor, Tensor | None]:
             own = StageTimes()  # what a failed attempt took is no cost of the model
             full = group * views_per_video if full_batches else 1
-            return own, *classify_views(flow, frames, batch_size=size, engine=engine, times=own, full=full)
+            return own, *classify_views(
+                flow, frames, batch_size=size, engine=engine, times=own, full=full, selection=selection
+            )
 
         own, logits, kept = fitting.run(classify, len(frames))
         times.extend(own)
@@ -191,12 +202,17 @@ def evaluate(
         answers: dict[int, VideoAnswer] = {}
         if readable:
             frames = _views(readable, prepare, views_per_video, engine, part, keep_views)
+            selection = None
+            if shared_maps is not None:
+                if not warm:
+                    select_together(shared_maps, readable, frames, engine, StageTimes())
+                selection = select_together(shared_maps, readable, frames, engine, part.pruned)
             if not warm:
-                probabilities(pipeline, frames, StageTimes())
+                probabilities(pipeline, frames, StageTimes(), selection)
                 if baseline:
                     probabilities(whole, frames, StageTimes())
                 warm = True
-            probs, kept = probabilities(pipeline, frames, part.pruned)
+            probs, kept = probabilities(pipeline, frames, part.pruned, selection)
             dense_probs = probabilities(whole, frames, part.dense)[0] if part.dense is not None else None
             if kept is not None:
                 part.kept.update(kept.flatten(1).sum(1).tolist())

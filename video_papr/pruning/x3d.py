@@ -30,6 +30,7 @@ with warnings.catch_warnings():
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 # Frames x size of PaPr's published recipe for S and M; XS is X3D's own test setting.
 CLIPS = {"x3d_xs": (4, 160), "x3d_s": (8, 160), "x3d_m": (16, 224)}
+STRIDE = 32  # of its last stages
 STAGES = ("res2", "res3", "res4", "res5", "head")
 # Trained on Kinetics-400 by X3D's authors; pytorchvideo publishes no checksums.
 PUBLISHED = {f"{name}_k400": checkpoint_paths[name] for name in CLIPS}
@@ -175,11 +176,22 @@ class X3DScorer(nn.Module):
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S)."""
+        """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S); see `_sides` where H is not W."""
         # Interpolation keeps sums of weights at 1, so normalising may come after it, where there is less to normalise.
-        clip = resample_frames(frames, num_frames=self.frames, size=self.size)
+        clip = resample_frames(frames, num_frames=self.frames, size=self._sides(*frames.shape[2:4]))
         pixels = normalize_colors(clip, mean=MEAN, std=STD).movedim(-1, 1)  # channels last in memory
         return pixels.to(next(self.trunk.parameters()).dtype, memory_format=torch.channels_last_3d)
+
+    def _sides(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that the trunk sees of a frame: `size` squared, or with `size` as the shorter one.
+
+        The longer one is the multiple of 32 that keeps the shape best, so that the cells of every stage divide it.
+        """
+        if height == width:
+            return self.size, self.size
+        steps = round(self.size * max(height, width) / min(height, width) / STRIDE)
+        longer = STRIDE * max(-(-self.size // STRIDE), steps)
+        return (self.size, longer) if height < width else (longer, self.size)
 
     def cells(self, frames: Tensor) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> the map as X3D gives it, (B, t, h, w) float32."""
