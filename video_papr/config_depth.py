@@ -37,6 +37,7 @@ class DepthConfig:
     prune: int = setting(positive)
     mode: str = setting(one_of("auto", "ffn", "block", "dense", "pointwise"), "auto")
     method: str = setting(one_of("updp", "greedy", "random", "uniform"), "updp")
+    start: str = setting(one_of("fit", "copy"), "fit")
     progressive: bool = setting(flag, True)
     max_latency: float | None = setting(or_else(None, share), None)
     weights: str | None = setting(or_else(None, text), None)
@@ -84,6 +85,10 @@ class DepthConfig:
             )
         if self.target == "backbone" and self.fitness == "map":
             raise ConfigError("depth.fitness='map': only depth.target=scorer has a map; use accuracy.")
+        if self.max_latency is not None and self.method != "updp":
+            raise ConfigError(
+                f"depth.max_latency={self.max_latency}: depth.method={self.method} knows no budget; use updp or null."
+            )
         if self.population < 2:
             raise ConfigError(
                 f"depth.population={self.population}: must be at least 2, the parents of a child."

@@ -375,8 +375,14 @@ def test_training_starts_from_the_unpruned_model(tmp_path: Path) -> None:
 
 
 def test_budget_that_cannot_be_met_and_counts_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^depth\.max_latency=1e-06: pruning 1 blocks leaves at least"):
-        prune(tmp_path, replace(PLAN, max_latency=1e-6))
+    times = {f"blocks.{number}": {"whole": 2.0, "linear": 1.0} for number in range(3)}
+    table = {"network": 8.0, "blocks": times, "measured": {}}  # measured ones would be too rough here
+    (tmp_path / "latency.json").write_text(json.dumps(table))
+    with pytest.raises(
+        ConfigError, match=r"^depth\.max_latency=0\.5: pruning 1 blocks leaves at least 0\.875 of"
+    ):
+        prune(tmp_path, replace(PLAN, max_latency=0.5), resume=True)
+    assert prune(tmp_path, replace(PLAN, max_latency=0.9), resume=True).blocks.count("linear") == 1
     with pytest.raises(ConfigError, match=r"^depth\.prune=3: must be 1 to 2 blocks \(of 3, one must stay\)"):
         prune(tmp_path, replace(PLAN, prune=3, kinds=("removed",)))
     with pytest.raises(ConfigError, match=r"^depth\.prune=4: must be 1 to 3 blocks"):

@@ -91,7 +91,16 @@ def build_plan(config: DepthRunConfig) -> Plan:
     """The plan of `depth.run`."""
     depth = config.depth
     keys = (
-        *("prune", "kinds", "method", "progressive", "max_latency", "supernet_steps", "progressive_steps"),
+        *(
+            "prune",
+            "kinds",
+            "method",
+            "start",
+            "progressive",
+            "max_latency",
+            "supernet_steps",
+            "progressive_steps",
+        ),
         *("finetune_steps", "calibration_clips", "search_clips", "population", "generations", "exhaustive"),
         *("latency_clips", "latency_repeats"),
     )

@@ -61,10 +61,11 @@ def run(config: DepthRunConfig, out: Path) -> dict[str, Any]:
 
 
 def _tell(report: dict[str, Any], say: Any) -> None:
-    """What pruning brought, in three lines."""
+    """What pruning brought, in a few lines."""
     lines = (
         ("validation top-1, %", "top1_val_unpruned", "top1_val", "{:.2f}"),
         ("parameters", "parameters_unpruned", "parameters", "{:,}"),
+        ("GMACs per clip", "gmacs_unpruned", "gmacs", "{:.3f}"),
         ("measured, ms", "latency_ms_unpruned", "latency_ms", "{:.2f}"),
     )
     for title, before, after, form in lines:

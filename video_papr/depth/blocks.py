@@ -11,8 +11,9 @@ pruned branches (UPDP, Liu et al., AAAI 2024, adapted to X3D and to video transf
     removed     transformer: nothing; attention cannot be merged, so the whole block goes
 
 Our choices, where the paper leaves it open: a pruned branch has weights of its own, which start as copies of the
-baseline's; the ReLU behind the sum of an X3D block stays, since it belongs to the block's output and not to a branch;
-all padding of "dense" is the first convolution's from the start, because only then can it be merged exactly.
+baseline's (see `fit` for the last layer); the ReLU behind the sum of an X3D block stays, since it belongs to the
+block's output and not to a branch; all padding of "dense" is the first convolution's from the start, because only then
+can it be merged exactly.
 
 Letters: B clips, K tokens, D channels of a transformer, C of X3D, T x h x w positions.
 """
@@ -92,9 +93,13 @@ class LinearFeedForward(nn.Module):
         self.norm.load_state_dict({"weight": old.weight, "bias": old.bias}, strict=False)
         self.fc1, self.fc2 = deepcopy(block.mlp.fc1), deepcopy(block.mlp.fc2)
 
+    def features(self, tokens: Tensor) -> Tensor:
+        """tokens (B, K, D) -> what the last layer reads, (B, K, hidden)."""
+        return self.fc1(self.norm(tokens))
+
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (B, K, D) -> (B, K, D)."""
-        return tokens + self.fc2(self.fc1(self.norm(tokens)))
+        return tokens + self.fc2(self.features(tokens))
 
     def merged(self, name: str) -> nn.Linear:
         """The same as one layer, the shortcut included; `name` is the block's, for errors."""
@@ -136,11 +141,15 @@ class LinearResidual(nn.Module):
         pair = (("branch1_conv", self.branch1_conv), ("branch1_norm", self.branch1_norm))
         return [(name, layer) for name, layer in pair if layer is not None]
 
+    def features(self, features: Tensor) -> Tensor:
+        """features (B, C, T, h, w) -> what the last convolution reads, (B, hidden, T, h', w')."""
+        for _, layer in self.row()[:-2]:
+            features = layer(features)
+        return features
+
     def forward(self, features: Tensor) -> Tensor:
         """features (B, C, T, h, w) -> (B, C', T, h', w')."""
-        out, short = features, features
-        for _, layer in self.row():
-            out = layer(out)
+        out, short = self.norm_c(self.conv_c(self.features(features))), features
         for _, layer in self.shortcut():
             short = layer(short)
         return self.activation(short + out)

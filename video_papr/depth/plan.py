@@ -22,11 +22,12 @@ class Plan:
         prune: K, the number of blocks.
         kinds: that a block may be merged to, the one that keeps most first; see `LatencyTable.choose`.
         method: who chooses the blocks, one of `METHODS`; only "updp" trains a supernet.
+        start: of the pruned branches: "fit" (see `fit`), or "copy" of the baseline's weights.
         progressive: move to the pruned branches little by little; False: at once.
         max_latency: the share of the measured time that may be left; None: any.
         schedule: of both trainings but for their steps.
         supernet_steps, progressive_steps, finetune_steps: optimiser steps of each part.
-        calibration_clips: for the norms before each score.
+        calibration_clips: for the norms before each score, and for the fit.
         search_clips: of the validation split, that score.
         alike: see `progressive.Judge`.
     """
@@ -36,6 +37,7 @@ class Plan:
     schedule: Schedule
     teaching: Teaching = field(default_factory=Teaching)
     method: str = "updp"
+    start: str = "fit"
     progressive: bool = True
     max_latency: float | None = None
     supernet_steps: int = 300

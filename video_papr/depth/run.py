@@ -19,15 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from ..backbones.shortened import REMOVED
 from ..errors import CheckpointError
-from ..training.loop import CHECKPOINT, top1
+from ..training.loop import CHECKPOINT
 from ..training.store import ClipStore
+from .fit import fit_branches
 from .latency import LatencyTable, measure
-from .places import Mask, copy_pruned_branches, find_places, merge_places, open_places, switches
+from .outcome import merge_and_measure, validation_top1
+from .places import Mask, copy_pruned_branches, find_places, open_places, switches
 from .plan import Clips, Plan, Pruned
 from .progressive import Judge, batches_of, rising_draw, student_loss, supernet_loss, train_stage
 from .search import Budget, Found, check_budget, check_count, greedy, random_mask, search, uniform_mask
@@ -77,6 +79,7 @@ def prune_depth(
 
     common = {"clips": clips, "resume": resume, "progress": progress}
     supernet = _opened(net, subject, kinds)
+    _start(supernet, subject, plan, clips)
     if plan.method == "updp":
         _train_supernet(supernet, teacher, subject, plan, directory=directory / "supernet", **common)  # type: ignore[arg-type]
     found = _choose(supernet, teacher, subject, plan, budget, clips, directory, resume, progress)
@@ -87,9 +90,11 @@ def prune_depth(
     if plan.method == "updp":
         source, target = (find_places(one, last_stage=subject.last_stage) for one in (supernet, student))
         copy_pruned_branches(source, target, found.mask)
+    else:
+        _start(student, subject, plan, clips)
     rows = _train_student(student, teacher, subject, plan, directory=directory / "progressive", **common)  # type: ignore[arg-type]
     say(f"validation top-1 {rows[-1]['top1']:.2f} % after {rows[-1]['step']} steps")
-    return _merged(student, teacher, subject, plan, kinds, found, table, budget, clips, rows)
+    return merge_and_measure(student, teacher, subject, plan, kinds, found, table, budget, clips, rows)
 
 
 def _opened(net: nn.Module, subject: Subject, kinds: Sequence[str], mask: Mask | None = None) -> nn.Module:
@@ -97,6 +102,15 @@ def _opened(net: nn.Module, subject: Subject, kinds: Sequence[str], mask: Mask |
     copy = deepcopy(net).requires_grad_(True)
     open_places(find_places(copy, last_stage=subject.last_stage), kinds, mask)
     return copy
+
+
+def _start(net: nn.Module, subject: Subject, plan: Plan, clips: Clips) -> None:
+    """Gives the pruned branches of an opened network their start, in place."""
+    if plan.start == "copy":
+        return  # what they are made with
+    device = next(net.parameters()).device
+    batches = batches_of(clips.train, plan.calibration_clips, plan.schedule.batch_size, device)
+    fit_branches(net, lambda frames: subject.answer(net, frames, None), batches)
 
 
 def _table(
@@ -180,7 +194,7 @@ def _train_student(
         resume=resume,
         draw=rising_draw(clips.draw, found, steps, rising),
         loss=student_loss(student, teacher, subject, plan.teaching),
-        validate=lambda: _top1(student, subject, clips.val, plan.schedule.dtype),
+        validate=lambda: validation_top1(student, subject, clips.val, plan.schedule.dtype),
         schedule=replace(plan.schedule, steps=steps, seed=plan.seed + 1),
         progress=progress,
     )
@@ -253,65 +267,6 @@ def _judge(net: nn.Module, teacher: nn.Module, subject: Subject, plan: Plan, cli
         alike=plan.alike,
         teacher=teacher,
     )
-
-
-@torch.no_grad()
-def _merged(
-    student: nn.Module,
-    teacher: nn.Module,
-    subject: Subject,
-    plan: Plan,
-    kinds: Sequence[str],
-    found: Found,
-    table: LatencyTable,
-    budget: Budget,
-    clips: Clips,
-    rows: list[dict[str, Any]],
-) -> Pruned:
-    """Merges the chosen blocks and says what that brought."""
-    student.eval()
-    device = next(student.parameters()).device
-    (frames,) = batches_of(clips.val, plan.latency_clips, plan.latency_clips, device)
-    before = subject.logits(student, frames)
-    places = find_places(student, last_stage=subject.last_stage)
-    names = [place.name for place in places]
-    blocks = merge_places(student, places, kinds, found.mask)
-    student.requires_grad_(False)
-    if subject.last_stage is not None:
-        student.to(memory_format=torch.channels_last_3d)
-    error = (subject.logits(student, frames) - before).abs().max().item()
-    times = [_network_ms(net, subject, plan, frames) for net in (teacher, student)]
-    score = None if found.score != found.score else round(found.score, 3)
-    report = {
-        "pruned": [names[number] for number in found.mask],
-        "kinds": [kinds[number] for number in found.mask],
-        "method": plan.method,
-        "progressive": plan.progressive,
-        "score": score,
-        "scored": len(found.scores),
-        "top1_val": rows[-1]["top1"],
-        "top1_val_unpruned": round(_top1(teacher, subject, clips.val, plan.schedule.dtype), 2),
-        "val_videos": len(clips.val),
-        "parameters": sum(p.numel() for p in student.parameters()),
-        "parameters_unpruned": sum(p.numel() for p in teacher.parameters()),
-        "latency_ms": times[1],
-        "latency_ms_unpruned": times[0],
-        "latency_ms_expected": budget.cost(found.mask),
-        "measured": table.measured,
-        "merge_error": error,
-    }
-    return Pruned(student, blocks, report)
-
-
-def _network_ms(net: nn.Module, subject: Subject, plan: Plan, frames: Tensor) -> float:
-    def run(timed: nn.Module) -> object:
-        return subject.timed(timed, frames)
-
-    return measure(net, run, [], [], repeats=plan.latency_repeats, described={}).network
-
-
-def _top1(net: nn.Module, subject: Subject, store: ClipStore, dtype: str) -> float:
-    return top1(net, lambda frames: subject.logits(net, frames), store, batch_size=100, dtype=dtype)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -1,0 +1,82 @@
+"""The end of a depth pruning: the chosen blocks merged, and what that brought."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..benchmark.flops import count_gmacs
+from ..training.loop import top1
+from ..training.store import ClipStore
+from .latency import LatencyTable, measure
+from .places import find_places, merge_places
+from .plan import Clips, Plan, Pruned
+from .progressive import batches_of
+from .search import Budget, Found
+from .subjects import Subject
+
+
+@torch.no_grad()
+def merge_and_measure(
+    student: nn.Module,
+    teacher: nn.Module,
+    subject: Subject,
+    plan: Plan,
+    kinds: Sequence[str],
+    found: Found,
+    table: LatencyTable,
+    budget: Budget,
+    clips: Clips,
+    rows: list[dict[str, Any]],
+) -> Pruned:
+    """Merges the chosen blocks and says what that brought."""
+    student.eval()
+    device = next(student.parameters()).device
+    (frames,) = batches_of(clips.val, plan.latency_clips, plan.latency_clips, device)
+    before = subject.logits(student, frames)
+    places = find_places(student, last_stage=subject.last_stage)
+    names = [place.name for place in places]
+    blocks = merge_places(student, places, kinds, found.mask)
+    student.requires_grad_(False)
+    if subject.last_stage is not None:
+        student.to(memory_format=torch.channels_last_3d)
+    error = (subject.logits(student, frames) - before).abs().max().item()
+    times = [_network_ms(net, subject, plan, frames) for net in (teacher, student)]
+    gmacs = [count_gmacs(subject.timed, net, frames) / len(frames) for net in (teacher, student)]
+    score = None if found.score != found.score else round(found.score, 3)
+    report = {
+        "pruned": [names[number] for number in found.mask],
+        "kinds": [kinds[number] for number in found.mask],
+        "method": plan.method,
+        "start": plan.start,
+        "progressive": plan.progressive,
+        "score": score,
+        "scored": len(found.scores),
+        "top1_val": rows[-1]["top1"],
+        "top1_val_unpruned": round(validation_top1(teacher, subject, clips.val, plan.schedule.dtype), 2),
+        "val_videos": len(clips.val),
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "parameters_unpruned": sum(p.numel() for p in teacher.parameters()),
+        "gmacs": gmacs[1],
+        "gmacs_unpruned": gmacs[0],
+        "latency_ms": times[1],
+        "latency_ms_unpruned": times[0],
+        "latency_ms_expected": budget.cost(found.mask),
+        "measured": table.measured,
+        "merge_error": error,
+    }
+    return Pruned(student, blocks, report)
+
+
+def _network_ms(net: nn.Module, subject: Subject, plan: Plan, frames: Tensor) -> float:
+    def run(timed: nn.Module) -> object:
+        return subject.timed(timed, frames)
+
+    return measure(net, run, [], [], repeats=plan.latency_repeats, described={}).network
+
+
+def validation_top1(net: nn.Module, subject: Subject, store: ClipStore, dtype: str) -> float:
+    return top1(net, lambda frames: subject.logits(net, frames), store, batch_size=100, dtype=dtype)
