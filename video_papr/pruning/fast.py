@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from .builders import Pruner
 from .similarity import SimilarityPruner
 from .x3d import STAGES, X3DScorer, X3DTrunk, fold_norms
+from .x3d_short import MergedBlock
 
 
 def speed_up(pruner: Pruner | SimilarityPruner | None) -> Pruner | SimilarityPruner | None:
@@ -63,15 +64,25 @@ class FastTrunk(X3DTrunk):
         if pixels.device.type != "cpu":
             yield from super().stages(pixels)
             return
-        layers: list[Any] = list(self.blocks)
-        x = _stem(pixels.movedim(1, -1).contiguous(), layers[0])
-        yield "stem", _channels_first(x)
-        for name, stage in zip(STAGES, layers[1:], strict=False):
-            for block in stage.res_blocks:
-                x = _block(x, block)
+        for name, x in fast_stages(list(self.blocks), pixels):
             yield name, _channels_first(x)
         if self.stage == "head":
             yield "head", _channels_first(_pointwise(x, self.pre_conv).relu_())
+
+
+def fast_stages(layers: list[Any], pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Name and features (B, T, H, W, C) of the stem and the stages of an X3D with folded norms, on a processor.
+
+    Args:
+        layers: the stem and the stages.
+        pixels: (B, 3, T, S, S) normalised.
+    """
+    x = _stem(pixels.movedim(1, -1).contiguous(), layers[0])
+    yield "stem", x
+    for name, stage in zip(STAGES, layers[1:], strict=False):
+        for block in stage.res_blocks:
+            x = _block(x, block)
+        yield name, x
 
 
 def _channels_first(x: Tensor) -> Tensor:
@@ -91,8 +102,15 @@ def _stem(x: Tensor, stem: Any) -> Tensor:
     return rows.movedim(1, -1).reshape(batch, frames, height, width, channels).relu_()
 
 
+def run_block(x: Tensor, block: nn.Module) -> Tensor:
+    """One block as `FastTrunk` runs it, x and the outcome (B, T, H, W, C): for timing."""
+    return _block(x, block)
+
+
 def _block(x: Tensor, block: Any) -> Tensor:
     """One residual block, (B, T, H, W, C) -> (B, T, h, w, D)."""
+    if isinstance(block, MergedBlock):
+        return _merged(x, block.conv).relu_()
     branch = block.branch2
     inner = _pointwise(x, branch.conv_a).relu_()
     depthwise = branch.conv_b
@@ -111,6 +129,13 @@ def _block(x: Tensor, block: Any) -> Tensor:
         inner = inner * share.sigmoid_()
     out = _pointwise(F.silu(inner, inplace=True), branch.conv_c)
     return out.add_(x if block.branch1_conv is None else _pointwise(x, block.branch1_conv)).relu_()
+
+
+def _merged(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """A block that depth pruning has made one convolution, (B, T, H, W, C) -> (B, T, h, w, D)."""
+    if conv.kernel_size == (1, 1, 1):
+        return _pointwise(x, conv)
+    return F.conv3d(_channels_first(x), conv.weight, conv.bias, conv.stride, conv.padding).movedim(1, -1)  # type: ignore[arg-type]
 
 
 def _pointwise(x: Tensor, conv: Any) -> Tensor:
