@@ -135,7 +135,7 @@ def _merged(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """A block that depth pruning has made one convolution, (B, T, H, W, C) -> (B, T, h, w, D)."""
     if conv.kernel_size == (1, 1, 1):
         return _pointwise(x, conv)
-    return F.conv3d(_channels_first(x), conv.weight, conv.bias, conv.stride, conv.padding).movedim(1, -1)  # type: ignore[arg-type]
+    return F.conv3d(_channels_first(x), conv.weight, conv.bias, conv.stride, conv.padding).movedim(1, -1)
 
 
 def _pointwise(x: Tensor, conv: Any) -> Tensor:
