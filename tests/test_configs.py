@@ -19,7 +19,7 @@ from video_papr.pruning.merging import MERGERS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = ("dataset", "backbone", "pruner", "merger", "views", "runtime", "experiment", "task")
-FILES = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yaml"))
+FILES = sorted(path for group in (*GROUPS, "hydra/launcher") for path in (CONF / group).glob("*.yaml"))
 GIVEN = ("dataset.root=videos", "dataset.annotations=list.csv")  # what some datasets insist on
 
 
@@ -83,6 +83,19 @@ def test_variants_of_papr_plus_change_what_they_name(path: Path) -> None:
 def test_ablation_runs_every_variant() -> None:
     swept = OmegaConf.load(CONF / "experiment" / "papr_plus_ablation.yaml").hydra.sweeper.params.pruner
     assert {f"papr_plus/{path.stem}" for path in VARIANTS} <= set(swept.split(","))
+
+
+@pytest.mark.parametrize(
+    ("option", "plugin", "target"),
+    [("two_at_once", "joblib", "JoblibLauncher"), ("slurm_gpu", "submitit", "SlurmLauncher")],
+)
+def test_launchers_compose(option: str, plugin: str, target: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    with initialize_config_module("video_papr.conf", version_base="1.3"):
+        cfg = compose("eval", overrides=[f"hydra/launcher={option}"], return_hydra_config=True)
+    assert cfg.hydra.launcher._target_.endswith(f".{target}")
+    own = OmegaConf.load(CONF / f"hydra/launcher/{option}.yaml")
+    assert all(cfg.hydra.launcher[key] == value for key, value in own.items() if key != "defaults")
 
 
 def test_library_and_configs_know_the_same_names() -> None:

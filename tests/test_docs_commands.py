@@ -134,6 +134,8 @@ def test_command_is_understood(line: Line, own_options: Path) -> None:
     found = re.search(r'\$\((.*?)\)"?', line.text)  # eval "$(python tools/eval.py ...)"
     given = shlex.split(found.group(1) if found else line.text)
     words = [word for part in given for word in STAND_INS.get(part, [part])]
+    if words[0] == "torchrun":  # --option=value ... script
+        words = ["python", *(word for word in words[1:] if not word.startswith("--"))]
     program, *rest = words
     if words[:2] == ["python", "-m"]:
         program, rest = "video-papr", [words[2].removeprefix("video_papr.cli."), *rest[2:]]

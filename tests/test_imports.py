@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "structures": {"errors"},
     "pixels": {"errors", "structures"},
+    "distributed": {"errors"},
     "checkpoints": {"errors", "structures"},
     "downloads": {"errors", "checkpoints"},
     "timm_models": {"errors", "checkpoints", "downloads"},
@@ -37,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": STAGES,
     "benchmark": FLOW,
     "evaluation": MEASURES,
-    "training": MEASURES,
+    "training": MEASURES | {"distributed"},
     "depth": MEASURES | {"training"},
     "visualize": FLOW,
     "predict": MEASURES | {"evaluation"},
@@ -49,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors", "config_rules", "config_depth"},
     "cli": MEASURES
     | {"evaluation", "training", "depth", "visualize", "predict", "config", "config_rules"}
-    | {"export", "export_check", "app"},
+    | {"export", "export_check", "app", "distributed"},
     "app": MEASURES | {"evaluation", "visualize", "predict"},
     "api": {"pipeline", "predict", "features", "cli"},
     "__init__": STAGES | {"adapters", "api"},

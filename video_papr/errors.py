@@ -33,6 +33,10 @@ class MergeError(VideoPaprError):
     """A layer cannot be merged with its neighbours. The text names the layer."""
 
 
+class RankError(VideoPaprError):
+    """Of several processes of one run, one is lost or cannot be reached."""
+
+
 class ExportError(VideoPaprError):
     """A pipeline cannot be written as a graph, or the graph does not do what the pipeline does."""
 

@@ -9,10 +9,11 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,20 @@ from video_papr.cli.eval import main
 from video_papr.evaluation.journal import Journal
 from video_papr.evaluation.runner import Evaluation
 
-# What depends on the clock and on the number of starts.
-VARIES = ("latency_ms", "videos_per_second", "peak_memory_mb", "sessions", "command")
+# What depends on the clock, on the number of starts, and on who works on this checkout meanwhile.
+VARIES = ("latency_ms", "videos_per_second", "peak_memory_mb", "sessions", "command", "git_commit")
 
 
-def start(words: tuple[str, ...], out: Path, *, pause_s: float = 0.0, notes: Path | None = None) -> int:
-    """Forks a run and returns its process.
+def start(
+    words: tuple[str, ...],
+    out: Path,
+    *,
+    pause_s: float = 0.0,
+    notes: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    entry: Callable[[], None] = main,
+) -> int:
+    """Forks a run of `entry` and returns its process.
 
     Each batch is noted in NAME.batches before it is stored, what the run says in NAME.log; both lie in `notes`, or
     beside `out`.
@@ -36,6 +45,7 @@ def start(words: tuple[str, ...], out: Path, *, pause_s: float = 0.0, notes: Pat
         return child
     status = 70
     try:
+        os.environ.update(environment or {})
         store: Callable[[Journal, Evaluation], None] = Journal.add
 
         def note(journal: Journal, part: Evaluation) -> None:
@@ -50,12 +60,24 @@ def start(words: tuple[str, ...], out: Path, *, pause_s: float = 0.0, notes: Pat
         os.dup2(silence, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
         sys.argv = ["eval.py", *words, f"output_dir={out}", "runtime.threads=1"]
-        main()
+        entry()
         status = 0
     except SystemExit as stop:
         status = int(stop.code or 0)
     finally:
         os._exit(status)
+
+
+def start_ranks(words: tuple[str, ...], out: Path, size: int, **options: Any) -> list[int]:
+    """Forks the ranks of one run, as torchrun would start them; a single one knows nothing about ranks."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+    shared = {"WORLD_SIZE": f"{size}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    return [
+        start(words, out, environment={**shared, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"}, **options)
+        for rank in range(size)
+    ]
 
 
 def finish(child: int) -> int:
@@ -85,7 +107,9 @@ def kill_until_done(
 def check_same_run(one: Path, other: Path) -> None:
     """The same predictions to the byte, and the same figures, but for those that depend on the clock."""
     assert (one / "predictions.jsonl").read_bytes() == (other / "predictions.jsonl").read_bytes()
-    assert figures(one) == figures(other)
+    first, second = figures(one), figures(other)
+    different = {key: (first[key], second[key]) for key in first if first[key] != second[key]}
+    assert first.keys() == second.keys() and not different, different
 
 
 def figures(out: Path) -> dict[str, Any]:
@@ -96,15 +120,22 @@ def figures(out: Path) -> dict[str, Any]:
     return results
 
 
-def check_no_work_was_lost(out: Path, *, videos: int, kills: int) -> None:
-    """Each video is stored once, and each kill costs one batch at most."""
+def check_no_work_was_lost(out: Path, *, videos: int, kills: int) -> Counter[str]:
+    """Each video is stored once, and each kill costs one batch at most.
+
+    Returns:
+        how many videos are stored twice, and how many batches had been answered but not stored when they were lost.
+    """
     stored: Counter[int] = Counter()
     batches = 0
-    for line in (out / "progress/journal.jsonl").read_bytes().splitlines():
-        record = json.loads(line[9:])
-        if "batch" in record:
-            batches += 1
-            stored.update(answer["index"] for answer in record["batch"]["answers"])
+    for journal in (out / "progress").glob("journal*.jsonl"):
+        for line in journal.read_bytes().splitlines():
+            record = json.loads(line[9:])
+            if "batch" in record:
+                batches += 1
+                stored.update(answer["index"] for answer in record["batch"]["answers"])
     assert stored == Counter(range(videos))
     worked = (out.parent / f"{out.name}.batches").read_text().splitlines()
     assert batches <= len(worked) <= batches + kills
+    twice = sum(times > 1 for times in stored.values())
+    return Counter({"videos_stored_twice": twice, "batches_lost": len(worked) - batches})

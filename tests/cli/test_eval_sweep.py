@@ -83,7 +83,7 @@ def test_jobs_in_other_processes_are_summed_up(
     words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small, "visualize=0")
     (tmp_path / ".jobs").mkdir()
     (tmp_path / ".jobs" / "7.json").write_text("of an earlier sweep")
-    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "runtime.workers=0", "baseline=false")
+    launcher = ("hydra/launcher=two_at_once", "runtime.workers=0", "baseline=false")
     status, shown, _ = command("-m", *words, *launcher, "pruner.keep_ratio=0.25,0.5,2")
     assert status == 2
     rows = json.loads((tmp_path / "summary.json").read_text())
@@ -123,3 +123,25 @@ def test_unknown_figure_stops_before_the_run(command: Command, tmp_path: Path) -
     assert status == 2
     assert errors.startswith("error: optimize='top2': must be one of ")
     assert "Did you mean 'top1'?" in errors
+
+
+def test_jobs_of_submitit_are_summed_up(
+    command: Command, small: tuple[str, ...], video_root: Path, tmp_path: Path
+) -> None:
+    """What Slurm would run, in processes that submitit starts on this machine."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small, "visualize=0")
+    launcher = (
+        "hydra/launcher=submitit_local",
+        "hydra.launcher.timeout_min=5",
+        "hydra.launcher.cpus_per_task=1",
+    )
+    status, shown, said = command(
+        "-m", *words, *launcher, "runtime.workers=0", "baseline=false", "pruner.keep_ratio=0.25,2"
+    )
+    assert status == 2, said
+    rows = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["kept_tokens"] for row in rows] == [1, None]
+    assert rows[1]["error"].startswith("pruner.keep_ratio=2: must be")
+    assert "2 jobs" in shown
+    assert list((tmp_path / ".submitit").iterdir())  # what the jobs said

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from video_papr.errors import ConfigError, DataError, StorageError
 from video_papr.evaluation import journal as journal_module
 from video_papr.evaluation.cost import StageTimes
-from video_papr.evaluation.journal import Journal, Record, hold, line_of, open_journal, read_records
+from video_papr.evaluation.journal import (
+    Journal,
+    Record,
+    hold,
+    join_journal,
+    line_of,
+    open_journal,
+    read_finished,
+    read_records,
+)
+from video_papr.evaluation.records import batch_record
 from video_papr.evaluation.runner import Evaluation, Example, VideoAnswer
 
 IDENTITY = {"pruner.keep_ratio": 0.3, "dataset.root": "videos", "weights": "abc", "views": (5, 3)}
@@ -333,3 +343,69 @@ def test_records_are_readable_lines(tmp_path: Path) -> None:
     records: list[Record] = [json.loads(line[9:]) for line in lines]
     assert [next(iter(record)) for record in records] == ["format", "session", "batch"]
     assert read_records(path) == (records, 0)
+
+
+# several ranks
+
+
+@settings(max_examples=30, deadline=None)
+@given(parts=batches(), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), data=st.data())
+def test_ranks_and_sessions_together_make_the_run(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[Evaluation], sizes: list[int], data: st.DataObject
+) -> None:
+    """Sessions of any number of ranks, each of which stores some batches and may die in the middle of a line."""
+    run_dir, left = tmp_path_factory.mktemp("run"), list(parts)
+    counts = []
+    for size in sizes:
+        first, finished = open_journal(run_dir, IDENTITY, {**SESSION, "ranks": size}, ranks=size)
+        others = [join_journal(run_dir, rank, IDENTITY, finished.session) for rank in range(1, size)]
+        counts.append(0)
+        for _ in range(data.draw(st.integers(0, len(left)))):
+            part = left.pop(data.draw(st.integers(0, len(left) - 1)))
+            data.draw(st.sampled_from([first, *others])).add(part)
+            counts[-1] += len(part.answers)
+        dying = data.draw(st.none() | st.sampled_from([first, *others]))
+        for journal in (first, *others):
+            journal.close()
+        if dying is not None:
+            with dying.path.open("ab") as file:
+                file.write(line_of({"batch": batch_record(parts[0])} if parts else {})[:-3])
+    found = read_finished(run_dir, IDENTITY)
+    done = together([part for part in parts if part not in left])
+    assert found.evaluation.answers == done.answers
+    assert [answer.index for answer in found.evaluation.answers] == [answer.index for answer in done.answers]
+    assert found.evaluation.kept == done.kept
+    assert sorted(found.evaluation.pruned.decode) == sorted(done.pruned.decode)
+    assert [session["videos"] for session in found.sessions] == counts
+    assert [session["ranks"] for session in found.sessions] == sizes
+    assert found.damaged == 0
+
+
+def test_a_rank_that_would_do_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"journal\.jsonl: No such file.*all machines of a run must share output_dir"
+    ):
+        join_journal(tmp_path, 1, IDENTITY, 0)
+    journal, _ = open_journal(tmp_path, IDENTITY, SESSION, ranks=2)
+    with pytest.raises(
+        DataError, match="the ranks do not do the same:\n  weights: abc for rank 0, abd here$"
+    ):
+        join_journal(tmp_path, 1, {**IDENTITY, "weights": "abd"}, 0)
+    join_journal(tmp_path, 1, IDENTITY, 0).close()
+    journal.close()
+
+
+def test_a_rank_that_is_left_keeps_the_next_run_out(tmp_path: Path) -> None:
+    """Rank 0 is gone, and with it the lock of the run; rank 2 has not noticed yet."""
+
+    def next_run() -> None:
+        with pytest.raises(ConfigError, match=f"process {os.getppid()} is at work there"), hold(tmp_path):
+            pass
+
+    def next_one_once_it_is_gone() -> None:
+        with hold(tmp_path), hold(tmp_path, 1), hold(tmp_path, 2):
+            pass
+
+    with hold(tmp_path, 2):
+        assert in_child(next_run) == 0
+    assert in_child(next_one_once_it_is_gone) == 0

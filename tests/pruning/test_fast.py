@@ -16,6 +16,7 @@ from video_papr.pruning.builders import Pruner, build_pruner
 from video_papr.pruning.fast import FastTrunk, speed_up
 from video_papr.pruning.selection import select_tokens
 from video_papr.pruning.x3d import MEAN, STAGES, STD, X3DScorer, X3DTrunk, fold_norms
+from video_papr.pruning.x3d_short import X3D_BLOCKS, X3D_KINDS, shorten_x3d
 from video_papr.structures import TokenGrid
 
 GRID = TokenGrid(8, 14, 14)
@@ -33,15 +34,21 @@ def shaken(trunk: X3DTrunk) -> X3DTrunk:
     return trunk.eval().requires_grad_(False)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.sampled_from(STAGES),
     st.integers(1, 2),
     st.integers(1, 5),
     st.sampled_from([(32, 32), (48, 33), (40, 64)]),
+    st.lists(st.sampled_from(X3D_KINDS), min_size=X3D_BLOCKS, max_size=X3D_BLOCKS),
 )
-def test_features_of_every_stage(stage: str, batch: int, frames: int, size: tuple[int, int]) -> None:
-    trunk = shaken(X3DTrunk(stage))
+def test_features_of_every_stage(
+    stage: str, batch: int, frames: int, size: tuple[int, int], kinds: list[str]
+) -> None:
+    """Also where depth pruning has merged blocks."""
+    trunk = X3DTrunk(stage)
+    shorten_x3d(trunk, kinds)
+    shaken(trunk)
     pixels = torch.randn(batch, 3, frames, *size)
     before = pixels.clone()
     expected = {name: features.clone() for name, features in trunk.stages(pixels)}

@@ -40,8 +40,9 @@ def test_standardised_maps_have_one_scale_and_the_same_order(values, scale: floa
             assert torch.equal(
                 out.flatten().sort(stable=True).indices, one.flatten().sort(stable=True).indices
             )
-            moved = standardize(scale * one[None] + shift)[0]
-            torch.testing.assert_close(moved, out, rtol=1e-4, atol=1e-4)
+            changed = scale * one + shift
+            if changed.std(correction=0) > 1e-3 * changed.abs().max():  # or the shift drowns it
+                torch.testing.assert_close(standardize(changed[None])[0], out, rtol=1e-4, atol=1e-4)
 
 
 def test_a_map_without_contrast_says_nothing() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from video_papr.evaluation.store import git_commit, versions
 
 HERE = Path(__file__).parent
 
@@ -23,3 +29,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def amount() -> object:
     """A function (name, default) -> how much of it; SOAK_KILLS=200 make soak asks for more, or for less."""
     return lambda name, default: int(os.environ.get(f"SOAK_{name}", default))
+
+
+@pytest.fixture
+def record() -> Callable[..., None]:
+    """A function (attack, figures) that prints what came of it as one JSON line and adds that to build/soak.jsonl."""
+
+    def write(attack: str, **figures: Any) -> None:
+        machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": versions()["torch"]}
+        line = json.dumps({"attack": attack, **figures, **machine, "git_commit": git_commit()})
+        print(f"\n{line}")
+        place = HERE.parents[1] / "build"
+        place.mkdir(exist_ok=True)
+        with (place / "soak.jsonl").open("a") as file:
+            file.write(f"{line}\n")
+
+    return write

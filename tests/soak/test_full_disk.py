@@ -29,7 +29,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path, write_video: Callable[..., Path]) -> None:
+def test_a_disk_that_fills_up(
+    tmp_path: Path, small_disk: Path, write_video: Callable[..., Path], record: Callable[..., None]
+) -> None:
     root = tmp_path / "videos"
     for number in range(12):
         write_video(root / "ab"[number % 2] / f"{number:02}.mp4", 6, seed=number)
@@ -61,4 +63,4 @@ def test_a_disk_that_fills_up(tmp_path: Path, small_disk: Path, write_video: Cal
     assert killing.finish(killing.start(words, tmp_path / "whole")) == 0
     killing.check_same_run(tmp_path / "whole", out)
     sessions = [s["videos"] for s in json.loads((out / "results.json").read_text())["sessions"]]
-    print(f"\nthe disk was full after {stored} of 6 batches; the sessions answered {sessions} videos")
+    record("full disk", batches=6, stored_when_full=stored, videos_by_session=sessions)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -56,7 +58,9 @@ def memory_mb() -> float:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
-def test_memory_stays_flat(tmp_path: Path, amount: Callable[[str, int], int]) -> None:
+def test_memory_stays_flat(
+    tmp_path: Path, amount: Callable[[str, int], int], record: Callable[..., None]
+) -> None:
     count = amount("LONG_RUN", 20_000)
     records = tuple(VideoRecord(Path(f"{i}.mp4"), i % 7, f"{i}.mp4") for i in range(count))
     dataset = Simulated(VideoList(records, None), SAMPLER)
@@ -82,13 +86,25 @@ def test_memory_stays_flat(tmp_path: Path, amount: Callable[[str, int], int]) ->
         on_batch=store,
     )
     journal.close()
+    reasons = Counter(
+        re.sub(r"^cannot decode \S+ \((.*); tried twice\)$", r"\1", answer.error)
+        for answer in found.answers
+        if answer.error
+    )
     failed = sum(answer.error is not None for answer in found.answers)
     assert [answer.index for answer in found.answers] == list(range(count))
     assert failed == 2 * count // 100
     grown = curve[-1] - curve[1]
     kept = (tmp_path / "progress/journal.jsonl").stat().st_size / 2**20
-    print(
-        f"\n{count} videos, {failed} of them faulty, in {time.monotonic() - begin:.0f} s; memory after 10 %: "
-        f"{curve[1]:.0f} MB, at the end: {curve[-1]:.0f} MB ({grown:+.1f} MB; the answers take {kept:.1f} MB on disk)"
+    record(
+        "many videos",
+        videos=count,
+        failed=failed,
+        reasons=dict(reasons),
+        memory_mb_after_10_percent=round(curve[1], 1),
+        memory_mb_at_the_end=round(curve[-1], 1),
+        growth_mb=round(grown, 1),
+        journal_mb=round(kept, 1),
+        seconds=round(time.monotonic() - begin),
     )
     assert grown < 16 + 4 * kept, "memory grows by more than the answers need"

@@ -113,7 +113,7 @@ def test_each_clip_is_mirrored_or_not_with_its_label_and_its_actor() -> None:
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (96, 3, 4, 4, 3), dtype=torch.uint8, generator=generator)
     labels, tracks = torch.arange(96) % 12, torch.rand(96, 3, 5, generator=generator)
-    changed, renamed, moved = MirrorActions(names)(
+    changed, renamed, moved, _ = MirrorActions(names)(
         Batch(frames, labels, tracks), torch.Generator().manual_seed(1)
     )
     assert moved is not None
@@ -129,7 +129,7 @@ def test_each_clip_is_mirrored_or_not_with_its_label_and_its_actor() -> None:
 def test_mirror_leaves_labels_and_unchanged_leaves_everything() -> None:
     frames, labels = torch.randint(0, 256, (64, 2, 3, 3, 3), dtype=torch.uint8), torch.arange(64)
     batch = Batch(frames, labels)
-    flipped, same, nobody = mirror(batch, torch.Generator().manual_seed(0))
+    flipped, same, nobody, _ = mirror(batch, torch.Generator().manual_seed(0))
     assert torch.equal(same, labels)
     assert nobody is None
     turned = [torch.equal(flipped[i], frames[i].flip(2)) for i in range(64)]

@@ -52,7 +52,7 @@ def test_batches_come_from_the_stores_in_their_shares() -> None:
         (0.25, [0, 400, 0]),
         (0.5, [0, 0, 400]),
     ]:
-        frames, labels, actors = plan(progress, 400, torch.Generator().manual_seed(0))
+        frames, labels, actors, _ = plan(progress, 400, torch.Generator().manual_seed(0))
         assert actors is None
         assert (frames.shape, frames.dtype, labels.dtype) == ((400, 2, 3, 3, 3), torch.uint8, torch.int64)
         counts = [int((frames[:, 0, 0, 0, 1] == 100 + i).sum()) for i in range(3)]
@@ -67,7 +67,7 @@ def test_the_generator_alone_decides_and_augmentation_comes_last() -> None:
 
     plan = Curriculum([store(50)], full_at=0, augment=negative, colors=True)
     torch.manual_seed(0)
-    frames, labels, _ = plan(0.3, 64, torch.Generator().manual_seed(3))
+    frames, labels, *_ = plan(0.3, 64, torch.Generator().manual_seed(3))
     torch.manual_seed(1)
     again = plan(0.3, 64, torch.Generator().manual_seed(3))
     assert torch.equal(frames, again[0]) and torch.equal(labels, again[1])
@@ -83,6 +83,6 @@ def test_the_actors_tracks_stay_with_their_clips() -> None:
         return ClipStore(plain.frames, plain.labels, (), tracks)
 
     plan = Curriculum([marked(100), marked(200)], full_at=1, augment=unchanged, colors=False)
-    _, labels, tracks = plan(0.5, 64, torch.Generator().manual_seed(0))
+    _, labels, tracks, _ = plan(0.5, 64, torch.Generator().manual_seed(0))
     assert tracks is not None and tracks.shape == (64, 2, 5)
     assert torch.equal(tracks[:, 1, 4].long(), labels)

@@ -258,7 +258,7 @@ def test_frozen_parameters_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_it_learns(tmp_path: Path, dtype: str) -> None:
-    frames, labels, _ = draw(0.0, 101, torch.Generator().manual_seed(77))
+    frames, labels, *_ = draw(0.0, 101, torch.Generator().manual_seed(77))
     store = ClipStore(frames.numpy(), labels.numpy())
     torch.manual_seed(0)
     model = nn.Linear(24, 2)
@@ -280,7 +280,7 @@ def test_it_learns(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
 def test_top1_counts_every_clip_once_in_eval_mode(batch_size: int) -> None:
-    frames, labels, _ = draw(0.0, 7, torch.Generator().manual_seed(1))
+    frames, labels, *_ = draw(0.0, 7, torch.Generator().manual_seed(1))
     labels[2] = 1 - labels[2]
     model = network()
     calls: list[tuple[bool, bool]] = []

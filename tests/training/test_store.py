@@ -61,7 +61,7 @@ def test_clips_are_the_centre_crops_of_the_decoded_videos(root: Path, tmp_path: 
     store = build(root, tmp_path / "cache")
     source = dataset(root)
     assert (len(store), store.failed) == (5, ())
-    frames, labels, actors = store.batch(np.array([4, 0, 0]))
+    frames, labels, actors, _ = store.batch(np.array([4, 0, 0]))
     assert actors is None
     assert (frames.dtype, frames.shape, labels.dtype) == (torch.uint8, (3, 4, 16, 16, 3), torch.int64)
     for clip, label, row in zip(frames, labels, (4, 0, 0), strict=True):

@@ -20,6 +20,7 @@ from ..data.index import apply_index, read_index
 from ..data.sampling import choose_sampler
 from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
 from ..data.transforms import resize_and_crop
+from ..distributed import ALONE, Ranks
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share
 from ..evaluation.cost import Engine
@@ -35,8 +36,8 @@ from .common import loading_said_aloud, warn
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_engine(runtime: RuntimeConfig) -> Engine:
-    """Chooses device and precision, and sets torch's threads.
+def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
+    """Chooses device and precision, and sets torch's threads. Each rank of a machine takes the next GPU.
 
     Raises:
         ConfigError: a GPU is asked for and there is none.
@@ -46,6 +47,13 @@ def build_engine(runtime: RuntimeConfig) -> Engine:
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     cuda = runtime.device != "cpu" and torch.cuda.is_available()
+    if cuda and ranks.size > 1:
+        count = torch.cuda.device_count()
+        torch.cuda.set_device(ranks.local_rank % count)  # "cuda" means this one from now on
+        if ranks.local_size > count and not ranks.local_rank:
+            warn(
+                f"{ranks.local_size} ranks share {count} GPU(s); --nproc-per-node={count} gives each its own"
+            )
     if runtime.dtype != "auto":
         dtype = DTYPES[runtime.dtype]
     elif not cuda:
@@ -69,11 +77,12 @@ def batch_size(runtime: RuntimeConfig, engine: Engine) -> int:
     return 64 if engine.device.type == "cuda" else 8
 
 
-def num_workers(runtime: RuntimeConfig) -> int:
-    """Returns the number of decoding processes: one core is left to the networks."""
+def num_workers(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> int:
+    """Returns the number of decoding processes: one core is left to the networks. The ranks of a machine share it."""
     if isinstance(runtime.workers, int):
         return runtime.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    cores //= ranks.local_size
     return min(max(cores - 1, 1), 16)
 
 

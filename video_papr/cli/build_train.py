@@ -15,20 +15,23 @@ from ..config import DatasetConfig, TrainRunConfig
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
 from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
+from ..distributed import ALONE, Ranks
 from ..errors import ConfigError, DataError
 from ..training.augment import Augment, MirrorActions, mirror, natural, unchanged
 from ..training.loop import Schedule
+from ..training.parallel import check_split
 from ..training.store import ClipStore, build_store
 from ..training.targets import Target, backbone_target, scorer_target
 from .build import build_video_list, build_videos, frame_sampler, num_workers
 from .common import warn
 
 
-def check_training(config: TrainRunConfig) -> None:
+def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
     """Refuses what cannot be right before the videos are decoded, which may take hours.
 
     Raises:
-        ConfigError: weights given under the wrong key, or a split that is not for training.
+        ConfigError: weights given under the wrong key, a split that is not for training, or a batch that does not
+            split.
         CheckpointError: `train.weights` is neither a file nor a bundled model.
     """
     dataset, backbone, train = config.dataset, config.backbone, config.train
@@ -49,6 +52,8 @@ def check_training(config: TrainRunConfig) -> None:
         raise ConfigError(
             f"train.keep_by={train.keep_by} needs dataset=synthetic, which knows its actors, and train.keep_ratio"
         )
+    build_schedule(config)
+    check_split(train.batch_size, train.accumulate, ranks)
     if train.weights is not None:
         find_weights(train.weights, key="train.weights")
 

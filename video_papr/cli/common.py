@@ -13,7 +13,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from rich.console import Console
 from tqdm import tqdm
 
+from ..config import plain
 from ..config_rules import did_you_mean
-from ..errors import CheckpointWarning, VideoPaprError
+from ..distributed import ALONE, Ranks, join, refuse_ranks
+from ..errors import CheckpointWarning, RankError, StorageError, VideoPaprError
 from ..evaluation.report import print_sweep, sweep_files, sweep_row
 
 if TYPE_CHECKING:
@@ -68,9 +71,11 @@ def make_console() -> Console:
 class Progress:
     """A bar over the videos of a run, with running top-1 and the number of failed ones."""
 
-    def __init__(self, total: int, *, show: bool) -> None:
+    def __init__(self, total: int, *, show: bool, what: str | None = None) -> None:
         quiet = not sys.stderr.isatty()  # in a log file a line every ten seconds is enough
-        self._bar = tqdm(total=total, unit="video", disable=not show, mininterval=10 if quiet else 0.2)
+        self._bar = tqdm(
+            total=total, desc=what, unit="video", disable=not show, mininterval=10 if quiet else 0.2
+        )
         self._correct = self._failed = 0
 
     def __enter__(self) -> Progress:
@@ -87,11 +92,66 @@ class Progress:
         self._bar.set_postfix_str(f"top-1 {top1:.1f} %, failed {self._failed}", refresh=False)
 
 
-def run_command(config_name: str, work: Callable[[DictConfig, Path], dict[str, Any] | float]) -> None:
+Work = Callable[[DictConfig, Path], "dict[str, Any] | float"]
+
+
+def run_shared_command(config_name: str, work: Callable[[Ranks, DictConfig, Path], Any]) -> None:
+    """Like `run_command`, for work that several ranks can share (`torchrun tools/...`); see `distributed`.
+
+    Only rank 0 reads the command line; the others do as they are told.
+    """
+    try:
+        with join() as ranks:
+            if ranks.rank == 0:
+                run_command(config_name, partial(work, ranks), ranks)
+            else:
+                _follow(ranks, partial(work, ranks))
+    except RankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+
+
+def _follow(ranks: Ranks, work: Work) -> None:
+    """The jobs that rank 0 gives. What is said along the way goes to a file, but for the error that ends it."""
+    try:
+        while (job := ranks.hear()) is not None:
+            with _into(Path(job["out"]), f"rank_{ranks.rank}.log"):
+                work(DictConfig(job["config"]), Path(job["out"]))
+    except RankError:
+        raise
+    except VideoPaprError as error:
+        if ranks.first_to_tell():  # some errors are those of all ranks
+            print(f"error: {ranks}: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+@contextmanager
+def _into(out: Path, name: str) -> Iterator[None]:
+    """Sends what Python prints to a file of the run directory.
+
+    Raises:
+        StorageError: this machine does not see the directory, or cannot write there.
+    """
+    try:
+        file = (out / name).open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise StorageError(
+            f"output_dir={out}: {error.strerror}; all machines of a run must share it, and may write there"
+        ) from error
+    with file, redirect_stdout(file), redirect_stderr(file):
+        yield
+
+
+def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
     """Composes `conf/<config_name>.yaml` with the command line and runs `work(configuration, run directory)`.
 
     An error that the user can mend becomes one line, and exit status 2; `runtime=debug` or HYDRA_FULL_ERROR=1 show its
     stack trace instead. In a sweep the other jobs go on; see `SweepSummary`.
+
+    Args:
+        ranks: those that share the work; this one leads them.
     """
     before = os.environ.get(FULL_ERROR)
     trace = before == "1" or bool({"runtime=debug", "runtime.debug=true"} & set(sys.argv[1:]))
@@ -104,17 +164,22 @@ def run_command(config_name: str, work: Callable[[DictConfig, Path], dict[str, A
     @hydra.main(config_path=config_source(), config_name=config_name, version_base="1.3")
     def job(cfg: DictConfig) -> dict[str, Any] | float | str:
         state = HydraConfig.get()
+        out = Path(state.runtime.output_dir)
         try:
-            return work(cfg, Path(state.runtime.output_dir))
+            if ranks.size > 1:
+                ranks.offer({"config": plain(cfg), "out": str(out)})
+            return work(cfg, out)
         except VideoPaprError as error:
             if trace:
                 raise
-            print(f"error: {error}", file=sys.stderr)
-            if state.mode == RunMode.MULTIRUN:
+            if isinstance(error, RankError) or not ranks.busy or ranks.first_to_tell():
+                print(f"error: {error}", file=sys.stderr)
+            if state.mode == RunMode.MULTIRUN and not ranks.busy:
                 return str(error)
             sys.exit(USAGE_ERROR)  # unlike an exception, this passes Hydra without a word
 
     try:
+        refuse_ranks(config_name, ranks, sys.argv[1:])
         job()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -14,9 +15,10 @@ from omegaconf import DictConfig
 
 from ..config import EvalConfig, check
 from ..config_rules import did_you_mean
+from ..distributed import ALONE, Ranks, share
 from ..errors import ConfigError, DataError
 from ..evaluation.report import SWEEP_COLUMNS, print_report
-from .common import Progress, make_console, run_command, warn
+from .common import Progress, make_console, run_shared_command, warn
 
 if TYPE_CHECKING:
     from ..data.annotations import VideoList
@@ -29,10 +31,10 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("eval", _work)
+    run_shared_command("eval", _work)
 
 
-def _work(cfg: DictConfig, out: Path) -> dict[str, Any] | float:
+def _work(ranks: Ranks, cfg: DictConfig, out: Path) -> dict[str, Any] | float:
     """The content of results.json, or with `optimize` the one figure that a sweeper asks for."""
     config = check(cfg)
     wanted = config.optimize
@@ -40,8 +42,8 @@ def _work(cfg: DictConfig, out: Path) -> dict[str, Any] | float:
         raise ConfigError(
             f"optimize={wanted!r}: must be one of {', '.join(SWEEP_COLUMNS)}.{did_you_mean(wanted, SWEEP_COLUMNS)}"
         )
-    results = run(config, out)
-    if wanted is None:
+    results = run(config, out, ranks)
+    if wanted is None or ranks.rank:
         return results
     figure = SWEEP_COLUMNS[wanted](results)
     if figure is None:
@@ -49,13 +51,16 @@ def _work(cfg: DictConfig, out: Path) -> dict[str, Any] | float:
     return float(figure)
 
 
-def run(config: EvalConfig, out: Path) -> dict[str, Any]:
+def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Evaluates and writes results.json, predictions.jsonl and kept_tubelets.png into `out`.
 
     What an earlier run finished there is not done again; see `evaluation/journal.py`.
 
+    Args:
+        ranks: share the videos; rank 0 puts the answers together and writes.
+
     Returns:
-        the content of results.json.
+        the content of results.json; ranks above 0: nothing.
 
     Raises:
         VideoPaprError: something in the configuration or the data that the user can mend.
@@ -64,6 +69,7 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
 
     from ..evaluation.cost import gmacs_per_view, mean_gmacs
     from ..evaluation.journal import hold, open_journal, storing
+    from ..evaluation.runner import VideoAnswer
     from ..evaluation.store import (
         RunInfo,
         build_results,
@@ -75,32 +81,45 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
     from ..visualize import save_gallery
     from . import build, resume
 
-    with hold(out):
-        engine = build.build_engine(config.runtime)
+    advice = f"Run again with output_dir={out} to go on with what was finished, with any number of ranks."
+    with hold(out, ranks.rank), ranks.watched(advice):
+        engine = build.build_engine(config.runtime, ranks)
         root, videos = build.build_videos(config.dataset, progress=config.progress)
         pipeline = build.build_pipeline(
             config.backbone, config.pruner, videos, seed=config.seed, engine=engine, merger=config.merger
         )
         backbone, pruner = pipeline.backbone, pipeline.pruner
         videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
+        dtype, device = build.dtype_name(engine), describe_device(engine.device)
+        identity = resume.identity(config, videos, pipeline, {"runtime.dtype": dtype})
+        work = partial(_evaluate, config, ranks, pipeline, root, videos, engine)
+        if ranks.rank:
+            _take_part(ranks, out, identity, work)
+            return {}
         view_shape = (1, backbone.num_frames, *backbone.frame_size, 3)
         gmacs = gmacs_per_view(pipeline, torch.zeros(view_shape, dtype=torch.uint8, device=engine.device))
         keep_ratio = 1.0 if pruner is None else pruner.budget.value
-        dtype, device = build.dtype_name(engine), describe_device(engine.device)
         journal, finished = open_journal(
             out,
-            resume.identity(config, videos, pipeline, {"runtime.dtype": dtype}),
+            identity,
             {
                 "device": device,
+                "ranks": ranks.size,
                 "batch_size": build.batch_size(config.runtime, engine),
                 "git_commit": git_commit(),
                 "versions": versions(),
             },
             resume=config.resume,
+            ranks=ranks.size,
         )
         with closing(journal):
             resume.tell(finished, len(videos))
-            evaluation, profiled = _evaluate(config, pipeline, root, videos, engine, journal, finished)
+            done = [answer.index for answer in finished.evaluation.answers]
+            ranks.begin({"done": done, "session": finished.session})
+            evaluation, profiled = work(journal, finished, done)
+        if ranks.size > 1:
+            evaluation, finished.sessions = _merge(ranks, out, identity, len(videos))
+        evaluation.answers += [VideoAnswer(name, None, error="missing") for name in videos.missing]
         if pruner is not None and pruner.budget.variable and evaluation.kept:  # known only now
             gmacs = mean_gmacs(pipeline, gmacs, evaluation.kept)
             keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
@@ -139,19 +158,53 @@ def run(config: EvalConfig, out: Path) -> dict[str, Any]:
     return results
 
 
+def _take_part(
+    ranks: Ranks,
+    out: Path,
+    identity: dict[str, Any],
+    work: Callable[[Journal, Finished, list[int]], object],
+) -> None:
+    """What a rank above 0 does: its share of the videos, into its own journal."""
+    from ..evaluation.journal import Finished, join_journal
+    from ..evaluation.runner import Evaluation
+
+    with closing(join_journal(out, ranks.rank, identity, ranks.facts["session"])) as journal:
+        work(journal, Finished(Evaluation(), [{"videos": 0}]), ranks.facts["done"])
+    ranks.meet()
+
+
+def _merge(
+    ranks: Ranks, out: Path, identity: dict[str, Any], total: int
+) -> tuple[Evaluation, list[dict[str, Any]]]:
+    """Waits for the other ranks, and puts together what all of them stored."""
+    from ..evaluation.journal import read_finished
+
+    ranks.meet()
+    finished = read_finished(out, identity)
+    stored = len(finished.evaluation.answers)
+    if stored < total:
+        raise DataError(
+            f"{out}: {stored} of {total} videos are stored; run again with output_dir={out} for the rest."
+        )
+    finished.evaluation.examples.sort(key=lambda example: example.answer.index)
+    return finished.evaluation, finished.sessions
+
+
 def _evaluate(
     config: EvalConfig,
+    ranks: Ranks,
     pipeline: Pipeline,
     root: Path,
     videos: VideoList,
     engine: Engine,
     journal: Journal,
     finished: Finished,
+    done: Collection[int],
 ) -> tuple[Evaluation, Profile | None]:
-    """Decodes and answers every video that no earlier session has; those that are not on disk come last.
+    """Decodes and answers this rank's share of the videos that are not `done` yet.
 
     Returns:
-        all answers, those of earlier sessions among them; and where the time of this session went, with
+        the answers, those of earlier sessions among them; and where the time of this session went, with
         `runtime.profile`.
     """
     from time import perf_counter
@@ -160,7 +213,7 @@ def _evaluate(
     from ..data.limits import Limits
     from ..data.loader import iter_samples
     from ..evaluation.profile import Waiting, profile
-    from ..evaluation.runner import VideoAnswer, evaluate
+    from ..evaluation.runner import evaluate, videos_per_batch
     from . import build
 
     backbone, dataset, views = pipeline.backbone, config.dataset, config.views
@@ -169,13 +222,17 @@ def _evaluate(
     batch_size = build.batch_size(config.runtime, engine)
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
     cache = build.build_clip_cache(dataset, views, backbone, engine)
-    earlier = finished.evaluation
-    done = {answer.index for answer in earlier.answers}
+    earlier, known = finished.evaluation, set(done)
+    todo = share(
+        [index for index in range(len(videos)) if index not in known],
+        ranks,
+        together=videos_per_batch(batch_size, views.per_video),
+    )
     limits = Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
     samples = iter_samples(
         VideoDataset(videos, sampler, decoder=dataset.decoder, limits=limits, cache=cache),
-        indices=[index for index in range(len(videos)) if index not in done],
-        workers=build.num_workers(config.runtime),
+        indices=todo,
+        workers=build.num_workers(config.runtime, ranks),
         pin_memory=engine.device.type == "cuda",
         timeout_s=dataset.decode_timeout_s,
         memory_mb=dataset.decode_memory_mb,
@@ -190,7 +247,11 @@ def _evaluate(
 
     prepare = build.view_cutter(dataset, views, backbone)
     waiting, start = Waiting(), perf_counter()
-    with Progress(len(videos), show=config.progress) as progress, build.mendable_errors(batch_size):
+    what = f"rank {ranks.rank} of {ranks.size}" if ranks.size > 1 else None
+    with (
+        Progress(len(earlier.answers) + len(todo), show=config.progress, what=what) as progress,
+        build.mendable_errors(batch_size),
+    ):
         for answer in earlier.answers:
             progress(answer)
         evaluation = evaluate(
@@ -213,13 +274,12 @@ def _evaluate(
         warn(f"dataset.clip_cache: some views were not kept for the next run ({cache.fault})")
     profiled = None
     if config.runtime.profile and evaluation.pruned.backbone:
-        workers = build.num_workers(config.runtime)
+        workers = build.num_workers(config.runtime, ranks)
         total = perf_counter() - start
         profiled = profile(evaluation, total=total, waiting=waiting.seconds, workers=workers)
     evaluation.extend(earlier)
     evaluation.answers.sort(key=lambda answer: answer.index)  # damage to the journal may have left a gap
     evaluation.examples.sort(key=lambda example: example.answer.index)
-    evaluation.answers += [VideoAnswer(name, None, error="missing") for name in videos.missing]
     return evaluation, profiled
 
 

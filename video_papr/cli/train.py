@@ -5,20 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from ..config import TrainRunConfig, check_command
-from .common import make_console, run_command
+from ..distributed import ALONE, Ranks
+from .common import make_console, run_shared_command, warn
 
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("train", lambda cfg, run_dir: run(check_command(TrainRunConfig, cfg), run_dir))
+    run_shared_command("train", _work)
 
 
-def run(config: TrainRunConfig, out: Path) -> dict[str, Any]:
+def _work(ranks: Ranks, cfg: DictConfig, out: Path) -> dict[str, Any]:
+    advice = f"Run again with train.resume=true output_dir={out} to go on from the last checkpoint."
+    with ranks.watched(advice):
+        return run(check_command(TrainRunConfig, cfg), out, ranks)
+
+
+def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Trains and writes checkpoint.pt, log.csv and weights.safetensors into `out`.
 
+    Args:
+        ranks: share the clips of every step; rank 0 prepares, validates and writes.
+
     Returns:
-        the last row of the log.
+        the last row of the log; ranks above 0: nothing.
 
     Raises:
         VideoPaprError: something in the configuration or the data that the user can mend.
@@ -26,11 +38,15 @@ def run(config: TrainRunConfig, out: Path) -> dict[str, Any]:
     import torch
 
     from ..training.curriculum import Curriculum
-    from ..training.loop import fit, top1
+    from ..training.loop import find_checkpoint, fit, top1
     from . import build, build_train
 
-    build_train.check_training(config)
-    engine = build.build_engine(config.runtime)
+    build_train.check_training(config, ranks)
+    if config.train.resume:
+        find_checkpoint(out)  # before the videos are decoded, and before the other ranks start
+    engine = build.build_engine(config.runtime, ranks)
+    if ranks.size > 1 and config.train.target == "scorer" and engine.device.type == "cpu":
+        warn("train.target=scorer on the CPU: batch norm sees the clips of one rank, not the whole batch")
     train, schedule = config.train, build_train.build_schedule(config)
     class_names, stores, val = build_train.build_stores(config)
     target = build_train.build_target(config, num_classes=len(class_names))
@@ -39,8 +55,11 @@ def run(config: TrainRunConfig, out: Path) -> dict[str, Any]:
     console.print(
         f"{target.name}: {len(class_names)} classes, {len(stores[-1])} clips, {len(val)} for validation"
     )
+    if ranks.rank == 0:
+        ranks.begin({})
     rows = fit(
         target.model,
+        plan=target.plan,
         draw=Curriculum(
             stores,
             full_at=train.full_at,
@@ -53,8 +72,12 @@ def run(config: TrainRunConfig, out: Path) -> dict[str, Any]:
         directory=out,
         resume=train.resume,
         progress=config.progress,
-        log=build_train.tensorboard_log(out) if train.tensorboard else None,
+        log=build_train.tensorboard_log(out) if train.tensorboard and ranks.rank == 0 else None,
+        ranks=ranks,
     )
+    ranks.meet()
+    if ranks.rank:
+        return {}
     last = rows[-1]
     described = {"trained_on": config.dataset.name, "steps": last["step"], "top1_val": last["top1"]}
     target.save(out / "weights.safetensors", class_names, {**described, "torch": torch.__version__})

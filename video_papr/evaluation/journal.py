@@ -4,6 +4,9 @@
     progress/example_00012.npz frames and mask of one example for the picture
     progress/lock              held while a process writes here; holds its number
 
+With several ranks (see `distributed`) each writes files of its own: journal.1.jsonl and lock.1 for rank 1. A run is all
+of them together, however many ranks began it and however many go on.
+
 The first record says what is evaluated, with what (`identity`); then one for each session (a start of the command)
 and one for each finished batch. A batch is written with a single call once all its videos are answered, so a killed
 run loses the batch in flight and nothing else. Half a line at the end is what was being written: it is cut off. A
@@ -21,33 +24,32 @@ import os
 import time
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import ConfigError, DataError, StorageError
-from .cost import StageTimes
+from ..errors import ConfigError, DataError
+from .records import Record, batch_of, batch_record, line_of, read_header, read_records, storing
 from .runner import Evaluation, Example, VideoAnswer
 
-DIRECTORY, FILE = "progress", "journal.jsonl"
+DIRECTORY, FILE, FILES = "progress", "journal.jsonl", "journal*.jsonl"
 FORMAT = 1
 SYNC_SECONDS = (
     1.0  # a power failure (not a kill) may lose this much more; waiting for the disk costs milliseconds
 )
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-Record = dict[str, Any]
 
 
 @contextmanager
-def hold(run_dir: Path) -> Iterator[None]:
+def hold(run_dir: Path, rank: int = 0) -> Iterator[None]:
     """Keeps every other process out of `run_dir` for as long as the body runs; a killed process lets go at once.
+
+    Args:
+        rank: those above 0 come in when rank 0 is there. It sees to it that none of an earlier run is left.
 
     Raises:
         ConfigError: another process is at work there.
@@ -57,11 +59,8 @@ def hold(run_dir: Path) -> Iterator[None]:
     except ImportError:  # Windows: no lock there
         yield
         return
-    path = run_dir / DIRECTORY / "lock"
-    with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+
+    def lock(handle: int) -> None:
         try:
             # Not flock: its locks pass on to decoding processes, which may outlive a killed run by a moment.
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,6 +71,16 @@ def hold(run_dir: Path) -> Iterator[None]:
             raise ConfigError(
                 f"output_dir={run_dir}: process {holder} is at work there; wait for it, or give another output_dir."
             ) from None
+
+    path = run_dir / DIRECTORY / (f"lock.{rank}" if rank else "lock")
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        lock(handle)
+        for other in () if rank else path.parent.glob("lock.*"):
+            with other.open("r+b") as file:  # closing it lets go
+                lock(file.fileno())
         with suppress(OSError):  # a full disk shows where it matters
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
@@ -80,35 +89,17 @@ def hold(run_dir: Path) -> Iterator[None]:
         os.close(handle)
 
 
-@contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turns a full disk, and other errors of writing `path`, into one line.
-
-    Raises:
-        StorageError: the system could not write.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        hint = (
-            "free some space and run the same command again" if error.errno in _FULL else "run it again then"
-        )
-        raise StorageError(
-            f"cannot write {path}: {reason}. What was finished before is kept; {hint}."
-        ) from error
-
-
 @dataclass
 class Finished:
     """What the journal holds: the merged evaluation, its videos in the order of the dataset, and the sessions.
 
-    `damaged` is the number of records that were lost to damage.
+    `damaged` is the number of records that were lost to damage, `session` the number of the session that runs.
     """
 
     evaluation: Evaluation
     sessions: list[Record] = field(default_factory=list)
     damaged: int = 0
+    session: int = 0
 
 
 class Journal:
@@ -179,7 +170,12 @@ def _syncable() -> Iterator[None]:
 
 
 def open_journal(
-    run_dir: Path, identity: Mapping[str, Any], session: Mapping[str, Any], *, resume: bool = True
+    run_dir: Path,
+    identity: Mapping[str, Any],
+    session: Mapping[str, Any],
+    *,
+    resume: bool = True,
+    ranks: int = 1,
 ) -> tuple[Journal, Finished]:
     """Reads what earlier sessions finished, and opens the journal for this one. Call it inside `hold`.
 
@@ -188,6 +184,7 @@ def open_journal(
         identity: what decides about the answers: flat, plain values.
         session: what is worth knowing about this start of the command.
         resume: False forgets what is there.
+        ranks: how many will write. Their files are made here: a network disk may show other machines' new ones late.
 
     Raises:
         ConfigError: the run that was begun there is another one; a line for each key that differs.
@@ -201,62 +198,72 @@ def open_journal(
         for half in (*run_dir.glob(".results.json.*"), *run_dir.glob(".predictions.jsonl.*")):
             half.unlink()  # a run was killed while it wrote them
         if not resume:
-            for name in (FILE, "example_*"):
+            for name in (FILES, "example_*"):
                 for old in directory.glob(name):
                     old.unlink()
             (run_dir / "results.json").unlink(
                 missing_ok=True
             )  # its presence would say that the run has ended
-    records, damaged = read_records(path)
-    if records:
-        check_same(records[0], identity, path)
+    finished = read_finished(run_dir, identity)
     journal = Journal(path)
-    if not records:
-        journal.append({"format": FORMAT, "identity": dict(identity)})
-    finished = merge_records(records[1:])
-    finished.damaged = damaged
-    finished.evaluation.examples = _read_examples(directory, finished.evaluation.answers)
+    if not path.stat().st_size:
+        journal.append(_header(identity))
     finished.sessions.append({**session, "videos": 0})
-    journal.append({"session": dict(session)})
+    journal.append({"session": dict(session), "number": finished.session})
+    with storing(directory):
+        for rank in range(1, ranks):
+            _of_rank(directory, rank).touch()
     return journal, finished
 
 
-def line_of(record: Record) -> bytes:
-    """The line that holds a record."""
-    body = json.dumps(record, ensure_ascii=True, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(body), body)
+def join_journal(run_dir: Path, rank: int, identity: Mapping[str, Any], number: int) -> Journal:
+    """Opens the journal of a rank above 0, once rank 0 has opened its own. Call it inside `hold`.
 
-
-def read_records(path: Path) -> tuple[list[Record], int]:
-    """Reads a journal, cuts off half a line at its end, and counts the damaged ones.
+    Args:
+        number: of the session, from rank 0.
 
     Raises:
-        DataError: the first record is damaged, so nobody knows what the others are about.
+        DataError: this rank would answer something else than rank 0, or does not see the directory of rank 0.
+        StorageError: the journal cannot be written.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return [], 0
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with storing(path):
-            os.truncate(path, whole)
-    lines = data[:whole].split(b"\n")[:-1]
-    records = [_record(line) for line in lines]
-    if records and (records[0] is None or "identity" not in records[0]):
-        raise DataError(f"{path}:1 is damaged, so it cannot be resumed; resume=false starts over.")
-    good = [record for record in records if record is not None]
-    return good, len(records) - len(good)
+    header = read_header(run_dir / DIRECTORY / FILE)
+    different = differences(header["identity"], identity, "for rank 0", "here")
+    if different:
+        raise DataError("the ranks do not do the same:\n" + "\n".join(different))
+    path = _of_rank(run_dir / DIRECTORY, rank)
+    journal = Journal(path)
+    if not path.stat().st_size:
+        journal.append(_header(identity))
+    journal.append({"session": {}, "number": number})  # rank 0 describes it
+    return journal
 
 
-def _record(line: bytes) -> Record | None:
-    try:
-        if int(line[:8], 16) != zlib.crc32(line[9:]):
-            return None
-        record = json.loads(line[9:])
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+def read_finished(run_dir: Path, identity: Mapping[str, Any]) -> Finished:
+    """What all sessions and ranks have finished. Nobody may be writing.
+
+    Raises:
+        ConfigError, DataError, StorageError: as `open_journal`.
+    """
+    directory = run_dir / DIRECTORY
+    ranks, damaged = [], 0
+    for path in sorted(directory.glob(FILES), key=lambda path: (path.name != FILE, path.name)):
+        records, lost = read_records(path)
+        damaged += lost
+        if records:
+            check_same(records[0], identity, path)
+            ranks.append(records[1:])
+    finished = merge_records(ranks)
+    finished.damaged = damaged
+    finished.evaluation.examples = _read_examples(directory, finished.evaluation.answers)
+    return finished
+
+
+def _of_rank(directory: Path, rank: int) -> Path:
+    return directory / FILE.replace(".", f".{rank}.")
+
+
+def _header(identity: Mapping[str, Any]) -> Record:
+    return {"format": FORMAT, "identity": dict(identity)}
 
 
 def check_same(header: Record, identity: Mapping[str, Any], path: Path) -> None:
@@ -265,79 +272,49 @@ def check_same(header: Record, identity: Mapping[str, Any], path: Path) -> None:
         raise DataError(
             f"{path} has format {header.get('format')}, this version reads {FORMAT}; resume=false starts over."
         )
-    old, new = header["identity"], json.loads(json.dumps(dict(identity)))
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if keys:
-        lines = [f"  {key}: {_shown(old.get(key))} there, {_shown(new.get(key))} now" for key in sorted(keys)]
+    lines = differences(header["identity"], identity, "there", "now")
+    if lines:
         raise ConfigError(
             f"output_dir={path.parent.parent} holds a run with another configuration; give another output_dir, "
             "or resume=false to start over there:\n" + "\n".join(lines)
         )
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], there: str, here: str) -> list[str]:
+    """One line for each key of two identities that differs, with both values and where they are found."""
+    new = json.loads(json.dumps(dict(new)))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"  {key}: {_shown(old.get(key))} {there}, {_shown(new.get(key))} {here}" for key in sorted(keys)]
+
+
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-# ---- between a batch and its record ----
-
-
-def batch_record(part: Evaluation) -> Record:
-    """The plain form of a batch; the examples have files of their own."""
-    return {
-        "answers": [asdict(answer) for answer in part.answers],
-        "pruned": asdict(part.pruned),
-        "dense": None if part.dense is None else asdict(part.dense),
-        "kept": {str(tokens): views for tokens, views in part.kept.items()},
-    }
-
-
-def batch_of(record: Record) -> Evaluation:
-    """The batch that `batch_record` made plain."""
-    return Evaluation(
-        answers=[_answer(values) for values in record["answers"]],
-        pruned=_times(record["pruned"]),
-        dense=None if record["dense"] is None else _times(record["dense"]),
-        kept=Counter({int(tokens): views for tokens, views in record["kept"].items()}),
-    )
-
-
-def _answer(values: Record) -> VideoAnswer:
-    lists = ("top5", "probs_top5", "baseline_top5")
-    return VideoAnswer(
-        **{
-            **values,
-            **{name: None if values[name] is None else tuple(values[name]) for name in lists},
-        }
-    )
-
-
-def _times(values: Record) -> StageTimes:
-    peak = values["peak_memory_mb"]
-    runs = {
-        name: [(ms, views) for ms, views in values[name]]
-        for name in ("decode", "preprocess", "score", "backbone")
-    }
-    return StageTimes(**runs, peak_memory_mb=peak)
-
-
-def merge_records(records: list[Record]) -> Finished:
-    """Puts sessions and batches together; a video counts once, whatever the journal holds."""
+def merge_records(ranks: Sequence[Sequence[Record]]) -> Finished:
+    """Puts sessions and batches together, of each rank in the order of its file; a video counts once, whatever the
+    journals hold."""
     found = Finished(Evaluation())
     seen: set[int] = set()
-    for record in records:
-        if "session" in record:
-            found.sessions.append({**record["session"], "videos": 0})
-        elif "batch" in record:
-            part = batch_of(record["batch"])
-            indices = {answer.index for answer in part.answers}
-            if seen & indices:
-                continue
-            seen |= indices
-            found.evaluation.extend(part)
-            if found.sessions:
-                found.sessions[-1]["videos"] += len(indices)
+    sessions: dict[int, Record] = {}
+    for records in ranks:
+        number = -1
+        for record in records:
+            if "session" in record:
+                number = record.get("number", number + 1)
+                sessions.setdefault(number, {**record["session"], "videos": 0})
+            elif "batch" in record:
+                part = batch_of(record["batch"])
+                indices = {answer.index for answer in part.answers}
+                if seen & indices:
+                    continue
+                seen |= indices
+                found.evaluation.extend(part)
+                if number in sessions:
+                    sessions[number]["videos"] += len(indices)
     found.evaluation.answers.sort(key=lambda answer: answer.index)
+    found.sessions = [sessions[number] for number in sorted(sessions)]
+    found.session = max(sessions, default=-1) + 1
     return found
 
 

@@ -172,7 +172,7 @@ def evaluate(
     whole = Pipeline(pipeline.backbone)
     warm = False
 
-    group = max(1, batch_size // views_per_video)
+    group = videos_per_batch(batch_size, views_per_video)
     fitting = FittingBatch(batch_size, on_smaller_batch)
 
     def probabilities(flow: Pipeline, frames: Tensor, times: StageTimes) -> tuple[Tensor, Tensor | None]:
@@ -223,6 +223,11 @@ def evaluate(
             for answer in part.answers:
                 on_answer(answer)
     return done
+
+
+def videos_per_batch(batch_size: int, views_per_video: int) -> int:
+    """The number of videos that meet in one batch of at most `batch_size` views; one at least."""
+    return max(1, batch_size // views_per_video)
 
 
 def _groups(samples: Iterable[VideoSample], size: int) -> Iterator[list[VideoSample]]:

@@ -27,7 +27,8 @@ TIMING = (
     "other stages); total is their sum. videos_per_second: evaluated videos / seconds of preprocess + score + "
     "backbone, so decoding is left out and dense and pruned compare in one run. The first batch warms up, untimed. "
     "Views from a clip cache count with what decoding and preprocess took when they were made. "
-    "A resumed run takes all figures over the batches of all its sessions; see sessions for their machines."
+    "A resumed run takes all figures over the batches of all its sessions; see sessions for their machines. "
+    "With several ranks they are taken over the batches of all of them, so videos_per_second is that of one rank."
 )
 PACKAGES = (
     "video_papr",

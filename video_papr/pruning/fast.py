@@ -81,7 +81,7 @@ def fast_stages(layers: list[Any], pixels: Tensor) -> Iterator[tuple[str, Tensor
     yield "stem", x
     for name, stage in zip(STAGES, layers[1:], strict=False):
         for block in stage.res_blocks:
-            x = _block(x, block)
+            x = run_block(x, block)
         yield name, x
 
 
@@ -102,26 +102,13 @@ def _stem(x: Tensor, stem: Any) -> Tensor:
     return rows.movedim(1, -1).reshape(batch, frames, height, width, channels).relu_()
 
 
-def run_block(x: Tensor, block: nn.Module) -> Tensor:
-    """One block as `FastTrunk` runs it, x and the outcome (B, T, H, W, C): for timing."""
-    return _block(x, block)
-
-
-def _block(x: Tensor, block: Any) -> Tensor:
-    """One residual block, (B, T, H, W, C) -> (B, T, h, w, D)."""
+def run_block(x: Tensor, block: Any) -> Tensor:
+    """One residual block, (B, T, H, W, C) -> (B, T, h, w, D); depth pruning may have merged it to one convolution."""
     if isinstance(block, MergedBlock):
-        return _merged(x, block.conv).relu_()
+        convolve = _pointwise if block.conv.kernel_size == (1, 1, 1) else _convolution
+        return convolve(x, block.conv).relu_()
     branch = block.branch2
-    inner = _pointwise(x, branch.conv_a).relu_()
-    depthwise = branch.conv_b
-    inner = F.conv3d(
-        _channels_first(inner),
-        depthwise.weight,
-        depthwise.bias,
-        depthwise.stride,
-        depthwise.padding,
-        groups=depthwise.groups,
-    ).movedim(1, -1)
+    inner = _convolution(_pointwise(x, branch.conv_a).relu_(), branch.conv_b)
     gate = branch.norm_b[1]
     if not isinstance(gate, nn.Identity):
         reduce, _, expand, _ = gate.block
@@ -131,11 +118,10 @@ def _block(x: Tensor, block: Any) -> Tensor:
     return out.add_(x if block.branch1_conv is None else _pointwise(x, block.branch1_conv)).relu_()
 
 
-def _merged(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    """A block that depth pruning has made one convolution, (B, T, H, W, C) -> (B, T, h, w, D)."""
-    if conv.kernel_size == (1, 1, 1):
-        return _pointwise(x, conv)
-    return F.conv3d(_channels_first(x), conv.weight, conv.bias, conv.stride, conv.padding).movedim(1, -1)
+def _convolution(x: Tensor, conv: Any) -> Tensor:
+    """A 3 x 3 x 3 convolution, (B, T, H, W, C) -> (B, T, h, w, D)."""
+    out = F.conv3d(_channels_first(x), conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
+    return out.movedim(1, -1)
 
 
 def _pointwise(x: Tensor, conv: Any) -> Tensor:

@@ -40,7 +40,7 @@ class Curriculum:
             count = int((source == i).sum())
             if count:
                 parts.append(store.batch(torch.randint(len(store), (count,), generator=generator).numpy()))
-        frames, labels, tracks = zip(*parts, strict=True)
+        frames, labels, tracks, _ = zip(*parts, strict=True)
         known = None if tracks[0] is None else torch.cat(tracks)
         batch = self.augment(Batch(torch.cat(frames), torch.cat(labels), known), generator)
         return batch._replace(frames=jitter_colors(batch.frames, generator)) if self.colors else batch

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..checkpoints import load_exactly, read_torch
+from ..distributed import ALONE, Ranks
 from ..errors import CheckpointError, ConfigError, TrainingError
+from .augment import unchanged
+from .parallel import Loss, Shared, check_split, own_rows, share_steps
 from .store import Batch, ClipStore
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -73,7 +77,7 @@ class Schedule:
 
 
 Draw = Callable[[float, int, torch.Generator], Batch]
-Loss = Callable[[Batch, torch.Generator], Tensor]
+Plan = Callable[[Batch, torch.Generator], Batch]
 
 
 def fit(
@@ -84,9 +88,11 @@ def fit(
     validate: Callable[[], float],
     schedule: Schedule,
     directory: Path,
+    plan: Plan = unchanged,
     resume: bool = False,
     progress: bool = True,
     log: Callable[[dict[str, Any]], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[dict[str, Any]]:
     """Trains `model` in place and returns the log, one row per validation.
 
@@ -95,15 +101,19 @@ def fit(
         loss: (batch, generator) -> scalar; runs under autocast when the schedule says bf16.
         validate: -> top-1 in per cent on the validation split.
         directory: receives `checkpoint.pt` (after each validation) and `log.csv`.
+        plan: see `targets.Target`.
         resume: continue from the checkpoint in `directory`.
         log: called with each new row.
+        ranks: each takes its rows of every batch; rank 0 validates and writes.
 
     Raises:
+        ConfigError: a batch cannot be shared out evenly.
         CheckpointError: `resume` without a checkpoint, or with one that is damaged, of another schedule or model.
         TrainingError: the loss is no longer a number.
     """
+    check_split(schedule.batch_size, schedule.accumulate, ranks)
     directory.mkdir(parents=True, exist_ok=True)
-    device = next(model.parameters()).device
+    shared = share_steps(model, loss, ranks)
     optimizer = torch.optim.AdamW(
         _groups(model, schedule.weight_decay), lr=schedule.learning_rate, betas=(0.9, 0.98)
     )
@@ -116,14 +126,15 @@ def fit(
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        losses.append(_step(model, optimizer, draw, loss, schedule, step, device))
+        losses.append(_step(model, optimizer, draw, plan, shared, schedule, step, ranks))
         if not math.isfinite(losses[-1]):
             raise TrainingError(
                 f"the loss of step {step + 1} is {losses[-1]}; try train.learning_rate below "
                 f"{schedule.learning_rate:g} or train.dtype=fp32 (the last checkpoint is left as it was)"
             )
         bar.set_postfix(loss=f"{losses[-1]:.3f}", val=rows[-1]["top1"] if rows else "-", refresh=False)
-        if (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps:
+        due = (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps
+        if due and ranks.rank == 0:
             rows.append(
                 {
                     "step": step + 1,
@@ -166,32 +177,44 @@ def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     draw: Draw,
-    loss: Loss,
+    plan: Plan,
+    shared: Shared,
     schedule: Schedule,
     step: int,
-    device: torch.device,
+    ranks: Ranks,
 ) -> float:
-    """One optimiser step; returns its mean loss."""
+    """One optimiser step; returns its mean loss over all ranks.
+
+    All ranks draw the same batch, so that a step does not depend on their number.
+    """
     generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
     batch = draw(step / schedule.steps, schedule.batch_size, generator)
-    torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))  # dropout takes no generator
+    # Dropout takes no generator; the ranks drop different units.
+    torch.manual_seed(int(torch.randint(2**31, (), generator=generator)) + ranks.rank)
+    device = next(model.parameters()).device
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    for part in _parts(batch, schedule.accumulate, device):
-        with torch.autocast(device.type, DTYPES[schedule.dtype], enabled=schedule.dtype != "fp32"):
-            value = loss(part, generator) / schedule.accumulate
-        value.backward()
+    for part, last in _parts(batch, schedule.accumulate):
+        own = own_rows(plan(part, generator), ranks)
+        with nullcontext() if last else shared.apart():
+            with torch.autocast(device.type, DTYPES[schedule.dtype], enabled=schedule.dtype != "fp32"):
+                value = shared.loss(_to(own, device), generator) / schedule.accumulate
+            value.backward()
         total += value.item()
     nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
     optimizer.step()
-    return total
+    return ranks.mean(total)
 
 
-def _parts(batch: Batch, count: int, device: torch.device) -> Iterator[Batch]:
-    """`count` equal parts of a batch, on the device."""
-    chunks = [None if x is None else x.to(device).chunk(count) for x in batch]
+def _parts(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
+    """`count` equal parts of a batch, and whether it is the last one."""
+    chunks = [None if x is None else x.chunk(count) for x in batch]
     for i in range(count):
-        yield Batch(*(None if chunk is None else chunk[i] for chunk in chunks))  # type: ignore[arg-type]
+        yield Batch(*(None if chunk is None else chunk[i] for chunk in chunks)), i == count - 1  # type: ignore[arg-type]
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return Batch(*(None if x is None else x.to(device) for x in batch))  # type: ignore[arg-type]
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -220,12 +243,22 @@ def _save(
     os.replace(directory / f"{CHECKPOINT}.partial", directory / CHECKPOINT)
 
 
-def _restore(
-    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
-) -> tuple[int, list[dict[str, Any]]]:
+def find_checkpoint(directory: Path) -> Path:
+    """The checkpoint in a run directory.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     path = directory / CHECKPOINT
     if not path.is_file():
         raise CheckpointError(f"train.resume=true, but {path} does not exist; start without it")
+    return path
+
+
+def _restore(
+    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
+) -> tuple[int, list[dict[str, Any]]]:
+    path = find_checkpoint(directory)
     state = read_torch(path)
     if not isinstance(state, dict) or not {"model", "optimizer", "step", "rows", "schedule"} <= state.keys():
         raise CheckpointError(f"{path} is no checkpoint of a training; start without train.resume")

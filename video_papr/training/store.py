@@ -35,11 +35,13 @@ class Batch(NamedTuple):
         frames: (B, T, S, S, 3) uint8.
         labels: (B,) int64.
         tracks: (B, T, 5) float32, the actor in the view, where the dataset knows it; see `data.tracks`.
+        kept: (B, K) int64, the tokens that each clip keeps, where some are dropped; see `targets.Target.plan`.
     """
 
     frames: Tensor
     labels: Tensor
     tracks: Tensor | None = None
+    kept: Tensor | None = None
 
 
 @dataclass(frozen=True)

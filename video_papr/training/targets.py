@@ -21,6 +21,7 @@ from ..pixels import normalize_pixels, resample_clip
 from ..pruning.x3d import CLIPS, MEAN, STD, x3d_classifier
 from ..pruning.x3d_short import check_blocks as check_x3d_blocks
 from ..pruning.x3d_short import shorten_x3d
+from .augment import unchanged
 from .dropping import choose_tokens
 from .store import Batch
 
@@ -36,6 +37,8 @@ class Target:
         loss: (batch, generator) -> scalar; the generator drives what is random.
         predict: frames (B, T, S, S, 3) uint8 -> logits (B, classes).
         blocks: what depth pruning made of its blocks, where it starts from such weights.
+        plan: (batch, generator) -> the batch with what its loss would draw for each clip, so that clips can be shared
+            out among ranks afterwards.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Target:
     loss: Callable[[Batch, torch.Generator], Tensor]
     predict: Callable[[Tensor], Tensor]
     blocks: tuple[str, ...] | None = None
+    plan: Callable[[Batch, torch.Generator], Batch] = unchanged
 
     def save(self, path: Path, class_names: tuple[str, ...], described: dict[str, Any]) -> None:
         """Writes the weights in our own format (fp16), with the classes and a description."""
@@ -147,17 +151,21 @@ def backbone_target(
     def predict(frames: Tensor) -> Tensor:
         return backbone(normalize_pixels(frames, mean=backbone.mean, std=backbone.std))
 
+    def plan(batch: Batch, generator: torch.Generator) -> Batch:
+        return batch._replace(kept=choose_tokens(keep_ratio, keep_by, batch, backbone.grid, generator))
+
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
-        kept = choose_tokens(keep_ratio, keep_by, batch, backbone.grid, generator)
+        kept = plan(batch, generator).kept if batch.kept is None else batch.kept
+        kept = None if kept is None else kept.to(batch.frames.device)
         pixels = normalize_pixels(batch.frames, mean=backbone.mean, std=backbone.std)
         logits, where, motion = model(pixels, kept)
         value = F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
         if batch.tracks is None or not (locate or follow):
-            return value
+            return value + 0 * (where.mean() + motion.mean())  # ranks wait for a gradient of every parameter
         found, followed = model.loss(where, motion, batch.tracks, kept)
         return value + locate * found + follow * followed
 
-    return Target(name, model, backbone, loss, predict, blocks)
+    return Target(name, model, backbone, loss, predict, blocks, plan)
 
 
 def scorer_target(
