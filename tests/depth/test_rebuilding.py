@@ -16,8 +16,9 @@ from video_papr.depth.places import find_places, merge_places, open_places, swit
 from video_papr.errors import CheckpointError
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.fast import speed_up
 from video_papr.pruning.merging import build_merger
-from video_papr.pruning.x3d import fold_norms, x3d_classifier
+from video_papr.pruning.x3d import x3d_classifier
 from video_papr.structures import TokenGrid
 from video_papr.training.targets import backbone_target, scorer_target
 
@@ -104,7 +105,7 @@ def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(net(clip, padded, valid=valid), net(clip, kept), rtol=1e-4, atol=1e-5)
 
 
-def test_scorer_comes_back_and_its_norms_fold(tmp_path: Path) -> None:
+def test_scorer_comes_back_and_its_fast_trunk_agrees(tmp_path: Path) -> None:
     net, path = scorer(tmp_path)
     frames = torch.randint(0, 256, (1, 8, 64, 64, 3), dtype=torch.uint8)
     grid = TokenGrid(4, 8, 8)
@@ -119,7 +120,7 @@ def test_scorer_comes_back_and_its_norms_fold(tmp_path: Path) -> None:
                 features = pool.pre_act(pool.pre_norm(pool.pre_conv(features)))
             cells = pruner.scorer.cells(frames)
             torch.testing.assert_close(cells, features.mean(1), rtol=1e-4, atol=1e-5)
-            fold_norms(pruner.scorer.trunk)
+            speed_up(pruner)
             torch.testing.assert_close(pruner.scorer.cells(frames), cells, rtol=1e-3, atol=1e-4)
         assert pruner.significance(frames, grid).shape == (1, 4, 8, 8)
     fused: Any = build_pruner("papr_plus", weights=path, frames=4, size=32, stages=["res2", "res3"])

@@ -64,15 +64,25 @@ class FastTrunk(X3DTrunk):
         if pixels.device.type != "cpu":
             yield from super().stages(pixels)
             return
-        layers: list[Any] = list(self.blocks)
-        x = _stem(pixels.movedim(1, -1).contiguous(), layers[0])
-        yield "stem", _channels_first(x)
-        for name, stage in zip(STAGES, layers[1:], strict=False):
-            for block in stage.res_blocks:
-                x = _block(x, block)
+        for name, x in fast_stages(list(self.blocks), pixels):
             yield name, _channels_first(x)
         if self.stage == "head":
             yield "head", _channels_first(_pointwise(x, self.pre_conv).relu_())
+
+
+def fast_stages(layers: list[Any], pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Name and features (B, T, H, W, C) of the stem and the stages of an X3D with folded norms, on a processor.
+
+    Args:
+        layers: the stem and the stages.
+        pixels: (B, 3, T, S, S) normalised.
+    """
+    x = _stem(pixels.movedim(1, -1).contiguous(), layers[0])
+    yield "stem", x
+    for name, stage in zip(STAGES, layers[1:], strict=False):
+        for block in stage.res_blocks:
+            x = run_block(x, block)
+        yield name, x
 
 
 def _channels_first(x: Tensor) -> Tensor:
@@ -92,7 +102,7 @@ def _stem(x: Tensor, stem: Any) -> Tensor:
     return rows.movedim(1, -1).reshape(batch, frames, height, width, channels).relu_()
 
 
-def _block(x: Tensor, block: Any) -> Tensor:
+def run_block(x: Tensor, block: Any) -> Tensor:
     """One residual block, (B, T, H, W, C) -> (B, T, h, w, D); depth pruning may have merged it to one convolution."""
     if isinstance(block, MergedBlock):
         convolve = _pointwise if block.conv.kernel_size == (1, 1, 1) else _convolution
