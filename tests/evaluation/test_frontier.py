@@ -239,7 +239,9 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert error.startswith("error: these runs differ in dataset, backbone") and error.count("\n") == 1
     for camera in ("calm", "shaky"):
-        write_run(tmp_path / "c" / camera, [0, 1], settings={"dataset": {"camera": camera}})
+        settings = {"dataset": {"camera": camera}}
+        write_run(tmp_path / "c" / camera, [0, 1], dense=[0, 1], settings=settings)
+    assert run([tmp_path / "c" / "calm"], tmp_path / "out")  # the dense baseline saw the same camera
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path / "c")])
     assert "synthetic (calm) videomae_tiny" in capsys.readouterr().err

@@ -206,7 +206,9 @@ def _baselines(runs: list[Run]) -> list[Run]:
         keys = {(run.setting, video) for video in run.answers}
         if run.results.get("baseline") and not keys <= shown:
             answers = {v: Answer(a.label, a.dense_pred, a.dense_pred) for v, a in run.answers.items()}
-            made.append(Run(run.directory, {**run.results, **run.results["baseline"]}, answers, True))
+            settings = {"dataset": run._settings("dataset")}  # the same videos, nothing done to their tokens
+            results = {**run.results, **run.results["baseline"], "settings": settings}
+            made.append(Run(run.directory, results, answers, True))
             shown |= keys
     return made
 
