@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,10 +24,7 @@ from ..structures import TokenGrid
 from .store import Batch
 
 ACTOR = 3.0  # "actor" adds at most so much to scores from 0 to 1: beyond 1 the whole actor stays
-BLOBS, ACTOR_IN_BLOBS = (
-    6.0,
-    18.0,
-)  # "map": deviation of the smooth part at most, and what the actor adds at most
+BLOBS, ACTOR_IN_BLOBS = 6.0, 18.0  # "map": deviation of the smooth part at most; what the actor adds at most
 WIDTH, DURATION = 1.5, 1.2  # of a blob, in tokens: deviation of the bell that noise is blurred with
 
 
@@ -71,14 +69,18 @@ def actor_scores(batch: Batch, grid: TokenGrid, generator: torch.Generator) -> T
     return strength * _actor(batch, grid) + random_scores(batch, grid, generator)
 
 
-def map_scores(batch: Batch, grid: TokenGrid, generator: torch.Generator) -> Tensor:
+def map_scores(
+    batch: Batch, grid: TokenGrid, generator: torch.Generator, *, smoothest: bool = False
+) -> Tensor:
     """Like the maps of a ConvNet: neighbours score alike, and part of it stays where it is in time; (B, T', H', W').
 
-    How smooth is drawn for every clip, from an even draw to blobs only. Three quarters of the clips prefer the actor's
-    tokens, and those around them more or less: some a little, some so much that all of them stay.
+    How smooth is drawn for every clip, from an even draw to blobs only; `smoothest` takes the upper half of that.
+    Three quarters of the clips prefer the actor's tokens, and those around them more or less: some a little, some so
+    much that all of them stay.
     """
     clips = len(batch.labels)
     smooth, spread = torch.rand(2, clips, 1, 1, 1, generator=generator)
+    smooth = (1 + smooth) / 2 if smoothest else smooth
     actor = _actor(batch, grid)
     around = F.avg_pool3d(F.pad(actor, (1,) * 6), 3, stride=1)
     preferred = _preference(3 / 4, batch, generator) * ((1 - spread) * actor + spread * around)
@@ -90,6 +92,7 @@ SCORES: dict[str, Callable[[Batch, TokenGrid, torch.Generator], Tensor]] = {
     "random": random_scores,
     "actor": actor_scores,
     "map": map_scores,
+    "blobs": partial(map_scores, smoothest=True),
 }
 
 
