@@ -140,8 +140,6 @@ def _build(host: Host, name: str, weights: str | Path | None, **options: Any) ->
         raise ConfigError(f"pruner={name} cannot be used here ({reason}); use one of {', '.join(usable)}")
     if weights == PUBLISHED:
         weights = {"image_convnet": "pretrained"}.get(name, f"{name}_k400" if name in CLIPS else None)
-    if name == "papr_plus":
-        options = {"carry": "none", **options}  # these models' own blocks cannot weigh tokens
     pruner = build_pruner(name, weights=weights, **options)
     assert isinstance(pruner, Pruner)
     if pruner.budget.variable:

@@ -121,8 +121,8 @@ def build_pruner(
             "image_convnet"; and `seed` of a rule or of random weights. "papr_plus" takes what X3D-S does, but `stages`
             and `motion` (see `FusedScorer`) in place of `stage`, and `floor` (0.5) of `select_tokens` in place of
             `scope`. "run_length" takes `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what
-            `SimilarityPruner` takes. All take `carry` ("none", of
-            "papr_plus" "merge") and `carry_cell`, see `carrying`.
+            `SimilarityPruner` takes. All take `carry` and
+            `carry_cell`, see `carrying`.
         scorer: of a pruner from outside: a class, a function that returns a scorer, or its import path
             "package.module:name"; see `custom.CustomScorer`.
         scorer_options: keyword arguments of `scorer`.
@@ -156,8 +156,7 @@ def build_pruner(
         shares = {key: value for key, value in options.items() if key in BUDGET and key != "budget"}
         budget = map_budget(options.get("budget", "fixed"), **shares)
         usual = 0.5 if name == "papr_plus" else scope_floor(options.get("scope", "global"))
-        carry = {"carry": "merge"} if name == "papr_plus" else {}
-        carry |= {key: options[key] for key in CARRY if key in options}
+        carry = {key: options[key] for key in CARRY if key in options}
         pruner = Pruner(name, maker, budget=budget, floor=options.get("floor", usual), **carry)
     return pruner.eval().requires_grad_(False)
 
