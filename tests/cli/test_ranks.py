@@ -99,7 +99,8 @@ def test_lost_ranks_and_another_number_of_them(words: tuple[str, ...], whole: Pa
         assert set(ends) <= {-signal.SIGKILL, 128 + signal.SIGTERM, 1, 2}, log(out)
         assert stored(out) < 13
     told = [line for line in log(out).splitlines() if line.startswith("error: ")]
-    assert len(told) == 2, told  # one line for each run that had a rank left
+    # One line for each run that had a rank left; two may both tell when the one that keeps count is the lost one.
+    assert 2 <= len(told) <= 3, told
     assert all("another rank is lost" in line and f"output_dir={out}" in line for line in told)
     assert [killing.finish(child) for child in killing.start_ranks(words, out, 2)] == [0, 0], log(out)
     killing.check_same_run(whole, out)
