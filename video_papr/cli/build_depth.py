@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,9 @@ from ..pruning.selection import check_cell_center
 from ..pruning.x3d import CLIPS, find_x3d, x3d_classifier
 from ..pruning.x3d_short import X3D_DEPTHS
 from ..training.loop import Schedule
+from .build_train import check_keep_by
 from .common import loading_said_aloud
+from .resume import flat_keys
 
 SETTINGS = "settings.json"
 # Keys that say where and how, not what: they may change when a run is resumed.
@@ -49,10 +50,7 @@ def check_depth(config: DepthRunConfig) -> None:
             f"dataset.split={dataset.split}: pruning trains on the split train and searches on val; test is for "
             "measuring"
         )
-    if depth.keep_by != "random" and (dataset.name != "synthetic" or depth.keep_ratio is None):
-        raise ConfigError(
-            f"depth.keep_by={depth.keep_by} needs dataset=synthetic, which knows its actors, and depth.keep_ratio"
-        )
+    check_keep_by("depth", depth, dataset)
     if depth.target == "backbone":
         check_count(depth.prune, BACKBONES[backbone.name]["depth"], keep_one=REMOVED in depth.kinds)
         if backbone.weights is None:
@@ -191,7 +189,7 @@ def same_run(directory: Path, config: DepthRunConfig) -> None:
     Raises:
         ConfigError: it is another one; the line names the first key that differs.
     """
-    path, now = directory / SETTINGS, _flat(asdict(config))
+    path, now = directory / SETTINGS, flat_keys(asdict(config), FREE)
     if config.depth.resume and path.is_file():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -250,17 +248,3 @@ def _side(config: DepthRunConfig) -> int | None:
     size = config.backbone.input_size
     assert not isinstance(size, tuple)  # BackboneConfig leaves that to timm_vit
     return size
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots, without those in `FREE`."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if key in FREE:
-            continue
-        if isinstance(value, Mapping) and not prefix:
-            flat.update(_flat(value, f"{key}."))
-        else:
-            flat[key] = value
-    return flat

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..backbones.builders import clip_size
 from ..checkpoints import find_weights
-from ..config import DatasetConfig, TrainRunConfig
+from ..config import DatasetConfig, DepthConfig, TrainConfig, TrainRunConfig
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
 from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
@@ -48,14 +48,20 @@ def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
         )
     if dataset.name == "synthetic" and train.augment == "natural":
         raise ConfigError("train.augment=natural: is for real videos; the synthetic actions need actions")
-    if train.keep_by != "random" and (dataset.name != "synthetic" or train.keep_ratio is None):
-        raise ConfigError(
-            f"train.keep_by={train.keep_by} needs dataset=synthetic, which knows its actors, and train.keep_ratio"
-        )
+    check_keep_by("train", train, dataset)
     build_schedule(config)
     check_split(train.batch_size, train.accumulate, ranks)
     if train.weights is not None:
         find_weights(train.weights, key="train.weights")
+
+
+def check_keep_by(section: str, config: TrainConfig | DepthConfig, dataset: DatasetConfig) -> None:
+    """Refuses `keep_by` where nobody knows the actors, or nothing is dropped; `section` names the keys in the error."""
+    if config.keep_by != "random" and (dataset.name != "synthetic" or config.keep_ratio is None):
+        raise ConfigError(
+            f"{section}.keep_by={config.keep_by} needs dataset=synthetic, which knows its actors, and "
+            f"{section}.keep_ratio"
+        )
 
 
 def build_schedule(config: TrainRunConfig) -> Schedule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ def identity(
     listed = [[record.name, record.label] for record in videos.records]
     text = json.dumps([listed, videos.missing, sorted(videos.unreadable)])
     return {
-        **_flat(asdict(config)),
+        **flat_keys(asdict(config), FREE),
         **settings,
         "list of videos": f"{len(videos)} + {len(videos.missing)} missing, {_short(text.encode())}",
         "weights": weights_digest(model),
@@ -71,15 +71,15 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots, without those in `FREE`."""
+def flat_keys(values: Mapping[str, Any], free: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """The keys of a configuration and of its sections, joined by dots, without those in `free`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
-        if key in FREE:
+        if key in free:
             continue
         if isinstance(value, Mapping) and prefix == "":
-            flat.update(_flat(value, f"{key}."))
+            flat.update(flat_keys(value, free, f"{key}."))
         else:
             flat[key] = value
     return flat

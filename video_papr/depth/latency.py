@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..benchmark.timing import alternate
 from ..pruning.fast import run_block
 from ..pruning.x3d import fold_norms
 from .blocks import close_block, open_block, switch_of
@@ -84,23 +85,33 @@ def measure(
         repeats: the median of so many calls counts.
         on_block: called after each block.
     """
-    device = next(net.parameters()).device
-    whole = _folded(net)
     reached = _inputs(net, run, places)
-    network = _time(lambda: run(whole), repeats, device)
+    network = time_networks({WHOLE: net}, run, repeats=repeats)[WHOLE]
     blocks: dict[str, dict[str, float]] = {}
     for place, features in zip(places, reached, strict=True):
-        times = {WHOLE: _time(_call(_folded(place.block), features), repeats, device)}
+        calls = {WHOLE: _call(_folded(place.block), features)}
         for kind in kinds:
             opened = open_block(deepcopy(place.block), kind, place.name).eval()
             switch_of(opened).mix = 1.0
             closed = close_block(opened, place.name)
-            if closed is not None and features.ndim == 5:
+            if closed is None:
+                continue
+            if features.ndim == 5:
                 closed = closed.to(memory_format=torch.channels_last_3d)
-            times[kind] = 0.0 if closed is None else _time(_call(closed, features), repeats, device)
-        blocks[place.name] = times
+            calls[kind] = _call(closed, features)
+        blocks[place.name] = dict.fromkeys(kinds, 0.0) | _medians(calls, repeats, features.device)
         on_block()
     return LatencyTable(network, blocks, dict(described))
+
+
+@torch.inference_mode()
+def time_networks(
+    nets: Mapping[str, nn.Module], run: Callable[[nn.Module], Any], *, repeats: int
+) -> dict[str, float]:
+    """Milliseconds of whole networks, which take turns; norms are folded as in `measure`."""
+    folded = {name: _folded(net) for name, net in nets.items()}
+    device = next(next(iter(nets.values())).parameters()).device
+    return _medians({name: partial(run, net) for name, net in folded.items()}, repeats, device)
 
 
 def _inputs(net: nn.Module, run: Callable[[nn.Module], Any], places: Sequence[Place]) -> list[Tensor]:
@@ -133,19 +144,7 @@ def _call(module: nn.Module, features: Tensor) -> Callable[[], Any]:
     return lambda: run_block(last, module)
 
 
-def _time(call: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """The median of `repeats` calls in milliseconds, after a few that do not count."""
-    times = []
-    for number in range(WARM_UP + repeats):
-        _wait(device)
-        start = perf_counter()
-        call()
-        _wait(device)
-        if number >= WARM_UP:
-            times.append(1000 * (perf_counter() - start))
-    return median(times)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _medians(calls: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
+    """The median of `repeats` single calls of each in milliseconds, after a few that do not count."""
+    times = alternate(calls, device, repeats=repeats, warmup=WARM_UP, sample_ms=0)
+    return {name: median(values) for name, values in times.items()}

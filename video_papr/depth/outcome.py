@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..benchmark.flops import count_gmacs
 from ..training.loop import top1
 from ..training.store import ClipStore
-from .latency import LatencyTable, measure
+from .latency import LatencyTable, time_networks
 from .places import find_places, merge_places
 from .plan import Clips, Plan, Pruned
 from .progressive import batches_of
@@ -44,7 +44,8 @@ def merge_and_measure(
     if subject.last_stage is not None:
         student.to(memory_format=torch.channels_last_3d)
     error = (subject.logits(student, frames) - before).abs().max().item()
-    times = [_network_ms(net, subject, plan, frames) for net in (teacher, student)]
+    nets = {"unpruned": teacher, "pruned": student}
+    times = time_networks(nets, lambda net: subject.timed(net, frames), repeats=plan.latency_repeats)
     gmacs = [count_gmacs(subject.timed, net, frames) / len(frames) for net in (teacher, student)]
     score = None if found.score != found.score else round(found.score, 3)
     report = {
@@ -62,20 +63,13 @@ def merge_and_measure(
         "parameters_unpruned": sum(p.numel() for p in teacher.parameters()),
         "gmacs": gmacs[1],
         "gmacs_unpruned": gmacs[0],
-        "latency_ms": times[1],
-        "latency_ms_unpruned": times[0],
+        "latency_ms": times["pruned"],
+        "latency_ms_unpruned": times["unpruned"],
         "latency_ms_expected": budget.cost(found.mask),
         "measured": table.measured,
         "merge_error": error,
     }
     return Pruned(student, blocks, report)
-
-
-def _network_ms(net: nn.Module, subject: Subject, plan: Plan, frames: Tensor) -> float:
-    def run(timed: nn.Module) -> object:
-        return subject.timed(timed, frames)
-
-    return measure(net, run, [], [], repeats=plan.latency_repeats, described={}).network
 
 
 def validation_top1(net: nn.Module, subject: Subject, store: ClipStore, dtype: str) -> float:

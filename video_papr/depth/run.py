@@ -13,13 +13,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..backbones.shortened import REMOVED
@@ -34,6 +34,27 @@ from .plan import Clips, Plan, Pruned
 from .progressive import Judge, batches_of, rising_draw, student_loss, supernet_loss, train_stage
 from .search import Budget, Found, check_budget, check_count, greedy, random_mask, search, uniform_mask
 from .subjects import Subject
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all stages of one pruning share; for the attributes see `prune_depth`.
+
+    `teacher` is the unpruned network, in eval mode.
+    """
+
+    teacher: nn.Module
+    subject: Subject
+    plan: Plan
+    clips: Clips
+    directory: Path
+    resume: bool
+    progress: bool
+
+    def clips_of(self, store: ClipStore, count: int, batch_size: int) -> list[Tensor]:
+        """The first `count` clips of a store in batches, on the network's device."""
+        return batches_of(store, count, batch_size, next(self.teacher.parameters()).device)
+
 
 STAGE_FILES = ("latency.json", f"supernet/{CHECKPOINT}", "search.json", f"progressive/{CHECKPOINT}")
 
@@ -68,7 +89,8 @@ def prune_depth(
     places = find_places(net, last_stage=subject.last_stage)
     check_count(plan.prune, len(places), keep_one=REMOVED in plan.kinds)
     teacher = deepcopy(net).eval().requires_grad_(False)
-    table = _table(teacher, subject, plan, clips, directory, resume, progress)
+    work = Work(teacher, subject, plan, clips, directory, resume, progress)
+    table = _table(work)
     kinds = [table.choose(place.name, plan.kinds) for place in places]
     named = {place.name: kind for place, kind in zip(places, kinds, strict=True)}
     budget = table.budget(named, plan.max_latency)
@@ -77,22 +99,23 @@ def prune_depth(
         f"measured: {table.network:.2f} ms for {plan.latency_clips} clips, {len(places)} blocks can be pruned"
     )
 
-    common = {"clips": clips, "resume": resume, "progress": progress}
-    supernet = _opened(net, subject, kinds)
-    _start(supernet, subject, plan, clips)
-    if plan.method == "updp":
-        _train_supernet(supernet, teacher, subject, plan, directory=directory / "supernet", **common)  # type: ignore[arg-type]
-    found = _choose(supernet, teacher, subject, plan, budget, clips, directory, resume, progress)
+    supernet = None
+    if plan.method in ("random", "uniform"):
+        found = Found(_drawn(plan, len(places)), float("nan"), {})
+    else:
+        supernet = _opened(net, subject, kinds)
+        _start(supernet, work)
+        found = _searched(supernet, budget, work)
     chosen = [places[number].name for number in found.mask]
     say(f"chosen by {plan.method} from {len(found.scores)} scores: {', '.join(chosen)}")
 
     student = _opened(net, subject, kinds, found.mask)
-    if plan.method == "updp":
+    if supernet is not None and plan.method == "updp":
         source, target = (find_places(one, last_stage=subject.last_stage) for one in (supernet, student))
         copy_pruned_branches(source, target, found.mask)
     else:
-        _start(student, subject, plan, clips)
-    rows = _train_student(student, teacher, subject, plan, directory=directory / "progressive", **common)  # type: ignore[arg-type]
+        _start(student, work)
+    rows = _train_student(student, work)
     say(f"validation top-1 {rows[-1]['top1']:.2f} % after {rows[-1]['step']} steps")
     return merge_and_measure(student, teacher, subject, plan, kinds, found, table, budget, clips, rows)
 
@@ -104,41 +127,32 @@ def _opened(net: nn.Module, subject: Subject, kinds: Sequence[str], mask: Mask |
     return copy
 
 
-def _start(net: nn.Module, subject: Subject, plan: Plan, clips: Clips) -> None:
+def _start(net: nn.Module, work: Work) -> None:
     """Gives the pruned branches of an opened network their start, in place."""
+    plan = work.plan
     if plan.start == "copy":
         return  # what they are made with
-    device = next(net.parameters()).device
-    batches = batches_of(clips.train, plan.calibration_clips, plan.schedule.batch_size, device)
-    fit_branches(net, lambda frames: subject.answer(net, frames, None), batches)
+    batches = work.clips_of(work.clips.train, plan.calibration_clips, plan.schedule.batch_size)
+    fit_branches(net, lambda frames: work.subject.answer(net, frames, None), batches)
 
 
-def _table(
-    teacher: nn.Module,
-    subject: Subject,
-    plan: Plan,
-    clips: Clips,
-    directory: Path,
-    resume: bool,
-    progress: bool,
-) -> LatencyTable:
-    path = directory / "latency.json"
-    if resume and path.is_file():
+def _table(work: Work) -> LatencyTable:
+    path, plan = work.directory / "latency.json", work.plan
+    if work.resume and path.is_file():
         return LatencyTable(**_read(path, {"network", "blocks", "measured"}))
-    device = next(teacher.parameters()).device
-    (frames,) = batches_of(clips.val, plan.latency_clips, plan.latency_clips, device)
-    places = find_places(teacher, last_stage=subject.last_stage)
+    (frames,) = work.clips_of(work.clips.val, plan.latency_clips, plan.latency_clips)
+    places = find_places(work.teacher, last_stage=work.subject.last_stage)
     measured = {
         "clips": len(frames),
         "repeats": plan.latency_repeats,
-        "device": device.type,
+        "device": frames.device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    with tqdm(total=len(places), desc="measuring", unit="block", disable=not progress) as bar:
+    with tqdm(total=len(places), desc="measuring", unit="block", disable=not work.progress) as bar:
         table = measure(
-            teacher,
-            lambda net: subject.timed(net, frames),
+            work.teacher,
+            lambda net: work.subject.timed(net, frames),
             places,
             plan.kinds,
             repeats=plan.latency_repeats,
@@ -149,87 +163,34 @@ def _table(
     return table
 
 
-def _train_supernet(
-    supernet: nn.Module,
-    teacher: nn.Module,
-    subject: Subject,
-    plan: Plan,
-    *,
-    clips: Clips,
-    directory: Path,
-    resume: bool,
-    progress: bool,
-) -> None:
-    judge = _judge(supernet, teacher, subject, plan, clips)
-    example = uniform_mask(len(switches(supernet)), plan.prune)
-    train_stage(
-        supernet,
-        directory=directory,
-        resume=resume,
-        draw=clips.draw,
-        loss=supernet_loss(supernet, teacher, subject, plan.teaching, plan.prune),
-        validate=lambda: judge(example),  # of one subnet among many
-        schedule=replace(plan.schedule, steps=plan.supernet_steps),
-        progress=progress,
-    )
+def _drawn(plan: Plan, blocks: int) -> Mask:
+    """The mask of a method that looks at nothing."""
+    if plan.method == "uniform":
+        return uniform_mask(blocks, plan.prune)
+    return random_mask(np.random.default_rng(plan.seed), blocks, plan.prune)
 
 
-def _train_student(
-    student: nn.Module,
-    teacher: nn.Module,
-    subject: Subject,
-    plan: Plan,
-    *,
-    clips: Clips,
-    directory: Path,
-    resume: bool,
-    progress: bool,
-) -> list[dict[str, Any]]:
-    rising = plan.progressive_steps if plan.progressive else 0
-    steps = plan.progressive_steps + plan.finetune_steps  # abrupt pruning trains as long
-    found = switches(student)
-    rows = train_stage(
-        student,
-        directory=directory,
-        resume=resume,
-        draw=rising_draw(clips.draw, found, steps, rising),
-        loss=student_loss(student, teacher, subject, plan.teaching),
-        validate=lambda: validation_top1(student, subject, clips.val, plan.schedule.dtype),
-        schedule=replace(plan.schedule, steps=steps, seed=plan.seed + 1),
-        progress=progress,
-    )
-    for switch in found:  # a run that was finished before has drawn nothing
-        switch.mix = 1.0
-    return rows
-
-
-def _choose(
-    supernet: nn.Module,
-    teacher: nn.Module,
-    subject: Subject,
-    plan: Plan,
-    budget: Budget,
-    clips: Clips,
-    directory: Path,
-    resume: bool,
-    progress: bool,
-) -> Found:
-    """The mask, by the plan's method; every score is on disk before the next one is taken."""
-    blocks = len(switches(supernet))
-    if plan.method in ("random", "uniform"):
-        rng = np.random.default_rng(plan.seed)
-        mask = (
-            random_mask(rng, blocks, plan.prune)
-            if plan.method == "random"
-            else uniform_mask(blocks, plan.prune)
+def _searched(supernet: nn.Module, budget: Budget, work: Work) -> Found:
+    """The mask that scores best in the supernet, which UPDP trains first; each score is on disk before the next."""
+    plan, blocks = work.plan, len(switches(supernet))
+    judge = _judge(supernet, work)
+    if plan.method == "updp":
+        example = uniform_mask(blocks, plan.prune)
+        train_stage(
+            supernet,
+            directory=work.directory / "supernet",
+            resume=work.resume,
+            draw=work.clips.draw,
+            loss=supernet_loss(supernet, work.teacher, work.subject, plan.teaching, plan.prune),
+            validate=lambda: judge(example),  # of one subnet among many
+            schedule=replace(plan.schedule, steps=plan.supernet_steps),
+            progress=work.progress,
         )
-        return Found(mask, float("nan"), {})
-    path = directory / "search.json"
+    path = work.directory / "search.json"
     known: dict[Mask, float] = {}
-    if resume and path.is_file():
+    if work.resume and path.is_file():
         known = {tuple(mask): score for mask, score in _read(path, {"scores"})["scores"]}
-    judge = _judge(supernet, teacher, subject, plan, clips)
-    with tqdm(desc="search", unit="mask", initial=len(known), disable=not progress) as bar:
+    with tqdm(desc="search", unit="mask", initial=len(known), disable=not work.progress) as bar:
 
         def keep(mask: Mask, score: float) -> None:
             known[mask] = score
@@ -253,19 +214,37 @@ def _choose(
         )
 
 
-def _judge(net: nn.Module, teacher: nn.Module, subject: Subject, plan: Plan, clips: Clips) -> Judge:
-    device = next(net.parameters()).device
-    rows = np.linspace(0, len(clips.val) - 1, min(plan.search_clips, len(clips.val))).round().astype(int)
-    examples = ClipStore(clips.val.frames[rows], clips.val.labels[rows])
-    calibration = batches_of(clips.train, plan.calibration_clips, plan.schedule.batch_size, device)
+def _train_student(student: nn.Module, work: Work) -> list[dict[str, Any]]:
+    plan = work.plan
+    rising = plan.progressive_steps if plan.progressive else 0
+    steps = plan.progressive_steps + plan.finetune_steps  # abrupt pruning trains as long
+    found = switches(student)
+    rows = train_stage(
+        student,
+        directory=work.directory / "progressive",
+        resume=work.resume,
+        draw=rising_draw(work.clips.draw, found, steps, rising),
+        loss=student_loss(student, work.teacher, work.subject, plan.teaching),
+        validate=lambda: validation_top1(student, work.subject, work.clips.val, plan.schedule.dtype),
+        schedule=replace(plan.schedule, steps=steps, seed=plan.seed + 1),
+        progress=work.progress,
+    )
+    for switch in found:  # a run that was finished before has drawn nothing
+        switch.mix = 1.0
+    return rows
+
+
+def _judge(net: nn.Module, work: Work) -> Judge:
+    plan, val = work.plan, work.clips.val
+    rows = np.linspace(0, len(val) - 1, min(plan.search_clips, len(val))).round().astype(int)
     return Judge(
         net,
-        subject,
-        calibration=calibration,
-        examples=examples,
+        work.subject,
+        calibration=work.clips_of(work.clips.train, plan.calibration_clips, plan.schedule.batch_size),
+        examples=ClipStore(val.frames[rows], val.labels[rows]),
         batch_size=plan.schedule.batch_size,
         alike=plan.alike,
-        teacher=teacher,
+        teacher=work.teacher,
     )
 
 
