@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import scenes
-from .data.sampling import uniform_segments
-from .data.transforms import resize_and_crop
+from .data.synthetic import render_clips
 from .errors import ExportError
 from .export import Runner, kept_tokens
 from .pipeline import Pipeline
@@ -62,13 +60,8 @@ def check_clips(pipeline: Pipeline, count: int, *, seed: int = 0) -> Tensor:
     rng = np.random.default_rng(seed)
     shape = (model.num_frames, *model.frame_size, 3)
     noise = torch.from_numpy(rng.integers(0, 256, (count, *shape), dtype=np.uint8))
-    acted = []
-    for number in range(count):
-        action = scenes.ACTIONS[number % len(scenes.ACTIONS)]
-        frames, _ = scenes.render(scenes.sample_scene(rng, action), rng)
-        chosen = uniform_segments(len(frames), num_frames=model.num_frames, num_clips=1)
-        acted.append(resize_and_crop(torch.from_numpy(frames[chosen]), size=model.input_size))
-    return torch.cat([noise, *acted, torch.full((1, *shape), 128, dtype=torch.uint8)])
+    acted = render_clips(count, num_frames=model.num_frames, size=model.frame_size, rng=rng)
+    return torch.cat([noise, acted, torch.full((1, *shape), 128, dtype=torch.uint8)])
 
 
 @torch.inference_mode()

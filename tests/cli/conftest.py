@@ -18,10 +18,26 @@ SMALL = ("backbone.num_frames=4", "backbone.input_size=16", "pruner=motion", "pr
 Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> tuple[str, ...]:
     """Words that make a run small."""
     return SMALL
+
+
+@pytest.fixture(scope="session")
+def many_videos(
+    tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]
+) -> Callable[[int], Path]:
+    """A function (count) -> a folder of so many videos in two classes, one of them broken."""
+
+    def call(count: int) -> Path:
+        root = tmp_path_factory.mktemp("many")
+        for number in range(count):
+            write_video(root / "ab"[number % 2] / f"{number:02}.mp4", 6 + number, seed=number)
+        (root / "a/04.mp4").write_bytes(b"no video")
+        return root
+
+    return call
 
 
 @pytest.fixture

@@ -17,11 +17,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import TCPStore
+
 from video_papr.cli.eval import main
 from video_papr.evaluation.journal import Journal
 from video_papr.evaluation.runner import Evaluation
 
 # What depends on the clock, on the number of starts, and on who works on this checkout meanwhile.
+STORES: list[TCPStore] = []  # of `start_ranks`, kept as long as this process lives
 VARIES = ("latency_ms", "videos_per_second", "peak_memory_mb", "sessions", "command", "git_commit")
 
 
@@ -68,16 +71,27 @@ def start(
         os._exit(status)
 
 
-def start_ranks(words: tuple[str, ...], out: Path, size: int, **options: Any) -> list[int]:
-    """Forks the ranks of one run, as torchrun would start them; a single one knows nothing about ranks."""
+def start_ranks(
+    words: tuple[str, ...], out: Path, size: int, *, agent: bool = False, **options: Any
+) -> list[int]:
+    """Forks the ranks of one run, as torchrun would start them; a single one knows nothing about ranks.
+
+    With `agent`, this process keeps the ranks' store as torchrun's agent does, so that it outlives each of them;
+    otherwise it is rank 0's.
+    """
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         port = place.getsockname()[1]
     shared = {"WORLD_SIZE": f"{size}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
-    return [
+    if agent:
+        shared["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    children = [
         start(words, out, environment={**shared, "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"}, **options)
         for rank in range(size)
     ]
+    if agent:  # after the forks, because it has threads; the ranks wait for it
+        STORES.append(TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False))
+    return children
 
 
 def finish(child: int) -> int:

@@ -22,13 +22,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Path:
-    """Twelve videos, one of them broken."""
-    root = tmp_path_factory.mktemp("many")
-    for number in range(12):
-        write_video(root / "ab"[number % 2] / f"{number:02}.mp4", 6 + number, seed=number)
-    (root / "a/04.mp4").write_bytes(b"no video")
-    return root
+def many(many_videos: Callable[[int], Path]) -> Path:
+    return many_videos(12)
 
 
 @pytest.fixture

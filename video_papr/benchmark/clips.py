@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..backbones.builders import Backbone
-from ..data import scenes
 from ..data.decoding import decode_clips
-from ..data.sampling import dense_clips, uniform_segments
+from ..data.sampling import dense_clips
+from ..data.synthetic import render_clips
 from ..data.transforms import resize_and_crop
 
 STRIDE = 4  # frames between two sampled ones, as in VideoMAE's evaluation
@@ -25,13 +25,7 @@ def synthetic_clips(backbone: Backbone, count: int, *, seed: int = 0) -> Tensor:
     What a clip shows matters to no time but that of pruners which let the clip decide how much is kept.
     """
     rng = np.random.default_rng(seed)
-    clips = []
-    for number in range(count):
-        action = scenes.ACTIONS[number % len(scenes.ACTIONS)]
-        frames, _ = scenes.render(scenes.sample_scene(rng, action), rng)
-        chosen = uniform_segments(len(frames), num_frames=backbone.num_frames, num_clips=1)
-        clips.append(resize_and_crop(torch.from_numpy(frames[chosen]), size=backbone.frame_size))
-    return torch.cat(clips)
+    return render_clips(count, num_frames=backbone.num_frames, size=backbone.frame_size, rng=rng)
 
 
 def file_clips(

@@ -21,11 +21,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import ConfigError
 from . import scenes
+from .sampling import uniform_segments
 from .tracks import TRACK
+from .transforms import resize_and_crop
 
 SPLIT_STREAMS = {"train": 1, "val": 2, "test": 3}
 ACTORS_FILE = "actors.npz"
@@ -95,6 +99,19 @@ def default_cache_dir() -> Path:
     named = os.environ.get("VIDEO_PAPR_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "video_papr"
     return Path(named) if named else base
+
+
+def render_clips(
+    count: int, *, num_frames: int, size: int | tuple[int, int], rng: np.random.Generator
+) -> Tensor:
+    """Draws `count` clips without a file, one action after the other: (count, num_frames, *size, 3) uint8."""
+    clips = []
+    for number in range(count):
+        action = scenes.ACTIONS[number % len(scenes.ACTIONS)]
+        frames, _ = scenes.render(scenes.sample_scene(rng, action), rng)
+        chosen = uniform_segments(len(frames), num_frames=num_frames, num_clips=1)
+        clips.append(resize_and_crop(torch.from_numpy(frames[chosen]), size=size))
+    return torch.cat(clips)
 
 
 def generate(
