@@ -28,6 +28,7 @@ from .config_rules import (
     off_or_place,
     one_of,
     or_else,
+    places,
     positive,
     positive_number,
     ratio,
@@ -150,7 +151,7 @@ class PrunerConfig:
     deviations: float | None = setting(or_else(None, any_number), None)
     diversity: str | None = setting(one_of("none", "cluster", "grid", None), None)
     cluster_tau: float | None = setting(or_else(None, any_number), None)
-    after_block: int | None = setting(or_else(None, natural), None)
+    after_block: int | tuple[int, ...] | None = setting(or_else(None, places), None)
     carry: str | None = setting(one_of("none", "pool", "merge", None), None)
     carry_cell: tuple[int, int, int] | None = setting(or_else(None, cell), None)
     scorer: str | None = setting(or_else(None, text), None)

@@ -100,9 +100,17 @@ class Encoder(nn.Module):
         positions = self.positions[0, self.num_prefix :].to(shares.dtype)
         return self.patch_embed.means(pixels, shares) + shares @ positions
 
-    def encode(self, tokens: Tensor, *, stop: int | None = None) -> Tensor:
-        """tokens (B, P + K, D) -> (B, P + K, D) after every block, or after the first `stop` of them."""
-        return run_blocks(self.blocks, tokens, num_prefix=self.num_prefix, stop=stop)[0]
+    def encode(
+        self, tokens: Tensor, *, first: int = 0, stop: int | None = None, valid: Tensor | None = None
+    ) -> Tensor:
+        """tokens (B, P + K, D) -> (B, P + K, D) after the blocks `first` to `stop` - 1; None: up to the last.
+
+        Where `valid` (B, K) is False a token is padding, which nobody attends to.
+        """
+        sizes = None if valid is None else F.pad(valid.float(), (self.num_prefix, 0), value=1.0)
+        return run_blocks(
+            self.blocks, tokens, sizes=sizes, num_prefix=self.num_prefix, first=first, stop=stop
+        )[0]
 
     def forward(
         self,

@@ -123,4 +123,6 @@ def _quoted(value: Any) -> str:
     """A value in Hydra's grammar; texts in quotes, so that they may hold anything."""
     if value is None or isinstance(value, bool | int | float):
         return "null" if value is None else str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_quoted, value))}]"
     return quote(str(value))

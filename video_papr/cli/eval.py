@@ -123,7 +123,7 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         if pruner is not None and pruner.budget.variable and evaluation.kept:  # known only now
             gmacs = mean_gmacs(pipeline, gmacs, evaluation.kept)
             keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
-        if evaluation.pruned.scorer_gmacs:  # maps that crops share
+        if evaluation.pruned.scorer_gmacs:  # known only now, too
             gmacs = shared_gmacs(gmacs, evaluation.pruned.scorer_gmacs)
         info = RunInfo(
             dataset=config.dataset.name,
