@@ -211,6 +211,7 @@ class RuntimeConfig:
     batch_size: int | str = setting(or_else("auto", positive), "auto")
     workers: int | str = setting(or_else("auto", natural), "auto")
     compile: bool = setting(flag, False)
+    packing: str = setting(one_of("auto", "packed", "bucketed"), "auto")
     threads: int | None = setting(or_else(None, positive), None)
     debug: bool = setting(flag, False)
     profile: bool = setting(flag, False)
@@ -218,6 +219,10 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.dtype == "fp16":
             raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
+        if self.compile and self.packing == "packed":
+            raise ConfigError(
+                "runtime.packing='packed': cannot be combined with runtime.compile=true; use auto or bucketed."
+            )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbones.builders import Backbone
+from .backbones.packing import JAGGED
 from .errors import ConfigError
 from .pixels import normalize_pixels
 from .pruning.builders import Pruner
@@ -31,6 +32,7 @@ from .pruning.similarity import SimilarityPruner
 from .structures import TokenSelection
 
 SPREAD = 0.875  # clips run side by side when each keeps at least this share of the longest one's tokens
+PACKINGS = ("auto", "packed", "bucketed")
 Arrival = tuple[Tensor, Tensor, TokenSelection | None]
 """Tokens (B, P + K, D) that come to a place where they are chosen from, what is compared of them (B, K, D), and which
 of the grid's tokens these K are; None: all."""
@@ -43,9 +45,13 @@ class Pipeline(nn.Module):
         backbone: from `build_backbone`.
         pruner: from `build_pruner`; None keeps every tubelet.
         merger: from `build_merger`; None merges nothing.
+        packing: how clips that keep unequal numbers of tokens run, one of `PACKINGS`. "packed": all in one row, see
+            `backbones.packing`. "bucketed": in groups of similar length, padded to the longest. "auto": packed on a
+            CUDA device, unless the backbone is compiled, or a bias in attention is needed (a merger, carry="merge").
 
     Raises:
-        ConfigError: the pruner asks for more blocks than the backbone has, or for weights in a mean that there is not.
+        ConfigError: the pruner asks for more blocks than the backbone has, or for weights in a mean that there is not;
+            or the packing is unknown, or needs attention without a bias.
     """
 
     def __init__(
@@ -53,9 +59,20 @@ class Pipeline(nn.Module):
         backbone: Backbone,
         pruner: Pruner | SimilarityPruner | None = None,
         merger: ToMe | None = None,
+        *,
+        packing: str = "auto",
     ) -> None:
         super().__init__()
         self.backbone, self.pruner, self.merger = backbone, pruner, merger
+        self.packing = packing
+        if packing not in PACKINGS:
+            raise ConfigError(f"runtime.packing={packing!r} is unknown; use one of {', '.join(PACKINGS)}")
+        if packing == "packed" and self._biased:
+            reason = "pruner.carry=merge" if merger is None else "merger=tome"
+            raise ConfigError(
+                f"runtime.packing=packed: cannot be combined with {reason}, which weighs tokens in attention; use "
+                "runtime.packing=auto or bucketed"
+            )
         depth = len(backbone.blocks)
         if isinstance(pruner, SimilarityPruner) and pruner.after_blocks[-1] >= depth:
             places = list(pruner.after_blocks)
@@ -102,12 +119,14 @@ class Pipeline(nn.Module):
     def classify(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
         """frames (B, T, H, W, 3) uint8, selection or None for all tubelets -> logits (B, classes).
 
-        Clips of unequal length run in groups of similar length, so that little is padded. What is padded is barred
-        from attention and from the mean: the logits are those of each clip alone.
+        Clips of unequal length run in one row without padding, or in groups of similar length, so that little is
+        padded. What is padded is barred from attention and from the mean: the logits are those of each clip alone.
         """
         self._check_frames(frames)
         if selection is None or selection.valid is None:
             return self._read(frames, selection)
+        if self._packs and selection.carry != "merge":
+            return self._read_packed(frames, selection, selection.valid)
         groups = similar_lengths(selection.counts())
         logits = torch.cat([self._read(frames[rows], selection.rows(rows)) for rows in groups])
         return logits[torch.cat(groups).argsort()]
@@ -154,6 +173,29 @@ class Pipeline(nn.Module):
         if selection.tokens is not None:
             return self.backbone(None, tokens=selection.tokens, block=selection.block, **options)
         return self.backbone(self.pixels(frames), selection.keep_idx, **options)
+
+    @property
+    def _biased(self) -> bool:
+        """Whether attention counts some tokens more often than others."""
+        return self.merger is not None or (self.pruner is not None and self.pruner.carry == "merge")
+
+    @property
+    def _packs(self) -> bool:
+        """Whether clips of unequal length run in one row."""
+        if self.packing != "auto":
+            return self.packing == "packed"
+        cuda = next(self.backbone.parameters()).is_cuda
+        return JAGGED and cuda and not self._biased and self.backbone._compiled_call_impl is None
+
+    def _read_packed(self, frames: Tensor, selection: TokenSelection, valid: Tensor) -> Tensor:
+        return self.backbone.forward_packed(
+            self.pixels(frames) if selection.tokens is None else None,
+            selection.keep_idx,
+            valid,
+            tokens=selection.tokens,
+            block=selection.block,
+            weights=pool_weights(selection) if selection.carry == "pool" else None,
+        )
 
     def _with_merged(self, frames: Tensor, selection: TokenSelection) -> tuple[Tensor, Tensor]:
         """The kept tokens and those of the regions (B, P + K + R, D), and the sizes of all but the class tokens."""
@@ -222,8 +264,10 @@ class Pipeline(nn.Module):
 
     def _encode(self, tokens: Tensor, chosen: TokenSelection, first: int, stop: int) -> Tensor:
         """tokens (B, P + K, D) of a selection -> the same behind the blocks `first` to `stop` - 1, with any padding."""
-        if chosen.valid is None:
-            return self.backbone.encode(tokens, first=first, stop=stop)
+        if chosen.valid is None or self._packs:
+            return self.backbone.encode(
+                tokens, first=first, stop=stop, valid=chosen.valid, packed=self._packs
+            )
         encoded = torch.zeros_like(tokens)
         for rows in similar_lengths(chosen.counts()):
             part = replace(chosen, tokens=tokens).rows(rows)

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from video_papr.backbones.videomae import VideoMAE
 from video_papr.backbones.vivit import ViViT
+from video_papr.data.datasets import VideoSample
 from video_papr.errors import ConfigError
-from video_papr.evaluation.cost import choice_cost, gmacs_per_view, mean_gmacs
+from video_papr.evaluation.cost import Engine, choice_cost, gmacs_per_view, mean_gmacs
+from video_papr.evaluation.runner import evaluate
 from video_papr.export import check_exportable
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.budget import keep_count
@@ -270,3 +272,27 @@ def test_what_does_not_go_with_several_places() -> None:
         check_exportable(flow_of([1, 2]))
     pooled = flow_of([1, 2], carry="pool")(clips())  # which looks at the end only
     assert pooled.isfinite().all() and not torch.allclose(pooled, flow_of([1, 2])(clips()))
+
+
+@pytest.mark.parametrize("mode", ["ratio", "adaptive"])
+def test_an_evaluation_counts_the_choice_of_its_own_videos(mode: str) -> None:
+    flow, views = flow_of([1, 3], mode=mode), clips()
+    samples = [
+        VideoSample(index, str(index), 0, view, None, 1.0, None, FRAMES, 25.0)
+        for index, view in enumerate(views.split(1))
+    ]
+    found = evaluate(
+        flow,
+        samples,
+        prepare=lambda clip: clip,
+        views_per_video=1,
+        batch_size=2,
+        engine=Engine(torch.device("cpu")),
+    )
+    runs = found.pruned.scorer_gmacs
+    if mode == "ratio":  # the same for every clip, and counted once beforehand
+        assert runs == []
+        return
+    assert sum(count for _, count in runs) == 3
+    each = [gmacs_per_view(flow, view)["scorer"] for view in views.split(1)]
+    assert sum(gmacs * count for gmacs, count in runs) == pytest.approx(sum(each), rel=1e-9)

@@ -86,7 +86,13 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         engine = build.build_engine(config.runtime, ranks)
         root, videos = build.build_videos(config.dataset, progress=config.progress)
         pipeline = build.build_pipeline(
-            config.backbone, config.pruner, videos, seed=config.seed, engine=engine, merger=config.merger
+            config.backbone,
+            config.pruner,
+            videos,
+            seed=config.seed,
+            engine=engine,
+            merger=config.merger,
+            packing=config.runtime.packing,
         )
         backbone, pruner = pipeline.backbone, pipeline.pruner
         videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
