@@ -195,6 +195,9 @@ WRONG = {
     "pruner=similarity pruner.diversity=grd": "pruner.diversity='grd': must be one of none, cluster, grid, null. Did",
     "pruner=similarity pruner.cluster_tau=nan": "pruner.cluster_tau=nan: must be a number, or null.",
     "pruner=similarity pruner.after_block=-1": "pruner.after_block=-1: must be a whole number of at least 0, or null.",
+    "pruner=similarity pruner.after_block=[3,1]": "pruner.after_block=[3, 1]: must be a whole number of at least 0, or",
+    "pruner=similarity pruner.after_block=[]": "pruner.after_block=[]: must be a whole number of at least 0,",
+    "pruner=similarity pruner.after_block=[true,2]": "pruner.after_block=[True, 2]: must be a whole number",
     "pruner.carry_cell=[2,2]": "pruner.carry_cell=[2, 2]: must be [frames, height, width], three whole numbers",
     "pruner.carry=mean": "pruner.carry='mean': must be one of none, pool, merge, null.",
     "pruner=run_length pruner.tau=x": "pruner.tau='x': must be a number, or null.",
@@ -292,7 +295,7 @@ def test_defaults_of_a_file_are_those_of_the_library(name: str) -> None:
     one, two = build_pruner(name), build_pruner(name, **given)
     assert one is not None and two is not None
     assert one.budget == two.budget
-    for key in ("floor", "carry", "carry_cell", "diversity", "cluster_tau", "after_block"):
+    for key in ("floor", "carry", "carry_cell", "diversity", "cluster_tau", "after_blocks"):
         assert getattr(one, key, None) == getattr(two, key, None)
 
 

@@ -28,6 +28,7 @@ from .config_rules import (
     off_or_place,
     one_of,
     or_else,
+    places,
     positive,
     positive_number,
     ratio,
@@ -150,7 +151,7 @@ class PrunerConfig:
     deviations: float | None = setting(or_else(None, any_number), None)
     diversity: str | None = setting(one_of("none", "cluster", "grid", None), None)
     cluster_tau: float | None = setting(or_else(None, any_number), None)
-    after_block: int | None = setting(or_else(None, natural), None)
+    after_block: int | tuple[int, ...] | None = setting(or_else(None, places), None)
     carry: str | None = setting(one_of("none", "pool", "merge", None), None)
     carry_cell: tuple[int, int, int] | None = setting(or_else(None, cell), None)
     scorer: str | None = setting(or_else(None, text), None)
@@ -210,6 +211,7 @@ class RuntimeConfig:
     batch_size: int | str = setting(or_else("auto", positive), "auto")
     workers: int | str = setting(or_else("auto", natural), "auto")
     compile: bool = setting(flag, False)
+    packing: str = setting(one_of("auto", "packed", "bucketed"), "auto")
     threads: int | None = setting(or_else(None, positive), None)
     debug: bool = setting(flag, False)
     profile: bool = setting(flag, False)
@@ -217,6 +219,10 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.dtype == "fp16":
             raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
+        if self.compile and self.packing == "packed":
+            raise ConfigError(
+                "runtime.packing='packed': cannot be combined with runtime.compile=true; use auto or bucketed."
+            )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, field
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
@@ -144,6 +145,20 @@ def cell(key: str, value: Any) -> tuple[int, int, int]:
     ):
         raise wrong(key, value, "must be [frames, height, width], three whole numbers of at least 1")
     return value[0], value[1], value[2]
+
+
+def places(key: str, value: Any) -> int | tuple[int, ...]:
+    """A number of blocks, or several in ascending order."""
+    if not isinstance(value, (list, tuple)):
+        return natural(key, value)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in value)
+    if not whole or not value or any(one >= two for one, two in pairwise(value)):
+        raise wrong(
+            key,
+            list(value),
+            "must be a whole number of at least 0, or ascending ones, as in [3,6,9]",
+        )
+    return tuple(value)
 
 
 def ratio_range(key: str, value: Any) -> tuple[float, float]:

@@ -184,6 +184,7 @@ def _measure(
         keep_ratios=config.keep_ratios,
         tome=config.tome,
         split=not config.runtime.compile,
+        packing=config.runtime.packing,
     )
     for variant in variants:
         for network in (variant.flow, variant.chooser):

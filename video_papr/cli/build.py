@@ -222,6 +222,7 @@ def build_pipeline(
     seed: int,
     engine: Engine,
     merger: MergerConfig | None = None,
+    packing: str = "auto",
 ) -> Pipeline:
     """Builds backbone, pruner and merger on the device. Random weights are announced in one line."""
     untrained = backbone.weights is None
@@ -245,7 +246,7 @@ def build_pipeline(
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
     joiner = None if merger is None else build_merger(merger.name, **merger.options)
-    return Pipeline(model, scorer, joiner).to(engine.device)
+    return Pipeline(model, scorer, joiner, packing=packing).to(engine.device)
 
 
 def build_folded_pruner(config: PrunerConfig) -> Pruner | SimilarityPruner | None:

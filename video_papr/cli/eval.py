@@ -86,7 +86,13 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         engine = build.build_engine(config.runtime, ranks)
         root, videos = build.build_videos(config.dataset, progress=config.progress)
         pipeline = build.build_pipeline(
-            config.backbone, config.pruner, videos, seed=config.seed, engine=engine, merger=config.merger
+            config.backbone,
+            config.pruner,
+            videos,
+            seed=config.seed,
+            engine=engine,
+            merger=config.merger,
+            packing=config.runtime.packing,
         )
         backbone, pruner = pipeline.backbone, pipeline.pruner
         videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
@@ -123,7 +129,7 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         if pruner is not None and pruner.budget.variable and evaluation.kept:  # known only now
             gmacs = mean_gmacs(pipeline, gmacs, evaluation.kept)
             keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
-        if evaluation.pruned.scorer_gmacs:  # maps that crops share
+        if evaluation.pruned.scorer_gmacs:  # known only now, too
             gmacs = shared_gmacs(gmacs, evaluation.pruned.scorer_gmacs)
         info = RunInfo(
             dataset=config.dataset.name,

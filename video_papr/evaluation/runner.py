@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..pipeline import Pipeline
 from ..structures import TokenSelection
-from .cost import Engine, StageTimes
+from .cost import ChoiceCost, Engine, StageTimes, choice_cost
 from .memory import FittingBatch
 from .sharing import SharedMaps, select_together
 from .views import aggregate_views
@@ -100,6 +100,7 @@ def classify_views(
     times: StageTimes,
     full: int = 1,
     selection: TokenSelection | None = None,
+    choice_cost: ChoiceCost | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Scores, prunes and classifies views, `batch_size` at a time, and adds what that took to `times`.
 
@@ -108,6 +109,7 @@ def classify_views(
         full: a batch of fewer views than this, and than `batch_size`, repeats its last one: a compiled network has one
             graph for each size.
         selection: what is kept of them, where it is known already.
+        choice_cost: counts the choice where clips differ in it.
 
     Returns:
         logits (V, C), and the mask (V, T', H', W') of the tokens that each view kept, on the CPU: None when that is all
@@ -125,6 +127,8 @@ def classify_views(
             elif pipeline.pruner is not None:
                 with engine.timed(times.score, views):
                     own = pipeline.select(chunk)
+                if choice_cost is not None and own is not None and own.arrived is not None:
+                    times.scorer_gmacs.append((choice_cost(own.arrived[:views]), views))
             with engine.timed(times.backbone, views):
                 logits.append(pipeline.classify(chunk, own)[:views])
             if own is not None:
@@ -177,6 +181,7 @@ def evaluate(
     """
     done = Evaluation(dense=StageTimes() if baseline else None)
     whole = Pipeline(pipeline.backbone)
+    counting = choice_cost(pipeline)
     warm = False
 
     group = videos_per_batch(batch_size, views_per_video)
@@ -189,7 +194,14 @@ def evaluate(
             own = StageTimes()  # what a failed attempt took is no cost of the model
             full = group * views_per_video if full_batches else 1
             return own, *classify_views(
-                flow, frames, batch_size=size, engine=engine, times=own, full=full, selection=selection
+                flow,
+                frames,
+                batch_size=size,
+                engine=engine,
+                times=own,
+                full=full,
+                selection=selection,
+                choice_cost=counting,
             )
 
         own, logits, kept = fitting.run(classify, len(frames))
