@@ -232,7 +232,14 @@ def _evaluate(
     )
     limits = Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
     samples = iter_samples(
-        VideoDataset(videos, sampler, decoder=dataset.decoder, limits=limits, cache=cache),
+        VideoDataset(
+            videos,
+            sampler,
+            decoder=dataset.decoder,
+            limits=limits,
+            cache=cache,
+            reduce=build.frame_reducer(dataset, views, backbone),
+        ),
         indices=todo,
         workers=build.num_workers(config.runtime, ranks),
         pin_memory=engine.device.type == "cuda",
