@@ -125,6 +125,7 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
                 )
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+    lines = growth(found) if config.vary == "one" else []
     results = {
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
@@ -136,15 +137,15 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
             for name, top in ceilings.items()
         },
         "settings": found,
-        **({"growth": growth(found)} if config.vary == "one" else {}),
+        **({"growth": lines} if lines else {}),
         "command": command_line(),
         "git_commit": git_commit(),
         "versions": {**versions(), **_version_of("transformers")},
     }
     text, pictures = report(results), {"speedup.png": speedup_plot([results])}
-    if config.vary == "one":
-        text += f"\n### Growth\n\n{growth_text(results['growth'])}\n"
-        pictures["growth.png"] = growth_plot(results["growth"])
+    if lines:
+        text += f"\n### Growth\n\n{growth_text(lines)}\n"
+        pictures["growth.png"] = growth_plot(lines)
     console = make_console()
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     for path in _write(results, text, pictures, out):

@@ -46,7 +46,8 @@ class VideoSample:
         label: index of the class.
         frames: (C, T, H, W, 3) uint8, or None when `error` is set or `views` are there.
         error: why the video could not be decoded, one line, or None.
-        decode_ms: time that opening and decoding took, of failed attempts too; with `views`, when they were made.
+        decode_ms: time that opening, decoding and handing frames over took, of failed attempts too; with `views`, when
+            they were made.
         frame_indices: (C, T) int64, which frames of the video `frames` holds, or None. A numpy array, because
             every tensor that a worker sends takes one more open file.
         num_video_frames: frames in the whole video, 0 when unknown.
