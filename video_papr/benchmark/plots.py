@@ -94,8 +94,10 @@ def growth_plot(records: Sequence[Mapping[str, Any]]) -> bytes | None:
                 axes[place].annotate(
                     str(value), (x, y), fontsize="x-small", xytext=(3, -9), textcoords="offset points"
                 )
-        axes[place].set_xscale("log")
-        axes[place].set_yscale("log")
+        axes[place].set_xscale("log", base=2)
+        axes[place].set_yscale("log", base=2)
+        for scale in (axes[place].xaxis, axes[place].yaxis):
+            scale.set_major_formatter("{x:g}")
         axes[place].set_title(f"{backbone}, {dtype}: {AXES[axis]}", fontsize="medium")
         axes[place].set_xlabel("GMACs of a batch (dashed: time as the count)")
         axes[place].set_ylabel("ms")
