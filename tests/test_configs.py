@@ -213,6 +213,8 @@ WRONG = {
     "views.crops=2": "views.crops=2: must be one of 1, 3.",
     "views.clips=0": "views.clips=0: must be a whole number of at least 1.",
     "dataset.decoder=ffmpeg": "dataset.decoder='ffmpeg': must be one of auto, decord, pyav, pillow.",
+    "dataset.decode_size=small": "dataset.decode_size='small': must be one of full, short_side.",
+    "dataset.decode_size=short_side dataset.decoder=decord": "dataset.decode_size=short_side: dataset.decoder=",
     "dataset.clip_cache=true": "dataset.clip_cache=true: must be a name or a path.",
     "dataset.clip_cache_gb=0": "dataset.clip_cache_gb=0: must be a number above 0.",
     "dataset.limit=0": "dataset.limit=0: must be a whole number of at least 1, or null.",

@@ -60,6 +60,7 @@ class DatasetConfig:
     index: str | None = setting(or_else(None, text), None)
     limit: int | None = setting(or_else(None, positive), None)
     decoder: str = setting(DECODER, "auto")
+    decode_size: str = setting(one_of("full", "short_side"), "full")
     decode_timeout_s: float = setting(positive_number, 120.0)
     decode_memory_mb: int | None = setting(or_else(None, positive), 8192)
     max_pixels: int | None = setting(or_else(None, positive), 33_177_600)
@@ -85,6 +86,11 @@ class DatasetConfig:
         if self.name in ("csv", "ssv2") and self.annotations is None:
             raise ConfigError(
                 f"dataset.annotations is not set: dataset={self.name} needs dataset.annotations=FILE."
+            )
+        if self.decode_size != "full" and self.decoder not in ("auto", "pyav"):
+            raise ConfigError(
+                f"dataset.decode_size={self.decode_size}: dataset.decoder={self.decoder} reads whole frames; "
+                "use auto or pyav, or dataset.decode_size=full."
             )
 
 

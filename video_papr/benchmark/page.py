@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .growth import growth_text
 from .report import machine, speed_table, stage_table, table, title
 
 Record = Mapping[str, Any]
@@ -115,6 +116,9 @@ def measured_section(benchmarks: Mapping[str, Record], *, picture: str | None = 
         parts.append(f"![Times as fast as the dense model over the keep ratio]({picture})")
     for name, results in benchmarks.items():
         parts += [f"### `{name}`", machine(results)]
+        if results.get("growth"):
+            parts.append(growth_text(results["growth"]))
+            continue
         for setting in results["settings"]:
             parts += [f"**{title(setting)}**", speed_table(setting)]
             if any(stage["ms"] for variant in setting["variants"] for stage in variant["stages"].values()):

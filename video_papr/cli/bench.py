@@ -56,6 +56,7 @@ class BenchConfig:
     dtypes: tuple[str, ...] = setting(list_of(one_of("fp32", "bf16", "fp16")))
     num_frames: tuple[int | None, ...] = setting(list_of(or_else(None, positive)))
     input_sizes: tuple[int | None, ...] = setting(list_of(or_else(None, positive)))
+    vary: str = setting(one_of("all", "one"))
     video: str | None = setting(or_else(None, text))
     stages: bool = setting(flag)
     ceilings: bool = setting(flag)
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def run(config: BenchConfig, out: Path) -> dict[str, Any]:
-    """Measures every setting and writes bench.json, bench.md and speedup.png into `out`.
+    """Measures every setting and writes bench.json, bench.md, speedup.png and, with vary=one, growth.png into `out`.
 
     Returns:
         the content of bench.json.
@@ -96,8 +97,9 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..benchmark.ceilings import measure_ceilings
+    from ..benchmark.growth import growth, growth_text
     from ..benchmark.peers import available
-    from ..benchmark.plots import speedup_plot
+    from ..benchmark.plots import growth_plot, speedup_plot
     from ..benchmark.report import report
     from ..evaluation.store import command_line, describe_device, git_commit, versions
     from . import build
@@ -112,12 +114,7 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
         warn('transformers is not installed, so its models are left out (pip install "video_papr[bench]")')
     measured = config.dtypes if config.ceilings else ()
     ceilings = {name: measure_ceilings(device, build.DTYPES[name]) for name in measured}
-    cases = [
-        Case(*choice)
-        for choice in product(
-            config.backbones, config.num_frames, config.input_sizes, config.dtypes, config.batch_sizes
-        )
-    ]
+    cases = list_cases(config)
     found = []
     with tqdm(total=len(cases) * config.repeats, unit="round", disable=not config.progress) as bar:
         for case in cases:
@@ -128,6 +125,7 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
                 )
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+    lines = growth(found) if config.vary == "one" else []
     results = {
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
@@ -139,16 +137,36 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
             for name, top in ceilings.items()
         },
         "settings": found,
+        **({"growth": lines} if lines else {}),
         "command": command_line(),
         "git_commit": git_commit(),
         "versions": {**versions(), **_version_of("transformers")},
     }
-    text = report(results)
+    text, pictures = report(results), {"speedup.png": speedup_plot([results])}
+    if lines:
+        text += f"\n### Growth\n\n{growth_text(lines)}\n"
+        pictures["growth.png"] = growth_plot(lines)
     console = make_console()
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-    for path in _write(results, text, speedup_plot([results]), out):
+    for path in _write(results, text, pictures, out):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return results
+
+
+def list_cases(config: BenchConfig) -> list[Case]:
+    """All combinations of the lists; with vary=one, those that differ from the first values in one axis of growth."""
+    axes = (config.num_frames, config.input_sizes, config.batch_sizes)
+    clips = set(product(*axes))
+    if config.vary == "one":
+        first = tuple(values[0] for values in axes)
+        clips = {clip for clip in clips if sum(a != b for a, b in zip(clip, first, strict=True)) <= 1}
+    return [
+        Case(backbone, frames, size, dtype, batch)
+        for backbone, frames, size, dtype, batch in product(
+            config.backbones, config.num_frames, config.input_sizes, config.dtypes, config.batch_sizes
+        )
+        if (frames, size, batch) in clips
+    ]
 
 
 def _measure(
@@ -217,17 +235,17 @@ def _version_of(package: str) -> dict[str, str]:
         return {}
 
 
-def _write(results: dict[str, Any], report: str, picture: bytes | None, out: Path) -> list[Path]:
+def _write(results: dict[str, Any], report: str, pictures: dict[str, bytes | None], out: Path) -> list[Path]:
     """Writes the files; bench.json last, so that its presence means done."""
     import json
 
     from ..evaluation.store import write_text
 
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / "bench.md", out / "bench.json"]
-    if picture is not None:
-        paths.insert(0, out / "speedup.png")
-        paths[0].write_bytes(picture)
+    drawn = {out / name: picture for name, picture in pictures.items() if picture is not None}
+    for path, picture in drawn.items():
+        path.write_bytes(picture)
+    paths = [*drawn, out / "bench.md", out / "bench.json"]
     write_text(paths[-2], report)
     write_text(paths[-1], json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return paths

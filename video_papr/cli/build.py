@@ -19,7 +19,7 @@ from ..data.datasets import build_video_list
 from ..data.index import apply_index, read_index
 from ..data.sampling import choose_sampler
 from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
-from ..data.transforms import crop_places, resize_and_crop
+from ..data.transforms import crop_places, reduced_size, resize_and_crop
 from ..distributed import ALONE, Ranks
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share
@@ -167,6 +167,25 @@ def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) 
     )
 
 
+def frame_reducer(
+    dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone
+) -> partial[tuple[int, int]] | None:
+    """Returns (height, width) of a video -> the size in which it is decoded; None: its own.
+
+    Raises:
+        ConfigError: the backbone's frames are not resized as decoders do it.
+    """
+    if dataset.decode_size == "full":
+        return None
+    if backbone.interpolation != "bilinear":
+        raise ConfigError(
+            f"dataset.decode_size={dataset.decode_size}: decoders resize bilinearly, this backbone reads "
+            f"{backbone.interpolation} frames; use dataset.decode_size=full"
+        )
+    cutter = view_cutter(dataset, views, backbone).keywords
+    return partial(reduced_size, size=cutter["size"], short_side=cutter["short_side"])
+
+
 def build_shared_maps(
     dataset: DatasetConfig, views: ViewsConfig, pipeline: Pipeline, *, wanted: bool
 ) -> SharedMaps | None:
@@ -205,7 +224,12 @@ def build_clip_cache(
     cuda = engine.device.type == "cuda"
     recipe = {
         **{"sampling": dataset.sampling, "frame_stride": dataset.frame_stride, "decoder": dataset.decoder},
-        **{"clips": views.clips, "num_frames": backbone.num_frames, **cutter},
+        **{
+            "decode_size": dataset.decode_size,
+            "clips": views.clips,
+            "num_frames": backbone.num_frames,
+            **cutter,
+        },
         # Devices differ in rounding.
         "device": torch.cuda.get_device_name(engine.device)
         if cuda

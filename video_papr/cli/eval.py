@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..evaluation.runner import Evaluation
     from ..pipeline import Pipeline
 
+READY_VIDEOS = 4  # wait in memory at least, if decoding is the faster: videos differ in length and size
+
 
 def main() -> None:
     """Entry point of the command."""
@@ -238,12 +240,20 @@ def _evaluate(
     )
     limits = Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
     samples = iter_samples(
-        VideoDataset(videos, sampler, decoder=dataset.decoder, limits=limits, cache=cache),
+        VideoDataset(
+            videos,
+            sampler,
+            decoder=dataset.decoder,
+            limits=limits,
+            cache=cache,
+            reduce=build.frame_reducer(dataset, views, backbone),
+        ),
         indices=todo,
         workers=build.num_workers(config.runtime, ranks),
         pin_memory=engine.device.type == "cuda",
         timeout_s=dataset.decode_timeout_s,
         memory_mb=dataset.decode_memory_mb,
+        ahead=max(READY_VIDEOS, videos_per_batch(batch_size, views.per_video)),
     )
 
     def store(part: Evaluation) -> None:
@@ -286,7 +296,7 @@ def _evaluate(
     if config.runtime.profile and evaluation.pruned.backbone:
         workers = build.num_workers(config.runtime, ranks)
         total = perf_counter() - start
-        profiled = profile(evaluation, total=total, waiting=waiting.seconds, workers=workers)
+        profiled = profile(evaluation, total=total, waiting=waiting, workers=workers, views=views.per_video)
     evaluation.extend(earlier)
     evaluation.answers.sort(key=lambda answer: answer.index)  # damage to the journal may have left a gap
     evaluation.examples.sort(key=lambda example: example.answer.index)

@@ -71,7 +71,8 @@ class Example:
 class Evaluation:
     """All answers in the order of the dataset, and what they cost.
 
-    `dense` is None without a baseline. `kept` says how many views kept how many tokens.
+    `dense` is None without a baseline. `kept` says how many views kept how many tokens. `warmup` is what the untimed
+    run of the first batch took, the dense model's with it.
     """
 
     answers: list[VideoAnswer] = field(default_factory=list)
@@ -79,6 +80,7 @@ class Evaluation:
     dense: StageTimes | None = None
     examples: list[Example] = field(default_factory=list)
     kept: Counter[int] = field(default_factory=Counter)
+    warmup: StageTimes = field(default_factory=StageTimes)
 
     def extend(self, other: Evaluation) -> None:
         """Adds another one, of other videos."""
@@ -89,6 +91,7 @@ class Evaluation:
             self.dense.extend(other.dense)
         self.examples += other.examples
         self.kept.update(other.kept)
+        self.warmup.extend(other.warmup)
 
 
 def classify_views(
@@ -217,12 +220,12 @@ def evaluate(
             selection = None
             if shared_maps is not None:
                 if not warm:
-                    select_together(shared_maps, readable, frames, engine, StageTimes())
+                    select_together(shared_maps, readable, frames, engine, part.warmup)
                 selection = select_together(shared_maps, readable, frames, engine, part.pruned)
             if not warm:
-                probabilities(pipeline, frames, StageTimes(), selection)
+                probabilities(pipeline, frames, part.warmup, selection)
                 if baseline:
-                    probabilities(whole, frames, StageTimes())
+                    probabilities(whole, frames, part.warmup)
                 warm = True
             probs, kept = probabilities(pipeline, frames, part.pruned, selection)
             dense_probs = probabilities(whole, frames, part.dense)[0] if part.dense is not None else None
