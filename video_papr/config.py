@@ -20,6 +20,7 @@ from .config_rules import (
     cell,
     did_you_mean,
     flag,
+    flag_or,
     frame_size,
     from_0_to_1,
     mapping,
@@ -209,10 +210,15 @@ class RuntimeConfig:
     dtype: str = setting(one_of("auto", "fp32", "bf16", "fp16"), "auto")
     batch_size: int | str = setting(or_else("auto", positive), "auto")
     workers: int | str = setting(or_else("auto", natural), "auto")
-    compile: bool = setting(flag, False)
+    compile: bool | str = setting(flag_or("reduce-overhead", "max-autotune"), False)
     threads: int | None = setting(or_else(None, positive), None)
     debug: bool = setting(flag, False)
     profile: bool = setting(flag, False)
+
+    @property
+    def compile_options(self) -> dict[str, str]:
+        """What torch.compile is told, where `compile` is not false; none for true."""
+        return {"mode": self.compile} if isinstance(self.compile, str) else {}
 
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.dtype == "fp16":

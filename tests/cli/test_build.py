@@ -91,6 +91,16 @@ def test_precision_by_name() -> None:
     assert (engine.dtype, build.dtype_name(engine)) == (torch.bfloat16, "bf16")
 
 
+def test_cuda_graphs_need_a_gpu() -> None:
+    assert RuntimeConfig(compile=True).compile_options == {}
+    assert RuntimeConfig(compile="max-autotune").compile_options == {"mode": "max-autotune"}
+    build.build_engine(RuntimeConfig(device="cpu", compile="max-autotune"))
+    with pytest.raises(
+        ConfigError, match=r"^runtime\.compile='reduce-overhead': .* use runtime\.compile=true"
+    ):
+        build.build_engine(RuntimeConfig(device="cpu", compile="reduce-overhead"))
+
+
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)

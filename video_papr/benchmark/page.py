@@ -140,7 +140,7 @@ def goal_table(benchmarks: Sequence[Record]) -> str:
 def _figures(goal: Goal, benchmarks: Sequence[Record]) -> Iterator[tuple[float, str]]:
     """(figure, device) of each result that measures a goal."""
     for results in benchmarks:
-        if results["device"].split()[0] != goal.device or results["compile"] != goal.compiled:
+        if results["device"].split()[0] != goal.device or bool(results["compile"]) != goal.compiled:
             continue
         for setting in results["settings"]:
             if (setting["backbone"], setting["dtype"], setting["batch_size"]) != (

@@ -67,7 +67,7 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
             )
         model.class_names = names
     if config.runtime.compile:
-        pipeline.compile_networks()
+        pipeline.compile_networks(**config.runtime.compile_options)
     recipe = Recipe(
         sampling=reading.sampling,
         frame_stride=reading.frame_stride,

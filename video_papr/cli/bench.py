@@ -189,7 +189,9 @@ def _measure(
         for network in (variant.flow, variant.chooser):
             if network is not None:
                 network.to(engine.device, build.DTYPES[case.dtype])
-    compiler = partial(compile_variants, variants) if config.runtime.compile else None
+    compiler = None
+    if config.runtime.compile:
+        compiler = partial(compile_variants, variants, **config.runtime.compile_options)
     return {
         "backbone": case.backbone,
         "num_frames": ours.num_frames,

@@ -41,7 +41,7 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
     """Chooses device and precision, and sets torch's threads. Each rank of a machine takes the next GPU.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: a GPU is asked for and there is none, or what only a GPU can do.
     """
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runtime.device='cuda': torch sees no CUDA device; use runtime.device=cpu or auto.")
@@ -63,6 +63,10 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if not cuda and dtype == torch.float16:
         raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
+    if not cuda and runtime.compile == "reduce-overhead":
+        raise ConfigError(
+            "runtime.compile='reduce-overhead': replays CUDA graphs, which need a GPU; use runtime.compile=true."
+        )
     return Engine(torch.device("cuda" if cuda else "cpu"), dtype)
 
 
@@ -327,7 +331,7 @@ def mendable_errors(batch_size: int) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split("Set TORCH")[0].split())
         raise ConfigError(
-            f"runtime.compile=true: torch.compile does not work here ({reason}); install a C++ compiler (g++) or use "
+            f"runtime.compile: torch.compile does not work here ({reason}); install a C++ compiler (g++) or use "
             "runtime.compile=false."
         ) from error
 

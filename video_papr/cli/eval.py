@@ -220,7 +220,9 @@ def _evaluate(
 
     backbone, dataset, views = pipeline.backbone, config.dataset, config.views
     if config.runtime.compile:
-        pipeline.compile_networks()  # the compiler runs at the first batch, before the clock
+        pipeline.compile_networks(
+            **config.runtime.compile_options
+        )  # the compiler runs at the first batch, before the clock
     batch_size = build.batch_size(config.runtime, engine)
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
     cache = build.build_clip_cache(dataset, views, backbone, engine)
@@ -271,7 +273,7 @@ def _evaluate(
             keep_views=None if cache is None else partial(keep_views, cache),
             on_batch=store,
             on_smaller_batch=smaller,
-            full_batches=config.runtime.compile,
+            full_batches=bool(config.runtime.compile),
             shared_maps=shared,
         )
     if cache is not None and cache.fault is not None:

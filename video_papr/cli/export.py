@@ -42,7 +42,7 @@ class ExportConfig(PipelineConfig):
                 f"runtime.dtype={self.runtime.dtype!r}: graphs are written in float32; use auto or fp32."
             )
         if self.runtime.compile:
-            raise ConfigError("runtime.compile=true: not for export; aot=true writes a compiled package.")
+            raise ConfigError("runtime.compile: not for export; aot=true writes a compiled package.")
 
 
 def main() -> None:

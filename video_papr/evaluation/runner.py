@@ -154,7 +154,7 @@ def evaluate(
     """Runs the pipeline, and the dense model on the same views, over all videos.
 
     A video that could not be decoded becomes an answer that says why; it never ends the run. The first batch runs
-    once beforehand as a warm-up that is not timed.
+    beforehand, once or with compiled networks twice, as a warm-up that is not timed.
 
     Args:
         pipeline: backbone and pruner, on the device.
@@ -208,9 +208,10 @@ def evaluate(
                     select_together(shared_maps, readable, frames, engine, StageTimes())
                 selection = select_together(shared_maps, readable, frames, engine, part.pruned)
             if not warm:
-                probabilities(pipeline, frames, StageTimes(), selection)
-                if baseline:
-                    probabilities(whole, frames, StageTimes())
+                for _ in range(2 if full_batches else 1):  # a CUDA graph is recorded by the second run
+                    probabilities(pipeline, frames, StageTimes(), selection)
+                    if baseline:
+                        probabilities(whole, frames, StageTimes())
                 warm = True
             probs, kept = probabilities(pipeline, frames, part.pruned, selection)
             dense_probs = probabilities(whole, frames, part.dense)[0] if part.dense is not None else None
