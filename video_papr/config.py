@@ -216,7 +216,7 @@ class RuntimeConfig:
     profile: bool = setting(flag, False)
 
     @property
-    def compile_options(self) -> dict[str, str]:
+    def compile_options(self) -> dict[str, Any]:
         """What torch.compile is told, where `compile` is not false; none for true."""
         return {"mode": self.compile} if isinstance(self.compile, str) else {}
 

@@ -101,7 +101,12 @@ class Profile:
 
 
 def profile(evaluation: Evaluation, *, total: float, waiting: float, workers: int) -> Profile:
-    """The profile of the videos of `evaluation`, which took `total` seconds, `waiting` of them for videos."""
+    """The profile of the videos of `evaluation`, which took `total` seconds.
+
+    Args:
+        waiting: seconds that this process waited for videos. A GPU works on meanwhile, so that of these only those
+            count that its work leaves.
+    """
 
     def seconds(runs: Runs) -> float:
         return sum(ms for ms, _ in runs) / 1000
@@ -114,6 +119,7 @@ def profile(evaluation: Evaluation, *, total: float, waiting: float, workers: in
         "backbone": seconds(times.backbone),
         "dense": 0.0 if dense is None else seconds(dense.score) + seconds(dense.backbone),
     }
+    stages["waiting"] = max(0.0, min(waiting, total + waiting - sum(stages.values())))
     stages["rest"] = max(0.0, total - sum(stages.values()))
     return Profile(total, stages, seconds(times.decode), workers)
 
