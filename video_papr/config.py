@@ -212,6 +212,7 @@ class RuntimeConfig:
     workers: int | str = setting(or_else("auto", natural), "auto")
     compile: bool | str = setting(flag_or("reduce-overhead", "max-autotune"), False)
     threads: int | None = setting(or_else(None, positive), None)
+    triton: bool = setting(flag, False)
     debug: bool = setting(flag, False)
     profile: bool = setting(flag, False)
 

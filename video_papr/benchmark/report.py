@@ -39,7 +39,8 @@ def machine(results: Record) -> str:
     )
     return (
         f"Measured by `{results['command']}` at commit {results['git_commit']} on {results['device']}, torch "
-        f"{versions['torch']}{with_peer}, {_compiled(results['compile'])}, medians (and "
+        f"{versions['torch']}{with_peer}, {_compiled(results['compile'])}"
+        f"{', with the Triton kernel' if results.get('triton') else ''}, medians (and "
         f"quartiles) of {results['repeats']} rounds.{ceilings}"
     )
 

@@ -28,7 +28,7 @@ from ..evaluation.runner import ActorShare, Example
 from ..evaluation.sharing import SHARABLE, SharedMaps
 from ..pipeline import Pipeline
 from ..pruning.builders import CONVNETS, Pruner, build_pruner
-from ..pruning.fast import speed_up
+from ..pruning.fast import speed_up, use_triton
 from ..pruning.merging import build_merger
 from ..pruning.similarity import SimilarityPruner
 from ..visualize import Panel
@@ -67,6 +67,8 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
         raise ConfigError(
             "runtime.compile='reduce-overhead': replays CUDA graphs, which need a GPU; use runtime.compile=true."
         )
+    if not cuda and runtime.triton:
+        raise ConfigError("runtime.triton=true: the kernel runs on GPUs; use runtime.triton=false.")
     return Engine(torch.device("cuda" if cuda else "cpu"), dtype)
 
 
@@ -255,6 +257,12 @@ def build_pipeline(
 def build_folded_pruner(config: PrunerConfig) -> Pruner | SimilarityPruner | None:
     """Builds the pruner; an X3D has its batch norms folded, which saves time and keeps the map."""
     return speed_up(build_pruner(config.name, **config.options))
+
+
+def choose_kernels(pruner: Pruner | SimilarityPruner | None, runtime: RuntimeConfig, engine: Engine) -> None:
+    """Gives an X3D the Triton kernel, if `runtime.triton` asks for it; a line says so where it does not work."""
+    if runtime.triton and (fault := use_triton(pruner, engine.device)) is not None:
+        warn(f"runtime.triton=true: the kernel does not work here, so torch's own is used ({fault})")
 
 
 def count_classes(videos: VideoList) -> int:

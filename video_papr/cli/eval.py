@@ -219,6 +219,7 @@ def _evaluate(
     from . import build
 
     backbone, dataset, views = pipeline.backbone, config.dataset, config.views
+    build.choose_kernels(pipeline.pruner, config.runtime, engine)
     if config.runtime.compile:
         pipeline.compile_networks(
             **config.runtime.compile_options
