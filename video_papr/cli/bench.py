@@ -191,8 +191,9 @@ def _measure(
 
     def prepare() -> None:
         """What is counted before stands for the networks as they are, whatever runs them."""
-        for variant in variants:
-            build.choose_kernels(getattr(variant.chooser, "pruner", None), config.runtime, engine)
+        pruners = [None if variant.chooser is None else variant.chooser.pruner for variant in variants]
+        for pruner in {id(getattr(pruner, "scorer", None)): pruner for pruner in pruners}.values():
+            build.choose_kernels(pruner, config.runtime, engine)
         if config.runtime.compile:
             compile_variants(variants, **config.runtime.compile_options)
 
