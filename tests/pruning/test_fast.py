@@ -224,7 +224,10 @@ def test_a_kernel_that_does_not_run_is_not_used() -> None:
     ("dtype", "least"), [(torch.float32, 0.99), (torch.bfloat16, 0.97)]
 )  # bf16 has 8 bits
 @pytest.mark.parametrize("compiled", [False, True])
-def test_same_tokens_on_a_gpu(dtype: torch.dtype, least: float, compiled: bool) -> None:
+def test_same_tokens_on_a_gpu(
+    dtype: torch.dtype, least: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     options = {"weights": "x3d_s_synthetic", "frames": 8, "size": 96}
     plain, fast = build_pruner("x3d_s", **options), speed_up(build_pruner("x3d_s", **options))
     assert isinstance(plain, Pruner) and isinstance(fast, Pruner)
