@@ -20,6 +20,7 @@ from .config_rules import (
     cell,
     did_you_mean,
     flag,
+    flag_or,
     frame_size,
     from_0_to_1,
     mapping,
@@ -216,11 +217,17 @@ class RuntimeConfig:
     dtype: str = setting(one_of("auto", "fp32", "bf16", "fp16"), "auto")
     batch_size: int | str = setting(or_else("auto", positive), "auto")
     workers: int | str = setting(or_else("auto", natural), "auto")
-    compile: bool = setting(flag, False)
+    compile: bool | str = setting(flag_or("reduce-overhead", "max-autotune"), False)
     packing: str = setting(one_of("auto", "packed", "bucketed"), "auto")
     threads: int | None = setting(or_else(None, positive), None)
+    triton: bool = setting(flag, False)
     debug: bool = setting(flag, False)
     profile: bool = setting(flag, False)
+
+    @property
+    def compile_options(self) -> dict[str, Any]:
+        """What torch.compile is told, where `compile` is not false; none for true."""
+        return {"mode": self.compile} if isinstance(self.compile, str) else {}
 
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.dtype == "fp16":

@@ -87,6 +87,18 @@ def flag(key: str, value: Any) -> bool:
     return value
 
 
+def flag_or(*words: str) -> Rule:
+    """True, false or one of the words."""
+    allowed = f"must be true, false, {', '.join(words[:-1])} or {words[-1]}"
+
+    def rule(key: str, value: Any) -> bool | str:
+        if not isinstance(value, bool) and value not in words:
+            raise wrong(key, value, allowed, did_you_mean(str(value), words))
+        return value
+
+    return rule
+
+
 def anything(key: str, value: Any) -> Any:
     return value
 

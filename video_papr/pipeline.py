@@ -31,6 +31,7 @@ from .pruning.selection import gather_tokens, places_within
 from .pruning.similarity import SimilarityPruner
 from .structures import TokenSelection
 
+REPLAYING = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
 SPREAD = 0.875  # clips run side by side when each keeps at least this share of the longest one's tokens
 PACKINGS = ("auto", "packed", "bucketed")
 Arrival = tuple[Tensor, Tensor, TokenSelection | None]
@@ -148,10 +149,23 @@ class Pipeline(nn.Module):
         Args:
             scorer: compile X3D's trunk too; None: on a GPU only, because on a processor it gains a few per cent of a
                 small share and takes minutes.
-            options: of torch.compile, in place of these.
+            options: of torch.compile, in place of these. On a GPU `mode="reduce-overhead"` and `"max-autotune"` record
+                CUDA graphs, one for each shape, and replay them: the processor hands a GPU one graph in place of
+                hundreds of kernels, which decides the speed of small batches. Answers stay valid all the same.
+
+        Raises:
+            ConfigError: CUDA graphs where the clip decides how much is kept, and `dynamic=False` does not promise that
+                shapes stay.
         """
         varies = self.pruner is not None and self.pruner.budget.variable
         chosen = {**({} if varies else {"fullgraph": True, "dynamic": False}), **options}
+        replayed = options.get("mode") in REPLAYING and next(self.backbone.parameters()).is_cuda
+        if varies and replayed and chosen.get("dynamic") is not False:
+            raise ConfigError(
+                f"runtime.compile={options['mode']!r}: clips keep unequal numbers of tokens, and a CUDA graph has "
+                "fixed shapes; use runtime.compile=true or a fixed number (pruner.budget=fixed)"
+            )
+        self.backbone.replayed = replayed
         self.backbone.compile(**chosen)
         trunk = getattr(getattr(self.pruner, "scorer", None), "trunk", None)
         if isinstance(trunk, nn.Module) and (
@@ -162,17 +176,22 @@ class Pipeline(nn.Module):
     def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
         if selection is None:
-            return self.backbone(self.pixels(frames), None, **options)
+            return self._answer(self.pixels(frames), None, **options)
         if selection.drops and selection.carry == "merge":
             tokens, options["sizes"] = self._with_merged(frames, selection)
-            return self.backbone(None, tokens=tokens, block=selection.block, **options)
+            return self._answer(None, tokens=tokens, block=selection.block, **options)
         if selection.drops and selection.carry == "pool":
             options["weights"] = pool_weights(selection)
         if selection.valid is not None:
             options["valid"] = selection.valid
         if selection.tokens is not None:
-            return self.backbone(None, tokens=selection.tokens, block=selection.block, **options)
-        return self.backbone(self.pixels(frames), selection.keep_idx, **options)
+            return self._answer(None, tokens=selection.tokens, block=selection.block, **options)
+        return self._answer(self.pixels(frames), selection.keep_idx, **options)
+
+    def _answer(self, *inputs: Any, **options: Any) -> Tensor:
+        """The backbone's logits in memory of their own: a CUDA graph overwrites those that it returned last."""
+        logits: Tensor = self.backbone(*inputs, **options)
+        return logits.clone() if self.backbone.replayed else logits
 
     @property
     def _biased(self) -> bool:

@@ -65,6 +65,12 @@ def test_stages_add_up_and_the_largest_is_named() -> None:
     assert made(waiting=6, score=1, backbone=2).bottleneck == "waiting"
 
 
+def test_waiting_behind_the_work_of_a_gpu_does_not_count() -> None:
+    found = made(waiting=9, score=1, backbone=6)  # of 10 s
+    assert found.stages["waiting"] == 3 and found.stages["rest"] == 0
+    assert found.networks_busy == pytest.approx(0.7)
+
+
 @given(waiting=seconds, score=seconds, backbone=seconds, rest=seconds, decode=seconds)
 def test_shares_are_shares(waiting: float, score: float, backbone: float, rest: float, decode: float) -> None:
     total = waiting + score + backbone + rest + 1e-3

@@ -40,6 +40,7 @@ class Encoder(nn.Module):
         dim: D.
         short_side, interpolation: how frames are resized where the configuration does not say: the shorter side before
             the crop, None: as large as the crop.
+        replayed: whether CUDA graphs run it, so that the next answer overwrites this one; see `Pipeline`.
     """
 
     mean: tuple[float, float, float]
@@ -49,6 +50,7 @@ class Encoder(nn.Module):
     positions: Tensor
     short_side: int | None = None
     interpolation = "bilinear"
+    replayed = False
 
     def __init__(
         self,

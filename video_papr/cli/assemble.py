@@ -72,8 +72,9 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
                 "classes; check backbone.weights"
             )
         model.class_names = names
+    build.choose_kernels(pipeline.pruner, config.runtime, engine)
     if config.runtime.compile:
-        pipeline.compile_networks()
+        pipeline.compile_networks(**config.runtime.compile_options)
     recipe = Recipe(
         sampling=reading.sampling,
         frame_stride=reading.frame_stride,

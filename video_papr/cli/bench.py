@@ -130,6 +130,7 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "compile": config.runtime.compile,
+        "triton": config.runtime.triton,
         "repeats": config.repeats,
         "seed": config.seed,
         "ceilings": {
@@ -177,8 +178,6 @@ def _measure(
     on_round: Callable[[], None],
 ) -> dict[str, Any]:
     """The record of one setting."""
-    from functools import partial
-
     from ..benchmark.clips import file_clips, synthetic_clips
     from ..benchmark.peers import build_pair
     from ..benchmark.suite import Plan, measure
@@ -208,7 +207,15 @@ def _measure(
         for network in (variant.flow, variant.chooser):
             if network is not None:
                 network.to(engine.device, build.DTYPES[case.dtype])
-    compiler = partial(compile_variants, variants) if config.runtime.compile else None
+
+    def prepare() -> None:
+        """What is counted before stands for the networks as they are, whatever runs them."""
+        pruners = [None if variant.chooser is None else variant.chooser.pruner for variant in variants]
+        for pruner in {id(getattr(pruner, "scorer", None)): pruner for pruner in pruners}.values():
+            build.choose_kernels(pruner, config.runtime, engine)
+        if config.runtime.compile:
+            compile_variants(variants, **config.runtime.compile_options)
+
     return {
         "backbone": case.backbone,
         "num_frames": ours.num_frames,
@@ -222,7 +229,7 @@ def _measure(
             clips.to(engine.device),
             Plan(config.repeats, config.warmup, config.sample_ms, config.stages, config.seed),
             ceilings=ceilings,
-            compile_networks=compiler,
+            prepare=prepare,
             on_round=on_round,
         ),
     }

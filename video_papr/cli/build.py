@@ -28,7 +28,7 @@ from ..evaluation.runner import ActorShare, Example
 from ..evaluation.sharing import SHARABLE, SharedMaps
 from ..pipeline import Pipeline
 from ..pruning.builders import CONVNETS, Pruner, build_pruner
-from ..pruning.fast import speed_up
+from ..pruning.fast import speed_up, use_triton
 from ..pruning.merging import build_merger
 from ..pruning.similarity import SimilarityPruner
 from ..visualize import Panel
@@ -41,7 +41,7 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
     """Chooses device and precision, and sets torch's threads. Each rank of a machine takes the next GPU.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: a GPU is asked for and there is none, or what only a GPU can do.
     """
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runtime.device='cuda': torch sees no CUDA device; use runtime.device=cpu or auto.")
@@ -63,6 +63,12 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if not cuda and dtype == torch.float16:
         raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
+    if not cuda and runtime.compile == "reduce-overhead":
+        raise ConfigError(
+            "runtime.compile='reduce-overhead': replays CUDA graphs, which need a GPU; use runtime.compile=true."
+        )
+    if not cuda and runtime.triton:
+        raise ConfigError("runtime.triton=true: the kernel runs on GPUs; use runtime.triton=false.")
     return Engine(torch.device("cuda" if cuda else "cpu"), dtype)
 
 
@@ -278,6 +284,12 @@ def build_folded_pruner(config: PrunerConfig) -> Pruner | SimilarityPruner | Non
     return speed_up(build_pruner(config.name, **config.options))
 
 
+def choose_kernels(pruner: Pruner | SimilarityPruner | None, runtime: RuntimeConfig, engine: Engine) -> None:
+    """Gives an X3D the Triton kernel, if `runtime.triton` asks for it; a line says so where it does not work."""
+    if runtime.triton and (fault := use_triton(pruner, engine.device)) is not None:
+        warn(f"runtime.triton=true: the kernel does not work here, so torch's own is used ({fault})")
+
+
 def count_classes(videos: VideoList) -> int:
     """Returns the classes that the dataset names, or the largest label + 1."""
     if videos.class_names is not None:
@@ -352,7 +364,7 @@ def mendable_errors(batch_size: int) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split("Set TORCH")[0].split())
         raise ConfigError(
-            f"runtime.compile=true: torch.compile does not work here ({reason}); install a C++ compiler (g++) or use "
+            f"runtime.compile: torch.compile does not work here ({reason}); install a C++ compiler (g++) or use "
             "runtime.compile=false."
         ) from error
 

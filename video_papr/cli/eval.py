@@ -227,8 +227,11 @@ def _evaluate(
     from . import build
 
     backbone, dataset, views = pipeline.backbone, config.dataset, config.views
+    build.choose_kernels(pipeline.pruner, config.runtime, engine)
     if config.runtime.compile:
-        pipeline.compile_networks()  # the compiler runs at the first batch, before the clock
+        pipeline.compile_networks(
+            **config.runtime.compile_options
+        )  # the compiler runs at the first batch, before the clock
     batch_size = build.batch_size(config.runtime, engine)
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
     cache = build.build_clip_cache(dataset, views, backbone, engine)
@@ -287,7 +290,7 @@ def _evaluate(
             keep_views=None if cache is None else partial(keep_views, cache),
             on_batch=store,
             on_smaller_batch=smaller,
-            full_batches=config.runtime.compile,
+            full_batches=bool(config.runtime.compile),
             shared_maps=shared,
         )
     if cache is not None and cache.fault is not None:

@@ -1,7 +1,8 @@
 """What an evaluation costs: time by stage, memory, multiply-accumulates.
 
-Time is `time.perf_counter` around a stage of a batch, taken after the device has finished its work. Decoding runs
-beside the other stages, in worker processes, and is timed there.
+Time on a processor is `time.perf_counter` around a stage of a batch. On a GPU it lies between two events in its queue,
+which nobody waits for before the figures are asked for. Decoding runs beside the other stages, in worker processes, and
+is timed there.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class StageTimes:
     """What each stage took, batch by batch (`decode`: video by video), and the most memory that was in use.
 
     `scorer_gmacs`: what the scorer computed, where it depends on the videos.
+    The lists of a batch that a GPU may still be working on are complete after `settle`.
     """
 
     decode: Runs = field(default_factory=list)
@@ -43,14 +45,31 @@ class StageTimes:
     # (per view, views) where crops share a map, or the clip decides how many tokens come to the later places
     scorer_gmacs: Runs = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._laps: list[tuple[str, Any, Any, int]] = []  # (stage, event before, event behind, views)
+
+    def note(self, stage: str, start: Any, end: Any, views: int) -> None:
+        """Remembers two recorded `torch.cuda.Event` around a stage of a batch."""
+        self._laps.append((stage, start, end, views))
+
+    def settle(self) -> None:
+        """Waits for the events that were noted, and adds the milliseconds between them to the lists."""
+        for stage, start, end, views in self._laps:
+            end.synchronize()
+            getattr(self, stage).append((start.elapsed_time(end), views))
+        self._laps.clear()
+
     def extend(self, other: StageTimes) -> None:
-        """Adds the batches of another one."""
+        """Adds the batches of another one; both are settled first."""
+        self.settle()
+        other.settle()
         for name in ("decode", "preprocess", "score", "backbone", "scorer_gmacs"):
             getattr(self, name).extend(getattr(other, name))
         self.peak_memory_mb = max(self.peak_memory_mb, other.peak_memory_mb)
 
     def per_view_ms(self) -> dict[str, float | None]:
         """Returns the median milliseconds per view of each stage and their sum, `total`; None where nothing ran."""
+        self.settle()
         if not self.backbone:
             return dict.fromkeys(("decode", "preprocess", "score", "backbone", "total"))
         stages = {name: getattr(self, name) for name in ("decode", "preprocess", "score", "backbone")}
@@ -61,6 +80,7 @@ class StageTimes:
 
     def processing_seconds(self) -> float:
         """Returns the seconds spent on everything but decoding."""
+        self.settle()
         return sum(ms for runs in (self.preprocess, self.score, self.backbone) for ms, _ in runs) / 1000
 
 
@@ -70,6 +90,11 @@ class Engine:
 
     device: torch.device
     dtype: torch.dtype = torch.float32
+
+    @property
+    def queues(self) -> bool:
+        """Whether the device has a queue of its own, so that calls return before the work is done."""
+        return self.device.type == "cuda"
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -81,13 +106,19 @@ class Engine:
             yield
 
     @contextmanager
-    def timed(self, runs: Runs, views: int) -> Iterator[None]:
-        """Appends what the body takes to `runs`; the device's queue is empty before and after."""
-        self._wait()
-        start = perf_counter()
+    def timed(self, times: StageTimes, stage: str, views: int) -> Iterator[None]:
+        """Appends what the body takes to the list of `times` that `stage` names; see `StageTimes.settle`."""
+        if self.queues:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            stream = torch.cuda.current_stream(self.device)
+            start.record(stream)
+            yield
+            end.record(stream)
+            times.note(stage, start, end, views)
+            return
+        begin = perf_counter()
         yield
-        self._wait()
-        runs.append(((perf_counter() - start) * 1000, views))
+        getattr(times, stage).append(((perf_counter() - begin) * 1000, views))
 
     def reset_peak_memory(self) -> None:
         if self.device.type == "cuda":
@@ -103,10 +134,6 @@ class Engine:
             return 0.0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux kibibytes
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def gmacs_per_view(pipeline: Pipeline, frames: Tensor) -> dict[str, float]:

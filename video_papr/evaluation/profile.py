@@ -131,7 +131,12 @@ class Profile:
 def profile(
     evaluation: Evaluation, *, total: float, waiting: Waiting, workers: int, views: int = 1
 ) -> Profile:
-    """The profile of the videos of `evaluation`, which took `total` seconds and came through `waiting`."""
+    """The profile of the videos of `evaluation`, which took `total` seconds.
+
+    Args:
+        waiting: how this process waited for videos. A GPU works on meanwhile, so that of these seconds only those count
+            that its work leaves.
+    """
 
     def seconds(*runs: Runs) -> float:
         return sum(ms for ms, _ in chain(*runs)) / 1000
@@ -145,6 +150,8 @@ def profile(
         "dense": 0.0 if dense is None else seconds(dense.score, dense.backbone),
         "warmup": seconds(warmup.score, warmup.backbone),
     }
+    left = total + waiting.seconds - sum(stages.values())
+    stages["waiting"] = max(0.0, min(waiting.seconds, left))
     stages["rest"] = max(0.0, total - sum(stages.values()))
     return Profile(total, stages, waiting.decoding, workers, waiting.decoded, views)
 
