@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from video_papr.backbones.builders import build_backbone
 from video_papr.data.datasets import VideoSample
+from video_papr.errors import ConfigError
 from video_papr.evaluation.cost import Engine
 from video_papr.evaluation.runner import evaluate
 from video_papr.pipeline import Pipeline
@@ -105,3 +106,68 @@ def test_an_evaluation_makes_no_graph_for_short_batches(
     assert answers(full=True) == plain
     assert len(graphs) == 2  # pruned and dense
     assert isinstance(flow, nn.Module)
+
+
+class Replaying(nn.Module):
+    """Answers like a network in a CUDA graph: always in the same memory."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.run, self.memory = network.forward, torch.empty(0)
+
+    def forward(self, *inputs: Any, **options: Any) -> Tensor:
+        logits = self.run(*inputs, **options)
+        self.memory.resize_(64 * logits.shape[1])
+        return self.memory[: logits.numel()].view_as(logits).copy_(logits)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("budget", "replayed"),
+    [({"keep_ratio": 0.5}, True), ({"keep_ratio": 0.5}, False), ({"budget": "mass", "mass": 0.5}, True)],
+)
+def test_answers_outlive_the_next_call_of_a_cuda_graph(
+    budget: dict[str, Any], replayed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `replayed` they do not, which shows that the stand-in overwrites."""
+    backbone = build_backbone("videomae_tiny", num_frames=8, input_size=32)
+    flow = Pipeline(backbone, build_pruner("motion", **budget))
+    expected = [flow(frames_of(3, seed)) for seed in range(2)]
+    monkeypatch.setattr(backbone, "forward", Replaying(backbone).forward)
+    backbone.replayed = replayed
+    found = [flow(frames_of(3, seed)) for seed in range(2)]
+    assert all(map(torch.equal, found, expected)) == replayed
+
+
+def test_modes_without_cuda_graphs_return_what_the_backbone_returns() -> None:
+    for options in ({}, {"mode": "reduce-overhead"}, {"mode": "max-autotune"}):
+        flow = Pipeline(build_backbone("videomae_tiny", num_frames=8, input_size=32))
+        flow.compile_networks(**options)  # the compiler runs at the first call, which never comes
+        assert not flow.backbone.replayed  # a processor has none
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@torch.inference_mode()
+def test_cuda_graphs_give_the_same_answers() -> None:
+    backbone = build_backbone("videomae_tiny", num_frames=8, input_size=32)
+    flow = Pipeline(backbone, build_pruner("motion", keep_ratio=0.5)).cuda()
+    scoring = Pipeline(backbone, speed_up(build_pruner("x3d_s", frames=4, size=32))).cuda()
+    batches = [frames_of(3, seed).cuda() for seed in range(6)]
+
+    def run() -> list[Any]:
+        return [(flow(x), scoring.significance(x), Pipeline(backbone)(x)) for x in batches]
+
+    expected = run()
+    torch.compiler.reset()
+    for one in (flow, scoring):
+        one.compile_networks(mode="reduce-overhead")
+    assert backbone.replayed
+    for found, plain in zip(
+        run(), expected, strict=True
+    ):  # not tokens that X3D keeps: rounding decides near ties
+        torch.testing.assert_close(found, plain, rtol=1e-2, atol=1e-2)
+    varying = Pipeline(backbone, build_pruner("motion", budget="mass", mass=0.5))
+    with pytest.raises(ConfigError, match="CUDA graph has fixed shapes"):
+        varying.compile_networks(mode="reduce-overhead")
+    torch.compiler.reset()

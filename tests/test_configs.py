@@ -195,6 +195,9 @@ WRONG = {
     "pruner=similarity pruner.diversity=grd": "pruner.diversity='grd': must be one of none, cluster, grid, null. Did",
     "pruner=similarity pruner.cluster_tau=nan": "pruner.cluster_tau=nan: must be a number, or null.",
     "pruner=similarity pruner.after_block=-1": "pruner.after_block=-1: must be a whole number of at least 0, or null.",
+    "pruner=similarity pruner.after_block=[3,1]": "pruner.after_block=[3, 1]: must be a whole number of at least 0, or",
+    "pruner=similarity pruner.after_block=[]": "pruner.after_block=[]: must be a whole number of at least 0,",
+    "pruner=similarity pruner.after_block=[true,2]": "pruner.after_block=[True, 2]: must be a whole number",
     "pruner.carry_cell=[2,2]": "pruner.carry_cell=[2, 2]: must be [frames, height, width], three whole numbers",
     "pruner.carry=mean": "pruner.carry='mean': must be one of none, pool, merge, null.",
     "pruner=run_length pruner.tau=x": "pruner.tau='x': must be a number, or null.",
@@ -206,10 +209,13 @@ WRONG = {
     "runtime.workers=-1": "runtime.workers=-1: must be a whole number of at least 0, or auto.",
     "runtime.device=tpu": "runtime.device='tpu': must be one of auto, cpu, cuda.",
     "runtime.dtype=fp8": "runtime.dtype='fp8': must be one of",
-    "runtime.compile=maybe": "runtime.compile='maybe': must be true or false.",
+    "runtime.compile=maybe": "runtime.compile='maybe': must be true, false, reduce-overhead or max-autotune.",
+    "runtime.triton=auto": "runtime.triton='auto': must be true or false.",
     "views.crops=2": "views.crops=2: must be one of 1, 3.",
     "views.clips=0": "views.clips=0: must be a whole number of at least 1.",
     "dataset.decoder=ffmpeg": "dataset.decoder='ffmpeg': must be one of auto, decord, pyav, pillow.",
+    "dataset.decode_size=small": "dataset.decode_size='small': must be one of full, short_side.",
+    "dataset.decode_size=short_side dataset.decoder=decord": "dataset.decode_size=short_side: dataset.decoder=",
     "dataset.clip_cache=true": "dataset.clip_cache=true: must be a name or a path.",
     "dataset.clip_cache_gb=0": "dataset.clip_cache_gb=0: must be a number above 0.",
     "dataset.limit=0": "dataset.limit=0: must be a whole number of at least 1, or null.",
@@ -292,7 +298,7 @@ def test_defaults_of_a_file_are_those_of_the_library(name: str) -> None:
     one, two = build_pruner(name), build_pruner(name, **given)
     assert one is not None and two is not None
     assert one.budget == two.budget
-    for key in ("floor", "carry", "carry_cell", "diversity", "cluster_tau", "after_block"):
+    for key in ("floor", "carry", "carry_cell", "diversity", "cluster_tau", "after_blocks"):
         assert getattr(one, key, None) == getattr(two, key, None)
 
 

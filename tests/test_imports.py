@@ -76,6 +76,7 @@ PLACES: dict[str, set[str]] = {
     "onnxscript": {"export.py"},
     "onnxruntime": {"export.py"},
     "transformers": {"benchmark/peers.py"},  # an extra: what a user would take instead
+    "triton": {"pruning/depthwise_triton.py"},  # comes with torch's builds for CUDA
     "pebble": {"data/supervision.py"},
 }
 

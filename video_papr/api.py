@@ -26,6 +26,7 @@ class Pipeline(pipeline.Pipeline):
         backbone: from `build_backbone`.
         pruner: from `build_pruner`; None keeps every tubelet.
         merger: from `build_merger`; None merges nothing.
+        packing: how clips that keep unequal numbers of tokens run, see `pipeline.Pipeline`.
 
     Attributes:
         recipe: how `predict`, `stream` and `features` read videos, see `predict.Recipe`; None: its defaults.
@@ -55,7 +56,7 @@ class Pipeline(pipeline.Pipeline):
         from .cli.assemble import from_config
 
         parts, recipe = from_config(config, **groups)
-        made = cls(parts.backbone, parts.pruner, parts.merger)
+        made = cls(parts.backbone, parts.pruner, parts.merger, packing=parts.packing)
         made.recipe = recipe
         return made.eval()
 

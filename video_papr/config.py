@@ -20,6 +20,7 @@ from .config_rules import (
     cell,
     did_you_mean,
     flag,
+    flag_or,
     frame_size,
     from_0_to_1,
     mapping,
@@ -28,6 +29,7 @@ from .config_rules import (
     off_or_place,
     one_of,
     or_else,
+    places,
     positive,
     positive_number,
     ratio,
@@ -59,6 +61,7 @@ class DatasetConfig:
     index: str | None = setting(or_else(None, text), None)
     limit: int | None = setting(or_else(None, positive), None)
     decoder: str = setting(DECODER, "auto")
+    decode_size: str = setting(one_of("full", "short_side"), "full")
     decode_timeout_s: float = setting(positive_number, 120.0)
     decode_memory_mb: int | None = setting(or_else(None, positive), 8192)
     max_pixels: int | None = setting(or_else(None, positive), 33_177_600)
@@ -84,6 +87,11 @@ class DatasetConfig:
         if self.name in ("csv", "ssv2") and self.annotations is None:
             raise ConfigError(
                 f"dataset.annotations is not set: dataset={self.name} needs dataset.annotations=FILE."
+            )
+        if self.decode_size != "full" and self.decoder not in ("auto", "pyav"):
+            raise ConfigError(
+                f"dataset.decode_size={self.decode_size}: dataset.decoder={self.decoder} reads whole frames; "
+                "use auto or pyav, or dataset.decode_size=full."
             )
 
 
@@ -150,7 +158,7 @@ class PrunerConfig:
     deviations: float | None = setting(or_else(None, any_number), None)
     diversity: str | None = setting(one_of("none", "cluster", "grid", None), None)
     cluster_tau: float | None = setting(or_else(None, any_number), None)
-    after_block: int | None = setting(or_else(None, natural), None)
+    after_block: int | tuple[int, ...] | None = setting(or_else(None, places), None)
     carry: str | None = setting(one_of("none", "pool", "merge", None), None)
     carry_cell: tuple[int, int, int] | None = setting(or_else(None, cell), None)
     scorer: str | None = setting(or_else(None, text), None)
@@ -209,14 +217,25 @@ class RuntimeConfig:
     dtype: str = setting(one_of("auto", "fp32", "bf16", "fp16"), "auto")
     batch_size: int | str = setting(or_else("auto", positive), "auto")
     workers: int | str = setting(or_else("auto", natural), "auto")
-    compile: bool = setting(flag, False)
+    compile: bool | str = setting(flag_or("reduce-overhead", "max-autotune"), False)
+    packing: str = setting(one_of("auto", "packed", "bucketed"), "auto")
     threads: int | None = setting(or_else(None, positive), None)
+    triton: bool = setting(flag, False)
     debug: bool = setting(flag, False)
     profile: bool = setting(flag, False)
+
+    @property
+    def compile_options(self) -> dict[str, Any]:
+        """What torch.compile is told, where `compile` is not false; none for true."""
+        return {"mode": self.compile} if isinstance(self.compile, str) else {}
 
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.dtype == "fp16":
             raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
+        if self.compile and self.packing == "packed":
+            raise ConfigError(
+                "runtime.packing='packed': cannot be combined with runtime.compile=true; use auto or bucketed."
+            )
 
 
 @dataclass(frozen=True)
@@ -282,7 +301,7 @@ class TrainConfig:
     validate_every: int = setting(positive, 500)
     weights: str | None = setting(or_else(None, text), None)
     keep_ratio: tuple[float, float] | None = setting(or_else(None, ratio_range), None)
-    keep_by: str = setting(one_of("random", "actor", "map", "blobs"), "random")
+    keep_by: str = setting(one_of("random", "actor", "map", "blobs", "actor_blobs"), "random")
     locate: float = setting(non_negative, 0.0)
     follow: float = setting(non_negative, 0.0)
     scorer: str = setting(one_of("x3d_xs", "x3d_s", "x3d_m"), "x3d_s")

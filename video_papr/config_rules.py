@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, field
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
@@ -86,6 +87,18 @@ def flag(key: str, value: Any) -> bool:
     return value
 
 
+def flag_or(*words: str) -> Rule:
+    """True, false or one of the words."""
+    allowed = f"must be true, false, {', '.join(words[:-1])} or {words[-1]}"
+
+    def rule(key: str, value: Any) -> bool | str:
+        if not isinstance(value, bool) and value not in words:
+            raise wrong(key, value, allowed, did_you_mean(str(value), words))
+        return value
+
+    return rule
+
+
 def anything(key: str, value: Any) -> Any:
     return value
 
@@ -144,6 +157,20 @@ def cell(key: str, value: Any) -> tuple[int, int, int]:
     ):
         raise wrong(key, value, "must be [frames, height, width], three whole numbers of at least 1")
     return value[0], value[1], value[2]
+
+
+def places(key: str, value: Any) -> int | tuple[int, ...]:
+    """A number of blocks, or several in ascending order."""
+    if not isinstance(value, (list, tuple)):
+        return natural(key, value)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in value)
+    if not whole or not value or any(one >= two for one, two in pairwise(value)):
+        raise wrong(
+            key,
+            list(value),
+            "must be a whole number of at least 0, or ascending ones, as in [3,6,9]",
+        )
+    return tuple(value)
 
 
 def ratio_range(key: str, value: Any) -> tuple[float, float]:

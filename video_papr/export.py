@@ -87,6 +87,11 @@ def check_exportable(pipeline: Pipeline) -> None:
         raise ConfigError(
             f"pruner.carry={pruner.carry} cannot be exported with pruner={name}; use pruner.carry={hint}"
         )
+    if isinstance(pruner, SimilarityPruner) and len(pruner.after_blocks) > 1:
+        raise ConfigError(
+            f"pruner.after_block={list(pruner.after_blocks)} cannot be exported: a graph says what is kept in the end, "
+            "and its check would have to know each place's choice; use one place"
+        )
     if isinstance(pruner, SimilarityPruner) and pruner.diversity != "none":
         raise ConfigError(
             f"pruner.diversity={pruner.diversity} cannot be exported: it goes from token to token outside of torch's "

@@ -56,7 +56,9 @@ def features(
     views = given.to(reader.engine.device) if given is not None and given.ndim == 5 else reader.read(video)
     backbone, batch_size = pipeline.backbone, reader.recipe.batch_size
     if pooled:
-        headless = Pipeline(_twin(backbone, head=nn.Identity()), pipeline.pruner, pipeline.merger)
+        headless = Pipeline(
+            _twin(backbone, head=nn.Identity()), pipeline.pruner, pipeline.merger, packing=pipeline.packing
+        )
         with reader.engine.inference():
             return torch.cat([headless(part).float().cpu() for part in views.split(batch_size)])
     bare = Pipeline(_twin(backbone, classify=lambda tokens, sizes=None: tokens))

@@ -12,23 +12,31 @@ Letters: B clips, T frames, H x W pixels, N tokens of the grid, K kept tokens, P
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .backbones.builders import Backbone
+from .backbones.packing import JAGGED
 from .errors import ConfigError
 from .pixels import normalize_pixels
 from .pruning.builders import Pruner
 from .pruning.carrying import append_tokens, pool_weights, region_shares
 from .pruning.merging import ToMe
-from .pruning.selection import gather_tokens
+from .pruning.selection import gather_tokens, places_within
 from .pruning.similarity import SimilarityPruner
 from .structures import TokenSelection
 
+REPLAYING = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
 SPREAD = 0.875  # clips run side by side when each keeps at least this share of the longest one's tokens
+PACKINGS = ("auto", "packed", "bucketed")
+Arrival = tuple[Tensor, Tensor, TokenSelection | None]
+"""Tokens (B, P + K, D) that come to a place where they are chosen from, what is compared of them (B, K, D), and which
+of the grid's tokens these K are; None: all."""
 
 
 class Pipeline(nn.Module):
@@ -38,9 +46,13 @@ class Pipeline(nn.Module):
         backbone: from `build_backbone`.
         pruner: from `build_pruner`; None keeps every tubelet.
         merger: from `build_merger`; None merges nothing.
+        packing: how clips that keep unequal numbers of tokens run, one of `PACKINGS`. "packed": all in one row, see
+            `backbones.packing`. "bucketed": in groups of similar length, padded to the longest. "auto": packed on a
+            CUDA device, unless the backbone is compiled, or a bias in attention is needed (a merger, carry="merge").
 
     Raises:
-        ConfigError: the pruner asks for more blocks than the backbone has, or for weights in a mean that there is not.
+        ConfigError: the pruner asks for more blocks than the backbone has, or for weights in a mean that there is not;
+            or the packing is unknown, or needs attention without a bias.
     """
 
     def __init__(
@@ -48,13 +60,26 @@ class Pipeline(nn.Module):
         backbone: Backbone,
         pruner: Pruner | SimilarityPruner | None = None,
         merger: ToMe | None = None,
+        *,
+        packing: str = "auto",
     ) -> None:
         super().__init__()
         self.backbone, self.pruner, self.merger = backbone, pruner, merger
-        depth = len(backbone.blocks)
-        if isinstance(pruner, SimilarityPruner) and pruner.after_block >= depth:
+        self.packing = packing
+        if packing not in PACKINGS:
+            raise ConfigError(f"runtime.packing={packing!r} is unknown; use one of {', '.join(PACKINGS)}")
+        if packing == "packed" and self._biased:
+            reason = "pruner.carry=merge" if merger is None else "merger=tome"
             raise ConfigError(
-                f"pruner.after_block={pruner.after_block} must be below the backbone's {depth} blocks"
+                f"runtime.packing=packed: cannot be combined with {reason}, which weighs tokens in attention; use "
+                "runtime.packing=auto or bucketed"
+            )
+        depth = len(backbone.blocks)
+        if isinstance(pruner, SimilarityPruner) and pruner.after_blocks[-1] >= depth:
+            places = list(pruner.after_blocks)
+            raise ConfigError(
+                f"pruner.after_block={places if len(places) > 1 else places[0]} must be below the backbone's {depth} "
+                "blocks"
             )
         if pruner is not None and pruner.carry == "pool":
             if not backbone.averages:
@@ -69,11 +94,20 @@ class Pipeline(nn.Module):
                 )
 
     def significance(self, frames: Tensor) -> Tensor | None:
-        """frames (B, T, H, W, 3) uint8 -> the map that decides, (B, T', H', W'); None when nothing prunes."""
+        """frames (B, T, H, W, 3) uint8 -> the map that decides, (B, T', H', W'); None when nothing prunes.
+
+        Where several places decide, a token has the value of the last one that it came to, less 2 for each place behind
+        that: the map is minus a mean cosine, from -1 to 1, so what came further is always higher.
+        """
         self._check_frames(frames)
         if isinstance(self.pruner, SimilarityPruner):
-            _, features = self._tokens_and_features(frames, self.pruner.after_block)
-            return self.pruner.significance(features, self.backbone.grid)
+            found: Tensor | None = None
+            for _, features, present in self._arrivals(frames, self.pruner):
+                scores = self.pruner.significance(features, self.backbone.grid, present)
+                found = (
+                    scores if found is None or present is None else scores.where(present.mask(), found - 2)
+                )
+            return found
         return None if self.pruner is None else self.pruner.significance(frames, self.backbone.grid)
 
     def select(self, frames: Tensor) -> TokenSelection | None:
@@ -86,12 +120,14 @@ class Pipeline(nn.Module):
     def classify(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
         """frames (B, T, H, W, 3) uint8, selection or None for all tubelets -> logits (B, classes).
 
-        Clips of unequal length run in groups of similar length, so that little is padded. What is padded is barred
-        from attention and from the mean: the logits are those of each clip alone.
+        Clips of unequal length run in one row without padding, or in groups of similar length, so that little is
+        padded. What is padded is barred from attention and from the mean: the logits are those of each clip alone.
         """
         self._check_frames(frames)
         if selection is None or selection.valid is None:
             return self._read(frames, selection)
+        if self._packs and selection.carry != "merge":
+            return self._read_packed(frames, selection, selection.valid)
         groups = similar_lengths(selection.counts())
         logits = torch.cat([self._read(frames[rows], selection.rows(rows)) for rows in groups])
         return logits[torch.cat(groups).argsort()]
@@ -113,10 +149,23 @@ class Pipeline(nn.Module):
         Args:
             scorer: compile X3D's trunk too; None: on a GPU only, because on a processor it gains a few per cent of a
                 small share and takes minutes.
-            options: of torch.compile, in place of these.
+            options: of torch.compile, in place of these. On a GPU `mode="reduce-overhead"` and `"max-autotune"` record
+                CUDA graphs, one for each shape, and replay them: the processor hands a GPU one graph in place of
+                hundreds of kernels, which decides the speed of small batches. Answers stay valid all the same.
+
+        Raises:
+            ConfigError: CUDA graphs where the clip decides how much is kept, and `dynamic=False` does not promise that
+                shapes stay.
         """
         varies = self.pruner is not None and self.pruner.budget.variable
         chosen = {**({} if varies else {"fullgraph": True, "dynamic": False}), **options}
+        replayed = options.get("mode") in REPLAYING and next(self.backbone.parameters()).is_cuda
+        if varies and replayed and chosen.get("dynamic") is not False:
+            raise ConfigError(
+                f"runtime.compile={options['mode']!r}: clips keep unequal numbers of tokens, and a CUDA graph has "
+                "fixed shapes; use runtime.compile=true or a fixed number (pruner.budget=fixed)"
+            )
+        self.backbone.replayed = replayed
         self.backbone.compile(**chosen)
         trunk = getattr(getattr(self.pruner, "scorer", None), "trunk", None)
         if isinstance(trunk, nn.Module) and (
@@ -127,17 +176,45 @@ class Pipeline(nn.Module):
     def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
         if selection is None:
-            return self.backbone(self.pixels(frames), None, **options)
+            return self._answer(self.pixels(frames), None, **options)
         if selection.drops and selection.carry == "merge":
             tokens, options["sizes"] = self._with_merged(frames, selection)
-            return self.backbone(None, tokens=tokens, block=selection.block, **options)
+            return self._answer(None, tokens=tokens, block=selection.block, **options)
         if selection.drops and selection.carry == "pool":
             options["weights"] = pool_weights(selection)
         if selection.valid is not None:
             options["valid"] = selection.valid
         if selection.tokens is not None:
-            return self.backbone(None, tokens=selection.tokens, block=selection.block, **options)
-        return self.backbone(self.pixels(frames), selection.keep_idx, **options)
+            return self._answer(None, tokens=selection.tokens, block=selection.block, **options)
+        return self._answer(self.pixels(frames), selection.keep_idx, **options)
+
+    def _answer(self, *inputs: Any, **options: Any) -> Tensor:
+        """The backbone's logits in memory of their own: a CUDA graph overwrites those that it returned last."""
+        logits: Tensor = self.backbone(*inputs, **options)
+        return logits.clone() if self.backbone.replayed else logits
+
+    @property
+    def _biased(self) -> bool:
+        """Whether attention counts some tokens more often than others."""
+        return self.merger is not None or (self.pruner is not None and self.pruner.carry == "merge")
+
+    @property
+    def _packs(self) -> bool:
+        """Whether clips of unequal length run in one row."""
+        if self.packing != "auto":
+            return self.packing == "packed"
+        cuda = next(self.backbone.parameters()).is_cuda
+        return JAGGED and cuda and not self._biased and self.backbone._compiled_call_impl is None
+
+    def _read_packed(self, frames: Tensor, selection: TokenSelection, valid: Tensor) -> Tensor:
+        return self.backbone.forward_packed(
+            self.pixels(frames) if selection.tokens is None else None,
+            selection.keep_idx,
+            valid,
+            tokens=selection.tokens,
+            block=selection.block,
+            weights=pool_weights(selection) if selection.carry == "pool" else None,
+        )
 
     def _with_merged(self, frames: Tensor, selection: TokenSelection) -> tuple[Tensor, Tensor]:
         """The kept tokens and those of the regions (B, P + K + R, D), and the sizes of all but the class tokens."""
@@ -167,21 +244,58 @@ class Pipeline(nn.Module):
         tokens = self.backbone.encode(tokens, stop=after_block)
         return tokens, tokens[:, self.backbone.num_prefix :]
 
+    def _arrivals(self, frames: Tensor, pruner: SimilarityPruner) -> Iterator[Arrival]:
+        """Place by place, what comes to it after the choices before it: see `Arrival`."""
+        tokens, features = self._tokens_and_features(frames, pruner.after_blocks[0])
+        present: TokenSelection | None = None
+        yield tokens, features, present
+        for place, (first, stop) in enumerate(pairwise(pruner.after_blocks)):
+            chosen: TokenSelection = pruner(features, self.backbone.grid, present=present, place=place)
+            tokens, present = self._kept(tokens, chosen, present), chosen
+            tokens = self._encode(tokens, chosen, first, stop)
+            features = tokens[:, self.backbone.num_prefix :]
+            yield tokens, features, present
+
     def _select_by_features(self, frames: Tensor, pruner: SimilarityPruner) -> TokenSelection:
         """Goes on with the tokens that were computed for the choice instead of computing them again."""
-        tokens, features = self._tokens_and_features(frames, pruner.after_block)
-        selection: TokenSelection = pruner(features, self.backbone.grid)
-        prefix = self.backbone.num_prefix
+        arrived: list[Tensor] = []
+        for tokens, features, present in self._arrivals(frames, pruner):  # noqa: B007
+            if present is not None and pruner.budget.variable:
+                arrived.append(present.counts())
+        last = len(pruner.after_blocks) - 1
+        selection: TokenSelection = pruner(features, self.backbone.grid, present=present, place=last)
         merged = None
         if selection.carry == "merge":
             exact = torch.promote_types(tokens.dtype, torch.float32)
-            merged = region_shares(selection, exact)[0] @ tokens[:, prefix:].to(exact)
+            merged = region_shares(selection, exact)[0] @ tokens[:, self.backbone.num_prefix :].to(exact)
         return replace(
             selection,
-            tokens=gather_tokens(tokens, selection.keep_idx, num_prefix=prefix),
-            block=pruner.after_block,
+            tokens=self._kept(tokens, selection, present),
+            block=pruner.after_blocks[-1],
             merged=merged,
+            arrived=torch.stack(arrived, 1) if arrived else None,
         )
+
+    def _kept(self, tokens: Tensor, chosen: TokenSelection, present: TokenSelection | None) -> Tensor:
+        """tokens (B, P + K, D), the K of `present`, None: all of the grid -> those that are chosen of them."""
+        places = chosen.keep_idx if present is None else places_within(chosen.keep_idx, present)
+        return gather_tokens(tokens, places, num_prefix=self.backbone.num_prefix)
+
+    def _encode(self, tokens: Tensor, chosen: TokenSelection, first: int, stop: int) -> Tensor:
+        """tokens (B, P + K, D) of a selection -> the same behind the blocks `first` to `stop` - 1, with any padding."""
+        if chosen.valid is None or self._packs:
+            return self.backbone.encode(
+                tokens, first=first, stop=stop, valid=chosen.valid, packed=self._packs
+            )
+        encoded = torch.zeros_like(tokens)
+        for rows in similar_lengths(chosen.counts()):
+            part = replace(chosen, tokens=tokens).rows(rows)
+            assert part.tokens is not None
+            length = part.tokens.shape[1]
+            encoded[rows, :length] = self.backbone.encode(
+                part.tokens, first=first, stop=stop, valid=part.valid
+            )
+        return encoded
 
     def pixels(self, frames: Tensor) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> what the backbone reads, (B, 3, T, H, W), normalised, in its precision."""

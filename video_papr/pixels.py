@@ -25,9 +25,14 @@ def normalize_colors(frames: Tensor, *, mean: tuple[float, ...], std: tuple[floa
     """frames (..., H, W, 3) from 0 to 255, of any type -> the same shape, float32: `(x / 255 - mean) / std`."""
     width = frames.shape[-2]
     # Whole rows at once: three values at a time would leave a processor's vector units idle.
-    scale = torch.tensor([1 / (255 * s) for s in std], device=frames.device).repeat(width)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=frames.device).repeat(width)
+    scale = _constants([1 / (255 * s) for s in std], frames.device).repeat(width)
+    shift = _constants([-m / s for m, s in zip(mean, std, strict=True)], frames.device).repeat(width)
     return (frames.flatten(-2).float() * scale + shift).view(frames.shape)
+
+
+def _constants(values: list[float], device: torch.device) -> Tensor:
+    """`torch.tensor(values)`, filled in on the device: a copy would wait until a GPU has emptied its queue."""
+    return torch.stack([torch.full((), value, device=device) for value in values])
 
 
 def resample_clip(pixels: Tensor, *, num_frames: int, size: int | tuple[int, int]) -> Tensor:

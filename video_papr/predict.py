@@ -151,6 +151,7 @@ class ClipReader:
             self.pipeline, views, batch_size=self.recipe.batch_size, engine=self.engine, times=StageTimes()
         )
         probabilities = aggregate_views(logits, len(views))[0].cpu()
+        mask = None if mask is None else mask.cpu()
         latency_ms = (perf_counter() - clock) * 1000
         return Answer(
             start_seconds=start / fps if fps else 0.0,

@@ -54,6 +54,8 @@ class TokenSelection:
         carry: what becomes of the dropped tubelets' mass, one of `CARRIES`.
         cell: size of the regions of "merge", in tokens of the grid along time, height and width.
         merged: (B, R, D) where `tokens` are given and `carry` is "merge": the means of the dropped ones by region.
+        arrived: (B, S - 1) int64, how many tokens of each clip came to every place of the choice but the first, where
+            there are S of them and the clip decides; None otherwise.
     """
 
     keep_idx: Tensor
@@ -64,6 +66,7 @@ class TokenSelection:
     carry: str = "none"
     cell: Cell = CELL
     merged: Tensor | None = None
+    arrived: Tensor | None = None
 
     def __post_init__(self) -> None:
         idx, valid = self.keep_idx, self.valid
@@ -125,10 +128,10 @@ class TokenSelection:
 
     def rows(self, index: Tensor) -> TokenSelection:
         """The selection of some clips, index (n,) int64, without the padding that only the others needed."""
-        merged = None if self.merged is None else self.merged[index]
+        merged, arrived = (None if part is None else part[index] for part in (self.merged, self.arrived))
         if self.valid is None:
             tokens = None if self.tokens is None else self.tokens[index]
-            return replace(self, keep_idx=self.keep_idx[index], tokens=tokens, merged=merged)
+            return replace(self, keep_idx=self.keep_idx[index], tokens=tokens, merged=merged, arrived=arrived)
         counts = self.valid.sum(1)[index]
         shortest, longest = (int(bound) for bound in counts.aminmax())
         tokens = self.tokens
@@ -140,4 +143,5 @@ class TokenSelection:
             valid=None if shortest == longest else self.valid[index, :longest],
             tokens=tokens,
             merged=merged,
+            arrived=arrived,
         )

@@ -10,7 +10,7 @@ import pytest
 
 from video_papr.benchmark.page import BEGIN, END, GOALS, goal_table, measured_section, with_section
 from video_papr.benchmark.plots import speedup_plot
-from video_papr.benchmark.report import report, table
+from video_papr.benchmark.report import machine, report, table
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = runpy.run_path(str(ROOT / "benchmarks" / "performance_page.py"), run_name="script")
@@ -97,6 +97,28 @@ def test_figures_are_those_of_the_results() -> None:
     assert "at least 3.8 | 3.20 (not reached) |" in goal_table([benchmark(3.2)])
     on_gpu = goal_table([benchmark(device="cuda (Test)")])  # fp32, not compiled: not what the goals ask for
     assert on_gpu.count("owed") == len(GOALS)
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [(True, "compiled,"), ("reduce-overhead", "compiled (reduce-overhead),")]
+)
+def test_every_mode_of_the_compiler_counts_as_compiled(mode: bool | str, said: str) -> None:
+    found = benchmark(device="cuda (Test)") | {"compile": mode, "triton": False}
+    found["settings"][0] |= {"dtype": "bf16", "batch_size": 32}
+    assert "at least 3.3 | 3.90 | cuda (Test) |" in goal_table([found])
+    assert f" {said} medians" in machine(found)
+
+
+def test_a_kernel_of_our_own_has_figures_of_its_own() -> None:
+    found = benchmark(device="cuda (Test)") | {"compile": True, "triton": True}
+    found["settings"][0] |= {"dtype": "bf16", "batch_size": 32}
+    text = goal_table([found])
+    assert (
+        "compiled, runtime.triton=true | scoring and selection, share of the pruned time | at most 15 %"
+        in text
+    )
+    assert text.count("owed") == len(GOALS) - 1
+    assert "with the Triton kernel, medians" in machine(found)
 
 
 def test_page_with_results() -> None:

@@ -40,6 +40,8 @@ def test_options_and_keys() -> None:
     assert pipeline.recipe == Recipe(clips=2, crops=3)
     assert not pipeline.training
     assert vp.Pipeline.from_config(**SMALL, pruner="none", merger={"name": "tome", "r": 1}).merger is not None
+    several = vp.Pipeline.from_config(**SMALL, pruner={"name": "similarity", "after_block": [1, 2]})
+    assert several.pruner is not None and several.pruner.after_blocks == (1, 2)
 
 
 def test_composed_configuration_of_another_script() -> None:

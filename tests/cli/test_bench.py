@@ -77,6 +77,20 @@ def test_only_what_is_asked_for(bench: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "speedup.png").exists()
 
 
+def test_one_thing_at_a_time(bench: Command, tmp_path: Path) -> None:
+    words = ("huggingface=false", "stages=false", "ceilings=false", "pruners=[random]", "repeats=1")
+    lists = ("num_frames=[8,4]", "input_sizes=[32,64]", "batch_sizes=[1,2]")
+    status, shown, errors = bench("vary=one", *lists, *words)
+    assert status == 0, errors
+    found = json.loads((tmp_path / "out" / "bench.json").read_text())
+    clips = [(one["num_frames"], one["input_size"], one["batch_size"]) for one in found["settings"]]
+    assert sorted(clips) == [(4, 32, 1), (8, 32, 1), (8, 32, 2), (8, 64, 1)]
+    assert [one["values"] for one in found["growth"]] == [[4, 8]] * 2 + [[32, 64]] * 2 + [[1, 2]] * 2
+    assert all(one["ms"][1] > 0 and one["gmacs"][1] > one["gmacs"][0] for one in found["growth"])
+    assert "### Growth" in shown and "### Growth" in (tmp_path / "out" / "bench.md").read_text()
+    assert (tmp_path / "out" / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
 WRONG = {
     "backbones=[videomae_x]": "backbones='videomae_x': must be one of videomae_tiny, ",
     "backbones=videomae_tiny": "backbones='videomae_tiny': must be a list of one or more, as in [A,B].",
@@ -86,6 +100,7 @@ WRONG = {
     "keep_ratios=[0.3,0.3]": "keep_ratios=[0.3, 0.3]: must not name anything twice.",
     "dtypes=[fp16]": "dtypes=fp16: not supported on the CPU",
     "num_frames=[7]": "backbone.num_frames=7 must be a positive multiple of the tubelet's 4",
+    "vary=two": "vary='two': must be one of all, one.",
     "repeats=0": "repeats=0: must be a whole number of at least 1.",
     "video=no.mp4": "cannot decode no.mp4",
 }

@@ -91,6 +91,30 @@ def test_precision_by_name() -> None:
     assert (engine.dtype, build.dtype_name(engine)) == (torch.bfloat16, "bf16")
 
 
+def test_cuda_graphs_need_a_gpu() -> None:
+    assert RuntimeConfig(compile=True).compile_options == {}
+    assert RuntimeConfig(compile="max-autotune").compile_options == {"mode": "max-autotune"}
+    build.build_engine(RuntimeConfig(device="cpu", compile="max-autotune"))
+    with pytest.raises(
+        ConfigError, match=r"^runtime\.compile='reduce-overhead': .* use runtime\.compile=true"
+    ):
+        build.build_engine(RuntimeConfig(device="cpu", compile="reduce-overhead"))
+
+
+def test_kernels_need_a_gpu_that_runs_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted, engine = RuntimeConfig(device="cpu", triton=True), build.build_engine(RuntimeConfig(device="cpu"))
+    with pytest.raises(ConfigError, match=r"^runtime\.triton=true: the kernel runs on GPUs"):
+        build.build_engine(wanted)
+    asked: list[object] = []
+    monkeypatch.setattr(build, "use_triton", lambda pruner, device: asked.append(pruner) or "no driver")
+    build.choose_kernels(None, RuntimeConfig(), engine)
+    assert not asked and not capsys.readouterr().err
+    build.choose_kernels(None, wanted, engine)
+    assert "torch's own is used (no driver)" in capsys.readouterr().err
+
+
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)

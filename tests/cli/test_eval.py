@@ -277,9 +277,14 @@ def test_compiled_backbone_gives_the_same_answers(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_gpu_gives_the_answers_of_the_cpu(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
+@pytest.mark.parametrize("mode", ["false", "reduce-overhead"])
+def test_gpu_gives_the_answers_of_the_cpu(
+    evaluate: Callable[..., dict[str, Any]], video_root: Path, mode: str
+) -> None:
     on_cpu = evaluate(video_root, "visualize=0")
-    on_gpu = evaluate(video_root, "visualize=0", "runtime=gpu", "runtime.dtype=fp32")
+    on_gpu = evaluate(
+        video_root, "visualize=0", "runtime=gpu", "runtime.dtype=fp32", f"runtime.compile={mode}"
+    )
     assert on_gpu["device"].startswith("cuda (")
     for one, other in zip(on_cpu["predictions"], on_gpu["predictions"], strict=True):
         assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=1e-3)

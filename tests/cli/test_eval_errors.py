@@ -114,6 +114,4 @@ def test_compiler_absent(
     words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small)
     status, _, errors = command(*words, "runtime.compile=true")
     assert status == 2
-    assert errors.splitlines()[-1].startswith(
-        "error: runtime.compile=true: torch.compile does not work here ("
-    )
+    assert errors.splitlines()[-1].startswith("error: runtime.compile: torch.compile does not work here (")

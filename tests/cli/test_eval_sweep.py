@@ -73,6 +73,8 @@ def test_runs_share_a_clip_cache(
     assert third["latency_ms"]["decode"] == first["latency_ms"]["decode"]
     evaluate(video_root, "views=1x1", "visualize=0", cache)
     assert len(list((tmp_path / "views").rglob("*.npz"))) == 10
+    evaluate(video_root, "views=1x1", "visualize=0", cache, "dataset.decode_size=short_side")
+    assert len(list((tmp_path / "views").rglob("*.npz"))) == 15
 
 
 def test_jobs_in_other_processes_are_summed_up(

@@ -205,8 +205,9 @@ def test_same_results_with_and_without_and_nothing_is_decoded_twice(
     from video_papr.data.annotations import read_folder
     from video_papr.data.sampling import choose_sampler
     from video_papr.data.transforms import resize_and_crop
+    from video_papr.evaluation.ahead import Upload
     from video_papr.evaluation.cost import Engine
-    from video_papr.evaluation.runner import Evaluation, _views
+    from video_papr.evaluation.runner import Evaluation, _note_videos, _views
 
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / "bad.mp4").write_bytes(b"no video")
@@ -222,7 +223,10 @@ def test_same_results_with_and_without_and_nothing_is_decoded_twice(
         readable = [sample for sample in samples if sample.error is None]
         done = Evaluation()
         keep = None if cache is None else partial(datasets.keep_views, cache)
-        return _views(readable, cut, 6, Engine(torch.device("cpu")), done, keep), samples, done
+        cpu = torch.device("cpu")
+        views = _views(readable, cut, 6, Engine(cpu), done.pruned, Upload(cpu))
+        _note_videos(readable, views, 6, done, keep)
+        return views, samples, done
 
     plain, samples, _ = run(None)
     assert [sample.error is None for sample in samples] == [True, True, False]

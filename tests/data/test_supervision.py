@@ -71,6 +71,34 @@ REASONS = {
 }
 
 
+class Noted(VideoDataset):
+    """Leaves a file behind for each video that was decoded."""
+
+    notes: Path
+
+    def read(self, index: int, decoder: str) -> VideoSample:
+        found = super().read(index, decoder)
+        (self.notes / str(index)).touch()
+        return found
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0, 2), (1, 2), (4, 5)])
+def test_decoders_go_on_while_the_reader_works(
+    videos: VideoList, tmp_path: Path, ahead: int, expected: int
+) -> None:
+    """As far as it was told to: the reader then finds a whole batch ready, and memory stays bounded."""
+    dataset = Noted(videos, SAMPLER)
+    dataset.notes = tmp_path
+    samples = iter_samples(dataset, workers=1, ahead=ahead)
+    next(samples)  # nobody asks for a second one
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < expected and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert len(list(tmp_path.iterdir())) == expected
+    assert [batch[0].index for batch in samples] == list(range(1, 6))
+
+
 class Faulty(VideoDataset):
     """Some videos take their process down, with every decoder or with one of them."""
 

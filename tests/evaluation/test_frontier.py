@@ -13,6 +13,7 @@ import pytest
 from video_papr.cli.report import main, run
 from video_papr.errors import DataError
 from video_papr.evaluation.frontier import bootstrap, points
+from video_papr.evaluation.precision import agreements
 from video_papr.evaluation.runs import find_runs, named_apart, with_dense
 
 CLASSES = ("jump", "run", "sit")
@@ -30,6 +31,7 @@ def write_run(
     dataset_seed: int = 0,
     backbone: str = "videomae_tiny",
     settings: dict[str, dict[str, Any]] | None = None,
+    dtype: str = "fp32",
 ) -> Path:
     """Video i has label i % 3. Writes what an evaluation would."""
     directory.mkdir(parents=True)
@@ -45,7 +47,7 @@ def write_run(
         "gmacs_per_view": {"total": gmacs},
         "latency_ms": {"preprocess": 1.0, "score": 2.0, "backbone": 3.0},
         "device": "cpu",
-        "dtype": "fp32",
+        "dtype": dtype,
         "command": f"tools/eval.py pruner={pruner}",
         "baseline": None,
         "settings": settings or {},
@@ -269,3 +271,31 @@ def test_damaged_run_is_named(tmp_path: Path, damage, said: str) -> None:  # typ
 def test_absent_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent is no directory"):
         find_runs([tmp_path / "absent"])
+
+
+def test_precision_is_compared_video_by_video(tmp_path: Path) -> None:
+    truth = [0, 1, 2, 0, 1, 2]
+    write_run(tmp_path / "a", truth, pruner="none")
+    write_run(tmp_path / "b", [0, 1, 2, 0, 1, 0], pruner="none", dtype="bf16")
+    write_run(tmp_path / "c", [0, 1, 2, 0, 0, 0])
+    write_run(tmp_path / "d", [0, 1, 2, 0, 0, 0], dtype="bf16")
+    write_run(tmp_path / "e", [1] * 6, pruner="motion", dtype="bf16")  # nothing to compare it with
+    runs = named_apart(with_dense(find_runs([tmp_path])))
+    found = [(one.method, one.dtype, one.num_same, one.num_videos) for one in agreements(runs)]
+    assert found == [("center", "bf16", 6, 6), ("dense", "bf16", 5, 6)]
+    named = {point.method: point for point in points(runs) if point.method != "motion"}
+    assert set(named) == {
+        f"{method} dtype={dtype}" for method in ("center", "dense") for dtype in ("fp32", "bf16")
+    }
+    assert named["center dtype=bf16"].agreement == pytest.approx(100 * 5 / 6)  # with dense in bf16
+    written = run([tmp_path], tmp_path / "out")
+    text = written[0].read_text()
+    assert "| dense | 1 | bf16 | 83.33 | 5 of 6 |" in text and "## Precision" in text
+    assert "| dense dtype" not in text.split("## Loss by class")[-1].split("\n\n")[1]
+
+
+def test_one_precision_has_nothing_to_compare(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [0, 1, 2], dtype="bf16")
+    runs = find_runs([tmp_path])
+    assert agreements(runs) == []
+    assert "Precision" not in run([tmp_path], tmp_path / "out")[0].read_text()

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from video_papr.data.datasets import VideoSample
 from video_papr.evaluation.cost import StageTimes
 from video_papr.evaluation.profile import ADVICE, NAMES, Profile, Waiting, print_profile, profile
 from video_papr.evaluation.runner import Evaluation
@@ -18,9 +20,32 @@ from video_papr.evaluation.runner import Evaluation
 seconds = st.floats(0, 1e4)
 
 
-def made(waiting: float, score: float, backbone: float, decode: float = 0.0, total: float = 10.0) -> Profile:
-    times = StageTimes([(1000 * decode, 1)], [], [(1000 * score, 4)], [(1000 * backbone, 4)])
-    return profile(Evaluation(pruned=times), total=total, waiting=waiting, workers=2)
+def made(
+    waiting: float,
+    score: float,
+    backbone: float,
+    decode: float = 0.0,
+    total: float = 10.0,
+    *,
+    warmup: float = 0.0,
+    cut: float = 0.0,
+    remembered: float = 0.0,
+) -> Profile:
+    def runs(value: float) -> list[tuple[float, int]]:
+        return [(1000 * value, 4)]
+
+    watched = Waiting()
+    watched.seconds, watched.decoding, watched.decoded, watched.remembered = waiting, decode, 4, remembered
+    times = StageTimes([], runs(cut), runs(score), runs(backbone))
+    evaluation = Evaluation(pruned=times, warmup=StageTimes(backbone=runs(warmup)))
+    return profile(evaluation, total=total, waiting=watched, workers=2, views=15)
+
+
+def sample(frames: bool = True, views: bool = False, error: str | None = None) -> VideoSample:
+    return VideoSample(
+        *(0, "a.mp4", 0, torch.zeros(1, 1, 1, 1, 3, dtype=torch.uint8) if frames else None, error, 40.0),
+        *(None, 9, 25.0, torch.zeros(1, 1, 1, 1, 3, dtype=torch.uint8) if views else None, 8.0),
+    )
 
 
 def test_stages_add_up_and_the_largest_is_named() -> None:
@@ -31,12 +56,19 @@ def test_stages_add_up_and_the_largest_is_named() -> None:
         "score": 2,
         "backbone": 4,
         "dense": 0,
+        "warmup": 0,
         "rest": 3,
     }
     assert found.bottleneck == "backbone"
     assert found.networks_busy == pytest.approx(0.6)
     assert found.decoders_busy == pytest.approx(0.4)  # 8 s of 2 x 10 s
     assert made(waiting=6, score=1, backbone=2).bottleneck == "waiting"
+
+
+def test_waiting_behind_the_work_of_a_gpu_does_not_count() -> None:
+    found = made(waiting=9, score=1, backbone=6)  # of 10 s
+    assert found.stages["waiting"] == 3 and found.stages["rest"] == 0
+    assert found.networks_busy == pytest.approx(0.7)
 
 
 @given(waiting=seconds, score=seconds, backbone=seconds, rest=seconds, decode=seconds)
@@ -50,17 +82,19 @@ def test_shares_are_shares(waiting: float, score: float, backbone: float, rest: 
 
 
 def test_waiting_is_the_time_of_the_source_only() -> None:
-    def slow() -> Iterator[int]:
-        for number in range(3):
+    batches = [[sample()], [sample(), sample()], []]
+
+    def slow() -> Iterator[list[VideoSample]]:
+        for batch in batches:
             time.sleep(0.02)
-            yield number
+            yield batch
 
     waiting = Waiting()
     got = []
-    for number in waiting.watch(slow()):
+    for batch in waiting.watch(slow()):
         time.sleep(0.1)
-        got.append(number)
-    assert got == [0, 1, 2]
+        got.append(batch)
+    assert got == batches
     assert 0.06 <= waiting.seconds < 0.25
 
 
@@ -71,7 +105,25 @@ def test_what_is_printed() -> None:
         return out.getvalue()
 
     text = shown(made(waiting=6, score=1, backbone=2, decode=19))
-    assert "Networks are busy 30 % of the time, decoding (2 processes) 95 %." in text
+    assert "Networks are busy 30 % of the time after the warm-up, decoding (2 processes) 95 %." in text
+    assert "4 videos were decoded, each once for its 15 views together: 4750 ms a video." in text
     assert "Bottleneck: decoding" in text and "runtime.workers" in text
     assert "could do more" not in text
     assert "could do more" in shown(made(waiting=1, score=1, backbone=2))
+
+
+def test_decoding_of_this_session_only() -> None:
+    """A clip cache has what an earlier run decoded; a video that failed was worked on too."""
+    waiting = Waiting()
+    list(
+        waiting.watch([[sample(), sample(frames=False, views=True)], [sample(frames=False, error="broken")]])
+    )
+    assert (waiting.decoding, waiting.decoded, waiting.remembered) == pytest.approx((0.08, 1, 0.008))
+    found = made(waiting=0, score=1, backbone=2, cut=5, remembered=5)
+    assert found.stages["preprocess"] == 0 and found.stages["rest"] == 7
+
+
+def test_the_warm_up_stands_by_itself() -> None:
+    found = made(waiting=0.1, score=1, backbone=2.8, warmup=6)
+    assert found.networks_busy == pytest.approx(0.95)
+    assert found.bottleneck == "warmup" and found.stages["rest"] == pytest.approx(0.1)

@@ -190,6 +190,14 @@ def test_fewer_than_five_classes() -> None:
     assert sum(answer.probs_top5) == pytest.approx(1.0)
 
 
+def test_the_warm_up_is_timed_apart(pipeline: Pipeline) -> None:
+    found = run(pipeline, [video(index) for index in range(4)], CLIPS * CROPS, baseline=True)
+    views = CLIPS * CROPS
+    assert [count for _, count in found.warmup.score] == [views]
+    assert [count for _, count in found.warmup.backbone] == [views, views]  # dense too
+    assert [count for _, count in found.pruned.backbone] == 4 * [views]
+
+
 def test_bf16_autocast_gives_nearly_the_same_probabilities(pipeline: Pipeline) -> None:
     samples = [video(index) for index in range(2)]
     exact = run(pipeline, samples).answers

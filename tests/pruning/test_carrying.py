@@ -160,7 +160,7 @@ def test_pooling_equals_a_mean_with_tokens_that_stand_there_many_times(
     assert together is not None
     logits = flow.classify(frames, together)
     pixels = normalize_pixels(frames, mean=model.mean, std=model.std, dtype=torch.float64)
-    tokens = model.encode(model.embed(pixels), stop=getattr(flow.pruner, "after_block", 0))
+    tokens = model.encode(model.embed(pixels), stop=getattr(flow.pruner, "after_blocks", (0,))[0])
     for clip in range(len(frames)):
         selection = together.rows(torch.tensor([clip]))
         (kept,), (times,) = selection.keep_idx, pool_weights(selection).long()

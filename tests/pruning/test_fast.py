@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from video_papr.benchmark.work import convolution_work, count_work
 from video_papr.pixels import normalize_pixels, resample_clip, resample_frames
 from video_papr.pruning.builders import Pruner, build_pruner
-from video_papr.pruning.fast import FastTrunk, speed_up
+from video_papr.pruning.fast import Depthwise, FastTrunk, fuse_depthwise, speed_up, use_triton
 from video_papr.pruning.selection import select_tokens
 from video_papr.pruning.x3d import MEAN, STAGES, STD, X3DScorer, X3DTrunk, fold_norms
 from video_papr.pruning.x3d_short import X3D_BLOCKS, X3D_KINDS, shorten_x3d
@@ -173,3 +174,71 @@ def test_least_work_of_the_convolutions() -> None:
     whole = count_work(run, frames)["trunk"]
     assert least.gmacs == pytest.approx(whole.gmacs, rel=1e-6)
     assert 0.1 * whole.gigabytes < least.gigabytes < 0.8 * whole.gigabytes
+
+
+def test_features_and_names_of_a_trunk_with_other_convolutions() -> None:
+    """Away from a GPU; module by module, as a GPU runs it, and as a processor does. Merged blocks stay as they are."""
+    trunk = X3DTrunk("res3")
+    shorten_x3d(trunk, ["whole", "dense", "whole", "pointwise", *["whole"] * (X3D_BLOCKS - 4)])
+    shaken(trunk)
+    fold_norms(trunk)
+    fast = FastTrunk(trunk)
+    pixels = torch.randn(2, 3, 3, 40, 33)
+    expected, names = fast(pixels).clone(), {name: id(value) for name, value in fast.named_parameters()}
+    fuse_depthwise(fast)
+    fuse_depthwise(fast)  # a second time nothing is left to do
+    replaced = [module for module in fast.modules() if isinstance(module, Depthwise)]
+    assert len(replaced) == 6 and {module.swish for module in replaced} == {True, False}
+    assert not any(isinstance(module, nn.Conv3d) and module.groups > 24 for module in fast.modules())
+    assert {name: id(value) for name, value in fast.named_parameters()} == names
+    torch.testing.assert_close(fast(pixels), expected, rtol=1e-4, atol=1e-4)
+    *_, (_, features) = X3DTrunk.stages(fast, pixels)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_away_from_a_gpu_nothing_changes() -> None:
+    pruner = speed_up(build_pruner("x3d_s", frames=4, size=32))
+    assert isinstance(pruner, Pruner)
+    for device in ("cpu", "meta"):
+        assert use_triton(pruner, torch.device(device)) is None
+    assert not any(isinstance(module, Depthwise) for module in pruner.modules())
+    for other in (None, build_pruner("motion")):
+        assert use_triton(other, torch.device("cuda")) is None
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available() or importlib.util.find_spec("triton") is None, reason="needs triton and no GPU"
+)
+def test_a_kernel_that_does_not_run_is_not_used() -> None:
+    pruner = speed_up(build_pruner("x3d_s", frames=4, size=32))
+    assert isinstance(pruner, Pruner)
+    assert use_triton(
+        pruner, torch.device("cuda")
+    )  # the reason, whichever torch gives for a GPU that is not there
+    assert not any(isinstance(module, Depthwise) for module in pruner.modules())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    ("dtype", "least"), [(torch.float32, 0.99), (torch.bfloat16, 0.97)]
+)  # bf16 has 8 bits
+@pytest.mark.parametrize("compiled", [False, True])
+def test_same_tokens_on_a_gpu(
+    dtype: torch.dtype, least: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    options = {"weights": "x3d_s_synthetic", "frames": 8, "size": 96}
+    plain, fast = build_pruner("x3d_s", **options), speed_up(build_pruner("x3d_s", **options))
+    assert isinstance(plain, Pruner) and isinstance(fast, Pruner)
+    plain.cuda(), fast.to("cuda", dtype)
+    assert use_triton(fast, torch.device("cuda")) is None
+    assert any(isinstance(module, Depthwise) for module in fast.modules())
+    frames = clips(2).cuda()
+    torch.compiler.reset()
+    if compiled:
+        fast.scorer.trunk.compile(fullgraph=True, dynamic=False)  # type: ignore[operator, union-attr]
+    with torch.inference_mode():
+        maps = [pruner.significance(frames, GRID).cpu() for pruner in (plain, fast)]
+    torch.compiler.reset()
+    assert overlap(maps[0], maps[1], 0.3) >= least

@@ -145,7 +145,8 @@ class Looker:
         spent = {key: median(float(run[key] or 0) for run in each) for key in ("score", "backbone", "total")}
         probabilities = aggregate_views(logits, len(views))[0].cpu()
         guesses = best_guesses(probabilities, self.backbone.class_names, TOP_K)
-        return [{"name": g.name, "probability": g.probability} for g in guesses], mask, spent
+        kept = None if mask is None else mask.cpu()
+        return [{"name": g.name, "probability": g.probability} for g in guesses], kept, spent
 
     def _count(self, flow: Pipeline, view: Tensor, name: str, keep_ratio: float) -> dict[str, float]:
         """Counted once for each pruner and ratio: it depends on shapes only."""

@@ -60,11 +60,11 @@ def run_blocks(
                 tokens, keys, before, block=number, depth=len(blocks), num_prefix=num_prefix
             )
             sizes = sizes if after is before else after
-        tokens = _feed_forward(block, tokens)
+        tokens = feed_forward(block, tokens)
     return tokens, sizes
 
 
-def _feed_forward(block: Any, tokens: Tensor) -> Tensor:
+def feed_forward(block: Any, tokens: Tensor) -> Tensor:
     """The part of a block behind attention, with its shortcut; depth pruning may have merged it into one module."""
     joint = getattr(block, "joint", None)
     return tokens + block.ls2(block.mlp(block.norm2(tokens))) if joint is None else joint(tokens)
@@ -78,18 +78,27 @@ def _attend(attention: Any, tokens: Tensor, sizes: Tensor | None) -> tuple[Tenso
     Returns:
         the attended tokens (B, K, D), and the keys (B, heads, K, D / heads).
     """
-    batch, count, _ = tokens.shape
-    packed = attention.qkv(tokens).view(batch, count, 3, attention.num_heads, -1)
-    query, key, value = packed.permute(2, 0, 3, 1, 4)
-    query, key = attention.q_norm(query), attention.k_norm(key)
+    query, key, value = projected(attention, tokens)
     bias = None
     if sizes is not None:
         exact = torch.promote_types(query.dtype, torch.float32)
         bias = sizes.to(exact).log().to(query.dtype)[:, None, None]  # (B, 1, 1, K)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    mixed = mixed.transpose(1, 2).flatten(2)
+    return joined(attention, mixed.transpose(1, 2).flatten(2)), key
+
+
+def projected(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """tokens (B, K, D) -> query, key and value of timm's attention, (B, heads, K, D / heads) each."""
+    batch, count, _ = tokens.shape
+    packed = attention.qkv(tokens).view(batch, count, 3, attention.num_heads, -1)
+    query, key, value = packed.permute(2, 0, 3, 1, 4)
+    return attention.q_norm(query), attention.k_norm(key), value
+
+
+def joined(attention: Any, mixed: Tensor) -> Tensor:
+    """What timm's attention does behind attention itself, with the heads side by side: (B, K, D) -> (B, K, D)."""
     norm = getattr(attention, "norm", None)  # of newer timm; an identity in most models
-    return attention.proj(mixed if norm is None else norm(mixed)), key
+    return attention.proj(mixed if norm is None else norm(mixed))
 
 
 def pooled(tokens: Tensor, sizes: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from .blocks import Merger, run_blocks
 from .layers import LayerNorm, TubeletEmbed, clip_grid, frame_size
+from .packing import Packing, run_packed
 
 
 class Encoder(nn.Module):
@@ -39,6 +40,7 @@ class Encoder(nn.Module):
         dim: D.
         short_side, interpolation: how frames are resized where the configuration does not say: the shorter side before
             the crop, None: as large as the crop.
+        replayed: whether CUDA graphs run it, so that the next answer overwrites this one; see `Pipeline`.
     """
 
     mean: tuple[float, float, float]
@@ -48,6 +50,7 @@ class Encoder(nn.Module):
     positions: Tensor
     short_side: int | None = None
     interpolation = "bilinear"
+    replayed = False
 
     def __init__(
         self,
@@ -85,12 +88,15 @@ class Encoder(nn.Module):
         Raises:
             ValueError: the pixels have another shape.
         """
+        self._check_pixels(pixels)
+        return self.place(self.patch_embed(pixels, keep_idx), keep_idx)
+
+    def _check_pixels(self, pixels: Tensor) -> None:
         expected = (3, self.num_frames, *self.frame_size)
         if pixels.ndim != 5 or tuple(pixels.shape[1:]) != expected:
             raise ValueError(
                 f"pixels must be (B, {', '.join(map(str, expected))}), got {tuple(pixels.shape)}"
             )
-        return self.place(self.patch_embed(pixels, keep_idx), keep_idx)
 
     def embed_means(self, pixels: Tensor, shares: Tensor) -> Tensor:
         """pixels (B, 3, T, H, W) normalised, shares (B, R, N) adding up to 1 or to 0 -> means of tokens (B, R, D).
@@ -100,9 +106,28 @@ class Encoder(nn.Module):
         positions = self.positions[0, self.num_prefix :].to(shares.dtype)
         return self.patch_embed.means(pixels, shares) + shares @ positions
 
-    def encode(self, tokens: Tensor, *, stop: int | None = None) -> Tensor:
-        """tokens (B, P + K, D) -> (B, P + K, D) after every block, or after the first `stop` of them."""
-        return run_blocks(self.blocks, tokens, num_prefix=self.num_prefix, stop=stop)[0]
+    def encode(
+        self,
+        tokens: Tensor,
+        *,
+        first: int = 0,
+        stop: int | None = None,
+        valid: Tensor | None = None,
+        packed: bool = False,
+    ) -> Tensor:
+        """tokens (B, P + K, D) -> (B, P + K, D) after the blocks `first` to `stop` - 1; None: up to the last.
+
+        Where `valid` (B, K) is False a token is padding, which nobody attends to; with `packed` it is taken out for
+        the blocks, and zero behind them.
+        """
+        if packed and valid is not None:
+            packing = Packing.of(valid, self.num_prefix)
+            row = run_packed(self.blocks, packing.pack(tokens), packing, first=first, stop=stop)
+            return packing.unpack(row)
+        sizes = None if valid is None else F.pad(valid.float(), (self.num_prefix, 0), value=1.0)
+        return run_blocks(
+            self.blocks, tokens, sizes=sizes, num_prefix=self.num_prefix, first=first, stop=stop
+        )[0]
 
     def forward(
         self,
@@ -138,3 +163,32 @@ class Encoder(nn.Module):
             self.blocks, tokens, sizes=sizes, merger=merger, num_prefix=prefix, first=block
         )
         return self.classify(tokens, counts if weights is None else F.pad(weights, (prefix, 0), value=1.0))
+
+    def forward_packed(
+        self,
+        pixels: Tensor | None,
+        keep_idx: Tensor,
+        valid: Tensor,
+        *,
+        tokens: Tensor | None = None,
+        block: int = 0,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """`forward` with the kept tokens of all clips in one row; padding costs nothing but memory before the head.
+
+        Arguments and logits (B, classes) are those of `forward`. There is no merger, and there are no sizes, because
+        attention of variable length takes no bias.
+        """
+        packing = Packing.of(valid, self.num_prefix)
+        if tokens is not None:
+            row = packing.pack(tokens)
+        else:
+            assert pixels is not None, "either pixels or tokens"
+            self._check_pixels(pixels)
+            clips, chosen = valid.nonzero()[None, :, 0], keep_idx[valid][None]
+            row = packing.with_prefixes(self.place(self.patch_embed(pixels, chosen, clips), chosen))
+        tokens = packing.unpack(run_packed(self.blocks, row, packing, first=block))
+        counts = packing.mask.float()
+        if weights is not None:
+            counts = F.pad(weights, (self.num_prefix, 0), value=1.0)
+        return self.classify(tokens, counts)

@@ -66,12 +66,15 @@ class TubeletEmbed(nn.Module):
         frames, height, width = tubelet
         self.proj = nn.Linear(in_channels * frames * height * width, dim)
 
-    def forward(self, pixels: Tensor, keep_idx: Tensor | None = None) -> Tensor:
-        """pixels (B, C, T, H, W), keep_idx (B, K) int64 or None for all -> tokens (B, K or N, D)."""
+    def forward(self, pixels: Tensor, keep_idx: Tensor | None = None, clips: Tensor | None = None) -> Tensor:
+        """pixels (B, C, T, H, W), keep_idx (B, K) int64 or None for all -> tokens (B, K or N, D).
+
+        `clips` (1, S) int64 says of which clip each of keep_idx (1, S) is; then tokens (1, S, D).
+        """
         cells = self._cells(pixels)
         if keep_idx is None:
             return self.proj(cells.flatten(4).flatten(1, 3))
-        rows = torch.arange(pixels.shape[0], device=pixels.device)[:, None]
+        rows = torch.arange(pixels.shape[0], device=pixels.device)[:, None] if clips is None else clips
         grid_h, grid_w = cells.shape[2:4]
         t, yx = keep_idx // (grid_h * grid_w), keep_idx % (grid_h * grid_w)
         return self.proj(cells[rows, t, yx // grid_w, yx % grid_w].flatten(2))

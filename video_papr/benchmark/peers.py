@@ -127,4 +127,4 @@ class PeerFlow(nn.Module):
         pixels = self.whole.pixels(frames).transpose(1, 2)
         dropped = {} if selection is None else {"bool_masked_pos": ~selection.mask().flatten(1)}
         logits: Tensor = self.theirs(pixel_values=pixels, **dropped).logits
-        return logits
+        return logits.clone() if self.whole.backbone.replayed else logits  # as `Pipeline` does

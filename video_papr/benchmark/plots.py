@@ -1,4 +1,4 @@
-"""The picture of a benchmark: speed-up against keep ratio."""
+"""The pictures of a benchmark: speed-up against keep ratio, and time against operations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
+from .growth import AXES
 from .report import title
 
 
@@ -25,6 +26,7 @@ def speedup_plot(benchmarks: Sequence[Mapping[str, Any]]) -> bytes | None:
     panels = [
         (setting, found)
         for results in benchmarks
+        if not results.get("growth")  # many settings at one ratio; they have a picture of their own
         for setting in results["settings"]
         if (found := _lines(setting))
     ]
@@ -55,6 +57,58 @@ def speedup_plot(benchmarks: Sequence[Mapping[str, Any]]) -> bytes | None:
         axes[place].legend(fontsize="small")
     for empty in axes[len(panels) :]:
         empty.set_axis_off()
+    return _png(figure)
+
+
+def growth_plot(records: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """Milliseconds against GMACs of a batch, both logarithmic: one panel for each backbone, precision and axis.
+
+    A dashed line through the middle of each curve shows time that grows as the count.
+
+    Args:
+        records: from `growth.growth`.
+
+    Returns:
+        a PNG, or None where nothing grows.
+    """
+    from matplotlib.figure import Figure
+
+    panels: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for record in records:
+        panels.setdefault((record["backbone"], record["dtype"], record["axis"]), []).append(record)
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5 * columns, 4.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for place, ((backbone, dtype, axis), found) in enumerate(panels.items()):
+        for number, record in enumerate(found):
+            color, gmacs, ms = f"C{number % 10}", record["gmacs"], record["ms"]
+            label = f"{record['variant']}: exponent {record['exponent']:.2f}"
+            axes[place].plot(gmacs, ms, marker="o", color=color, label=label)
+            middle = len(gmacs) // 2
+            proportional = [ms[middle] * value / gmacs[middle] for value in gmacs]
+            axes[place].plot(gmacs, proportional, "--", color=color, linewidth=1)
+            for value, x, y in zip(record["values"], gmacs, ms, strict=True):
+                axes[place].annotate(
+                    str(value), (x, y), fontsize="x-small", xytext=(3, -9), textcoords="offset points"
+                )
+        axes[place].set_xscale("log", base=2)
+        axes[place].set_yscale("log", base=2)
+        for scale in (axes[place].xaxis, axes[place].yaxis):
+            scale.set_major_formatter("{x:g}")
+        axes[place].set_title(f"{backbone}, {dtype}: {AXES[axis]}", fontsize="medium")
+        axes[place].set_xlabel("GMACs of a batch (dashed: time as the count)")
+        axes[place].set_ylabel("ms")
+        axes[place].grid(alpha=0.3, which="both")
+        axes[place].legend(fontsize="small")
+    for empty in axes[len(panels) :]:
+        empty.set_axis_off()
+    return _png(figure)
+
+
+def _png(figure: Any) -> bytes:
     file = BytesIO()
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
     return file.getvalue()

@@ -39,9 +39,14 @@ def machine(results: Record) -> str:
     )
     return (
         f"Measured by `{results['command']}` at commit {results['git_commit']} on {results['device']}, torch "
-        f"{versions['torch']}{with_peer}, {'compiled' if results['compile'] else 'not compiled'}, medians (and "
+        f"{versions['torch']}{with_peer}, {_compiled(results['compile'])}"
+        f"{', with the Triton kernel' if results.get('triton') else ''}, medians (and "
         f"quartiles) of {results['repeats']} rounds.{ceilings}"
     )
+
+
+def _compiled(mode: bool | str) -> str:
+    return f"compiled ({mode})" if isinstance(mode, str) else "compiled" if mode else "not compiled"
 
 
 def title(setting: Record) -> str:

@@ -64,7 +64,7 @@ def measure(
     plan: Plan,
     *,
     ceilings: Ceilings | None = None,
-    compile_networks: Callable[[], object] | None = None,
+    prepare: Callable[[], object] | None = None,
     on_round: Callable[[], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Measures all variants on the same frames (B, T, H, W, 3) uint8, and returns a record of each.
@@ -72,15 +72,15 @@ def measure(
     Args:
         variants: one of them is named `DENSE`.
         ceilings: of the device in this precision; None leaves the bounds out.
-        compile_networks: called when the work is counted, before anything is timed.
+        prepare: called when the work is counted, before anything is timed: to compile the networks, for instance.
         on_round: called after each round of timing.
     """
     device = frames.device
     work = {variant.name: count_work(variant.staged, frames) for variant in variants}
     least = {variant.name: _least_scoring(variant, frames, ceilings) for variant in variants}
     kept = {variant.name: _kept_tokens(variant, frames) for variant in variants}
-    if compile_networks is not None:
-        compile_networks()
+    if prepare is not None:
+        prepare()
     with torch.inference_mode():
         logits = {variant.name: variant.flow(frames).float() for variant in variants}
         times = alternate(

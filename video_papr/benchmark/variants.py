@@ -30,6 +30,7 @@ def build_variants(
     keep_ratios: Sequence[float],
     tome: Sequence[int] = (),
     split: bool = True,
+    packing: str = "auto",
 ) -> list[Variant]:
     """All variants around the same networks, the dense model first.
 
@@ -39,6 +40,7 @@ def build_variants(
             clip decides how much is kept.
         tome: tokens that ToMe merges per block, one variant each.
         split: see `stages.run_stages`.
+        packing: see `pipeline.Pipeline`.
     """
 
     def variant(name: str, kind: str, flow: Pipeline, settings: dict[str, Any]) -> Variant:
@@ -49,7 +51,7 @@ def build_variants(
     choosers: dict[str, Pipeline] = {}
     for place, (name, options) in enumerate(pruners):
         for title, settings, pruner in _at_ratios(name, options, keep_ratios):
-            flow = Pipeline(ours, pruner)
+            flow = Pipeline(ours, pruner, packing=packing)
             variants.append(variant(title, "pruned", flow, settings))
             if place == 0 and not pruner.budget.variable:
                 choosers[title] = flow

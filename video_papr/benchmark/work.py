@@ -71,7 +71,9 @@ class WorkProbe(TorchDispatchMode):
         if not func.is_view:
             count = flop_registry.get(func._overloadpacket)
             flops = count(*args, **kwargs, out_val=result) if count else 0
-            moved = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+            # A jagged tensor is a view of the row that the operators within it read and write.
+            leaves = tree_leaves((args, kwargs, result))
+            moved = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_nested]
             self._open.operators.append((flops, sum(map(_size, moved))))
         return result
 

@@ -54,7 +54,13 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
             backbone, num_classes=len(names) if names else BACKBONES[backbone.name]["num_classes"]
         )
     pipeline = build.build_pipeline(
-        backbone, config.pruner, VideoList((), names), seed=config.seed, engine=engine, merger=config.merger
+        backbone,
+        config.pruner,
+        VideoList((), names),
+        seed=config.seed,
+        engine=engine,
+        merger=config.merger,
+        packing=config.runtime.packing,
     )
     model = pipeline.backbone
     if names is None and model.class_names is None and reading.name == "k400" and model.num_classes == 400:
@@ -66,8 +72,9 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
                 "classes; check backbone.weights"
             )
         model.class_names = names
+    build.choose_kernels(pipeline.pruner, config.runtime, engine)
     if config.runtime.compile:
-        pipeline.compile_networks()
+        pipeline.compile_networks(**config.runtime.compile_options)
     recipe = Recipe(
         sampling=reading.sampling,
         frame_stride=reading.frame_stride,
@@ -123,4 +130,6 @@ def _quoted(value: Any) -> str:
     """A value in Hydra's grammar; texts in quotes, so that they may hold anything."""
     if value is None or isinstance(value, bool | int | float):
         return "null" if value is None else str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_quoted, value))}]"
     return quote(str(value))

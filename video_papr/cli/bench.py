@@ -56,6 +56,7 @@ class BenchConfig:
     dtypes: tuple[str, ...] = setting(list_of(one_of("fp32", "bf16", "fp16")))
     num_frames: tuple[int | None, ...] = setting(list_of(or_else(None, positive)))
     input_sizes: tuple[int | None, ...] = setting(list_of(or_else(None, positive)))
+    vary: str = setting(one_of("all", "one"))
     video: str | None = setting(or_else(None, text))
     stages: bool = setting(flag)
     ceilings: bool = setting(flag)
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def run(config: BenchConfig, out: Path) -> dict[str, Any]:
-    """Measures every setting and writes bench.json, bench.md and speedup.png into `out`.
+    """Measures every setting and writes bench.json, bench.md, speedup.png and, with vary=one, growth.png into `out`.
 
     Returns:
         the content of bench.json.
@@ -96,8 +97,9 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..benchmark.ceilings import measure_ceilings
+    from ..benchmark.growth import growth, growth_text
     from ..benchmark.peers import available
-    from ..benchmark.plots import speedup_plot
+    from ..benchmark.plots import growth_plot, speedup_plot
     from ..benchmark.report import report
     from ..evaluation.store import command_line, describe_device, git_commit, versions
     from . import build
@@ -112,12 +114,7 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
         warn('transformers is not installed, so its models are left out (pip install "video_papr[bench]")')
     measured = config.dtypes if config.ceilings else ()
     ceilings = {name: measure_ceilings(device, build.DTYPES[name]) for name in measured}
-    cases = [
-        Case(*choice)
-        for choice in product(
-            config.backbones, config.num_frames, config.input_sizes, config.dtypes, config.batch_sizes
-        )
-    ]
+    cases = list_cases(config)
     found = []
     with tqdm(total=len(cases) * config.repeats, unit="round", disable=not config.progress) as bar:
         for case in cases:
@@ -128,10 +125,12 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
                 )
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+    lines = growth(found) if config.vary == "one" else []
     results = {
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "compile": config.runtime.compile,
+        "triton": config.runtime.triton,
         "repeats": config.repeats,
         "seed": config.seed,
         "ceilings": {
@@ -139,16 +138,36 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
             for name, top in ceilings.items()
         },
         "settings": found,
+        **({"growth": lines} if lines else {}),
         "command": command_line(),
         "git_commit": git_commit(),
         "versions": {**versions(), **_version_of("transformers")},
     }
-    text = report(results)
+    text, pictures = report(results), {"speedup.png": speedup_plot([results])}
+    if lines:
+        text += f"\n### Growth\n\n{growth_text(lines)}\n"
+        pictures["growth.png"] = growth_plot(lines)
     console = make_console()
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-    for path in _write(results, text, speedup_plot([results]), out):
+    for path in _write(results, text, pictures, out):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return results
+
+
+def list_cases(config: BenchConfig) -> list[Case]:
+    """All combinations of the lists; with vary=one, those that differ from the first values in one axis of growth."""
+    axes = (config.num_frames, config.input_sizes, config.batch_sizes)
+    clips = set(product(*axes))
+    if config.vary == "one":
+        first = tuple(values[0] for values in axes)
+        clips = {clip for clip in clips if sum(a != b for a, b in zip(clip, first, strict=True)) <= 1}
+    return [
+        Case(backbone, frames, size, dtype, batch)
+        for backbone, frames, size, dtype, batch in product(
+            config.backbones, config.num_frames, config.input_sizes, config.dtypes, config.batch_sizes
+        )
+        if (frames, size, batch) in clips
+    ]
 
 
 def _measure(
@@ -159,8 +178,6 @@ def _measure(
     on_round: Callable[[], None],
 ) -> dict[str, Any]:
     """The record of one setting."""
-    from functools import partial
-
     from ..benchmark.clips import file_clips, synthetic_clips
     from ..benchmark.peers import build_pair
     from ..benchmark.suite import Plan, measure
@@ -184,12 +201,21 @@ def _measure(
         keep_ratios=config.keep_ratios,
         tome=config.tome,
         split=not config.runtime.compile,
+        packing=config.runtime.packing,
     )
     for variant in variants:
         for network in (variant.flow, variant.chooser):
             if network is not None:
                 network.to(engine.device, build.DTYPES[case.dtype])
-    compiler = partial(compile_variants, variants) if config.runtime.compile else None
+
+    def prepare() -> None:
+        """What is counted before stands for the networks as they are, whatever runs them."""
+        pruners = [None if variant.chooser is None else variant.chooser.pruner for variant in variants]
+        for pruner in {id(getattr(pruner, "scorer", None)): pruner for pruner in pruners}.values():
+            build.choose_kernels(pruner, config.runtime, engine)
+        if config.runtime.compile:
+            compile_variants(variants, **config.runtime.compile_options)
+
     return {
         "backbone": case.backbone,
         "num_frames": ours.num_frames,
@@ -203,7 +229,7 @@ def _measure(
             clips.to(engine.device),
             Plan(config.repeats, config.warmup, config.sample_ms, config.stages, config.seed),
             ceilings=ceilings,
-            compile_networks=compiler,
+            prepare=prepare,
             on_round=on_round,
         ),
     }
@@ -216,17 +242,17 @@ def _version_of(package: str) -> dict[str, str]:
         return {}
 
 
-def _write(results: dict[str, Any], report: str, picture: bytes | None, out: Path) -> list[Path]:
+def _write(results: dict[str, Any], report: str, pictures: dict[str, bytes | None], out: Path) -> list[Path]:
     """Writes the files; bench.json last, so that its presence means done."""
     import json
 
     from ..evaluation.store import write_text
 
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / "bench.md", out / "bench.json"]
-    if picture is not None:
-        paths.insert(0, out / "speedup.png")
-        paths[0].write_bytes(picture)
+    drawn = {out / name: picture for name, picture in pictures.items() if picture is not None}
+    for path, picture in drawn.items():
+        path.write_bytes(picture)
+    paths = [*drawn, out / "bench.md", out / "bench.json"]
     write_text(paths[-2], report)
     write_text(paths[-1], json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return paths

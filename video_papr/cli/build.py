@@ -19,7 +19,7 @@ from ..data.datasets import build_video_list
 from ..data.index import apply_index, read_index
 from ..data.sampling import choose_sampler
 from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
-from ..data.transforms import crop_places, resize_and_crop
+from ..data.transforms import crop_places, reduced_size, resize_and_crop
 from ..distributed import ALONE, Ranks
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share
@@ -28,7 +28,7 @@ from ..evaluation.runner import ActorShare, Example
 from ..evaluation.sharing import SHARABLE, SharedMaps
 from ..pipeline import Pipeline
 from ..pruning.builders import CONVNETS, Pruner, build_pruner
-from ..pruning.fast import speed_up
+from ..pruning.fast import speed_up, use_triton
 from ..pruning.merging import build_merger
 from ..pruning.similarity import SimilarityPruner
 from ..visualize import Panel
@@ -41,7 +41,7 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
     """Chooses device and precision, and sets torch's threads. Each rank of a machine takes the next GPU.
 
     Raises:
-        ConfigError: a GPU is asked for and there is none.
+        ConfigError: a GPU is asked for and there is none, or what only a GPU can do.
     """
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runtime.device='cuda': torch sees no CUDA device; use runtime.device=cpu or auto.")
@@ -63,6 +63,12 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if not cuda and dtype == torch.float16:
         raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
+    if not cuda and runtime.compile == "reduce-overhead":
+        raise ConfigError(
+            "runtime.compile='reduce-overhead': replays CUDA graphs, which need a GPU; use runtime.compile=true."
+        )
+    if not cuda and runtime.triton:
+        raise ConfigError("runtime.triton=true: the kernel runs on GPUs; use runtime.triton=false.")
     return Engine(torch.device("cuda" if cuda else "cpu"), dtype)
 
 
@@ -167,6 +173,25 @@ def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) 
     )
 
 
+def frame_reducer(
+    dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone
+) -> partial[tuple[int, int]] | None:
+    """Returns (height, width) of a video -> the size in which it is decoded; None: its own.
+
+    Raises:
+        ConfigError: the backbone's frames are not resized as decoders do it.
+    """
+    if dataset.decode_size == "full":
+        return None
+    if backbone.interpolation != "bilinear":
+        raise ConfigError(
+            f"dataset.decode_size={dataset.decode_size}: decoders resize bilinearly, this backbone reads "
+            f"{backbone.interpolation} frames; use dataset.decode_size=full"
+        )
+    cutter = view_cutter(dataset, views, backbone).keywords
+    return partial(reduced_size, size=cutter["size"], short_side=cutter["short_side"])
+
+
 def build_shared_maps(
     dataset: DatasetConfig, views: ViewsConfig, pipeline: Pipeline, *, wanted: bool
 ) -> SharedMaps | None:
@@ -205,7 +230,12 @@ def build_clip_cache(
     cuda = engine.device.type == "cuda"
     recipe = {
         **{"sampling": dataset.sampling, "frame_stride": dataset.frame_stride, "decoder": dataset.decoder},
-        **{"clips": views.clips, "num_frames": backbone.num_frames, **cutter},
+        **{
+            "decode_size": dataset.decode_size,
+            "clips": views.clips,
+            "num_frames": backbone.num_frames,
+            **cutter,
+        },
         # Devices differ in rounding.
         "device": torch.cuda.get_device_name(engine.device)
         if cuda
@@ -222,6 +252,7 @@ def build_pipeline(
     seed: int,
     engine: Engine,
     merger: MergerConfig | None = None,
+    packing: str = "auto",
 ) -> Pipeline:
     """Builds backbone, pruner and merger on the device. Random weights are announced in one line."""
     untrained = backbone.weights is None
@@ -245,12 +276,18 @@ def build_pipeline(
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
     joiner = None if merger is None else build_merger(merger.name, **merger.options)
-    return Pipeline(model, scorer, joiner).to(engine.device)
+    return Pipeline(model, scorer, joiner, packing=packing).to(engine.device)
 
 
 def build_folded_pruner(config: PrunerConfig) -> Pruner | SimilarityPruner | None:
     """Builds the pruner; an X3D has its batch norms folded, which saves time and keeps the map."""
     return speed_up(build_pruner(config.name, **config.options))
+
+
+def choose_kernels(pruner: Pruner | SimilarityPruner | None, runtime: RuntimeConfig, engine: Engine) -> None:
+    """Gives an X3D the Triton kernel, if `runtime.triton` asks for it; a line says so where it does not work."""
+    if runtime.triton and (fault := use_triton(pruner, engine.device)) is not None:
+        warn(f"runtime.triton=true: the kernel does not work here, so torch's own is used ({fault})")
 
 
 def count_classes(videos: VideoList) -> int:
@@ -327,7 +364,7 @@ def mendable_errors(batch_size: int) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split("Set TORCH")[0].split())
         raise ConfigError(
-            f"runtime.compile=true: torch.compile does not work here ({reason}); install a C++ compiler (g++) or use "
+            f"runtime.compile: torch.compile does not work here ({reason}); install a C++ compiler (g++) or use "
             "runtime.compile=false."
         ) from error
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..evaluation.runner import Evaluation
     from ..pipeline import Pipeline
 
+READY_VIDEOS = 4  # wait in memory at least, if decoding is the faster: videos differ in length and size
+
 
 def main() -> None:
     """Entry point of the command."""
@@ -86,7 +88,13 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         engine = build.build_engine(config.runtime, ranks)
         root, videos = build.build_videos(config.dataset, progress=config.progress)
         pipeline = build.build_pipeline(
-            config.backbone, config.pruner, videos, seed=config.seed, engine=engine, merger=config.merger
+            config.backbone,
+            config.pruner,
+            videos,
+            seed=config.seed,
+            engine=engine,
+            merger=config.merger,
+            packing=config.runtime.packing,
         )
         backbone, pruner = pipeline.backbone, pipeline.pruner
         videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
@@ -123,7 +131,7 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         if pruner is not None and pruner.budget.variable and evaluation.kept:  # known only now
             gmacs = mean_gmacs(pipeline, gmacs, evaluation.kept)
             keep_ratio = fmean(evaluation.kept.elements()) / backbone.grid.num_tokens
-        if evaluation.pruned.scorer_gmacs:  # maps that crops share
+        if evaluation.pruned.scorer_gmacs:  # known only now, too
             gmacs = shared_gmacs(gmacs, evaluation.pruned.scorer_gmacs)
         info = RunInfo(
             dataset=config.dataset.name,
@@ -219,8 +227,11 @@ def _evaluate(
     from . import build
 
     backbone, dataset, views = pipeline.backbone, config.dataset, config.views
+    build.choose_kernels(pipeline.pruner, config.runtime, engine)
     if config.runtime.compile:
-        pipeline.compile_networks()  # the compiler runs at the first batch, before the clock
+        pipeline.compile_networks(
+            **config.runtime.compile_options
+        )  # the compiler runs at the first batch, before the clock
     batch_size = build.batch_size(config.runtime, engine)
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
     cache = build.build_clip_cache(dataset, views, backbone, engine)
@@ -232,12 +243,20 @@ def _evaluate(
     )
     limits = Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
     samples = iter_samples(
-        VideoDataset(videos, sampler, decoder=dataset.decoder, limits=limits, cache=cache),
+        VideoDataset(
+            videos,
+            sampler,
+            decoder=dataset.decoder,
+            limits=limits,
+            cache=cache,
+            reduce=build.frame_reducer(dataset, views, backbone),
+        ),
         indices=todo,
         workers=build.num_workers(config.runtime, ranks),
         pin_memory=engine.device.type == "cuda",
         timeout_s=dataset.decode_timeout_s,
         memory_mb=dataset.decode_memory_mb,
+        ahead=max(READY_VIDEOS, videos_per_batch(batch_size, views.per_video)),
     )
 
     def store(part: Evaluation) -> None:
@@ -271,7 +290,7 @@ def _evaluate(
             keep_views=None if cache is None else partial(keep_views, cache),
             on_batch=store,
             on_smaller_batch=smaller,
-            full_batches=config.runtime.compile,
+            full_batches=bool(config.runtime.compile),
             shared_maps=shared,
         )
     if cache is not None and cache.fault is not None:
@@ -280,7 +299,7 @@ def _evaluate(
     if config.runtime.profile and evaluation.pruned.backbone:
         workers = build.num_workers(config.runtime, ranks)
         total = perf_counter() - start
-        profiled = profile(evaluation, total=total, waiting=waiting.seconds, workers=workers)
+        profiled = profile(evaluation, total=total, waiting=waiting, workers=workers, views=views.per_video)
     evaluation.extend(earlier)
     evaluation.answers.sort(key=lambda answer: answer.index)  # damage to the journal may have left a gap
     evaluation.examples.sort(key=lambda example: example.answer.index)

@@ -28,7 +28,7 @@ from .annotations import (
     refuse,
 )
 from .clip_cache import CachedViews, ClipCache
-from .decoding import DECODERS, decode_clips
+from .decoding import DECODERS, Resize, decode_clips
 from .limits import DEFAULT_LIMITS, Limits
 
 DATASETS = ("folder", "csv", "k400", "ssv2", "ucf101", "hmdb51", "images")
@@ -46,7 +46,8 @@ class VideoSample:
         label: index of the class.
         frames: (C, T, H, W, 3) uint8, or None when `error` is set or `views` are there.
         error: why the video could not be decoded, one line, or None.
-        decode_ms: time that opening and decoding took, of failed attempts too; with `views`, when they were made.
+        decode_ms: time that opening, decoding and handing frames over took, of failed attempts too; with `views`, when
+            they were made.
         frame_indices: (C, T) int64, which frames of the video `frames` holds, or None. A numpy array, because
             every tensor that a worker sends takes one more open file.
         num_video_frames: frames in the whole video, 0 when unknown.
@@ -73,7 +74,7 @@ class VideoSample:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(H, W) of the video; None when `error` is set."""
+        """(H, W) of the video, as it was decoded; None when `error` is set."""
         if self.frames is None:
             return self.video_size
         return self.frames.shape[2], self.frames.shape[3]
@@ -102,6 +103,7 @@ class VideoDataset(Dataset[VideoSample]):
         decoder: "auto", "decord", "pyav" or "pillow", see `decode_clips`.
         cache: views that need not be decoded; None: every video is decoded.
         limits: what is refused before it is decoded.
+        reduce: in which size frames are decoded, see `decode_clips`; it must pickle too. None: their own.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class VideoDataset(Dataset[VideoSample]):
         decoder: str = "auto",
         cache: ClipCache | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        reduce: Resize | None = None,
     ) -> None:
         if decoder not in DECODERS:
             raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
@@ -120,6 +123,7 @@ class VideoDataset(Dataset[VideoSample]):
         self.decoder = decoder
         self.cache = cache
         self.limits = limits
+        self.reduce = reduce
 
     def __len__(self) -> int:
         return len(self.videos.records)
@@ -152,7 +156,9 @@ class VideoDataset(Dataset[VideoSample]):
             )
         start = time.perf_counter()
         try:
-            clips = decode_clips(record.path, self.sampler, decoder=decoder, limits=self.limits)
+            clips = decode_clips(
+                record.path, self.sampler, decoder=decoder, limits=self.limits, reduce=self.reduce
+            )
         except VideoDecodeError as error:
             elapsed_ms = 1e3 * (time.perf_counter() - start)
             return VideoSample(index, record.name, record.label, None, str(error), elapsed_ms, None, 0, 0.0)

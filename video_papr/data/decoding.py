@@ -25,6 +25,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ from .streams import (
 )
 
 DECODERS = ("auto", "decord", "pyav", "pillow")
+REDUCING = ("auto", "pyav")  # those that can hand over smaller frames than the file holds
 
 Frames = NDArray[np.uint8]
 Indices = NDArray[np.int64]
+Resize = Callable[[int, int], tuple[int, int]]
 
 # Seeking costs PyAV about as much as decoding some frames; below this gain the plain pass is as fast.
 _SEEK_GAIN_FRAMES = 50
@@ -92,6 +95,7 @@ def decode_clips(
     *,
     decoder: str = "auto",
     limits: Limits = DEFAULT_LIMITS,
+    reduce: Resize | None = None,
 ) -> DecodedClips:
     """Decodes the clips that `choose` asks for.
 
@@ -102,15 +106,22 @@ def decode_clips(
         decoder: "decord" or "pyav"; "auto" asks decord and, if it refuses the file, PyAV. "pillow" reads an image,
             which is a video of one frame.
         limits: what is refused before it is decoded.
+        reduce: from the (height, width) of an upright frame to those in which it is handed over; FFmpeg scales
+            (bilinear, antialiased) as it converts to RGB. PyAV alone does so, hence "auto" means "pyav" here: decord
+            wants the size before it says whether the video is turned.
 
     Raises:
         VideoDecodeError: the file cannot be decoded; one line that names the path, the decoders tried and the
             reason.
-        ConfigError: `decoder` is unknown.
+        ConfigError: `decoder` is unknown, or cannot `reduce`.
         ValueError: `choose` returned something other than (C, T) indices inside the video.
     """
     if decoder not in DECODERS:
         raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
+    if reduce is not None and decoder not in REDUCING:
+        raise ConfigError(
+            f"dataset.decode_size=short_side: dataset.decoder={decoder} reads whole frames; use {' or '.join(REDUCING)}"
+        )
     if decoder == "pillow":
         image = read_image(path, limits)
         wanted = _checked_indices(choose(1), 1)
@@ -123,8 +134,10 @@ def decode_clips(
         raise VideoDecodeError(f"cannot decode {printable(path)} ({decoder}): {_reason(error)}") from None
 
     reasons = []
+    if reduce is not None:
+        decoder = "pyav"
     for name in ("decord", "pyav") if decoder == "auto" else (decoder,):
-        read = _read_with_decord if name == "decord" else _read_with_pyav
+        read = _read_with_decord if name == "decord" else partial(_read_with_pyav, reduce=reduce)
         try:
             return _decode_with(read, name, path, stream, choose)
         except _Refused as refusal:
@@ -186,24 +199,31 @@ def _checked_indices(indices: NDArray[np.integer[Any]], num_frames: int) -> Indi
 # PyAV
 
 
-def _read_with_pyav(path: Path | str, stream: VideoStream, wanted: Indices) -> Frames:
+def _read_with_pyav(
+    path: Path | str, stream: VideoStream, wanted: Indices, *, reduce: Resize | None
+) -> Frames:
     """Returns (len(wanted), H, W, 3) for ascending indices."""
     if len(stream.keyframes):
         try:
-            return _pyav_pass(path, stream, wanted, seek=True)
+            return _pyav_pass(path, stream, wanted, reduce, seek=True)
         except _Missed:
             pass
-    return _pyav_pass(path, stream, wanted, seek=False)
+    return _pyav_pass(path, stream, wanted, reduce, seek=False)
 
 
 class _Missed(Exception):
     """A seek led to frames that their times do not identify."""
 
 
-def _pyav_pass(path: Path | str, stream: VideoStream, wanted: Indices, *, seek: bool) -> Frames:
+def _pyav_pass(
+    path: Path | str, stream: VideoStream, wanted: Indices, reduce: Resize | None, *, seek: bool
+) -> Frames:
     """One forward pass. With `seek` it jumps to the key frame before a wanted frame when that skips enough."""
+    from av.video.reformatter import VideoReformatter
+
     out: Frames | None = None
     size: tuple[int, int] | None = None
+    scaler = VideoReformatter()  # one for all frames: it keeps what it has worked out
     with listen_to_ffmpeg() as log, open_container(path) as container:
         video = best_video_stream(container)
         video.thread_type, video.codec_context.thread_count = "NONE", 1  # the workers are the parallelism
@@ -227,7 +247,7 @@ def _pyav_pass(path: Path | str, stream: VideoStream, wanted: Indices, *, seek: 
                 size = size or (frame.width, frame.height)
                 _check_frame(frame, size)
                 position += 1
-            pixels = _upright(frame.to_ndarray(format="rgb24"), frame.rotation)
+            pixels = _upright(_rgb(frame, scaler, reduce), frame.rotation)
             if out is None:
                 out = np.empty((len(wanted), *pixels.shape), dtype=np.uint8)
             out[slot] = pixels
@@ -264,6 +284,18 @@ def _index_of(frame: Any, stream: VideoStream, *, at_most: int) -> int:
     if index > at_most or stream.pts[index] != frame.pts:
         raise _Missed
     return index
+
+
+def _rgb(frame: Any, scaler: Any, reduce: Resize | None) -> Frames:
+    """A frame as it is stored, in the size that `reduce` asks for once it is upright."""
+    if reduce is not None:
+        step = -1 if frame.rotation % 180 == 90 else 1
+        stored = (frame.height, frame.width)
+        asked = reduce(*stored[::step])[::step]
+        if asked != stored:
+            scaled = scaler.reformat(frame, asked[1], asked[0], "rgb24", interpolation="BILINEAR")
+            return scaled.to_ndarray()
+    return frame.to_ndarray(format="rgb24")
 
 
 def _upright(pixels: Frames, rotation: int) -> Frames:

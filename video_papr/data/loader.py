@@ -24,6 +24,7 @@ def iter_samples(
     pin_memory: bool = False,
     timeout_s: float = TIMEOUT_S,
     memory_mb: int | None = None,
+    ahead: int = 0,
 ) -> Iterator[list[VideoSample]]:
     """Yields lists of `videos_per_batch` samples (the last may be shorter), in order.
 
@@ -31,11 +32,14 @@ def iter_samples(
         dataset: what to read.
         indices: which of its videos, in this order; None: all.
         videos_per_batch: videos in a list. They may differ in size, so they are not stacked.
-        workers: processes that decode; 0 decodes in this one, where nobody watches over it. At most two videos
-            per worker wait in memory, besides those of the list that is being filled.
+        workers: processes that decode; 0 decodes in this one, where nobody watches over it. Two videos per worker
+            are on the way or wait in memory, besides those of the list that is being filled.
         pin_memory: hands frames over in page-locked memory; has no effect without CUDA.
         timeout_s: seconds after which a process that decodes a video is given up, and another tries once more.
         memory_mb: MiB that a process may take; None: no limit.
+        ahead: videos that wait in memory where that is more than one per worker. A reader that takes a batch and then
+            works on it for a while finds the next one whole if they are as many; with fewer, decoders stand still
+            while it works, and it while they catch up.
 
     Raises:
         ConfigError: a count is out of range.
@@ -46,7 +50,7 @@ def iter_samples(
         raise ConfigError(f"runtime.workers={workers} must be at least 0")
     wanted = range(len(dataset)) if indices is None else indices
     samples = (
-        _supervised(dataset, wanted, workers, timeout_s, memory_mb)
+        _supervised(dataset, wanted, workers, timeout_s, memory_mb, max(ahead, videos_per_batch))
         if workers and len(wanted)
         else (dataset[index] for index in wanted)
     )
@@ -54,10 +58,20 @@ def iter_samples(
 
 
 def _supervised(
-    dataset: VideoDataset, indices: Iterable[int], workers: int, timeout_s: float, memory_mb: int | None
+    dataset: VideoDataset,
+    indices: Iterable[int],
+    workers: int,
+    timeout_s: float,
+    memory_mb: int | None,
+    ahead: int,
 ) -> Iterator[VideoSample]:
     with SupervisedDecoder(
-        dataset, workers=workers, timeout_s=timeout_s, memory_mb=memory_mb, start_method=_start_method()
+        dataset,
+        workers=workers,
+        timeout_s=timeout_s,
+        memory_mb=memory_mb,
+        start_method=_start_method(),
+        ahead=ahead,
     ) as decoder:
         yield from decoder.samples(indices)
 

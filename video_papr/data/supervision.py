@@ -79,6 +79,7 @@ class SupervisedDecoder:
         timeout_s: seconds that one try at a video may take.
         memory_mb: MiB that a process may take beyond what it starts with; None: no limit.
         start_method: of multiprocessing.
+        ahead: videos that are kept ready, for a reader that takes so many at once.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class SupervisedDecoder:
         timeout_s: float,
         memory_mb: int | None,
         start_method: str,
+        ahead: int = 0,
     ) -> None:
+        self.room = workers + max(workers, ahead)  # one each on the way, and as many that wait
         self.dataset, self.workers, self.timeout_s = dataset, workers, timeout_s
         self._start = (dataset, memory_mb, os.getpid())
         self._context = multiprocessing.get_context(start_method)
@@ -102,12 +105,12 @@ class SupervisedDecoder:
         self._stop_pool()
 
     def samples(self, indices: Iterable[int]) -> Iterator[VideoSample]:
-        """Yields the samples of `indices`, in that order; at most two videos per process wait in memory."""
+        """Yields the samples of `indices`, in that order; see `room` for how many are on the way or wait in memory."""
         todo = iter(indices)
         waiting: deque[_Task] = deque()
         try:
             while True:
-                while len(waiting) < 2 * self.workers and (index := next(todo, None)) is not None:
+                while len(waiting) < self.room and (index := next(todo, None)) is not None:
                     waiting.append(self._begin(index, self.dataset.decoder))
                 if not waiting:
                     return
@@ -282,9 +285,12 @@ def _limit_memory(memory_mb: int | None) -> None:
 def _decode(index: int, decoder: str, path: str | None) -> tuple[VideoSample, tuple[int, ...] | None]:
     """Reads a video; its frames go to `path`, and their shape comes back. None: they come in the sample."""
     sample = _dataset[0].read(index, decoder)
+    start = time.perf_counter()
     if sample.frames is None or path is None or not _write(path, sample.frames):
         return sample, None
-    return replace(sample, frames=None), tuple(sample.frames.shape)
+    handing_over_ms = 1000 * (time.perf_counter() - start)  # keeps this process from the next video too
+    sent = replace(sample, frames=None, decode_ms=sample.decode_ms + handing_over_ms)
+    return sent, tuple(sample.frames.shape)
 
 
 def _write(path: str, frames: Tensor) -> bool:

@@ -101,6 +101,19 @@ def crop_places(
     return crop_corners(*resized, view, num_crops)
 
 
+def reduced_size(
+    height: int, width: int, *, size: int | tuple[int, int], short_side: int | None = None
+) -> tuple[int, int]:
+    """The size in which a video may be decoded: that to which `resize_and_crop`, with the same arguments, resizes it.
+
+    Its own size where either side would not at least be halved: there a decoder that scales gains nothing. Frames are
+    never enlarged.
+    """
+    view = (size, size) if isinstance(size, int) else size
+    reduced = _target_size(height, width, view, min(view) if short_side is None else short_side)
+    return reduced if 2 * reduced[0] <= height and 2 * reduced[1] <= width else (height, width)
+
+
 def _target_size(height: int, width: int, view: tuple[int, int], short_side: int) -> tuple[int, int]:
     """The smallest size of the same shape that covers the enlarged crop; what is left over rounds down."""
     tall, wide = (side * short_side // min(view) for side in view)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .frontier import CONTROL, Interval, Point
 from .plots import AXES, frontier_plot
+from .precision import EXACT, agreements
 from .runs import DENSE, Run
 from .store import write_text
 
@@ -60,6 +61,20 @@ def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:
     pictures = _gallery(runs, points)
     if pictures:
         made.append(Section("Kept tubelets", "One run of each method.", pictures=pictures))
+    other = [
+        [
+            one.method,
+            f"{one.keep_ratio:g}",
+            one.dtype,
+            f"{one.percent:.2f}",
+            f"{one.num_same} of {one.num_videos}",
+        ]
+        for one in agreements(runs)
+    ]
+    if other:
+        text = f"Videos to which a run gives the same class as the same run in {EXACT}."
+        header = ["method", "keep", "precision", "same class %", "videos"]
+        made.append(Section("Precision", text, table=[header, *other]))
     commands = [[str(i), run.results.get("command", "")] for i, run in enumerate(runs)]
     made.append(
         Section("Commands", "What made these runs.", table=[["run", "command"], *_distinct(commands)])
@@ -114,7 +129,7 @@ def nearest(points: Sequence[Point]) -> list[Point]:
     best: dict[str, Point] = {}
     for point in points:
         old = best.get(point.method)
-        if point.method == DENSE:
+        if point.method == DENSE or point.method.startswith(f"{DENSE} dtype="):
             continue
         if old is None or abs(point.keep_ratio - CLASS_RATIO) < abs(old.keep_ratio - CLASS_RATIO):
             best[point.method] = point

@@ -1,7 +1,8 @@
 """What an evaluation costs: time by stage, memory, multiply-accumulates.
 
-Time is `time.perf_counter` around a stage of a batch, taken after the device has finished its work. Decoding runs
-beside the other stages, in worker processes, and is timed there.
+Time on a processor is `time.perf_counter` around a stage of a batch. On a GPU it lies between two events in its queue,
+which nobody waits for before the figures are asked for. Decoding runs beside the other stages, in worker processes, and
+is timed there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.func import functional_call
 from ..benchmark.flops import count_gmacs
 from ..pipeline import Pipeline
 from ..pruning.carrying import num_regions
+from ..pruning.similarity import SimilarityPruner
 
 Runs = list[tuple[float, int]]
 """(milliseconds, views) of each batch."""
@@ -32,6 +34,7 @@ class StageTimes:
     """What each stage took, batch by batch (`decode`: video by video), and the most memory that was in use.
 
     `scorer_gmacs`: what the scorer computed, where it depends on the videos.
+    The lists of a batch that a GPU may still be working on are complete after `settle`.
     """
 
     decode: Runs = field(default_factory=list)
@@ -39,16 +42,34 @@ class StageTimes:
     score: Runs = field(default_factory=list)
     backbone: Runs = field(default_factory=list)
     peak_memory_mb: float = 0.0
-    scorer_gmacs: Runs = field(default_factory=list)  # (per view, views) where crops share a map
+    # (per view, views) where crops share a map, or the clip decides how many tokens come to the later places
+    scorer_gmacs: Runs = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._laps: list[tuple[str, Any, Any, int]] = []  # (stage, event before, event behind, views)
+
+    def note(self, stage: str, start: Any, end: Any, views: int) -> None:
+        """Remembers two recorded `torch.cuda.Event` around a stage of a batch."""
+        self._laps.append((stage, start, end, views))
+
+    def settle(self) -> None:
+        """Waits for the events that were noted, and adds the milliseconds between them to the lists."""
+        for stage, start, end, views in self._laps:
+            end.synchronize()
+            getattr(self, stage).append((start.elapsed_time(end), views))
+        self._laps.clear()
 
     def extend(self, other: StageTimes) -> None:
-        """Adds the batches of another one."""
+        """Adds the batches of another one; both are settled first."""
+        self.settle()
+        other.settle()
         for name in ("decode", "preprocess", "score", "backbone", "scorer_gmacs"):
             getattr(self, name).extend(getattr(other, name))
         self.peak_memory_mb = max(self.peak_memory_mb, other.peak_memory_mb)
 
     def per_view_ms(self) -> dict[str, float | None]:
         """Returns the median milliseconds per view of each stage and their sum, `total`; None where nothing ran."""
+        self.settle()
         if not self.backbone:
             return dict.fromkeys(("decode", "preprocess", "score", "backbone", "total"))
         stages = {name: getattr(self, name) for name in ("decode", "preprocess", "score", "backbone")}
@@ -59,6 +80,7 @@ class StageTimes:
 
     def processing_seconds(self) -> float:
         """Returns the seconds spent on everything but decoding."""
+        self.settle()
         return sum(ms for runs in (self.preprocess, self.score, self.backbone) for ms, _ in runs) / 1000
 
 
@@ -68,6 +90,11 @@ class Engine:
 
     device: torch.device
     dtype: torch.dtype = torch.float32
+
+    @property
+    def queues(self) -> bool:
+        """Whether the device has a queue of its own, so that calls return before the work is done."""
+        return self.device.type == "cuda"
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -79,13 +106,19 @@ class Engine:
             yield
 
     @contextmanager
-    def timed(self, runs: Runs, views: int) -> Iterator[None]:
-        """Appends what the body takes to `runs`; the device's queue is empty before and after."""
-        self._wait()
-        start = perf_counter()
+    def timed(self, times: StageTimes, stage: str, views: int) -> Iterator[None]:
+        """Appends what the body takes to the list of `times` that `stage` names; see `StageTimes.settle`."""
+        if self.queues:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            stream = torch.cuda.current_stream(self.device)
+            start.record(stream)
+            yield
+            end.record(stream)
+            times.note(stage, start, end, views)
+            return
+        begin = perf_counter()
         yield
-        self._wait()
-        runs.append(((perf_counter() - start) * 1000, views))
+        getattr(times, stage).append(((perf_counter() - begin) * 1000, views))
 
     def reset_peak_memory(self) -> None:
         if self.device.type == "cuda":
@@ -101,10 +134,6 @@ class Engine:
             return 0.0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux kibibytes
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def gmacs_per_view(pipeline: Pipeline, frames: Tensor) -> dict[str, float]:
@@ -134,9 +163,7 @@ def mean_gmacs(pipeline: Pipeline, gmacs: Mapping[str, float], kept: Mapping[int
         kept: number of tokens -> number of views that kept so many; not empty.
     """
     reader = _Reader(pipeline)
-    shapes = {
-        name: value.to("meta") for name, value in chain(reader.named_parameters(), reader.named_buffers())
-    }
+    shapes = _shapes(reader)
     each = {count: count_gmacs(functional_call, reader, shapes, (count,)) for count in kept}
     backbone = sum(each[count] * views for count, views in kept.items()) / sum(kept.values())
     return {**gmacs, "backbone": backbone, "total": backbone + gmacs["scorer"]}
@@ -148,13 +175,78 @@ def shared_gmacs(gmacs: Mapping[str, float], runs: Runs) -> dict[str, float]:
     return {**gmacs, "scorer": scorer, "total": gmacs["backbone"] + scorer}
 
 
+class ChoiceCost:
+    """What choosing tokens at several places takes where the clip decides how many of them come to each.
+
+    Every number of tokens is counted once, without arithmetic, as if the clips ran one by one.
+    """
+
+    def __init__(self, pipeline: Pipeline, pruner: SimilarityPruner) -> None:
+        self._walker = _Walker(pipeline)
+        self._shapes = _shapes(self._walker)
+        self._clusters, self._dim = pruner.diversity == "cluster", pipeline.backbone.dim
+        self._num_tokens = pipeline.backbone.grid.num_tokens
+        self._places = list(zip(pruner.after_blocks[:-1], pruner.after_blocks[1:], strict=True))
+        self._first = pruner.after_blocks[0]
+        self._counted: dict[tuple[int, int, int], float] = {}
+
+    def __call__(self, arrived: Tensor) -> float:
+        """arrived (B, S - 1), see `TokenSelection` -> the mean over the clips, multiply-accumulates / 1e9."""
+        start = self._gmacs(self._num_tokens, 0, self._first)
+        each = [
+            sum(self._gmacs(count, *blocks) for count, blocks in zip(counts, self._places, strict=True))
+            for counts in arrived.tolist()
+        ]
+        return start + sum(each) / len(each)
+
+    def _gmacs(self, count: int, first: int, stop: int) -> float:
+        """Of `count` tokens through these blocks, from their pixels where all are there, to the choice behind."""
+        key = (count, first, stop)
+        if key not in self._counted:
+            whole = (first, stop) == (0, self._first)
+            run = count_gmacs(functional_call, self._walker, self._shapes, (count, first, stop, whole))
+            self._counted[key] = run + (count**2 * self._dim / 1e9 if self._clusters else 0)
+        return self._counted[key]
+
+
+def choice_cost(pipeline: Pipeline) -> ChoiceCost | None:
+    """Counts the choice where `gmacs_per_view` cannot, because clips differ in it; None where they do not."""
+    pruner = pipeline.pruner
+    if not isinstance(pruner, SimilarityPruner) or not pruner.budget.variable or len(pruner.after_blocks) < 2:
+        return None
+    return ChoiceCost(pipeline, pruner)
+
+
+def _shapes(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers without content."""
+    named = chain(module.named_parameters(), module.named_buffers())
+    return {name: value.to("meta") for name, value in named}
+
+
+class _Walker(nn.Module):
+    """A part of the way through a backbone, on tensors without content."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__()
+        self.backbone = pipeline.backbone
+
+    def forward(self, count: int, first: int, stop: int, embeds: bool) -> Tensor:
+        backbone = self.backbone
+        like: dict[str, Any] = {"device": "meta", "dtype": next(backbone.parameters()).dtype}
+        if embeds:
+            tokens = backbone.embed(torch.empty(1, 3, backbone.num_frames, *backbone.frame_size, **like))
+        else:
+            tokens = torch.empty(1, backbone.num_prefix + count, backbone.dim, **like)
+        return backbone.encode(tokens, first=first, stop=stop)
+
+
 class _Reader(nn.Module):
     """The backbone of a pipeline behind its pruner, for any number of tokens, on tensors without content."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__()
         self.backbone, self.merger = pipeline.backbone, pipeline.merger
-        self.after_block = getattr(pipeline.pruner, "after_block", None)
+        self.places: tuple[int, ...] = getattr(pipeline.pruner, "after_blocks", ())
         self.regions, pruner = 0, pipeline.pruner
         if pruner is not None and pruner.carry == "merge":
             self.regions = num_regions(self.backbone.grid, pruner.carry_cell)
@@ -167,9 +259,9 @@ class _Reader(nn.Module):
         regions = self.regions if count < backbone.grid.num_tokens else 0
         if regions:
             options["sizes"] = torch.empty(1, count + regions, device="meta")
-        if self.after_block is not None:  # the tokens are embedded, or further, when they are chosen
+        if self.places:  # the tokens are embedded, or further, when they are chosen
             tokens = torch.empty(1, backbone.num_prefix + count + regions, backbone.dim, **like)
-            return backbone.forward(None, tokens=tokens, block=self.after_block, **options)
+            return backbone.forward(None, tokens=tokens, block=self.places[-1], **options)
         pixels = torch.empty(1, 3, backbone.num_frames, *backbone.frame_size, **like)
         keep_idx = torch.empty(1, count, dtype=torch.int64, device="meta")
         if regions:

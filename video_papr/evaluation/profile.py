@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,8 @@ from rich.table import Table
 from .cost import Runs
 from .runner import Evaluation
 
-Item = TypeVar("Item")
+if TYPE_CHECKING:
+    from ..data.datasets import VideoSample
 
 BUSY = 0.9  # a run is as fast as its hardware where networks or decoders work for so much of the time
 ADVICE = {
@@ -23,8 +25,9 @@ ADVICE = {
     "score": "the scorer; pruner=x3d_xs and pruner=motion cost less",
     "backbone": "the backbone; a smaller pruner.keep_ratio makes it faster",
     "dense": "the dense model, which runs for comparison only; baseline=false leaves it out",
-    "rest": "neither networks nor decoding: starting up, warming up, or writing answers; more videos in a run make it "
-    "matter less",
+    "warmup": "warming up: the first batch runs once beforehand, and compiled networks are made then; more videos in a "
+    "run make it matter less",
+    "rest": "neither networks nor decoding: starting up, or writing answers; more videos in a run make it matter less",
 }
 NAMES = {
     "waiting": "waiting for decoded videos",
@@ -32,28 +35,46 @@ NAMES = {
     "score": "score and select",
     "backbone": "backbone",
     "dense": "dense model, for comparison",
-    "rest": "rest (warm-up, answers, files)",
+    "warmup": "warm-up",
+    "rest": "rest (answers, files)",
 }
 
 
 class Waiting:
-    """Measures how long whoever reads from an iterable waits for it; `seconds` grows on the way."""
+    """Watches the samples on their way: how long their reader waits for them, and what they cost in this session.
+
+    Attributes:
+        seconds: of waiting.
+        decoding: seconds that decoding took, of failed attempts too; what a clip cache had was not decoded.
+        decoded: videos that were decoded, each in one pass for all its views.
+        remembered: seconds that cutting those out of the cache took once; they are among the stages' times, not on
+            this session's clock.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.decoding = 0.0
+        self.decoded = 0
+        self.remembered = 0.0
 
-    def watch(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The same items."""
-        rest = iter(items)
+    def watch(self, batches: Iterable[Sequence[VideoSample]]) -> Iterator[Sequence[VideoSample]]:
+        """The same batches."""
+        rest = iter(batches)
         while True:
             start = perf_counter()
             try:
-                item = next(rest)
+                batch = next(rest)
             except StopIteration:
                 return
             finally:
                 self.seconds += perf_counter() - start
-            yield item
+            for sample in batch:
+                if sample.views is not None:
+                    self.remembered += sample.preprocess_ms / 1000
+                else:
+                    self.decoding += sample.decode_ms / 1000
+                    self.decoded += sample.error is None
+            yield batch
 
 
 @dataclass(frozen=True)
@@ -65,17 +86,22 @@ class Profile:
         stages: one after the other, under the keys of `NAMES`; they add up to `total`.
         decoding: that decoders worked, in all processes together, beside the stages.
         workers: processes that decode; 0 where the main process does, which is then "waiting".
+        decoded: videos that were decoded, once each.
+        views: views of a video.
     """
 
     total: float
     stages: dict[str, float]
     decoding: float
     workers: int
+    decoded: int
+    views: int
 
     @property
     def networks_busy(self) -> float:
-        """The share of the time in which the device works."""
-        return sum(self.stages[name] for name in ("preprocess", "score", "backbone", "dense")) / self.total
+        """The share of the time, after the warm-up, in which the device works."""
+        work = sum(self.stages[name] for name in ("preprocess", "score", "backbone", "dense"))
+        return work / max(self.total - self.stages["warmup"], 1e-9)
 
     @property
     def decoders_busy(self) -> float:
@@ -96,26 +122,38 @@ class Profile:
             "workers": self.workers,
             "networks_busy": self.networks_busy,
             "decoders_busy": self.decoders_busy,
+            "videos_decoded": self.decoded,
+            "views_per_video": self.views,
             "bottleneck": self.bottleneck,
         }
 
 
-def profile(evaluation: Evaluation, *, total: float, waiting: float, workers: int) -> Profile:
-    """The profile of the videos of `evaluation`, which took `total` seconds, `waiting` of them for videos."""
+def profile(
+    evaluation: Evaluation, *, total: float, waiting: Waiting, workers: int, views: int = 1
+) -> Profile:
+    """The profile of the videos of `evaluation`, which took `total` seconds.
 
-    def seconds(runs: Runs) -> float:
-        return sum(ms for ms, _ in runs) / 1000
+    Args:
+        waiting: how this process waited for videos. A GPU works on meanwhile, so that of these seconds only those count
+            that its work leaves.
+    """
 
-    times, dense = evaluation.pruned, evaluation.dense
+    def seconds(*runs: Runs) -> float:
+        return sum(ms for ms, _ in chain(*runs)) / 1000
+
+    times, dense, warmup = evaluation.pruned, evaluation.dense, evaluation.warmup
     stages = {
-        "waiting": waiting,
-        "preprocess": seconds(times.preprocess),
+        "waiting": waiting.seconds,
+        "preprocess": max(0.0, seconds(times.preprocess) - waiting.remembered),
         "score": seconds(times.score),
         "backbone": seconds(times.backbone),
-        "dense": 0.0 if dense is None else seconds(dense.score) + seconds(dense.backbone),
+        "dense": 0.0 if dense is None else seconds(dense.score, dense.backbone),
+        "warmup": seconds(warmup.score, warmup.backbone),
     }
+    left = total + waiting.seconds - sum(stages.values())
+    stages["waiting"] = max(0.0, min(waiting.seconds, left))
     stages["rest"] = max(0.0, total - sum(stages.values()))
-    return Profile(total, stages, seconds(times.decode), workers)
+    return Profile(total, stages, waiting.decoding, workers, waiting.decoded, views)
 
 
 def print_profile(found: Profile, console: Console) -> None:
@@ -129,11 +167,19 @@ def print_profile(found: Profile, console: Console) -> None:
     console.print(table)
     by = f"{found.workers} processes" if found.workers else "the main process"
     console.print(
-        f"Networks are busy {100 * found.networks_busy:.0f} % of the time, decoding ({by}) "
+        f"Networks are busy {100 * found.networks_busy:.0f} % of the time after the warm-up, decoding ({by}) "
         f"{100 * found.decoders_busy:.0f} %.",
         highlight=False,
         soft_wrap=True,
     )
+    if found.decoded:
+        each = 1000 * found.decoding / found.decoded
+        views = "its view" if found.views == 1 else f"its {found.views} views together"
+        console.print(
+            f"{found.decoded} videos were decoded, each once for {views}: {each:.0f} ms a video.",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(f"Bottleneck: {ADVICE[found.bottleneck]}.", highlight=False, soft_wrap=True)
     if max(found.networks_busy, found.decoders_busy) < BUSY:
         console.print(

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..pipeline import Pipeline
 from ..structures import TokenSelection
-from .cost import Engine, StageTimes
+from .ahead import Found, Launched, Upload, behind
+from .cost import ChoiceCost, Engine, StageTimes, choice_cost
 from .memory import FittingBatch
 from .sharing import SharedMaps, select_together
 from .views import aggregate_views
@@ -71,7 +72,8 @@ class Example:
 class Evaluation:
     """All answers in the order of the dataset, and what they cost.
 
-    `dense` is None without a baseline. `kept` says how many views kept how many tokens.
+    `dense` is None without a baseline. `kept` says how many views kept how many tokens. `warmup` is what the untimed
+    run of the first batch took, the dense model's with it.
     """
 
     answers: list[VideoAnswer] = field(default_factory=list)
@@ -79,6 +81,7 @@ class Evaluation:
     dense: StageTimes | None = None
     examples: list[Example] = field(default_factory=list)
     kept: Counter[int] = field(default_factory=Counter)
+    warmup: StageTimes = field(default_factory=StageTimes)
 
     def extend(self, other: Evaluation) -> None:
         """Adds another one, of other videos."""
@@ -89,6 +92,7 @@ class Evaluation:
             self.dense.extend(other.dense)
         self.examples += other.examples
         self.kept.update(other.kept)
+        self.warmup.extend(other.warmup)
 
 
 def classify_views(
@@ -100,6 +104,7 @@ def classify_views(
     times: StageTimes,
     full: int = 1,
     selection: TokenSelection | None = None,
+    choice_cost: ChoiceCost | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Scores, prunes and classifies views, `batch_size` at a time, and adds what that took to `times`.
 
@@ -108,10 +113,11 @@ def classify_views(
         full: a batch of fewer views than this, and than `batch_size`, repeats its last one: a compiled network has one
             graph for each size.
         selection: what is kept of them, where it is known already.
+        choice_cost: counts the choice where clips differ in it.
 
     Returns:
-        logits (V, C), and the mask (V, T', H', W') of the tokens that each view kept, on the CPU: None when that is all
-        of them.
+        logits (V, C), and the mask (V, T', H', W') of the tokens that each view kept: None when that is all of them.
+        Both on the device, which may still be working on them.
     """
     logits, kept = [], []
     engine.reset_peak_memory()
@@ -123,14 +129,16 @@ def classify_views(
             if selection is not None:
                 own = selection.rows(rows)
             elif pipeline.pruner is not None:
-                with engine.timed(times.score, views):
+                with engine.timed(times, "score", views):
                     own = pipeline.select(chunk)
-            with engine.timed(times.backbone, views):
+                if choice_cost is not None and own is not None and own.arrived is not None:
+                    times.scorer_gmacs.append((choice_cost(own.arrived[:views]), views))
+            with engine.timed(times, "backbone", views):
                 logits.append(pipeline.classify(chunk, own)[:views])
             if own is not None:
                 kept.append(own.mask()[:views])
     times.peak_memory_mb = max(times.peak_memory_mb, engine.peak_memory_mb())
-    return torch.cat(logits), torch.cat(kept).cpu() if kept else None
+    return torch.cat(logits), torch.cat(kept) if kept else None
 
 
 def evaluate(
@@ -153,8 +161,9 @@ def evaluate(
 ) -> Evaluation:
     """Runs the pipeline, and the dense model on the same views, over all videos.
 
-    A video that could not be decoded becomes an answer that says why; it never ends the run. The first batch runs
-    once beforehand as a warm-up that is not timed.
+    A GPU is handed the next batch before the answers to this one are read; see `ahead`. A video that could not be
+    decoded becomes an answer that says why; it never ends the run. The first batch runs once beforehand, with compiled
+    networks twice, as a warm-up that is not timed.
 
     Args:
         pipeline: backbone and pruner, on the device.
@@ -177,61 +186,82 @@ def evaluate(
     """
     done = Evaluation(dense=StageTimes() if baseline else None)
     whole = Pipeline(pipeline.backbone)
+    counting = choice_cost(pipeline)
     warm = False
 
     group = videos_per_batch(batch_size, views_per_video)
     fitting = FittingBatch(batch_size, on_smaller_batch)
+    upload = Upload(engine.device)
 
-    def probabilities(
-        flow: Pipeline, frames: Tensor, times: StageTimes, selection: TokenSelection | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        def classify(size: int) -> tuple[StageTimes, Tensor, Tensor | None]:
+    def probabilities(flow: Pipeline, frames: Tensor, selection: TokenSelection | None = None) -> Found:
+        def classify(size: int) -> Found:
             own = StageTimes()  # what a failed attempt took is no cost of the model
             full = group * views_per_video if full_batches else 1
-            return own, *classify_views(
-                flow, frames, batch_size=size, engine=engine, times=own, full=full, selection=selection
+            logits, kept = classify_views(
+                flow,
+                frames,
+                batch_size=size,
+                engine=engine,
+                times=own,
+                full=full,
+                selection=selection,
+                choice_cost=counting,
             )
+            return Found(own, aggregate_views(logits, views_per_video), kept)
 
-        own, logits, kept = fitting.run(classify, len(frames))
-        times.extend(own)
-        return aggregate_views(logits, views_per_video).cpu(), kept
+        return fitting.run(classify, len(frames))
 
-    for batch in _groups(samples, group):
+    def launch(batch: list[VideoSample]) -> Launched:
+        nonlocal warm
         part = Evaluation(dense=StageTimes() if baseline else None)
         readable = [sample for sample in batch if sample.error is None]
-        answers: dict[int, VideoAnswer] = {}
-        if readable:
-            frames = _views(readable, prepare, views_per_video, engine, part, keep_views)
-            selection = None
-            if shared_maps is not None:
-                if not warm:
-                    select_together(shared_maps, readable, frames, engine, StageTimes())
-                selection = select_together(shared_maps, readable, frames, engine, part.pruned)
+        if not readable:
+            return Launched(batch, part)
+        frames = _views(readable, prepare, views_per_video, engine, part.pruned, upload)
+        selection = None
+        if shared_maps is not None:
             if not warm:
-                probabilities(pipeline, frames, StageTimes(), selection)
+                select_together(shared_maps, readable, frames, engine, part.warmup)
+            selection = select_together(shared_maps, readable, frames, engine, part.pruned)
+        if not warm:
+            for _ in range(2 if full_batches else 1):  # a CUDA graph is recorded by the second run
+                part.warmup.extend(probabilities(pipeline, frames, selection).times)
                 if baseline:
-                    probabilities(whole, frames, StageTimes())
-                warm = True
-            probs, kept = probabilities(pipeline, frames, part.pruned, selection)
-            dense_probs = probabilities(whole, frames, part.dense)[0] if part.dense is not None else None
+                    part.warmup.extend(probabilities(whole, frames).times)
+            warm = True
+        pruned = probabilities(pipeline, frames, selection)
+        dense = probabilities(whole, frames) if baseline else None
+        return Launched(batch, part, readable, frames, pruned, dense)
+
+    def finish(made: Launched) -> Evaluation:
+        part, answers = made.part, dict[int, VideoAnswer]()
+        if made.pruned is not None and made.frames is not None:
+            probs, dense_probs, kept = made.read()
+            _note_videos(made.readable, made.frames, views_per_video, part, keep_views)
             if kept is not None:
                 part.kept.update(kept.flatten(1).sum(1).tolist())
-            for row, sample in enumerate(readable):
+            for row, sample in enumerate(made.readable):
                 first = row * views_per_video
-                views = slice(first, first + views_per_video)
-                own = None if kept is None else TokenSelection.from_mask(kept[views])
+                own = (
+                    None if kept is None else TokenSelection.from_mask(kept[first : first + views_per_video])
+                )
                 dense = None if dense_probs is None else dense_probs[row]
                 answer = _answer(
                     sample, probs[row], dense, own, pipeline.backbone.grid.num_tokens, actor_share
                 )
                 answers[sample.index] = answer
                 if own is not None and sample.index in examples:
-                    part.examples.append(Example(answer, frames[first].cpu(), own.mask()[0]))
+                    part.examples.append(Example(answer, made.frames[first].cpu(), own.mask()[0]))
         part.answers += [
             answers.get(sample.index)
             or VideoAnswer(sample.name, sample.label, error=sample.error, index=sample.index)
-            for sample in batch
+            for sample in made.batch
         ]
+        return part
+
+    for made in behind(map(launch, _groups(samples, group)), 1 if engine.queues else 0):
+        part = finish(made)
+        del made  # and its frames, before the batch after the next one is launched
         if on_batch:
             on_batch(part)
         done.extend(part)
@@ -258,31 +288,44 @@ def _views(
     prepare: Callable[[Tensor], Tensor],
     views_per_video: int,
     engine: Engine,
-    done: Evaluation,
-    keep_views: KeepViews | None,
+    times: StageTimes,
+    upload: Upload,
 ) -> Tensor:
     """Moves videos to the device, resizes and crops them (each has its own size): (V, T, S, S, 3) uint8.
 
     Views that a clip cache had are taken as they are, and stand in `preprocess` with what they took once.
     """
-    times = done.pruned.preprocess
-    cut: dict[int, Tensor] = {s.index: s.views.to(engine.device) for s in samples if s.views is not None}
-    times += [(sample.preprocess_ms, views_per_video) for sample in samples if sample.views is not None]
+    cut: dict[int, Tensor] = {s.index: upload(s.views) for s in samples if s.views is not None}
+    times.preprocess += [
+        (sample.preprocess_ms, views_per_video) for sample in samples if sample.views is not None
+    ]
     decoded = [sample for sample in samples if sample.frames is not None]
     if decoded:
-        with torch.inference_mode(), engine.timed(times, len(decoded) * views_per_video):
+        with torch.inference_mode(), engine.timed(times, "preprocess", len(decoded) * views_per_video):
             for sample in decoded:  # one after the other: the views are small, the videos may be large
                 assert sample.frames is not None
-                cut[sample.index] = prepare(sample.frames.to(engine.device, non_blocking=True))
+                cut[sample.index] = prepare(upload(sample.frames))
+    times.decode += [(sample.decode_ms, views_per_video) for sample in samples]
+    return torch.cat([cut[sample.index] for sample in samples])
+
+
+def _note_videos(
+    samples: Sequence[VideoSample],
+    frames: Tensor,
+    views_per_video: int,
+    part: Evaluation,
+    keep_views: KeepViews | None,
+) -> None:
+    """Hands views (V, T, S, S, 3) that were cut just now to the clip cache; the dense model reads the same ones."""
+    part.pruned.settle()
+    decoded = [(row, sample) for row, sample in enumerate(samples) if sample.frames is not None]
     if keep_views is not None:
-        for sample in decoded:
-            keep_views(sample, cut[sample.index], times[-1][0] / len(decoded))
-    frames = torch.cat([cut[sample.index] for sample in samples])
-    done.pruned.decode += [(sample.decode_ms, views_per_video) for sample in samples]
-    if done.dense is not None:  # the dense model reads the same views
-        done.dense.preprocess += times
-        done.dense.decode += done.pruned.decode
-    return frames
+        for row, sample in decoded:
+            views = frames[row * views_per_video : (row + 1) * views_per_video]
+            keep_views(sample, views, part.pruned.preprocess[-1][0] / len(decoded))
+    if part.dense is not None:
+        part.dense.preprocess += part.pruned.preprocess
+        part.dense.decode += part.pruned.decode
 
 
 def _answer(

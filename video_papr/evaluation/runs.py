@@ -56,10 +56,16 @@ class Run:
     @property
     def method(self) -> str:
         """The pruner, and what else was done to the tokens: "x3d_s", "x3d_s (mass)", "dense + tome r=16"."""
-        return " ".join(filter(None, (self._base, self.variant)))
+        return " ".join(filter(None, (self.plain_method, self.variant)))
 
     @property
-    def _base(self) -> str:
+    def dtype(self) -> str:
+        """The precision: "fp32", "bf16" or "fp16"."""
+        return str(self.results.get("dtype", "fp32"))
+
+    @property
+    def plain_method(self) -> str:
+        """`method` without what tells it from others of its kind."""
         pruner, merger = self._settings("pruner"), self._settings("merger")
         name = DENSE if self.results["pruner"] == "none" else str(self.results["pruner"])
         kind = pruner.get("budget", pruner.get("mode"))
@@ -72,7 +78,7 @@ class Run:
         """As it was asked for; the share that was kept where the clips decide, to two digits."""
         if self.results["pruner"] == "none":  # whatever ratio a sweep over all pruners gave it
             return 1.0
-        variable = self._base.endswith(")") or "keep_ratio" not in self._settings("pruner")
+        variable = self.plain_method.endswith(")") or "keep_ratio" not in self._settings("pruner")
         share = self.results["keep_ratio"]
         return round(float(share), 2) if variable else float(self._settings("pruner")["keep_ratio"])
 
@@ -138,19 +144,19 @@ def with_dense(runs: list[Run]) -> list[Run]:
     Runs whose dense answers are nowhere to be found stay as they are.
     """
     runs = [*runs, *_baselines(runs)]
-    dense = {
-        (run.setting, video): answer
+    dense = {  # a precision of its own: a loss is that of pruning alone
+        (run.setting, run.dtype, video): answer
         for run in runs
         if _is_dense(run)
         for video, answer in run.answers.items()
     }
 
     def paired(run: Run) -> Run:
-        keys = [(run.setting, video) for video in run.answers]
+        keys = [(run.setting, run.dtype, video) for video in run.answers]
         if run.has_dense or not all(key in dense for key in keys):
             return run
         answers = {
-            video: Answer(answer.label, answer.pred, dense[run.setting, video].pred)
+            video: Answer(answer.label, answer.pred, dense[run.setting, run.dtype, video].pred)
             for video, answer in run.answers.items()
         }
         return Run(run.directory, run.results, answers, True)
@@ -166,9 +172,21 @@ def named_apart(runs: list[Run]) -> list[Run]:
     """
     own: dict[str, list[Run]] = {}
     for run in runs:
-        own.setdefault(run._base, []).append(run)
+        own.setdefault(run.plain_method, []).append(run)
     usual = {base: _usual(group) for base, group in own.items()}
-    return [replace(run, variant=_variant(run, usual[run._base])) for run in runs]
+    return [replace(run, variant=_variant(run, usual[run.plain_method])) for run in runs]
+
+
+def twin_key(run: Run) -> tuple[object, ...]:
+    """What two runs share that differ in precision alone; seeds of random pruners count too."""
+    settings = {**run._settings("merger"), **run._settings("pruner"), "seed": run.results.get("seed")}
+    split = (run.results.get("dataset_seed"), run.setting)
+    return (
+        run.plain_method,
+        run.keep_ratio,
+        split,
+        tuple(sorted((key, _text(value)) for key, value in settings.items())),
+    )
 
 
 def _usual(group: list[Run]) -> dict[str, str | None]:
@@ -187,8 +205,8 @@ def _variant(run: Run, usual: Mapping[str, str | None]) -> str:
 
 
 def _keys(run: Run) -> dict[str, str]:
-    """What else was set, as text: those of the merger first."""
-    both = {**run._settings("merger"), **run._settings("pruner")}
+    """What else was set, as text: those of the merger first, and the precision last."""
+    both = {**run._settings("merger"), **run._settings("pruner"), "dtype": run.dtype}
     return {key: _text(value) for key, value in both.items() if key not in CURVE}
 
 
@@ -200,10 +218,10 @@ def _text(value: Any) -> str:
 
 def _baselines(runs: list[Run]) -> list[Run]:
     """The dense model as a run of its own, once for each split on which only baselines of pruned runs show it."""
-    shown = {(run.setting, video) for run in runs if _is_dense(run) for video in run.answers}
+    shown = {(run.setting, run.dtype, video) for run in runs if _is_dense(run) for video in run.answers}
     made = []
     for run in runs:
-        keys = {(run.setting, video) for video in run.answers}
+        keys = {(run.setting, run.dtype, video) for video in run.answers}
         if run.results.get("baseline") and not keys <= shown:
             answers = {v: Answer(a.label, a.dense_pred, a.dense_pred) for v, a in run.answers.items()}
             settings = {"dataset": run._settings("dataset")}  # the same videos, nothing done to their tokens

@@ -70,6 +70,6 @@ def select_together(
     with engine.inference():
         for video, part in zip(videos, parts, strict=True):
             times.scorer_gmacs.append((shared.gmacs_per_view(video, part), len(part)))
-        with engine.timed(times.score, len(views)):
+        with engine.timed(times, "score", len(views)):
             maps = [shared(video, part) for video, part in zip(videos, parts, strict=True)]
             return shared.pruner.choose(torch.cat(maps))

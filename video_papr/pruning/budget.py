@@ -69,20 +69,30 @@ def threshold_counts(flat: Tensor, threshold: float) -> Tensor:
     return torch.where(high[:, 0] > low[:, 0], above.sum(1), 0)
 
 
-def level_counts(flat: Tensor, level: float) -> Tensor:
-    """Tokens at or above `level` on the map's own scale: (B, N) -> (B,)."""
-    return (flat >= level).sum(1)
+def level_counts(flat: Tensor, level: float, present: Tensor | None = None) -> Tensor:
+    """Tokens at or above `level` on the map's own scale, of those in `present` (B, N) bool if given: (B, N) -> (B,)."""
+    above = flat >= level
+    return (above if present is None else above & present).sum(1)
 
 
-def deviation_counts(flat: Tensor, deviations: float) -> Tensor:
-    """Tokens at or above the clip's mean minus `deviations` standard deviations: (B, N) -> (B,)."""
+def deviation_counts(flat: Tensor, deviations: float, present: Tensor | None = None) -> Tensor:
+    """Tokens at or above the clip's mean minus `deviations` standard deviations: (B, N) -> (B,).
+
+    Mean, deviation and count are those of the tokens in `present` (B, N) bool, where it is given.
+    """
     values = _finite(flat)
-    level = values.mean(1, keepdim=True) - deviations * values.std(1, correction=0, keepdim=True)
+    if present is None:
+        mean, deviation = values.mean(1, keepdim=True), values.std(1, correction=0, keepdim=True)
+    else:
+        number = present.sum(1, keepdim=True)
+        mean = (values * present).sum(1, keepdim=True) / number
+        deviation = ((values - mean).square() * present).sum(1, keepdim=True).div(number).sqrt()
     # A map without contrast lies at its mean but for rounding, and all of it counts.
-    return (values >= level - 1e-9 * values.abs().amax(1, keepdim=True)).sum(1)
+    above = values >= mean - deviations * deviation - 1e-9 * values.abs().amax(1, keepdim=True)
+    return (above if present is None else above & present).sum(1)
 
 
-COUNTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+COUNTS: dict[str, Callable[..., Tensor]] = {
     "mass": mass_counts,
     "threshold": threshold_counts,
     "level": level_counts,
@@ -121,13 +131,18 @@ class Budget:
         """Whether the clip decides how many tokens it keeps."""
         return self.kind != "fixed"
 
-    def counts(self, significance: Tensor) -> Tensor:
-        """significance (B, T', H', W') -> tokens to keep (B,) int64, at least 1."""
+    def counts(self, significance: Tensor, present: Tensor | None = None) -> Tensor:
+        """significance (B, T', H', W') -> tokens to keep (B,) int64, at least 1.
+
+        `present` (B, T', H', W') bool: the rules "level" and "deviation" look at these tokens only; None: at all. The
+        bounds are shares of the grid all the same.
+        """
         flat = significance.flatten(1)
         batch, num_tokens = flat.shape
         if not self.variable:
             return torch.full((batch,), keep_count(self.value, num_tokens), device=flat.device)
-        return self.bounded(COUNTS[self.kind](flat, self.value), num_tokens)
+        there = () if present is None else (present.flatten(1),)
+        return self.bounded(COUNTS[self.kind](flat, self.value, *there), num_tokens)
 
     def bounded(self, counts: Tensor, num_tokens: int) -> Tensor:
         """counts (B,) -> the same between `min_keep` and `max_keep` of the grid's tokens."""

@@ -123,6 +123,25 @@ def _promote_per_frame(scores: Tensor, sure: int) -> Tensor:
     return flat.scatter(2, best, float("inf")).view_as(scores)
 
 
+def on_grid(values: Tensor, selection: TokenSelection, *, fill: float) -> Tensor:
+    """values (B, K) of the tokens of a selection -> (B, T', H', W'), `fill` where the selection has none."""
+    own = values.gather(1, _without_padding(selection))
+    grid = values.new_full((len(values), selection.grid.num_tokens), fill)
+    return grid.scatter(1, selection.keep_idx, own).view(-1, *selection.grid.shape)
+
+
+def places_within(keep_idx: Tensor, selection: TokenSelection) -> Tensor:
+    """Where tokens keep_idx (B, J) of the grid, all of them kept by `selection`, stand in it: (B, J)."""
+    places = keep_idx.new_zeros(len(keep_idx), selection.grid.num_tokens)
+    return places.scatter(1, selection.keep_idx, _without_padding(selection)).gather(1, keep_idx)
+
+
+def _without_padding(selection: TokenSelection) -> Tensor:
+    """The places 0 to K - 1 of every clip, (B, K); for padding, which repeats the last token, that token's own."""
+    places = torch.arange(selection.num_kept, device=selection.keep_idx.device).expand_as(selection.keep_idx)
+    return places if selection.valid is None else places.minimum(selection.counts()[:, None] - 1)
+
+
 def gather_tokens(tokens: Tensor, keep_idx: Tensor, *, num_prefix: int = 0) -> Tensor:
     """tokens (B, P + N, D), keep_idx (B, K) of the N behind the P class tokens -> (B, P + K, D); the P always stay."""
     prefix, rest = tokens[:, :num_prefix], tokens[:, num_prefix:]

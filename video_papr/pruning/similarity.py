@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +22,27 @@ from ..structures import CELL as CARRY_CELL
 from ..structures import TokenGrid, TokenSelection
 from .budget import Budget, check_number, check_ratio
 from .carrying import check_carry, check_cell
-from .selection import ranks, select_counts, select_tokens
+from .selection import on_grid, ranks, select_counts, select_tokens
 
 MODES = ("ratio", "threshold", "adaptive")
 DIVERSITY = ("none", "cluster", "grid")
 CELL = (2, 4, 4)  # tokens of the grid that `diversity=grid` represents by one
 
 
-def mean_similarity(tokens: Tensor) -> Tensor:
+def mean_similarity(tokens: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean cosine similarity of every token to all others of its clip: (B, N, D) -> (B, N).
 
     Exact in O(N D): the mean over j != i of x_i . x_j, for unit vectors x, is (x_i . sum_j x_j - x_i . x_i) / (N - 1).
-    A zero vector resembles nothing (0), and so does a token that is alone.
+    A zero vector resembles nothing (0), and so does a token that is alone. Where `valid` (B, N) is False there is no
+    token.
     """
     unit = _unit(tokens)
+    others: Tensor | int = max(tokens.shape[1] - 1, 1)
+    if valid is not None:
+        unit = unit * valid[..., None]
+        others = (valid.sum(1, keepdim=True) - 1).clamp(min=1)
     together = (unit * unit.sum(1, keepdim=True)).sum(-1)
-    return (together - unit.square().sum(-1)) / max(tokens.shape[1] - 1, 1)
+    return (together - unit.square().sum(-1)) / others
 
 
 def representatives(tokens: Tensor, significance: Tensor, kept: Tensor, *, tau: float) -> Tensor:
@@ -94,6 +101,10 @@ def best_of_cells(significance: Tensor) -> Tensor:
 class SimilarityPruner(nn.Module):
     """Keeps the tokens that resemble the others least. It reads tokens of the backbone, not frames.
 
+    At several places it prunes step by step: the tokens that are left are compared with each other again. "ratio" drops
+    an equal share at each of S places, so that after the s-th `keep_ratio` ** (s / S) of the grid's tokens are left;
+    the other modes apply their rule at each, and `max_keep` counts as `keep_ratio` does there.
+
     Args:
         mode: "ratio" keeps `keep_ratio` of the tokens; "threshold" drops those with a mean similarity above `tau`;
             "adaptive" those above mean + `deviations` standard deviations of their clip.
@@ -101,13 +112,15 @@ class SimilarityPruner(nn.Module):
             keep these tokens beside their own choice; "ratio" puts them first, and its count stays exact.
         cluster_tau: of `representatives`.
         after_block: blocks of the backbone that read all tokens before the choice; 0: the embeddings before positions.
+            Several numbers, ascending, are several places.
         min_keep, max_keep: bounds for "threshold" and "adaptive", as shares of the grid's tokens.
 
     Attributes:
         name: "similarity".
+        after_blocks: the places, one or more.
 
     Raises:
-        ConfigError: a value is out of range.
+        ConfigError: a value is out of range, or several places are combined with carry="merge".
     """
 
     name = "similarity"
@@ -121,7 +134,7 @@ class SimilarityPruner(nn.Module):
         deviations: float = 0.0,
         diversity: str = "none",
         cluster_tau: float = 0.9,
-        after_block: int = 0,
+        after_block: int | Sequence[int] = 0,
         min_keep: float = 0.05,
         max_keep: float = 1.0,
         carry: str = "none",
@@ -136,44 +149,108 @@ class SimilarityPruner(nn.Module):
         for key, value, known in (("mode", mode, MODES), ("diversity", diversity, DIVERSITY)):
             if value not in known:
                 raise ConfigError(f"pruner.{key}={value!r} is unknown; use one of {', '.join(known)}")
-        if isinstance(after_block, bool) or not isinstance(after_block, int) or after_block < 0:
-            raise ConfigError(f"pruner.after_block={after_block} must be a whole number of at least 0")
         self.budget = Budget(*values[mode], min_keep, max_keep)
-        self.diversity, self.after_block = diversity, after_block
+        self.diversity, self.after_blocks = diversity, check_places(after_block)
         self.cluster_tau = check_number("cluster_tau", cluster_tau, -1, 1)
         self.carry, self.carry_cell = check_carry(carry), check_cell(carry_cell)
+        if self.carry == "merge" and len(self.after_blocks) > 1:
+            raise ConfigError(
+                f"pruner.carry=merge: cannot be combined with pruner.after_block={list(self.after_blocks)}, whose "
+                "dropped tokens leave at different blocks; use one place, or pruner.carry=pool or none"
+            )
 
-    def significance(self, tokens: Tensor, grid: TokenGrid) -> Tensor:
-        """tokens (B, N, D) -> minus their mean similarity (B, T', H', W')."""
-        return -mean_similarity(tokens).view(-1, *grid.shape)
+    def significance(self, tokens: Tensor, grid: TokenGrid, present: TokenSelection | None = None) -> Tensor:
+        """tokens (B, N, D) -> minus their mean similarity (B, T', H', W').
 
-    def forward(self, tokens: Tensor, grid: TokenGrid) -> TokenSelection:
-        """tokens (B, N, D) of the whole grid -> the kept tokens of every clip."""
-        return replace(self._select(tokens, grid), carry=self.carry, cell=self.carry_cell)
+        `present` says which tokens of the grid these are, (B, K, D) then, None: all; -inf where there is none.
+        """
+        if present is None:
+            return -mean_similarity(tokens).view(-1, *grid.shape)
+        scores = -mean_similarity(tokens, present.valid)
+        # NaN is no reason to rank a token below those that are gone.
+        scores = scores.nan_to_num(nan=torch.finfo(scores.dtype).min)
+        return on_grid(scores, present, fill=float("-inf"))
 
-    def _select(self, tokens: Tensor, grid: TokenGrid) -> TokenSelection:
-        scores = self.significance(tokens, grid)
-        if self.diversity == "none" and not self.budget.variable:
-            return select_tokens(scores, keep_ratio=self.budget.value)
-        counts = self.budget.counts(scores)
+    def forward(
+        self, tokens: Tensor, grid: TokenGrid, *, present: TokenSelection | None = None, place: int = 0
+    ) -> TokenSelection:
+        """tokens (B, N, D) of the whole grid -> the kept tokens of every clip.
+
+        Args:
+            present: the tokens (B, K, D) are these of the grid; None: all.
+            place: number of the place, in `after_blocks`.
+        """
+        budget = self._budget(place)
+        scores = self.significance(tokens, grid, present)
+        if self.diversity == "none" and not budget.variable:
+            selection = select_tokens(scores, keep_ratio=budget.value)
+        else:
+            selection = self._select(tokens, scores, budget, present)
+        return replace(selection, carry=self.carry, cell=self.carry_cell)
+
+    def _budget(self, place: int) -> Budget:
+        """What may be left behind a place: of S places, each drops an equal share."""
+        part = (place + 1) / len(self.after_blocks)
+        if self.budget.variable:
+            return replace(self.budget, max_keep=self.budget.max_keep**part)
+        return replace(self.budget, value=self.budget.value**part)
+
+    def _select(
+        self, tokens: Tensor, scores: Tensor, budget: Budget, present: TokenSelection | None
+    ) -> TokenSelection:
+        there = None if present is None else present.mask()
+        counts = budget.counts(scores, there)
         if self.diversity != "none":
-            wanted = self._wanted(tokens, scores)
+            wanted = self._wanted(tokens, scores, budget, present)
+            num_tokens = scores[0].numel()
             # Ranks instead of scores: those that are wanted come first and keep their order.
-            flat = wanted.flatten(1) * grid.num_tokens - ranks(scores.flatten(1))
+            flat = wanted.flatten(1) * num_tokens - ranks(scores.flatten(1))
             scores = flat.view_as(scores)
-            if self.budget.variable:  # what the mode keeps, and what diversity adds to it
-                counts = self.budget.bounded(wanted.flatten(1).sum(1), grid.num_tokens)
+            if budget.variable:  # what the mode keeps, and what diversity adds to it
+                counts = budget.bounded(wanted.flatten(1).sum(1), num_tokens)
+        if present is not None:
+            counts = counts.minimum(present.counts())
         return select_counts(scores, counts)
 
-    def _wanted(self, tokens: Tensor, scores: Tensor) -> Tensor:
+    def _wanted(
+        self, tokens: Tensor, scores: Tensor, budget: Budget, present: TokenSelection | None
+    ) -> Tensor:
         """The tokens that come before all others: bool (B, T', H', W')."""
         kept = torch.zeros_like(scores, dtype=torch.bool)
-        if self.budget.variable:
-            kept = select_counts(scores, self.budget.counts(scores)).mask()
+        if budget.variable:
+            there = None if present is None else present.mask()
+            counts = budget.counts(scores, there)
+            kept = select_counts(
+                scores, counts if present is None else counts.minimum(present.counts())
+            ).mask()
         if self.diversity == "grid":
             return kept | best_of_cells(scores)
-        flat = representatives(tokens, scores.flatten(1), kept.flatten(1), tau=self.cluster_tau)
-        return flat.view_as(scores)
+        flat, own = scores.flatten(1), kept.flatten(1)
+        if present is None:
+            return representatives(tokens, flat, own, tau=self.cluster_tau).view_as(scores)
+        flat, own = (values.gather(1, present.keep_idx) for values in (flat, own))
+        if present.valid is not None:  # padding comes last, when nothing depends on it any more
+            flat, own = flat.masked_fill(~present.valid, float("-inf")), own & present.valid
+        return on_grid(representatives(tokens, flat, own, tau=self.cluster_tau), present, fill=False)
+
+
+def check_places(after_block: object) -> tuple[int, ...]:
+    """One whole number, or several that ascend, as a tuple.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    several = isinstance(after_block, (list, tuple))
+    places: list[Any] = list(after_block) if isinstance(after_block, (list, tuple)) else [after_block]
+    natural = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in places)
+    if not natural or not places or any(one >= two for one, two in pairwise(places)):
+        right = (
+            "ascending whole numbers of at least 0, as in [3,6,9]"
+            if several
+            else "a whole number of at least 0"
+        )
+        raise ConfigError(f"pruner.after_block={places if several else after_block} must be {right}")
+    return tuple(places)
 
 
 def _unit(tokens: Tensor) -> Tensor:

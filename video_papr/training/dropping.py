@@ -70,20 +70,25 @@ def actor_scores(batch: Batch, grid: TokenGrid, generator: torch.Generator) -> T
 
 
 def map_scores(
-    batch: Batch, grid: TokenGrid, generator: torch.Generator, *, smoothest: bool = False
+    batch: Batch,
+    grid: TokenGrid,
+    generator: torch.Generator,
+    *,
+    smoothest: bool = False,
+    preferring: float = 3 / 4,
 ) -> Tensor:
     """Like the maps of a ConvNet: neighbours score alike, and part of it stays where it is in time; (B, T', H', W').
 
     How smooth is drawn for every clip, from an even draw to blobs only; `smoothest` takes the upper half of that.
-    Three quarters of the clips prefer the actor's tokens, and those around them more or less: some a little, some so
-    much that all of them stay.
+    The share `preferring` of the clips prefers the actor's tokens, and those around them more or less: some a little,
+    some so much that all of them stay.
     """
     clips = len(batch.labels)
     smooth, spread = torch.rand(2, clips, 1, 1, 1, generator=generator)
     smooth = (1 + smooth) / 2 if smoothest else smooth
     actor = _actor(batch, grid)
     around = F.avg_pool3d(F.pad(actor, (1,) * 6), 3, stride=1)
-    preferred = _preference(3 / 4, batch, generator) * ((1 - spread) * actor + spread * around)
+    preferred = _preference(preferring, batch, generator) * ((1 - spread) * actor + spread * around)
     blobs = BLOBS * smooth * _blobs(clips, grid, generator)
     return blobs + random_scores(batch, grid, generator) + ACTOR_IN_BLOBS * preferred
 
@@ -93,6 +98,7 @@ SCORES: dict[str, Callable[[Batch, TokenGrid, torch.Generator], Tensor]] = {
     "actor": actor_scores,
     "map": map_scores,
     "blobs": partial(map_scores, smoothest=True),
+    "actor_blobs": partial(map_scores, smoothest=True, preferring=1.0),
 }
 
 

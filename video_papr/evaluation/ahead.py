@@ -1,0 +1,111 @@
+"""Keeps a GPU supplied: the next batch is copied, and handed over, before the answers to this one are read.
+
+    this process   fetch 1 | launch 1 | read 0 | fetch 2 | launch 2 | read 1 | ...
+    copies                  ...1...                       ...2...
+    networks       ......... 0 ........|.............. 1 ..............|... 2 ...
+
+Launching returns at once, because a GPU has a queue. Only reading answers waits, and by then the next batch is in the
+queue, its videos on the way over the bus on a stream of their own.
+
+The scorer of one batch does not run beside the backbone of another. Kernels of two streams share a GPU only where the
+first leaves room. The backbone's matrix products do not, but for their last wave: at batch 32 and 470 tokens, tiles of
+128 x 128 make some 700 to 2,800 blocks for the roughly 130 processors of a large GPU, each of which one or two blocks
+fill. What could be hidden is at most the scorer's share of the time. On the other side stand two batches of
+activations, stages that cannot be timed apart, and CUDA graphs (`runtime.compile=reduce-overhead`), which share one
+pool of memory and must not be replayed side by side. At small batches there is room, but there the thread that hands
+out kernels is what limits the speed, and it would hand out those of both streams.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .cost import StageTimes
+
+if TYPE_CHECKING:
+    from ..data.datasets import VideoSample
+    from .runner import Evaluation
+
+Item = TypeVar("Item")
+
+
+def behind(items: Iterable[Item], steps: int) -> Iterator[Item]:
+    """The same items in the same order, each after `steps` more of them were asked for, as far as there are any.
+
+    Where making an item launches work, and whoever reads the item waits for that work, `steps` batches are in a queue
+    meanwhile. 0: items are read one by one, as they are made.
+    """
+    made: deque[Item] = deque()
+    for item in items:
+        made.append(item)
+        if len(made) > steps:
+            yield made.popleft()
+    yield from made
+
+
+class Upload:
+    """Copies tensors to a device; to a GPU beside its other work, if they lie in page-locked memory.
+
+    Args:
+        device: where to; on a processor nothing is copied.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._copies: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The tensor on the device, for the current stream, which waits for it when it comes to that."""
+        if self._copies is None:
+            return value.to(self.device)
+        networks = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            moved = value.to(self.device, non_blocking=True)
+        networks.wait_stream(self._copies)
+        moved.record_stream(
+            networks
+        )  # else its memory would be given to the next copy while it is still read
+        return moved
+
+
+@dataclass
+class Found:
+    """What one flow says about a batch, where the device left it, and what that took.
+
+    probs (videos, C); kept (V, T', H', W') bool, None: all.
+    """
+
+    times: StageTimes
+    probs: Tensor
+    kept: Tensor | None
+
+
+@dataclass
+class Launched:
+    """A batch that the device may still be working on; `frames` (V, T, S, S, 3) are those of `readable`, if any."""
+
+    batch: list[VideoSample]
+    part: Evaluation
+    readable: list[VideoSample] = field(default_factory=list)
+    frames: Tensor | None = None
+    pruned: Found | None = None
+    dense: Found | None = None
+
+    def read(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Waits for the answers and adds what they took to `part`: probabilities, the dense model's, and the mask."""
+        assert self.pruned is not None
+        self.part.pruned.extend(self.pruned.times)
+        if self.dense is not None and self.part.dense is not None:
+            self.part.dense.extend(self.dense.times)
+        kept, dense = self.pruned.kept, self.dense
+        return (
+            self.pruned.probs.cpu(),
+            None if dense is None else dense.probs.cpu(),
+            None if kept is None else kept.cpu(),
+        )
