@@ -144,6 +144,7 @@ class PrunerConfig:
     )
     motion: float | None = setting(or_else(None, non_negative), None)
     floor: float | None = setting(or_else(None, from_0_to_1), None)
+    ground: float | None = setting(or_else(None, from_0_to_1), None)
     frames: int | None = setting(or_else(None, positive), None)
     size: int | None = setting(or_else(None, positive), None)
     seed: int | None = setting(or_else(None, natural), None)

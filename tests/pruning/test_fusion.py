@@ -75,7 +75,14 @@ def test_every_frame_has_its_floor() -> None:
     frames[:, 5] = 255  # all that moves is in the second half
     for floor, sure in ((0.0, 0), (0.5, 4), (1.0, 8)):
         pruner = build_pruner(
-            "papr_plus", keep_ratio=0.5, stages=["res2"], motion=100, floor=floor, frames=4, size=32
+            "papr_plus",
+            keep_ratio=0.5,
+            stages=["res2"],
+            motion=100,
+            floor=floor,
+            ground=0.0,
+            frames=4,
+            size=32,
         )
         assert pruner is not None
         kept = pruner(frames, GRID).mask().sum((2, 3))[0].tolist()
@@ -91,6 +98,7 @@ WRONG = [
     ({"stages": ["res3", "res3"]}, r"each once$"),
     ({"motion": -1}, r"^pruner\.motion=-1 must be a number from 0 to 100"),
     ({"floor": 1.5}, r"^pruner\.floor=1\.5 must be a number from 0 to 1"),
+    ({"ground": -0.1}, r"^pruner\.ground=-0\.1 must be a number from 0 to 1"),
     ({"scope": "frame"}, r"^pruner\.scope is no option of pruner=papr_plus; it has frames, "),
 ]
 

@@ -17,12 +17,14 @@ from torch.nn import functional as F
 
 from video_papr.errors import ConfigError
 from video_papr.pruning.budget import check_ratio, keep_count
+from video_papr.pruning.rules import lattice
 from video_papr.pruning.selection import resize_map, scope_floor, select_counts, select_tokens
 from video_papr.structures import TokenGrid, TokenSelection
 
 grids = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
 ratios = st.integers(1, 1000).map(lambda n: n / 1000)
 floors = st.sampled_from([0.0, 0.5, 1.0])
+shares = st.sampled_from([0.0, 0.3, 1.0])
 
 
 def distinct(batch: int, grid: tuple[int, int, int], seed: int) -> Tensor:
@@ -130,23 +132,25 @@ def test_channel_mean_may_come_before_resizing(align_corners: bool) -> None:
 
 
 @settings(deadline=None)
-@given(grid=grids, ratio=ratios, floor=floors, seed=st.integers(0, 99))
-def test_selection_with_and_without_a_floor_equals_brute_force(
-    grid: tuple[int, int, int], ratio: float, floor: float, seed: int
+@given(grid=grids, ratio=ratios, floor=floors, ground=shares, seed=st.integers(0, 99))
+def test_selection_with_and_without_floor_and_ground_equals_brute_force(
+    grid: tuple[int, int, int], ratio: float, floor: float, ground: float, seed: int
 ) -> None:
     scores = distinct(3, grid, seed)
-    selection = select_tokens(scores, keep_ratio=ratio, floor=floor)
+    selection = select_tokens(scores, keep_ratio=ratio, floor=floor, ground=ground)
+    spread = lattice(TokenGrid(*grid), torch.device("cpu")).flatten().tolist()
     count = keep_count(ratio, math.prod(grid))
     assert selection.grid == TokenGrid(*grid)
     assert selection.keep_idx.shape == (3, count)
     per_frame = grid[1] * grid[2]
     for row, found in zip(scores.flatten(1).tolist(), selection.keep_idx.tolist(), strict=True):
         ranked = sorted(range(len(row)), key=lambda token: -row[token])
-        first: list[int] = []
+        even = math.floor(Fraction(ground).limit_denominator(10) * count)
+        first = sorted(range(len(row)), key=lambda token: -spread[token])[:even]
         if floor:
-            quota = math.floor(Fraction(floor) * count / grid[0])
+            quota = math.floor(Fraction(floor) * (count - even) / grid[0])
             for frame in range(grid[0]):
-                own = [token for token in ranked if token // per_frame == frame]
+                own = [t for t in ranked if t // per_frame == frame and t not in first]
                 first += own[:quota]
         rest = [token for token in ranked if token not in first]
         assert found == sorted(first + rest[: count - len(first)])
@@ -158,18 +162,20 @@ values = st.one_of(
 
 
 @settings(deadline=None)
-@given(grid=grids, ratio=ratios, floor=floors, data=st.data())
+@given(grid=grids, ratio=ratios, floor=floors, ground=shares, data=st.data())
 def test_every_map_gives_a_sorted_unique_selection_in_range(
-    grid: tuple[int, int, int], ratio: float, floor: float, data: st.DataObject
+    grid: tuple[int, int, int], ratio: float, floor: float, ground: float, data: st.DataObject
 ) -> None:
     num_tokens = math.prod(grid)
     flat = data.draw(st.lists(values, min_size=num_tokens, max_size=num_tokens))
     scores = torch.tensor(flat).view(1, *grid)
-    keep_idx = select_tokens(scores, keep_ratio=ratio, floor=floor).keep_idx
+    keep_idx = select_tokens(scores, keep_ratio=ratio, floor=floor, ground=ground).keep_idx
     row = keep_idx[0].tolist()
     assert row == sorted(set(row))
     assert row[0] >= 0 and row[-1] < num_tokens
-    if floor == 0:  # the worst that is kept is no worse than the best that is dropped, NaN below everything
+    if (
+        floor == ground == 0
+    ):  # the worst that is kept is no worse than the best that is dropped, NaN below everything
         rank = [-math.inf if math.isnan(value) else value for value in flat]
         dropped = [rank[token] for token in range(num_tokens) if token not in row]
         assert not dropped or min(rank[token] for token in row) >= max(dropped)
@@ -216,19 +222,21 @@ def test_maps_of_other_precisions(dtype: torch.dtype) -> None:
 
 
 @settings(deadline=None)
-@given(grid=grids, floor=floors, seed=st.integers(0, 99), data=st.data())
+@given(grid=grids, floor=floors, ground=shares, seed=st.integers(0, 99), data=st.data())
 def test_unequal_counts_equal_one_clip_at_a_time(
-    grid: tuple[int, int, int], floor: float, seed: int, data: st.DataObject
+    grid: tuple[int, int, int], floor: float, ground: float, seed: int, data: st.DataObject
 ) -> None:
     num_tokens = math.prod(grid)
     counts = data.draw(st.lists(st.integers(1, num_tokens), min_size=1, max_size=4))
     scores = distinct(len(counts), grid, seed)
-    selection = select_counts(scores, torch.tensor(counts), floor=floor)
+    selection = select_counts(scores, torch.tensor(counts), floor=floor, ground=ground)
     assert selection.counts().tolist() == counts
     assert selection.num_kept == max(counts)
     assert (selection.valid is None) == (len(set(counts)) == 1)
     for row, count in enumerate(counts):
-        alone = select_tokens(scores[row : row + 1], keep_ratio=count / num_tokens, floor=floor)
+        alone = select_tokens(
+            scores[row : row + 1], keep_ratio=count / num_tokens, floor=floor, ground=ground
+        )
         own = selection.keep_idx[row]
         assert own[:count].tolist() == alone.keep_idx[0].tolist()
         assert (own[count:] == own[count - 1]).all()  # padding names no other token

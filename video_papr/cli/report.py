@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="report",
         description="Compare finished evaluations: a table and plots of top-1 against GMACs and against time, with "
-        "95 %% intervals, agreement with the dense model, loss by class, and pictures of kept tubelets.",
+        "95 % intervals, agreement with the dense model, loss by class, and pictures of kept tubelets.",
         epilog="Example: python tools/eval.py experiment=frontier output_dir=outputs/frontier && "
         "python tools/report.py outputs/frontier",
     )

@@ -34,7 +34,7 @@ SHARED = (*BUDGET, "scope", *CARRY)
 X3D = ("frames", "size", "align_corners", "cell_center", "seed")
 OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(CLIPS, (*X3D, "stage", *SHARED)),
-    "papr_plus": (*X3D, "stages", "motion", "floor", *BUDGET, *CARRY),
+    "papr_plus": (*X3D, "stages", "motion", "floor", "ground", *BUDGET, *CARRY),
     **dict.fromkeys(RULES, ("seed", *SHARED)),
     "image_convnet": ("model", "frames", "size", "align_corners", "cell_center", "seed", *SHARED),
     "run_length": ("tau", "min_keep", "max_keep", *CARRY),
@@ -52,7 +52,7 @@ class Pruner(nn.Module):
         name: as in `PRUNERS`.
         scorer: (frames, grid) -> significance map.
         budget: how many tokens a clip keeps.
-        floor: see `selection.select_tokens`.
+        floor, ground: see `selection.select_tokens`.
         carry, carry_cell: what becomes of the dropped tubelets' mass, see `carrying`.
     """
 
@@ -63,12 +63,14 @@ class Pruner(nn.Module):
         *,
         budget: Budget,
         floor: float = 0.0,
+        ground: float = 0.0,
         carry: str = "none",
         carry_cell: Sequence[int] = CELL,
     ) -> None:
         super().__init__()
         self.name, self.scorer = name, scorer
         self.budget, self.floor = budget, check_number("floor", floor, 0, 1)
+        self.ground = check_number("ground", ground, 0, 1)
         self.carry, self.carry_cell = check_carry(carry), check_cell(carry_cell)
 
     def significance(self, frames: Tensor, grid: TokenGrid) -> Tensor:
@@ -82,10 +84,12 @@ class Pruner(nn.Module):
     def choose(self, significance: Tensor) -> TokenSelection:
         """significance (B, T', H', W') -> the kept tokens of every clip."""
         if not self.budget.variable:
-            selection = select_tokens(significance, keep_ratio=self.budget.value, floor=self.floor)
+            selection = select_tokens(
+                significance, keep_ratio=self.budget.value, floor=self.floor, ground=self.ground
+            )
         else:
             counts = self.budget.counts(significance)
-            selection = select_counts(significance, counts, floor=self.floor)
+            selection = select_counts(significance, counts, floor=self.floor, ground=self.ground)
         return replace(selection, carry=self.carry, cell=self.carry_cell)
 
 
@@ -119,10 +123,9 @@ def build_pruner(
             `budget.map_budget` for all that make a map from frames; beside these, `frames`, `size`, `stage`,
             `align_corners`, `cell_center` of an X3D; the same without `stage`, and timm's name `model`, of
             "image_convnet"; and `seed` of a rule or of random weights. "papr_plus" takes what X3D-S does, but `stages`
-            and `motion` (see `FusedScorer`) in place of `stage`, and `floor` (0.5) of `select_tokens` in place of
-            `scope`. "run_length" takes `tau` (6, on the scale 0 to 255), `min_keep` and `max_keep`; "similarity" what
-            `SimilarityPruner` takes. All take `carry` and
-            `carry_cell`, see `carrying`.
+            and `motion` (see `FusedScorer`) in place of `stage`, and `floor` (0.5) and `ground` (0.3) of
+            `select_tokens` in place of `scope`. "run_length" takes `tau` (6, on the scale 0 to 255), `min_keep` and
+            `max_keep`; "similarity" what `SimilarityPruner` takes. All take `carry` and `carry_cell`, see `carrying`.
         scorer: of a pruner from outside: a class, a function that returns a scorer, or its import path
             "package.module:name"; see `custom.CustomScorer`.
         scorer_options: keyword arguments of `scorer`.
@@ -151,13 +154,14 @@ def build_pruner(
         carry = {key: options.pop(key) for key in CARRY if key in options}
         pruner = Pruner(name, RuleScorer(name), budget=Budget("level", tau, **options), **carry)
     else:
-        own = {key: value for key, value in options.items() if key not in (*SHARED, "floor")}
+        own = {key: value for key, value in options.items() if key not in (*SHARED, "floor", "ground")}
         maker = own_scorer if own_scorer is not None else _scorer(name, weights, **own)
         shares = {key: value for key, value in options.items() if key in BUDGET and key != "budget"}
         budget = map_budget(options.get("budget", "fixed"), **shares)
         usual = 0.5 if name == "papr_plus" else scope_floor(options.get("scope", "global"))
         carry = {key: options[key] for key in CARRY if key in options}
-        pruner = Pruner(name, maker, budget=budget, floor=options.get("floor", usual), **carry)
+        ground = options.get("ground", 0.3 if name == "papr_plus" else 0.0)
+        pruner = Pruner(name, maker, budget=budget, floor=options.get("floor", usual), ground=ground, **carry)
     return pruner.eval().requires_grad_(False)
 
 

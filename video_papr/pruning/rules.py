@@ -34,13 +34,20 @@ def random(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
 def uniform(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     """A map whose best K tokens are spread evenly over space and time for every K, (B, T', H', W').
 
-    The fractional part of a linear form with the powers of the plastic number's 3-D kin (a rank-1 lattice, after
-    Roberts' R3 sequence); no clip and no seed changes it.
+    No clip and no seed changes it, see `lattice`.
     """
-    t, y, x = _axes(grid, frames.device)
+    return lattice(grid, frames.device).expand(frames.shape[0], *grid.shape)
+
+
+def lattice(grid: TokenGrid, device: torch.device) -> Tensor:
+    """Values (T', H', W') float32 whose largest K lie evenly in space and time for every K.
+
+    The fractional part of a linear form with the powers of the plastic number's 3-D kin (a rank-1 lattice, after
+    Roberts' R3 sequence).
+    """
+    t, y, x = _axes(grid, device)
     ratio = 1.2207440846057596  # the positive root of g ** 4 = g + 1
-    lattice = (t / ratio + y / ratio**2 + x / ratio**3) % 1
-    return lattice.float().expand(frames.shape[0], *grid.shape)
+    return ((t / ratio + y / ratio**2 + x / ratio**3) % 1).float()
 
 
 def center(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from ..structures import TokenGrid, TokenSelection
 from .budget import check_ratio, keep_count
+from .rules import lattice
 
 # The share of an even split over the frames of the grid that each frame is sure of.
 SCOPES = {"global": 0.0, "frame": 1.0}
@@ -68,7 +69,9 @@ def _stretch(cells: int, tokens: int, cell_center: float) -> Tensor:
     return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)
 
 
-def select_tokens(significance: Tensor, *, keep_ratio: float, floor: float = 0.0) -> TokenSelection:
+def select_tokens(
+    significance: Tensor, *, keep_ratio: float, floor: float = 0.0, ground: float = 0.0
+) -> TokenSelection:
     """Keeps the K most significant tokens of every clip.
 
     Args:
@@ -76,6 +79,8 @@ def select_tokens(significance: Tensor, *, keep_ratio: float, floor: float = 0.0
         keep_ratio: share of the grid's tokens to keep; K = `keep_count`.
         floor: each frame of the grid is sure of this share of K / T' tokens, rounded down; what is left goes to the
             best remaining tokens anywhere. 0 ranks space and time together (the paper), 1 gives every frame as many.
+        ground: this share of K, rounded down, lies evenly in space and time, whatever the map says: what moves is
+            seen against what does not. The floor divides the rest. 0 in the paper.
 
     Raises:
         ConfigError: `keep_ratio` is out of range.
@@ -83,23 +88,35 @@ def select_tokens(significance: Tensor, *, keep_ratio: float, floor: float = 0.0
     grid = TokenGrid(*significance.shape[1:])
     count = keep_count(check_ratio("keep_ratio", keep_ratio), grid.num_tokens)
     scores = _rankable(significance)
-    scores = _promote_per_frame(scores, int(floor * count / grid.frames + 1e-9))
+    even = int(ground * count + 1e-9)
+    sure = int(floor * (count - even) / grid.frames + 1e-9)
+    if even:
+        spread = _lattice_ranks(scores) < even
+        scores = _promote_per_frame(scores.masked_fill(spread, float("-inf")), sure)
+        scores = scores.masked_fill(spread, float("inf"))
+    else:
+        scores = _promote_per_frame(scores, sure)
     keep_idx = scores.flatten(1).topk(count, dim=1, sorted=False).indices.sort(dim=1).values
     return TokenSelection(keep_idx, grid)
 
 
-def select_counts(significance: Tensor, counts: Tensor, *, floor: float = 0.0) -> TokenSelection:
+def select_counts(
+    significance: Tensor, counts: Tensor, *, floor: float = 0.0, ground: float = 0.0
+) -> TokenSelection:
     """Keeps the most significant tokens of every clip, each clip its own number of them.
 
     Args:
         significance: (B, T', H', W') as for `select_tokens`.
         counts: (B,) int64, 1 to N.
-        floor: as for `select_tokens`, with each clip's own count.
+        floor, ground: as for `select_tokens`, with each clip's own count.
     """
     scores = _rankable(significance)
-    sure = (floor * counts.double() / scores.shape[1] + 1e-9).long()
+    even = (ground * counts.double() + 1e-9).long()
+    spread = _lattice_ranks(scores) < even[:, None, None, None]
+    scores = scores.masked_fill(spread, float("-inf"))
+    sure = (floor * (counts - even).double() / scores.shape[1] + 1e-9).long()
     best = ranks(scores.flatten(2)) < sure[:, None, None]
-    scores = scores.masked_fill(best.view_as(scores), float("inf"))
+    scores = scores.masked_fill(best.view_as(scores) | spread, float("inf"))
     kept = ranks(scores.flatten(1)) < counts[:, None]
     return TokenSelection.from_mask(kept.view_as(scores))
 
@@ -107,6 +124,12 @@ def select_counts(significance: Tensor, counts: Tensor, *, floor: float = 0.0) -
 def ranks(scores: Tensor) -> Tensor:
     """Place of each score along the last axis, 0 the highest; of equal ones the first comes first."""
     return scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+
+
+def _lattice_ranks(scores: Tensor) -> Tensor:
+    """Place of each token of the grid in the order of the even lattice, the same for every clip: (T', H', W')."""
+    grid = TokenGrid(*scores.shape[1:])
+    return ranks(lattice(grid, scores.device).flatten()).view(grid.shape)
 
 
 def _rankable(significance: Tensor) -> Tensor:
