@@ -34,6 +34,7 @@ from ..pruning.similarity import SimilarityPruner
 from ..visualize import Panel
 from .common import loading_said_aloud, warn
 
+READY_VIDEOS = 4  # decoded in advance at least: videos differ in length and size
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -88,9 +89,23 @@ def num_workers(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> int:
     """Returns the number of decoding processes: one core is left to the networks. The ranks of a machine share it."""
     if isinstance(runtime.workers, int):
         return runtime.workers
+    return min(max(_cores(ranks) - 1, 1), 16)
+
+
+def videos_ahead(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE) -> int:
+    """Returns the videos that decoders keep ready: a whole batch where they have cores of their own, 0 otherwise.
+
+    Where they share them with the networks, working ahead gains no time, and what they slow down is whatever a batch
+    begins with: the scorer would look slower beside the dense model than it is.
+    """
+    alone = engine.queues or torch.get_num_threads() + workers <= _cores(ranks)
+    return max(READY_VIDEOS, batch) if alone else 0
+
+
+def _cores(ranks: Ranks) -> int:
+    """This process's share of the cores that it may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    cores //= ranks.local_size
-    return min(max(cores - 1, 1), 16)
+    return cores // ranks.local_size
 
 
 def build_videos(

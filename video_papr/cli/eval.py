@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ..evaluation.runner import Evaluation
     from ..pipeline import Pipeline
 
-READY_VIDEOS = 4  # wait in memory at least, if decoding is the faster: videos differ in length and size
-
 
 def main() -> None:
     """Entry point of the command."""
@@ -242,6 +240,7 @@ def _evaluate(
         together=videos_per_batch(batch_size, views.per_video),
     )
     limits = Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
+    workers = build.num_workers(config.runtime, ranks)
     samples = iter_samples(
         VideoDataset(
             videos,
@@ -252,11 +251,11 @@ def _evaluate(
             reduce=build.frame_reducer(dataset, views, backbone),
         ),
         indices=todo,
-        workers=build.num_workers(config.runtime, ranks),
+        workers=workers,
         pin_memory=engine.device.type == "cuda",
         timeout_s=dataset.decode_timeout_s,
         memory_mb=dataset.decode_memory_mb,
-        ahead=max(READY_VIDEOS, videos_per_batch(batch_size, views.per_video)),
+        ahead=build.videos_ahead(engine, workers, videos_per_batch(batch_size, views.per_video), ranks),
     )
 
     def store(part: Evaluation) -> None:
@@ -297,7 +296,6 @@ def _evaluate(
         warn(f"dataset.clip_cache: some views were not kept for the next run ({cache.fault})")
     profiled = None
     if config.runtime.profile and evaluation.pruned.backbone:
-        workers = build.num_workers(config.runtime, ranks)
         total = perf_counter() - start
         profiled = profile(evaluation, total=total, waiting=waiting, workers=workers, views=views.per_video)
     evaluation.extend(earlier)
