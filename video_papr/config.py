@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .config_depth import DepthConfig
 from .config_rules import (
+    KEEP_BY,
     any_number,
     anything,
     cell,
@@ -302,7 +303,7 @@ class TrainConfig:
     validate_every: int = setting(positive, 500)
     weights: str | None = setting(or_else(None, text), None)
     keep_ratio: tuple[float, float] | None = setting(or_else(None, ratio_range), None)
-    keep_by: str = setting(one_of("random", "actor", "map", "blobs", "actor_blobs"), "random")
+    keep_by: str = setting(KEEP_BY, "random")
     locate: float = setting(non_negative, 0.0)
     follow: float = setting(non_negative, 0.0)
     scorer: str = setting(one_of("x3d_xs", "x3d_s", "x3d_m"), "x3d_s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .config_rules import (
+    KEEP_BY,
     flag,
     natural,
     non_negative,
@@ -65,7 +66,7 @@ class DepthConfig:
     temperature: float = setting(positive_number, 2.0)
     map: float = setting(non_negative, 1.0)
     keep_ratio: tuple[float, float] | None = setting(or_else(None, ratio_range), None)
-    keep_by: str = setting(one_of("random", "actor", "map", "blobs", "actor_blobs"), "random")
+    keep_by: str = setting(KEEP_BY, "random")
     augment: str = setting(one_of("mirror", "mirror_actions", "natural", "none"), "mirror")
     val_videos: int = setting(positive, 1200)
     val_share: float = setting(share, 0.2)

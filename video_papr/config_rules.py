@@ -48,6 +48,9 @@ def one_of(*options: str | int | None) -> Rule:
     return rule
 
 
+KEEP_BY = one_of("random", "actor", "map", "blobs", "actor_blobs")  # names of training.dropping.SCORES
+
+
 def some_of(*options: str) -> Rule:
     """A list of one or more of the options, each once."""
     allowed = f"must be a list of one or more of {', '.join(options)}"

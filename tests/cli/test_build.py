@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from video_papr.backbones.builders import build_backbone
-from video_papr.cli import build
+from video_papr.cli import build, machine
 from video_papr.config import DatasetConfig, RuntimeConfig, ViewsConfig
 from video_papr.data.annotations import VideoList, VideoRecord
 from video_papr.errors import ConfigError, DataError
@@ -76,49 +76,52 @@ def test_frames_of_a_clip() -> None:
 
 
 def test_defaults_follow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = build.build_engine(RuntimeConfig(device="cpu"))
-    assert (engine.device.type, engine.dtype, build.dtype_name(engine)) == ("cpu", torch.float32, "fp32")
-    assert build.batch_size(RuntimeConfig(), engine) == 8
-    assert build.batch_size(RuntimeConfig(batch_size=3), engine) == 3
+    engine = machine.build_engine(RuntimeConfig(device="cpu"))
+    assert (engine.device.type, engine.dtype, machine.dtype_name(engine)) == ("cpu", torch.float32, "fp32")
+    assert machine.batch_size(RuntimeConfig(), engine) == 8
+    assert machine.batch_size(RuntimeConfig(batch_size=3), engine) == 3
     for cores, workers in ((1, 1), (2, 1), (8, 7), (128, 16)):
-        monkeypatch.setattr(build.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
-        assert build.num_workers(RuntimeConfig()) == workers
-    assert build.num_workers(RuntimeConfig(workers=0)) == 0
+        monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        assert machine.num_workers(RuntimeConfig()) == workers
+    assert machine.num_workers(RuntimeConfig(workers=0)) == 0
 
 
 def test_precision_by_name() -> None:
-    engine = build.build_engine(RuntimeConfig(device="cpu", dtype="bf16"))
-    assert (engine.dtype, build.dtype_name(engine)) == (torch.bfloat16, "bf16")
+    engine = machine.build_engine(RuntimeConfig(device="cpu", dtype="bf16"))
+    assert (engine.dtype, machine.dtype_name(engine)) == (torch.bfloat16, "bf16")
 
 
 def test_cuda_graphs_need_a_gpu() -> None:
     assert RuntimeConfig(compile=True).compile_options == {}
     assert RuntimeConfig(compile="max-autotune").compile_options == {"mode": "max-autotune"}
-    build.build_engine(RuntimeConfig(device="cpu", compile="max-autotune"))
+    machine.build_engine(RuntimeConfig(device="cpu", compile="max-autotune"))
     with pytest.raises(
         ConfigError, match=r"^runtime\.compile='reduce-overhead': .* use runtime\.compile=true"
     ):
-        build.build_engine(RuntimeConfig(device="cpu", compile="reduce-overhead"))
+        machine.build_engine(RuntimeConfig(device="cpu", compile="reduce-overhead"))
 
 
 def test_kernels_need_a_gpu_that_runs_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wanted, engine = RuntimeConfig(device="cpu", triton=True), build.build_engine(RuntimeConfig(device="cpu"))
+    wanted, engine = (
+        RuntimeConfig(device="cpu", triton=True),
+        machine.build_engine(RuntimeConfig(device="cpu")),
+    )
     with pytest.raises(ConfigError, match=r"^runtime\.triton=true: the kernel runs on GPUs"):
-        build.build_engine(wanted)
+        machine.build_engine(wanted)
     asked: list[object] = []
-    monkeypatch.setattr(build, "use_triton", lambda pruner, device: asked.append(pruner) or "no driver")
-    build.choose_kernels(None, RuntimeConfig(), engine)
+    monkeypatch.setattr(machine, "use_triton", lambda pruner, device: asked.append(pruner) or "no driver")
+    machine.choose_kernels(None, RuntimeConfig(), engine)
     assert not asked and not capsys.readouterr().err
-    build.choose_kernels(None, wanted, engine)
+    machine.choose_kernels(None, wanted, engine)
     assert "torch's own is used (no driver)" in capsys.readouterr().err
 
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
-    build.build_engine(RuntimeConfig(device="cpu", threads=3))
+    machine.build_engine(RuntimeConfig(device="cpu", threads=3))
     assert seen == [3]
 
 
@@ -127,13 +130,13 @@ def test_out_of_memory_names_the_key() -> None:
         pytest.raises(
             ConfigError, match=r"^runtime\.batch_size=64: out of GPU memory.*\(tried to get 5 GiB\)$"
         ),
-        build.mendable_errors(64),
+        machine.mendable_errors(64),
     ):
         raise torch.OutOfMemoryError("tried to get 5 GiB\nmore text")
 
 
 def test_bugs_stay_bugs() -> None:
-    with pytest.raises(KeyError), build.mendable_errors(64):
+    with pytest.raises(KeyError), machine.mendable_errors(64):
         raise KeyError("x")
 
 

@@ -21,8 +21,6 @@ def speedup_plot(benchmarks: Sequence[Mapping[str, Any]]) -> bytes | None:
     Returns:
         a PNG, or None where nothing was pruned at a given ratio.
     """
-    from matplotlib.figure import Figure
-
     panels = [
         (setting, found)
         for results in benchmarks
@@ -32,10 +30,7 @@ def speedup_plot(benchmarks: Sequence[Mapping[str, Any]]) -> bytes | None:
     ]
     if not panels:
         return None
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(6 * columns, 4.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    figure, axes = _panels(len(panels), columns=2, width=6)
     for place, (setting, found) in enumerate(panels):
         for number, (name, variants) in enumerate(found.items()):
             ratios = [variant["settings"]["keep_ratio"] for variant in variants]
@@ -55,8 +50,6 @@ def speedup_plot(benchmarks: Sequence[Mapping[str, Any]]) -> bytes | None:
         axes[place].set_ylabel("times as fast as dense")
         axes[place].grid(alpha=0.3)
         axes[place].legend(fontsize="small")
-    for empty in axes[len(panels) :]:
-        empty.set_axis_off()
     return _png(figure)
 
 
@@ -71,17 +64,12 @@ def growth_plot(records: Sequence[Mapping[str, Any]]) -> bytes | None:
     Returns:
         a PNG, or None where nothing grows.
     """
-    from matplotlib.figure import Figure
-
     panels: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for record in records:
         panels.setdefault((record["backbone"], record["dtype"], record["axis"]), []).append(record)
     if not panels:
         return None
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5 * columns, 4.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    figure, axes = _panels(len(panels), columns=3, width=5)
     for place, ((backbone, dtype, axis), found) in enumerate(panels.items()):
         for number, record in enumerate(found):
             color, gmacs, ms = f"C{number % 10}", record["gmacs"], record["ms"]
@@ -103,9 +91,20 @@ def growth_plot(records: Sequence[Mapping[str, Any]]) -> bytes | None:
         axes[place].set_ylabel("ms")
         axes[place].grid(alpha=0.3, which="both")
         axes[place].legend(fontsize="small")
-    for empty in axes[len(panels) :]:
-        empty.set_axis_off()
     return _png(figure)
+
+
+def _panels(count: int, *, columns: int, width: float) -> tuple[Any, Any]:
+    """A figure, and the axes of `count` panels, at most `columns` of them side by side, each `width` inches wide."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, 4.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for empty in axes[count:]:
+        empty.set_axis_off()
+    return figure, axes[:count]
 
 
 def _png(figure: Any) -> bytes:

@@ -18,7 +18,7 @@ from ..data.annotations import VideoList, kinetics400_class_names, read_class_na
 from ..errors import ConfigError, DataError
 from ..pipeline import Pipeline
 from ..predict import Recipe
-from . import build
+from . import build, machine
 from .common import config_source, explain, quote
 from .pipeline_config import GROUPS, PipelineConfig, check_pipeline
 
@@ -46,7 +46,7 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
         CheckpointError: weights are missing, damaged or of another network.
         DataError: the class names do not fit the weights.
     """
-    reading, engine = config.reading, build.build_engine(config.runtime)
+    reading, engine = config.reading, machine.build_engine(config.runtime)
     names = None if reading.class_names is None else read_class_names(reading.class_names)
     backbone = config.backbone
     if backbone.weights is None and backbone.num_classes is None:
@@ -72,7 +72,7 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
                 "classes; check backbone.weights"
             )
         model.class_names = names
-    build.choose_kernels(pipeline.pruner, config.runtime, engine)
+    machine.choose_kernels(pipeline.pruner, config.runtime, engine)
     if config.runtime.compile:
         pipeline.compile_networks(**config.runtime.compile_options)
     recipe = Recipe(
@@ -82,7 +82,7 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
         crops=config.views.crops,
         short_side=reading.short_side,
         decoder=reading.decoder,
-        batch_size=build.batch_size(config.runtime, engine),
+        batch_size=machine.batch_size(config.runtime, engine),
         dtype=engine.dtype,
     )
     return pipeline.eval(), recipe

@@ -102,9 +102,9 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
     from ..benchmark.plots import growth_plot, speedup_plot
     from ..benchmark.report import report
     from ..evaluation.store import command_line, describe_device, git_commit, versions
-    from . import build
+    from . import machine
 
-    engine = build.build_engine(config.runtime)
+    engine = machine.build_engine(config.runtime)
     device = engine.device
     if device.type == "cpu" and "fp16" in config.dtypes:
         raise ConfigError("dtypes=fp16: not supported on the CPU; use fp32 or bf16.")
@@ -113,13 +113,13 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
     if config.huggingface == "auto" and not available():
         warn('transformers is not installed, so its models are left out (pip install "video_papr[bench]")')
     measured = config.dtypes if config.ceilings else ()
-    ceilings = {name: measure_ceilings(device, build.DTYPES[name]) for name in measured}
+    ceilings = {name: measure_ceilings(device, machine.DTYPES[name]) for name in measured}
     cases = list_cases(config)
     found = []
     with tqdm(total=len(cases) * config.repeats, unit="round", disable=not config.progress) as bar:
         for case in cases:
             bar.set_description(f"{case.backbone} {case.dtype} x{case.batch_size}")
-            with build.mendable_errors(case.batch_size):
+            with machine.mendable_errors(case.batch_size):
                 found.append(
                     _measure(config, case, engine, ceilings.get(case.dtype), lambda: bar.update() and None)
                 )
@@ -182,7 +182,7 @@ def _measure(
     from ..benchmark.peers import build_pair
     from ..benchmark.suite import Plan, measure
     from ..benchmark.variants import build_variants, compile_variants
-    from . import build
+    from . import machine
 
     ours, theirs = build_pair(
         case.backbone, seed=config.seed, num_frames=case.num_frames, input_size=case.input_size
@@ -206,13 +206,13 @@ def _measure(
     for variant in variants:
         for network in (variant.flow, variant.chooser):
             if network is not None:
-                network.to(engine.device, build.DTYPES[case.dtype])
+                network.to(engine.device, machine.DTYPES[case.dtype])
 
     def prepare() -> None:
         """What is counted before stands for the networks as they are, whatever runs them."""
         pruners = [None if variant.chooser is None else variant.chooser.pruner for variant in variants]
         for pruner in {id(getattr(pruner, "scorer", None)): pruner for pruner in pruners}.values():
-            build.choose_kernels(pruner, config.runtime, engine)
+            machine.choose_kernels(pruner, config.runtime, engine)
         if config.runtime.compile:
             compile_variants(variants, **config.runtime.compile_options)
 

@@ -1,10 +1,8 @@
-"""From a checked configuration to the objects that it describes: videos, networks, device."""
+"""From a checked configuration to the objects that it describes: videos, networks, caches. The device: `machine`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..backbones.builders import Backbone, build_backbone
-from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig, RuntimeConfig, ViewsConfig
+from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig, ViewsConfig
 from ..data.annotations import Complain, VideoList, read_class_names, refuse
 from ..data.clip_cache import ClipCache
 from ..data.datasets import build_video_list
@@ -20,7 +18,6 @@ from ..data.index import apply_index, read_index
 from ..data.sampling import choose_sampler
 from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
 from ..data.transforms import crop_places, reduced_size, resize_and_crop
-from ..distributed import ALONE, Ranks
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share
 from ..evaluation.cost import Engine
@@ -28,84 +25,11 @@ from ..evaluation.runner import ActorShare, Example
 from ..evaluation.sharing import SHARABLE, SharedMaps
 from ..pipeline import Pipeline
 from ..pruning.builders import CONVNETS, Pruner, build_pruner
-from ..pruning.fast import speed_up, use_triton
+from ..pruning.fast import speed_up
 from ..pruning.merging import build_merger
 from ..pruning.similarity import SimilarityPruner
 from ..visualize import Panel
 from .common import loading_said_aloud, warn
-
-READY_VIDEOS = 4  # decoded in advance at least: videos differ in length and size
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
-    """Chooses device and precision, and sets torch's threads. Each rank of a machine takes the next GPU.
-
-    Raises:
-        ConfigError: a GPU is asked for and there is none, or what only a GPU can do.
-    """
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("runtime.device='cuda': torch sees no CUDA device; use runtime.device=cpu or auto.")
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
-    cuda = runtime.device != "cpu" and torch.cuda.is_available()
-    if cuda and ranks.size > 1:
-        count = torch.cuda.device_count()
-        torch.cuda.set_device(ranks.local_rank % count)  # "cuda" means this one from now on
-        if ranks.local_size > count and not ranks.local_rank:
-            warn(
-                f"{ranks.local_size} ranks share {count} GPU(s); --nproc-per-node={count} gives each its own"
-            )
-    if runtime.dtype != "auto":
-        dtype = DTYPES[runtime.dtype]
-    elif not cuda:
-        dtype = torch.float32
-    else:
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if not cuda and dtype == torch.float16:
-        raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
-    if not cuda and runtime.compile == "reduce-overhead":
-        raise ConfigError(
-            "runtime.compile='reduce-overhead': replays CUDA graphs, which need a GPU; use runtime.compile=true."
-        )
-    if not cuda and runtime.triton:
-        raise ConfigError("runtime.triton=true: the kernel runs on GPUs; use runtime.triton=false.")
-    return Engine(torch.device("cuda" if cuda else "cpu"), dtype)
-
-
-def dtype_name(engine: Engine) -> str:
-    """Returns "fp32", "bf16" or "fp16"."""
-    return next(name for name, dtype in DTYPES.items() if dtype == engine.dtype)
-
-
-def batch_size(runtime: RuntimeConfig, engine: Engine) -> int:
-    """Returns the views per forward pass."""
-    if isinstance(runtime.batch_size, int):
-        return runtime.batch_size
-    return 64 if engine.device.type == "cuda" else 8
-
-
-def num_workers(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> int:
-    """Returns the number of decoding processes: one core is left to the networks. The ranks of a machine share it."""
-    if isinstance(runtime.workers, int):
-        return runtime.workers
-    return min(max(_cores(ranks) - 1, 1), 16)
-
-
-def videos_ahead(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE) -> int:
-    """Returns the videos that decoders keep ready: a whole batch where they have cores of their own, 0 otherwise.
-
-    Where they share them with the networks, working ahead gains no time, and what they slow down is whatever a batch
-    begins with: the scorer would look slower beside the dense model than it is.
-    """
-    alone = engine.queues or torch.get_num_threads() + workers <= _cores(ranks)
-    return max(READY_VIDEOS, batch) if alone else 0
-
-
-def _cores(ranks: Ranks) -> int:
-    """This process's share of the cores that it may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return cores // ranks.local_size
 
 
 def build_videos(
@@ -244,13 +168,13 @@ def build_clip_cache(
     cutter = view_cutter(dataset, views, backbone).keywords
     cuda = engine.device.type == "cuda"
     recipe = {
-        **{"sampling": dataset.sampling, "frame_stride": dataset.frame_stride, "decoder": dataset.decoder},
-        **{
-            "decode_size": dataset.decode_size,
-            "clips": views.clips,
-            "num_frames": backbone.num_frames,
-            **cutter,
-        },
+        "sampling": dataset.sampling,
+        "frame_stride": dataset.frame_stride,
+        "decoder": dataset.decoder,
+        "decode_size": dataset.decode_size,
+        "clips": views.clips,
+        "num_frames": backbone.num_frames,
+        **cutter,
         # Devices differ in rounding.
         "device": torch.cuda.get_device_name(engine.device)
         if cuda
@@ -297,12 +221,6 @@ def build_pipeline(
 def build_folded_pruner(config: PrunerConfig) -> Pruner | SimilarityPruner | None:
     """Builds the pruner; an X3D has its batch norms folded, which saves time and keeps the map."""
     return speed_up(build_pruner(config.name, **config.options))
-
-
-def choose_kernels(pruner: Pruner | SimilarityPruner | None, runtime: RuntimeConfig, engine: Engine) -> None:
-    """Gives an X3D the Triton kernel, if `runtime.triton` asks for it; a line says so where it does not work."""
-    if runtime.triton and (fault := use_triton(pruner, engine.device)) is not None:
-        warn(f"runtime.triton=true: the kernel does not work here, so torch's own is used ({fault})")
 
 
 def count_classes(videos: VideoList) -> int:
@@ -358,30 +276,6 @@ def build_actor_share(
     if dataset.name != "synthetic" or views.crops != 1 or dataset.short_side not in (None, input_size):
         return None
     return partial(actor_share, read_actors(root))
-
-
-@contextmanager
-def mendable_errors(batch_size: int) -> Iterator[None]:
-    """Turns what a key of the configuration can mend into one line: no memory left, no compiler.
-
-    Raises:
-        ConfigError: memory ran out, or torch.compile does not work on this machine.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"runtime.batch_size={batch_size}: out of GPU memory, use a smaller one ({reason})"
-        ) from error
-    except Exception as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        reason = " ".join(str(error).split("Set TORCH")[0].split())
-        raise ConfigError(
-            f"runtime.compile: torch.compile does not work here ({reason}); install a C++ compiler (g++) or use "
-            "runtime.compile=false."
-        ) from error
 
 
 def spread(count: int, total: int) -> set[int]:

@@ -22,8 +22,9 @@ from ..training.loop import Schedule
 from ..training.parallel import check_split
 from ..training.store import ClipStore, build_store
 from ..training.targets import Target, backbone_target, scorer_target
-from .build import build_video_list, build_videos, frame_sampler, num_workers
+from .build import build_video_list, build_videos, frame_sampler
 from .common import warn
+from .machine import num_workers
 
 
 def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:

@@ -27,12 +27,12 @@ def run(config: DepthRunConfig, out: Path) -> dict[str, Any]:
     from ..depth.plan import Clips
     from ..depth.run import prune_depth
     from ..training.curriculum import Curriculum
-    from . import build, build_depth, build_train
+    from . import build_depth, build_train, machine
 
     build_depth.check_depth(config)
     plan = build_depth.build_plan(config)
     build_depth.same_run(out, config)
-    engine = build.build_engine(config.runtime)
+    engine = machine.build_engine(config.runtime)
     class_names, stores, val = build_train.build_stores(build_depth.stores_config(config))
     net, subject = build_depth.build_network(config, class_names)
     console = make_console()

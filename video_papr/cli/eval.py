@@ -79,11 +79,11 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         write_results,
     )
     from ..visualize import save_gallery
-    from . import build, resume
+    from . import build, machine, resume
 
     advice = f"Run again with output_dir={out} to go on with what was finished, with any number of ranks."
     with hold(out, ranks.rank), ranks.watched(advice):
-        engine = build.build_engine(config.runtime, ranks)
+        engine = machine.build_engine(config.runtime, ranks)
         root, videos = build.build_videos(config.dataset, progress=config.progress)
         pipeline = build.build_pipeline(
             config.backbone,
@@ -96,7 +96,7 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         )
         backbone, pruner = pipeline.backbone, pipeline.pruner
         videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
-        dtype, device = build.dtype_name(engine), describe_device(engine.device)
+        dtype, device = machine.dtype_name(engine), describe_device(engine.device)
         identity = resume.identity(config, videos, pipeline, {"runtime.dtype": dtype})
         work = partial(_evaluate, config, ranks, pipeline, root, videos, engine)
         if ranks.rank:
@@ -111,7 +111,7 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
             {
                 "device": device,
                 "ranks": ranks.size,
-                "batch_size": build.batch_size(config.runtime, engine),
+                "batch_size": machine.batch_size(config.runtime, engine),
                 "git_commit": git_commit(),
                 "versions": versions(),
             },
@@ -222,15 +222,14 @@ def _evaluate(
     from ..data.loader import iter_samples
     from ..evaluation.profile import Waiting, profile
     from ..evaluation.runner import evaluate, videos_per_batch
-    from . import build
+    from . import build, machine
 
     backbone, dataset, views = pipeline.backbone, config.dataset, config.views
-    build.choose_kernels(pipeline.pruner, config.runtime, engine)
+    machine.choose_kernels(pipeline.pruner, config.runtime, engine)
     if config.runtime.compile:
-        pipeline.compile_networks(
-            **config.runtime.compile_options
-        )  # the compiler runs at the first batch, before the clock
-    batch_size = build.batch_size(config.runtime, engine)
+        # The compiler runs at the first batch, before the clock.
+        pipeline.compile_networks(**config.runtime.compile_options)
+    batch_size = machine.batch_size(config.runtime, engine)
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
     cache = build.build_clip_cache(dataset, views, backbone, engine)
     earlier, known = finished.evaluation, set(done)
@@ -240,7 +239,7 @@ def _evaluate(
         together=videos_per_batch(batch_size, views.per_video),
     )
     limits = Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
-    workers = build.num_workers(config.runtime, ranks)
+    workers = machine.num_workers(config.runtime, ranks)
     samples = iter_samples(
         VideoDataset(
             videos,
@@ -255,7 +254,7 @@ def _evaluate(
         pin_memory=engine.device.type == "cuda",
         timeout_s=dataset.decode_timeout_s,
         memory_mb=dataset.decode_memory_mb,
-        ahead=build.videos_ahead(engine, workers, videos_per_batch(batch_size, views.per_video), ranks),
+        ahead=machine.videos_ahead(engine, workers, videos_per_batch(batch_size, views.per_video), ranks),
     )
 
     def store(part: Evaluation) -> None:
@@ -271,7 +270,7 @@ def _evaluate(
     what = f"rank {ranks.rank} of {ranks.size}" if ranks.size > 1 else None
     with (
         Progress(len(earlier.answers) + len(todo), show=config.progress, what=what) as progress,
-        build.mendable_errors(batch_size),
+        machine.mendable_errors(batch_size),
     ):
         for answer in earlier.answers:
             progress(answer)

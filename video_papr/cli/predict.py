@@ -77,7 +77,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
 
     from tqdm import tqdm
 
-    from . import build
+    from . import machine
     from .assemble import build_reader
     from .predict_files import PredictionWriter
     from .predict_report import print_predictions
@@ -90,7 +90,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
         )
     outcomes: list[Outcome] = []
     bar = tqdm(videos, unit="video", disable=not config.progress)
-    with PredictionWriter(out) as writer, build.mendable_errors(recipe.batch_size):
+    with PredictionWriter(out) as writer, machine.mendable_errors(recipe.batch_size):
         for number, path in enumerate(bar):
             pictured = sum(outcome.error is None for outcome in outcomes) < config.visualize
             outcome = _look(pipeline, recipe, path, config, pictured=pictured)

@@ -56,7 +56,7 @@ def run(config: PrepareConfig, out: Path) -> dict[str, Any]:
     from ..data.index_probe import probe_videos
     from ..data.index_report import count_statuses, report_text
     from ..data.sampling import frames_needed
-    from . import build
+    from . import build, machine
 
     dataset, backbone = config.dataset, config.backbone
     problems: list[str] = []
@@ -68,7 +68,7 @@ def run(config: PrepareConfig, out: Path) -> dict[str, Any]:
         out / "progress.jsonl",
         check=config.check,
         decoder=dataset.decoder,
-        workers=build.num_workers(config.runtime),
+        workers=machine.num_workers(config.runtime),
     )
     bar = tqdm(probes, total=len(videos), desc="checking", unit="video", disable=not config.progress)
     entries = build_index(videos, dict(bar), min_frames=config.min_frames or needed)

@@ -39,12 +39,12 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
 
     from ..training.curriculum import Curriculum
     from ..training.loop import find_checkpoint, fit, top1
-    from . import build, build_train
+    from . import build_train, machine
 
     build_train.check_training(config, ranks)
     if config.train.resume:
         find_checkpoint(out)  # before the videos are decoded, and before the other ranks start
-    engine = build.build_engine(config.runtime, ranks)
+    engine = machine.build_engine(config.runtime, ranks)
     if ranks.size > 1 and config.train.target == "scorer" and engine.device.type == "cpu":
         warn("train.target=scorer on the CPU: batch norm sees the clips of one rank, not the whole batch")
     train, schedule = config.train, build_train.build_schedule(config)

@@ -68,9 +68,7 @@ class Upload:
         with torch.cuda.stream(self._copies):
             moved = value.to(self.device, non_blocking=True)
         networks.wait_stream(self._copies)
-        moved.record_stream(
-            networks
-        )  # else its memory would be given to the next copy while it is still read
+        moved.record_stream(networks)  # else the next copy would get its memory while it is still read
         return moved
 
 

@@ -52,9 +52,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     CHANNELS: tl.constexpr,
 ):
     channels = groups * TOGETHER
-    clip = (tl.program_id(0) // out_height).to(
-        tl.int64
-    )  # a large batch has more values than 32 bits can count
+    clip = (tl.program_id(0) // out_height).to(tl.int64)  # 32 bits cannot count the values of a large batch
     row = tl.program_id(0) % out_height
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
@@ -62,14 +60,11 @@ def _kernel(  # type: ignore[no-untyped-def]
     added = tl.load(bias + channel, mask=real, other=0.0).to(tl.float32)
     source = x + clip * (frames * height * width * channels)
     target = out + clip * (frames * out_height * out_width * channels)
-    before = tl.full(
-        (COLUMNS, CHANNELS), 0.0, tl.float32
-    )  # sums of the frame before this one, of this, of the next
+    # Sums of the frame before this one, of this one, and of the next.
+    before = tl.full((COLUMNS, CHANNELS), 0.0, tl.float32)
     here = tl.full((COLUMNS, CHANNELS), 0.0, tl.float32)
     for frame in range(frames + 1):  # the last round only writes
-        now = (
-            frame + 0 * column
-        )  # masks are made of blocks alone: the interpreter does not join them with numbers
+        now = frame + 0 * column  # a block: Triton's interpreter does not join masks with numbers
         behind = tl.full((COLUMNS, CHANNELS), 0.0, tl.float32)
         for i in tl.static_range(3):
             for j in tl.static_range(3):

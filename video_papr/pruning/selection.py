@@ -112,11 +112,11 @@ def select_counts(
     """
     scores = _rankable(significance)
     even = (ground * counts.double() + 1e-9).long()
-    spread = _lattice_ranks(scores) < even[:, None, None, None]
-    scores = scores.masked_fill(spread, float("-inf"))
     sure = (floor * (counts - even).double() / scores.shape[1] + 1e-9).long()
-    best = ranks(scores.flatten(2)) < sure[:, None, None]
-    scores = scores.masked_fill(best.view_as(scores) | spread, float("inf"))
+    spread = _lattice_ranks(scores) < even[:, None, None, None] if ground else None
+    rest = scores if spread is None else scores.masked_fill(spread, float("-inf"))
+    best = (ranks(rest.flatten(2)) < sure[:, None, None]).view_as(scores)
+    scores = scores.masked_fill(best if spread is None else best | spread, float("inf"))
     kept = ranks(scores.flatten(1)) < counts[:, None]
     return TokenSelection.from_mask(kept.view_as(scores))
 

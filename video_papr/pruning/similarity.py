@@ -198,31 +198,25 @@ class SimilarityPruner(nn.Module):
     def _select(
         self, tokens: Tensor, scores: Tensor, budget: Budget, present: TokenSelection | None
     ) -> TokenSelection:
-        there = None if present is None else present.mask()
-        counts = budget.counts(scores, there)
+        def at_most_present(counts: Tensor) -> Tensor:
+            return counts if present is None else counts.minimum(present.counts())
+
+        counts = at_most_present(budget.counts(scores, None if present is None else present.mask()))
         if self.diversity != "none":
-            wanted = self._wanted(tokens, scores, budget, present)
+            kept = torch.zeros_like(scores, dtype=torch.bool)
+            if budget.variable:
+                kept = select_counts(scores, counts).mask()
+            wanted = self._wanted(tokens, scores, kept, present)
             num_tokens = scores[0].numel()
             # Ranks instead of scores: those that are wanted come first and keep their order.
             flat = wanted.flatten(1) * num_tokens - ranks(scores.flatten(1))
             scores = flat.view_as(scores)
             if budget.variable:  # what the mode keeps, and what diversity adds to it
-                counts = budget.bounded(wanted.flatten(1).sum(1), num_tokens)
-        if present is not None:
-            counts = counts.minimum(present.counts())
+                counts = at_most_present(budget.bounded(wanted.flatten(1).sum(1), num_tokens))
         return select_counts(scores, counts)
 
-    def _wanted(
-        self, tokens: Tensor, scores: Tensor, budget: Budget, present: TokenSelection | None
-    ) -> Tensor:
-        """The tokens that come before all others: bool (B, T', H', W')."""
-        kept = torch.zeros_like(scores, dtype=torch.bool)
-        if budget.variable:
-            there = None if present is None else present.mask()
-            counts = budget.counts(scores, there)
-            kept = select_counts(
-                scores, counts if present is None else counts.minimum(present.counts())
-            ).mask()
+    def _wanted(self, tokens: Tensor, scores: Tensor, kept: Tensor, present: TokenSelection | None) -> Tensor:
+        """The tokens that come before all others, beside those that the mode keeps: bool (B, T', H', W')."""
         if self.diversity == "grid":
             return kept | best_of_cells(scores)
         flat, own = scores.flatten(1), kept.flatten(1)
