@@ -61,8 +61,8 @@ ALLOWED: dict[str, set[str]] = {
 PLACES: dict[str, set[str]] = {
     "hydra": {"cli", "config.py"},
     "omegaconf": {"cli", "config.py"},
-    "decord": {"data/decoding.py"},
-    "av": {"data/decoding.py", "data/streams.py", "data/synthetic.py"},
+    "decord": {"data/readers/decord.py"},
+    "av": {"data/readers/pyav.py", "data/streams.py", "data/synthetic.py"},
     "pytorchvideo": {"pruning"},
     "timm": {"backbones", "pruning/image_convnet.py", "timm_models.py"},
     "PIL": {"data/images.py"},

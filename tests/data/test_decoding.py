@@ -21,6 +21,8 @@ import pytest
 
 from video_papr.data import decoding, streams
 from video_papr.data.decoding import DecodedClips, decode_clips
+from video_papr.data.readers import decord as decord_reader
+from video_papr.data.readers import pyav
 from video_papr.data.sampling import dense_clips, uniform_segments
 from video_papr.errors import ConfigError, VideoDecodeError
 
@@ -207,8 +209,8 @@ def test_pyav_seeks_in_long_videos(
     path = write_video(tmp_path / "a.mp4", 600, size=(16, 32), gop=25, options=SLOW_PRESET)
     truth = decode_by_hand(path)
     decoded = []
-    check = decoding._check_frame
-    monkeypatch.setattr(decoding, "_check_frame", lambda *args: (decoded.append(1), check(*args)))
+    check = pyav._check_frame
+    monkeypatch.setattr(pyav, "_check_frame", lambda *args: (decoded.append(1), check(*args)))
     wanted = [3, 300, 301, 320, 590]
     clips = decode_clips(path, frames_at(*wanted), decoder="pyav")
     np.testing.assert_array_equal(clips.frames[0], truth[wanted])
@@ -449,14 +451,14 @@ def test_file_that_makes_decord_hang(
 ) -> None:
     """decord can spin for ever: after a while PyAV is asked, and the next file is decoded as usual."""
     path = write_video(tmp_path / "a.mp4", 10)
-    monkeypatch.setattr(decoding, "_DECORD_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(decord_reader, "_PATIENCE_SECONDS", 0.2)
     release = threading.Event()
     with monkeypatch.context() as context:
-        context.setattr(decoding, "_decord_frames", lambda *_: release.wait(30))
+        context.setattr(decord_reader, "_frames", lambda *_: release.wait(30))
         assert decode_clips(path, all_frames).decoder == "pyav"
         assert "decord: gave no answer within 1 s" in refusal(path, "decord")
     release.set()
-    monkeypatch.setattr(decoding, "_DECORD_PATIENCE_SECONDS", 30)
+    monkeypatch.setattr(decord_reader, "_PATIENCE_SECONDS", 30)
     assert decode_clips(path, all_frames).decoder == "decord"
 
 

@@ -28,8 +28,9 @@ from .annotations import (
     refuse,
 )
 from .clip_cache import CachedViews, ClipCache
-from .decoding import DECODERS, Resize, decode_clips
+from .decoding import DECODERS, decode_clips
 from .limits import DEFAULT_LIMITS, Limits
+from .readers.answers import Resize
 
 DATASETS = ("folder", "csv", "k400", "ssv2", "ucf101", "hmdb51", "images")
 

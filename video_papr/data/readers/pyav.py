@@ -1,0 +1,120 @@
+"""PyAV: reads nearly everything, and can hand over smaller frames than the file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..streams import VideoStream, best_video_stream, listen_to_ffmpeg, open_container
+from .answers import EndedEarly, Frames, Indices, Refused, Resize
+
+# Seeking costs PyAV about as much as decoding some frames; below this gain the plain pass is as fast.
+_SEEK_GAIN_FRAMES = 50
+# Errors of the H.264 decoder that tell of unusual or freshly cut streams rather than of damage.
+_HARMLESS_ERRORS = ("mmco:", "co located POCs", "number of reference frames", "Missing reference", "SEI")
+
+
+def read_with_pyav(
+    path: Path | str, stream: VideoStream, wanted: Indices, *, reduce: Resize | None
+) -> Frames:
+    """Returns (len(wanted), H, W, 3) for ascending indices."""
+    if len(stream.keyframes):
+        try:
+            return _pyav_pass(path, stream, wanted, reduce, seek=True)
+        except _Missed:
+            pass
+    return _pyav_pass(path, stream, wanted, reduce, seek=False)
+
+
+class _Missed(Exception):
+    """A seek led to frames that their times do not identify."""
+
+
+def _pyav_pass(
+    path: Path | str, stream: VideoStream, wanted: Indices, reduce: Resize | None, *, seek: bool
+) -> Frames:
+    """One forward pass. With `seek` it jumps to the key frame before a wanted frame when that skips enough."""
+    from av.video.reformatter import VideoReformatter
+
+    out: Frames | None = None
+    size: tuple[int, int] | None = None
+    scaler = VideoReformatter()  # one for all frames: it keeps what it has worked out
+    with listen_to_ffmpeg() as log, open_container(path) as container:
+        video = best_video_stream(container)
+        video.thread_type, video.codec_context.thread_count = "NONE", 1  # the workers are the parallelism
+        if stream.limits.max_pixels is not None:
+            video.codec_context.options = {"max_pixels": str(stream.limits.max_pixels)}
+        frames = container.decode(video)
+        position, jumped = 0, False  # position: index of the frame that comes next
+        for slot, target in enumerate(wanted):
+            if seek:
+                key = int(stream.keyframes[np.searchsorted(stream.keyframes, target, side="right") - 1])
+                if key - position >= _SEEK_GAIN_FRAMES:
+                    container.seek(int(stream.pts[key]), stream=video, backward=True)
+                    frames, jumped = container.decode(video), True
+            frame: Any = None
+            while position <= target:
+                frame = next(frames, None)
+                if frame is None:
+                    raise _Missed if jumped else EndedEarly(position)
+                if jumped:
+                    position = _index_of(frame, stream, at_most=int(target))
+                size = size or (frame.width, frame.height)
+                _check_frame(frame, size)
+                position += 1
+            pixels = _upright(_rgb(frame, scaler, reduce), frame.rotation)
+            if out is None:
+                out = np.empty((len(wanted), *pixels.shape), dtype=np.uint8)
+            out[slot] = pixels
+        _check_log(log, video.codec_context.codec)
+    assert out is not None  # `wanted` is never empty
+    return out
+
+
+def _check_frame(frame: Any, size: tuple[int, int]) -> None:
+    """Refuses a damaged frame and a change of size, also in frames that are only passed on the way."""
+    if frame.is_corrupt:
+        raise Refused(f"damaged frame at {_seconds(frame)}")
+    if (frame.width, frame.height) != size:
+        old, new = f"{size[0]}x{size[1]}", f"{frame.width}x{frame.height}"
+        raise Refused(f"the frame size changes from {old} to {new} at {_seconds(frame)}")
+
+
+def _check_log(log: list[tuple[int, str, str]], codec: Any) -> None:
+    """Refuses a stream whose decoder reported damage; some decoders do not mark the frame."""
+    for _, who, text in log:
+        if who.startswith((codec.name, codec.canonical_name)) and not text.startswith(_HARMLESS_ERRORS):
+            raise Refused(f"damaged stream ({text.strip()})")
+
+
+def _seconds(frame: Any) -> str:
+    return "an unknown time" if frame.time is None else f"{frame.time:.2f} s"
+
+
+def _index_of(frame: Any, stream: VideoStream, *, at_most: int) -> int:
+    """The index of a frame by its time, after a seek. Raises _Missed if it is none, or lies behind the wanted one."""
+    if frame.pts is None:
+        raise _Missed
+    index = int(np.searchsorted(stream.pts, frame.pts))
+    if index > at_most or stream.pts[index] != frame.pts:
+        raise _Missed
+    return index
+
+
+def _rgb(frame: Any, scaler: Any, reduce: Resize | None) -> Frames:
+    """A frame as it is stored, in the size that `reduce` asks for once it is upright."""
+    if reduce is not None:
+        step = -1 if frame.rotation % 180 == 90 else 1
+        stored = (frame.height, frame.width)
+        asked = reduce(*stored[::step])[::step]
+        if asked != stored:
+            scaled = scaler.reformat(frame, asked[1], asked[0], "rgb24", interpolation="BILINEAR")
+            return scaled.to_ndarray()
+    return frame.to_ndarray(format="rgb24")
+
+
+def _upright(pixels: Frames, rotation: int) -> Frames:
+    """Turns a frame by FFmpeg's `rotation` (degrees counterclockwise); other angles than quarter turns are ignored."""
+    return np.rot90(pixels, rotation // 90 % 4) if rotation % 90 == 0 else pixels
