@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import PrunerConfig, RuntimeConfig, check_command, check_section
-from ..config_rules import (
+from ..config.rules import (
     flag,
     list_of,
     natural,

@@ -30,7 +30,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from ..config import plain
-from ..config_rules import did_you_mean
+from ..config.rules import did_you_mean
 from ..distributed import ALONE, Ranks, join, refuse_ranks
 from ..errors import CheckpointWarning, RankError, StorageError, VideoPaprError
 from ..evaluation.report import print_sweep, sweep_files, sweep_row

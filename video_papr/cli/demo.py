@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ..config_rules import integer, natural, positive_number, setting, text
+from ..config.rules import integer, natural, positive_number, setting, text
 from ..errors import ConfigError
 from .common import make_console, run_command
 from .pipeline_config import PipelineConfig, check_pipeline

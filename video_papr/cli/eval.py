@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from ..config import EvalConfig, check
-from ..config_rules import did_you_mean
+from ..config.rules import did_you_mean
 from ..distributed import ALONE, Ranks, share
 from ..errors import ConfigError, DataError
 from ..evaluation.report import SWEEP_COLUMNS, print_report

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config_rules import flag, or_else, positive, setting, text
+from ..config.rules import flag, or_else, positive, setting, text
 from ..errors import ConfigError
 from .common import make_console, run_command, warn
 from .pipeline_config import PipelineConfig, check_pipeline

@@ -15,13 +15,13 @@ from ..config import (
     MergerConfig,
     PrunerConfig,
     RuntimeConfig,
-    Section,
     ViewsConfig,
     check_command,
     check_section,
     plain,
 )
-from ..config_rules import natural, or_else, positive, setting, text
+from ..config.commands import Section
+from ..config.rules import natural, or_else, positive, setting, text
 from ..errors import ConfigError
 
 GROUPS = ("dataset", "backbone", "pruner", "merger", "views", "runtime")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from ..config_rules import flag, natural, or_else, positive, positive_number, setting, text
+from ..config.rules import flag, natural, or_else, positive, positive_number, setting, text
 from ..errors import ConfigError, DataError
 from .common import make_console, quote, run_command, warn
 from .pipeline_config import PipelineConfig, check_pipeline

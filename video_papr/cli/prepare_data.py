@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import BackboneConfig, DatasetConfig, RuntimeConfig, check_command
-from ..config_rules import flag, one_of, or_else, positive, setting, text
+from ..config.rules import flag, one_of, or_else, positive, setting, text
 from ..errors import ConfigError
 from .common import make_console, run_command, warn
 

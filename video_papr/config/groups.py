@@ -1,25 +1,18 @@
-"""The configuration as frozen dataclasses, and `check`, which turns a composed configuration into them.
+"""The groups of `conf/`: which keys each has, and what values they take.
 
-Every wrong value raises `ConfigError` with one line that names the key, its value and what is allowed. What each
-key means is written beside it in `conf/`; the rules are in `config_rules.py`.
+What a key means is written beside it in `conf/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from .config_depth import DepthConfig
-from .config_rules import (
-    KEEP_BY,
+from ..errors import ConfigError
+from .rules import (
     any_number,
     anything,
     cell,
-    did_you_mean,
     flag,
     flag_or,
     frame_size,
@@ -34,17 +27,11 @@ from .config_rules import (
     positive,
     positive_number,
     ratio,
-    ratio_range,
     setting,
     share,
     some_of,
-    stages,
     text,
-    wrong,
 )
-from .errors import ConfigError
-
-Section = TypeVar("Section")
 
 # Of the group `dataset`, also where no dataset is listed (cli/pipeline_config.py).
 DECODER = one_of("auto", "decord", "pyav", "pillow")
@@ -245,184 +232,3 @@ class TaskConfig:
     """What is classified. See conf/task/."""
 
     name: str = setting(one_of("video", "image"), "video")
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Everything that `tools/eval.py` reads."""
-
-    dataset: DatasetConfig
-    backbone: BackboneConfig
-    pruner: PrunerConfig
-    merger: MergerConfig
-    views: ViewsConfig
-    runtime: RuntimeConfig
-    task: TaskConfig
-    seed: int = setting(natural, 0)
-    output_dir: str = setting(text, "outputs")
-    resume: bool = setting(flag, True)
-    baseline: bool = setting(flag, True)
-    share_maps: bool = setting(flag, False)
-    visualize: int = setting(natural, 4)
-    progress: bool = setting(flag, True)
-    optimize: str | None = setting(or_else(None, text), None)
-
-    def __post_init__(self) -> None:
-        images = self.dataset.name == "images"
-        if self.task.name == "image" and not images:
-            raise ConfigError(f"task=image: dataset={self.dataset.name} holds videos; use dataset=images.")
-        if not images:
-            return
-        if self.backbone.name != "timm_vit":
-            raise ConfigError(
-                f"backbone={self.backbone.name}: reads clips; images (dataset=images) need backbone=timm_vit."
-            )
-        if self.pruner.name in ("motion", "run_length"):
-            raise ConfigError(
-                f"pruner={self.pruner.name}: compares the frames of a video, and an image has one; use image_convnet, "
-                "similarity, random, uniform, center, brightness or none."
-            )
-        if self.views.clips != 1:
-            raise ConfigError(f"views.clips={self.views.clips}: an image is one clip; use views=1x1 or 1x3.")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What to train, and how. See conf/train.yaml."""
-
-    target: str = setting(one_of("backbone", "scorer"))
-    steps: int = setting(positive)
-    batch_size: int = setting(positive)
-    learning_rate: float = setting(positive_number)
-    accumulate: int = setting(positive, 1)
-    weight_decay: float = setting(non_negative, 0.05)
-    warmup: float = setting(non_negative, 0.05)
-    label_smoothing: float = setting(non_negative, 0.0)
-    clip_norm: float = setting(positive_number, 1.0)
-    dtype: str = setting(one_of("fp32", "bf16"), "fp32")
-    validate_every: int = setting(positive, 500)
-    weights: str | None = setting(or_else(None, text), None)
-    keep_ratio: tuple[float, float] | None = setting(or_else(None, ratio_range), None)
-    keep_by: str = setting(KEEP_BY, "random")
-    locate: float = setting(non_negative, 0.0)
-    follow: float = setting(non_negative, 0.0)
-    scorer: str = setting(one_of("x3d_xs", "x3d_s", "x3d_m"), "x3d_s")
-    scorer_frames: int | None = setting(or_else(None, positive), None)
-    scorer_size: int | None = setting(or_else(None, positive), None)
-    curriculum: tuple[tuple[float, int], ...] = setting(stages, ())
-    full_at: float = setting(non_negative, 0.45)
-    augment: str = setting(one_of("mirror", "mirror_actions", "natural", "none"), "mirror")
-    colors: bool = setting(flag, False)
-    val_videos: int = setting(positive, 1200)
-    val_share: float = setting(ratio, 0.2)
-    resume: bool = setting(flag, False)
-    tensorboard: bool = setting(flag, False)
-
-
-@dataclass(frozen=True)
-class TrainRunConfig:
-    """Everything that `tools/train.py` reads."""
-
-    dataset: DatasetConfig
-    backbone: BackboneConfig
-    runtime: RuntimeConfig
-    train: TrainConfig
-    seed: int = setting(natural, 0)
-    output_dir: str = setting(text, "outputs")
-    progress: bool = setting(flag, True)
-
-
-@dataclass(frozen=True)
-class DepthRunConfig:
-    """Everything that `tools/depth_prune.py` reads."""
-
-    dataset: DatasetConfig
-    backbone: BackboneConfig
-    runtime: RuntimeConfig
-    depth: DepthConfig
-    seed: int = setting(natural, 0)
-    output_dir: str = setting(text, "outputs")
-    progress: bool = setting(flag, True)
-
-
-SECTIONS: dict[str, type] = {
-    "depth": DepthConfig,
-    "dataset": DatasetConfig,
-    "backbone": BackboneConfig,
-    "pruner": PrunerConfig,
-    "merger": MergerConfig,
-    "views": ViewsConfig,
-    "runtime": RuntimeConfig,
-    "train": TrainConfig,
-    "task": TaskConfig,
-}
-
-
-def check_section(schema: type[Section], values: Any, prefix: str = "") -> Section:
-    """Checks the keys of one group against their dataclass.
-
-    Args:
-        schema: one of the dataclasses above, or another whose fields are made the same way.
-        values: mapping of the group's keys to plain values.
-        prefix: the group's name, for messages.
-
-    Raises:
-        ConfigError: an unknown or missing key, or a value that is not allowed.
-    """
-    dot = f"{prefix}." if prefix else ""
-    if not isinstance(values, Mapping):
-        raise wrong(prefix, values, "must be an option of the group, with its keys")
-    known = {f.name: f for f in fields(schema)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(
-                f"{dot}{key}: no such key.{did_you_mean(str(key), known)} Known: {', '.join(known)}."
-            )
-    for name, entry in known.items():
-        if name not in values and entry.default is MISSING:
-            raise ConfigError(f"{dot}{name} is not set.")
-    return schema(**{key: known[key].metadata["rule"](f"{dot}{key}", value) for key, value in values.items()})
-
-
-def plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """Resolves a composed configuration into plain dicts and values.
-
-    Raises:
-        ConfigError: a reference to a key that does not exist, or a value still to be given (`???`).
-    """
-    if not isinstance(cfg, DictConfig):
-        return dict(cfg)
-    try:
-        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def check(cfg: DictConfig | Mapping[str, Any]) -> EvalConfig:
-    """Checks a composed configuration of `tools/eval.py`; see `check_command`."""
-    return check_command(EvalConfig, cfg)
-
-
-def check_command(schema: type[Section], cfg: DictConfig | Mapping[str, Any]) -> Section:
-    """Checks a composed configuration against the schema of its command.
-
-    Raises:
-        ConfigError: the first wrong key, in one line.
-    """
-    values = plain(cfg)
-    entries = fields(schema)  # type: ignore[arg-type]
-    rules = {f.name: f.metadata["rule"] for f in entries if "rule" in f.metadata}
-    sections = {f.name: SECTIONS[f.name] for f in entries if f.name in SECTIONS}
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        if key in rules:
-            checked[key] = rules[key](key, value)
-        elif key not in sections:
-            raise ConfigError(f"{key}: no such key.{did_you_mean(key, [*rules, *sections])}")
-    for name, section in sections.items():  # after the keys above, which the groups may refer to
-        if name not in values:
-            raise ConfigError(f"{name} is not set: choose an option of the group, {name}=OPTION.")
-        checked[name] = check_section(section, values[name], name)
-    return schema(**checked)

@@ -1,4 +1,4 @@
-"""The rules that the values of a configuration obey; `config.py` says which key obeys which.
+"""The rules that the values of a configuration obey; the modules beside it say which key obeys which.
 
 A rule takes (dotted key, raw value) and returns the value to use, or raises ConfigError with one line.
 """
@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 Rule = Callable[[str, Any], Any]
 

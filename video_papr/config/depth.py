@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config_rules import (
+from ..errors import ConfigError
+from .rules import (
     KEEP_BY,
     flag,
     natural,
@@ -19,7 +20,6 @@ from .config_rules import (
     share,
     text,
 )
-from .errors import ConfigError
 
 # depth.mode -> the words that checkpoints use
 BACKBONE_KINDS: dict[str, tuple[str, ...]] = {"auto": ("linear",), "ffn": ("linear",), "block": ("removed",)}
