@@ -159,7 +159,7 @@ def test_key_names_everything_that_decides_the_content(
         assert same != source
         changed.write_text(same, encoding="utf-8")
         assert SyntheticSplit().key == before
-    for other in (source.replace("0.165", "0.166"), source + "\nDEFAULT = 'drawn otherwise'\n"):
+    for other in (source.replace("0.145", "0.146"), source + "\nDEFAULT = 'drawn otherwise'\n"):
         assert other != source
         changed.write_text(other, encoding="utf-8")
         assert SyntheticSplit().key != before

@@ -133,24 +133,24 @@ def render(scene: Scene, rng: np.random.Generator) -> tuple[Array, Array]:
 def _actor_path(rng: np.random.Generator, action: str, num_frames: int) -> Path:
     """The class-defining motion, with random speed, extent, place, easing, and a small drift that says nothing."""
     u = np.linspace(0, 1, num_frames) ** rng.uniform(0.85, 1.18)
-    radius = np.full(num_frames, rng.uniform(0.1, 0.165))
+    radius = np.full(num_frames, rng.uniform(0.088, 0.145))
     angle = np.full(num_frames, rng.uniform(0, 2 * np.pi))
     visible = np.ones(num_frames)
     x, y = np.zeros(num_frames), np.zeros(num_frames)
     verb, _, way = action.partition("_")
     sign = -1.0 if way in ("left", "up", "ccw", "out") else 1.0
     if verb == "move":
-        travel = sign * rng.uniform(0.34, 0.52) * (u - 0.5)
+        travel = sign * rng.uniform(0.3, 0.46) * (u - 0.5)
         x, y = (travel, y) if way in ("left", "right") else (x, travel)
     elif verb == "rotate":
-        radius = np.full(num_frames, rng.uniform(0.125, 0.165))  # a turn cannot be seen on fewer pixels
+        radius = np.full(num_frames, rng.uniform(0.112, 0.145))  # a turn cannot be seen on fewer pixels
         angle = UP + rng.uniform(-0.5, 0.5) + sign * 2 * np.pi * rng.uniform(0.45, 0.85) * u
     elif verb == "zoom":
         grown = rng.uniform(1.65, 1.9)
-        radius = rng.uniform(0.085, 0.1) * grown ** (u if sign > 0 else 1 - u)
+        radius = rng.uniform(0.076, 0.088) * grown ** (u if sign > 0 else 1 - u)
     elif verb == "circle":
         phase = UP + rng.uniform(-0.5, 0.5) + sign * 2 * np.pi * rng.uniform(0.6, 0.95) * u
-        orbit = rng.uniform(0.14, 0.19)
+        orbit = rng.uniform(0.125, 0.17)
         x, y = orbit * np.cos(phase), orbit * np.sin(phase)
     elif verb == "zigzag":
         x, y = _zigzag(rng, u)
@@ -166,7 +166,7 @@ def _zigzag(rng: np.random.Generator, u: Array) -> tuple[Array, Array]:
     """A slow advance along a random axis with a fast triangle wave across it."""
     periods = rng.uniform(1.5, 2.0)
     wave = 2 * np.abs(2 * ((periods * u + rng.uniform(0, 1)) % 1) - 1) - 1
-    along, across = rng.choice([-1, 1]) * rng.uniform(0.1, 0.25) * (u - 0.5), rng.uniform(0.12, 0.16) * wave
+    along, across = rng.choice([-1, 1]) * rng.uniform(0.1, 0.25) * (u - 0.5), rng.uniform(0.108, 0.145) * wave
     return (along, across) if rng.random() < 0.5 else (across, along)
 
 
