@@ -52,10 +52,12 @@ KEEP_BY = one_of("random", "actor", "map", "blobs", "actor_blobs")  # names of t
 
 
 def some_of(*options: str) -> Rule:
-    """A list of one or more of the options, each once."""
+    """A list of one or more of the options, each once; a single option means a list of it."""
     allowed = f"must be a list of one or more of {', '.join(options)}"
 
     def rule(key: str, value: Any) -> tuple[str, ...]:
+        if value in options:
+            return (value,)
         if not isinstance(value, (list, tuple)) or not value or len(set(map(str, value))) < len(value):
             raise wrong(key, value, allowed)
         for one in value:
