@@ -90,15 +90,15 @@ def main() -> None:
     num_videos = parser.parse_args().videos
     pipeline = Pipeline(build_backbone("videomae_tiny", weights="videomae_tiny_synthetic")).eval()
     clips, labels, actor = load(pipeline, num_videos)
-    early, late = (stage_map(pipeline, clips, stage) for stage in ("res2", "res4"))
+    early, late = (stage_map(pipeline, clips, stage) for stage in ("res3", "res4"))
     known = early + ABOVE_ANY_MAP * actor
     variants = {
-        "`res2`": (early, 0.0),
+        "`res3`": (early, 0.0),
         "`res4`": (late, 0.0),
-        "the actor, then `res2`": (known, 0.0),
-        "`res2`, ground": (early, GROUND),
+        "the actor, then `res3`": (known, 0.0),
+        "`res3`, ground": (early, GROUND),
         "`res4`, ground": (late, GROUND),
-        "the actor, ground, then `res2`": (known, GROUND),
+        "the actor, ground, then `res3`": (known, GROUND),
     }
     whole = right(pipeline, clips, labels, None)
     print(f"\n{num_videos} videos, {100 * whole.mean():.2f} % right with all tokens,", end=" ")

@@ -144,12 +144,8 @@ def test_published_recipe_is_the_default_away_from_synthetic_videos() -> None:
     assert (pruner.align_corners, pruner.scope) == (True, "global")
 
 
-def test_papr_plus_reads_the_stage_that_its_dataset_names() -> None:
-    folder = ("pruner=papr_plus", "dataset=folder", "dataset.root=videos")
-    assert evaluation("pruner=papr_plus").pruner.stages == ("res2",)
-    assert evaluation(*folder).pruner.stages == ("res3",)
-    assert evaluation(*folder, "pruner.stages=[res4,res2]").pruner.stages == ("res4", "res2")
-    assert evaluation(*folder, "pruner.stages=res5").pruner.stages == ("res5",)
+def test_one_stage_needs_no_list() -> None:
+    assert evaluation("pruner=papr_plus", "pruner.stages=res5").pruner.stages == ("res5",)
 
 
 def test_top_level_seed_reaches_random_weights_and_the_random_pruner() -> None:
