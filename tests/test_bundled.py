@@ -105,7 +105,11 @@ def test_bundled_weights_stay_small() -> None:
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "x3d_s"])
 def test_bf16_gives_the_same_answers(clips: Clips, pruned: bool) -> None:
-    """As `runtime.dtype=bf16` runs it: by autocast, with the fast trunk; to 99.5 % of the videos at least."""
+    """As `runtime.dtype=bf16` runs it: by autocast, with the fast trunk.
+
+    The goal is 99.5 % of the default test split, which docs/performance.md measures. Of 120 videos one may lie that near
+    to a border.
+    """
     pruner = speed_up(vp.build_pruner("x3d_s", keep_ratio=0.3, **SCORER)) if pruned else None
     pipeline = vp.Pipeline(vp.build_backbone("videomae_tiny", weights="videomae_tiny_synthetic"), pruner)
     answers = []
@@ -113,4 +117,4 @@ def test_bf16_gives_the_same_answers(clips: Clips, pruned: bool) -> None:
         with Engine(torch.device("cpu"), dtype).inference():
             logits = [pipeline.classify(part, pipeline.select(part)) for part in clips.frames.split(20)]
         answers.append(torch.cat(logits).argmax(1))
-    assert (answers[0] == answers[1]).float().mean() >= 0.995
+    assert (answers[0] != answers[1]).sum() <= 1
