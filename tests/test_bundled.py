@@ -107,8 +107,8 @@ def test_bundled_weights_stay_small() -> None:
 def test_bf16_gives_the_same_answers(clips: Clips, pruned: bool) -> None:
     """As `runtime.dtype=bf16` runs it: by autocast, with the fast trunk.
 
-    The goal is 99.5 % of the default test split, which docs/performance.md measures. Of 120 videos one may lie that near
-    to a border.
+    The goal is 99.5 % of the default test split, which docs/performance.md measures. Of 120 videos one may lie that
+    near to a border.
     """
     pruner = speed_up(vp.build_pruner("x3d_s", keep_ratio=0.3, **SCORER)) if pruned else None
     pipeline = vp.Pipeline(vp.build_backbone("videomae_tiny", weights="videomae_tiny_synthetic"), pruner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from io import BytesIO
 
@@ -17,6 +18,8 @@ AXES: dict[str, tuple[str, Callable[[Point], float | None]]] = {
 def frontier_plot(points: Sequence[Point], axis: str) -> bytes | None:
     """Top-1 with 95 % intervals over the cost named by `axis` (a key of `AXES`), one line per method.
 
+    A merger at several `r` is one line, "dense + tome": r is to it what the keep ratio is to a pruner.
+
     Returns:
         a PNG, or None when no point knows that cost.
     """
@@ -28,9 +31,9 @@ def frontier_plot(points: Sequence[Point], axis: str) -> bytes | None:
         return None
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for i, method in enumerate(dict.fromkeys(point.method for point, _ in shown)):
+    for i, name in enumerate(dict.fromkeys(_line(point) for point, _ in shown)):
         own = sorted(
-            ((cost, point.top1) for point, cost in shown if point.method == method), key=lambda pair: pair[0]
+            ((cost, point.top1) for point, cost in shown if _line(point) == name), key=lambda pair: pair[0]
         )
         costs = [cost for cost, _ in own]
         tops = [top for _, top in own]
@@ -39,7 +42,7 @@ def frontier_plot(points: Sequence[Point], axis: str) -> bytes | None:
             costs,
             [top.mean for top in tops],
             yerr=bars,
-            label=method,
+            label=name,
             marker="osD^vP*X<>"[i % 10],
             color=f"C{i % 10}",
             linestyle="-" if i < 10 else "--",
@@ -53,3 +56,7 @@ def frontier_plot(points: Sequence[Point], axis: str) -> bytes | None:
     file = BytesIO()
     figure.savefig(file, format="png", dpi=130)
     return file.getvalue()
+
+
+def _line(point: Point) -> str:
+    return re.sub(r" r=\d+", "", point.method)
