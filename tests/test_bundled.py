@@ -22,7 +22,7 @@ from video_papr.data.transforms import resize_and_crop
 from video_papr.evaluation.cost import Engine
 from video_papr.pruning.fast import speed_up
 
-NUM_VIDEOS = 120
+NUM_VIDEOS = 240  # so that one video is less than 0.5 % of them
 SCORER: dict[str, Any] = {
     "weights": "x3d_s_synthetic",
     "frames": 8,
@@ -105,11 +105,7 @@ def test_bundled_weights_stay_small() -> None:
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "x3d_s"])
 def test_bf16_gives_the_same_answers(clips: Clips, pruned: bool) -> None:
-    """As `runtime.dtype=bf16` runs it: by autocast, with the fast trunk.
-
-    The goal is 99.5 % of the default test split, which docs/performance.md measures. Of 120 videos one may lie that
-    near to a border.
-    """
+    """As `runtime.dtype=bf16` runs it: by autocast, with the fast trunk; to 99.5 % of the videos at least."""
     pruner = speed_up(vp.build_pruner("x3d_s", keep_ratio=0.3, **SCORER)) if pruned else None
     pipeline = vp.Pipeline(vp.build_backbone("videomae_tiny", weights="videomae_tiny_synthetic"), pruner)
     answers = []
@@ -117,4 +113,4 @@ def test_bf16_gives_the_same_answers(clips: Clips, pruned: bool) -> None:
         with Engine(torch.device("cpu"), dtype).inference():
             logits = [pipeline.classify(part, pipeline.select(part)) for part in clips.frames.split(20)]
         answers.append(torch.cat(logits).argmax(1))
-    assert (answers[0] != answers[1]).sum() <= 1
+    assert (answers[0] == answers[1]).float().mean() >= 0.995

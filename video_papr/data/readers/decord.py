@@ -73,9 +73,7 @@ def _frames(path: Path | str, stream: VideoStream, wanted: Indices) -> Frames:
     try:
         reader = decord.VideoReader(os.path.abspath(path), num_threads=1, fault_tol=_FAULT_TOLERANCE)
     except decord.DECORDError as error:
-        if "cannot find video stream" in str(
-            error
-        ):  # there is one, so it must be the codec that decord lacks
+        if "cannot find video stream" in str(error):  # there is one, so decord lacks the codec
             raise Refused(f"has no decoder for {stream.codec}") from None
         raise
     if len(reader) != stream.num_frames:
