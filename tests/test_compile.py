@@ -55,7 +55,7 @@ def test_one_graph_for_each_number_of_tokens_and_one_for_the_scorer(graphs: list
         Pipeline(backbone),
     ]
     plain = [flow(frames) for flow in flows]
-    flows[0].compile_networks(scorer=True, backend=counting(graphs))
+    flows[0].compile_networks(backend=counting(graphs))
     for _ in range(3):
         for flow, expected in zip(flows, plain, strict=True):
             torch.testing.assert_close(flow(frames), expected, rtol=1e-4, atol=1e-4)

@@ -140,15 +140,13 @@ class Pipeline(nn.Module):
         """
         return self.classify(frames, self.select(frames))
 
-    def compile_networks(self, *, scorer: bool | None = None, **options: Any) -> None:
+    def compile_networks(self, **options: Any) -> None:
         """torch.compile for backbone and X3D, in place; the compiler runs when they are first called.
 
         Where every clip keeps as many tokens, each number of them becomes one whole graph of fixed shapes, and no
         further graph is made while the batches are full; see `evaluate`. Where the clip decides, shapes may vary.
 
         Args:
-            scorer: compile X3D's trunk too; None: on a GPU only, because on a processor it gains a few per cent of a
-                small share and takes minutes.
             options: of torch.compile, in place of these. On a GPU `mode="reduce-overhead"` and `"max-autotune"` record
                 CUDA graphs, one for each shape, and replay them: the processor hands a GPU one graph in place of
                 hundreds of kernels, which decides the speed of small batches. Answers stay valid all the same.
@@ -168,9 +166,7 @@ class Pipeline(nn.Module):
         self.backbone.replayed = replayed
         self.backbone.compile(**chosen)
         trunk = getattr(getattr(self.pruner, "scorer", None), "trunk", None)
-        if isinstance(trunk, nn.Module) and (
-            scorer or (scorer is None and next(trunk.parameters()).device.type != "cpu")
-        ):
+        if isinstance(trunk, nn.Module):
             trunk.compile(**{**options, "fullgraph": True, "dynamic": False})
 
     def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:

@@ -18,16 +18,26 @@ def normalize_pixels(
     frames: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """frames (B, T, H, W, 3) uint8 -> pixels (B, 3, T, H, W): `(x / 255 - mean) / std`, computed in float32."""
-    return normalize_colors(frames, mean=mean, std=std).permute(0, 4, 1, 2, 3).to(dtype).contiguous()
+    # The colours are parted while a pixel is one byte, and what follows reads and writes the same memory.
+    planes = frames.permute(0, 4, 1, 2, 3).contiguous().to(torch.float32, copy=True)
+    scale, shift = (values[:, None, None, None] for values in _scale_and_shift(mean, std, frames.device))
+    return planes.mul_(scale).add_(shift).to(dtype)
 
 
 def normalize_colors(frames: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """frames (..., H, W, 3) from 0 to 255, of any type -> the same shape, float32: `(x / 255 - mean) / std`."""
     width = frames.shape[-2]
     # Whole rows at once: three values at a time would leave a processor's vector units idle.
-    scale = _constants([1 / (255 * s) for s in std], frames.device).repeat(width)
-    shift = _constants([-m / s for m, s in zip(mean, std, strict=True)], frames.device).repeat(width)
+    scale, shift = (values.repeat(width) for values in _scale_and_shift(mean, std, frames.device))
     return (frames.flatten(-2).float() * scale + shift).view(frames.shape)
+
+
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What a colour from 0 to 255 is multiplied by, and what is added then: (3,) float32 each."""
+    scale = _constants([1 / (255 * s) for s in std], device)
+    return scale, _constants([-m / s for m, s in zip(mean, std, strict=True)], device)
 
 
 def _constants(values: list[float], device: torch.device) -> Tensor:
@@ -61,9 +71,9 @@ def resample_frames(frames: Tensor, *, num_frames: int, size: tuple[int, int]) -
         )
         return clip.movedim(1, -1).contiguous()
     groups = frames.unflatten(1, (num_frames, group))
-    middle = groups[:, :, group // 2].float()
+    middle = groups[:, :, group // 2].to(torch.float32, copy=True)
     if group % 2 == 0:
-        middle = (middle + groups[:, :, group // 2 - 1]) * 0.5
+        middle.add_(groups[:, :, group // 2 - 1]).mul_(0.5)
     if (height, width) == size:
         return middle
     images = middle.flatten(0, 1).movedim(-1, 1)

@@ -171,7 +171,7 @@ def run_block(x: Tensor, block: Any) -> Tensor:
     if not isinstance(gate, nn.Identity):
         reduce, _, expand, _ = gate.block
         share = _pointwise(_pointwise(inner.mean((1, 2, 3), keepdim=True), reduce).relu_(), expand)
-        inner = inner * share.sigmoid_()
+        inner.mul_(share.sigmoid_())
     out = _pointwise(F.silu(inner, inplace=True), branch.conv_c)
     return out.add_(x if block.branch1_conv is None else _pointwise(x, block.branch1_conv)).relu_()
 
