@@ -123,6 +123,7 @@ def test_all_networks_are_compiled_alike(tiny: Backbone, monkeypatch: pytest.Mon
     compile_variants(variants_of(ours, theirs))
     assert asked == {
         "VideoMAE": {(("dynamic", False), ("fullgraph", True))},  # that it is whole changes no code
+        "FastTrunk": {(("dynamic", False), ("fullgraph", True))},
         "VideoMAEForVideoClassification": {(("dynamic", False),)},
     }
 

@@ -83,7 +83,13 @@ def test_defaults_follow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, workers in ((1, 1), (2, 1), (8, 7), (128, 16)):
         monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
         assert machine.num_workers(RuntimeConfig()) == workers
-    assert machine.num_workers(RuntimeConfig(workers=0)) == 0
+        assert machine.num_workers(RuntimeConfig(), turns=True) == min(cores, 16)
+        monkeypatch.setattr(machine.torch, "get_num_threads", lambda n=cores: n)
+        assert machine.takes_turns(engine)
+        assert machine.shared_cores(engine) == {"cores": cores, "threads": cores}
+        monkeypatch.setattr(machine.torch, "get_num_threads", lambda n=cores: n - 1)
+        assert not machine.takes_turns(engine)
+    assert machine.num_workers(RuntimeConfig(workers=0), turns=True) == 0
 
 
 def test_precision_by_name() -> None:

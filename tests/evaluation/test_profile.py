@@ -30,6 +30,8 @@ def made(
     warmup: float = 0.0,
     cut: float = 0.0,
     remembered: float = 0.0,
+    cores: int = 0,
+    threads: int = 0,
 ) -> Profile:
     def runs(value: float) -> list[tuple[float, int]]:
         return [(1000 * value, 4)]
@@ -38,7 +40,9 @@ def made(
     watched.seconds, watched.decoding, watched.decoded, watched.remembered = waiting, decode, 4, remembered
     times = StageTimes([], runs(cut), runs(score), runs(backbone))
     evaluation = Evaluation(pruned=times, warmup=StageTimes(backbone=runs(warmup)))
-    return profile(evaluation, total=total, waiting=watched, workers=2, views=15)
+    return profile(
+        evaluation, total=total, waiting=watched, workers=2, views=15, cores=cores, threads=threads
+    )
 
 
 def sample(frames: bool = True, views: bool = False, error: str | None = None) -> VideoSample:
@@ -98,18 +102,30 @@ def test_waiting_is_the_time_of_the_source_only() -> None:
     assert 0.06 <= waiting.seconds < 0.25
 
 
-def test_what_is_printed() -> None:
-    def shown(found: Profile) -> str:
-        out = io.StringIO()
-        print_profile(found, Console(file=out, width=140))
-        return out.getvalue()
+def shown(found: Profile) -> str:
+    out = io.StringIO()
+    print_profile(found, Console(file=out, width=160))
+    return out.getvalue()
 
+
+def test_what_is_printed() -> None:
     text = shown(made(waiting=6, score=1, backbone=2, decode=19))
     assert "Networks are busy 30 % of the time after the warm-up, decoding (2 processes) 95 %." in text
     assert "4 videos were decoded, each once for its 15 views together: 4750 ms a video." in text
     assert "Bottleneck: decoding" in text and "runtime.workers" in text
     assert "could do more" not in text
     assert "could do more" in shown(made(waiting=1, score=1, backbone=2))
+
+
+def test_networks_and_decoders_that_take_turns_on_the_same_cores() -> None:
+    found = made(waiting=3, score=2, backbone=5, decode=5, cores=2, threads=2)
+    assert (found.networks_busy, found.decoders_busy) == pytest.approx((0.7, 0.25))
+    assert found.cores_busy == pytest.approx(0.95)  # 14 s and 5 s of 2 x 10 s
+    assert found.record()["cores_busy"] == found.cores_busy
+    assert "95 % of 2 cores" in shown(found) and "could do more" not in shown(found)
+    assert made(waiting=3, score=2, backbone=5, decode=5, cores=2, threads=1).cores_busy == pytest.approx(0.6)
+    on_gpu = made(waiting=3, score=2, backbone=5, decode=5)
+    assert on_gpu.cores_busy == 0 and "cores" not in shown(on_gpu) and "cores_busy" not in on_gpu.record()
 
 
 def test_decoding_of_this_session_only() -> None:

@@ -59,11 +59,13 @@ def title(setting: Record) -> str:
 
 
 def speed_table(setting: Record) -> str:
-    """One line for each variant: time, speed-up, and how near that comes to the ratio of the operations."""
+    """One line for each variant: time, speed-up, and how near that comes to what the operations allow."""
     rows = []
+    dense_bound = next(_bound(variant) for variant in setting["variants"] if variant["name"] == "dense")
     for variant in setting["variants"]:
         ms, faster, kept = variant["latency_ms"], variant["speedup"], variant["kept_tokens"]
         scoring, difference = variant["scoring_share"], variant["logit_difference"]
+        bound = _bound(variant)
         rows.append(
             [
                 variant["name"],
@@ -74,6 +76,7 @@ def speed_table(setting: Record) -> str:
                 f"{faster['median']:.2f} ({faster['low']:.2f}-{faster['high']:.2f})",
                 f"{variant['flop_limit']:.2f}",
                 f"{100 * variant['share_of_flop_limit']:.0f} %",
+                f"{dense_bound / bound:.2f}" if dense_bound and bound else "",
                 "" if not scoring else f"{100 * scoring:.1f} %",
                 _mib(variant["peak_memory_mb"]),
                 "" if difference is None else f"{difference:.0e}",
@@ -82,10 +85,17 @@ def speed_table(setting: Record) -> str:
     return table(
         [
             *("variant", "tokens", "GMACs", "ms per batch", "clips/s", "times as fast as dense"),
-            *("at most, by GMACs", "of that", "scoring", "peak MiB", "logits differ by"),
+            *("at most, by GMACs", "of that", "at most, by roofline"),
+            *("scoring", "peak MiB", "logits differ by"),
         ],
         rows,
     )
+
+
+def _bound(variant: Record) -> float | None:
+    """The least milliseconds of all stages together; None where the device's ceilings were not measured."""
+    bounds = [stage.get("bound_ms") for stage in variant["stages"].values()]
+    return None if not bounds or None in bounds else sum(bounds)
 
 
 def stage_table(setting: Record) -> str:

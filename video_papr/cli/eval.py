@@ -239,7 +239,7 @@ def _evaluate(
         together=videos_per_batch(batch_size, views.per_video),
     )
     limits = Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
-    workers = machine.num_workers(config.runtime, ranks)
+    workers = machine.num_workers(config.runtime, ranks, turns=machine.takes_turns(engine, ranks))
     samples = iter_samples(
         VideoDataset(
             videos,
@@ -296,7 +296,14 @@ def _evaluate(
     profiled = None
     if config.runtime.profile and evaluation.pruned.backbone:
         total = perf_counter() - start
-        profiled = profile(evaluation, total=total, waiting=waiting, workers=workers, views=views.per_video)
+        profiled = profile(
+            evaluation,
+            total=total,
+            waiting=waiting,
+            workers=workers,
+            views=views.per_video,
+            **machine.shared_cores(engine, ranks),
+        )
     evaluation.extend(earlier)
     evaluation.answers.sort(key=lambda answer: answer.index)  # damage to the journal may have left a gap
     evaluation.examples.sort(key=lambda example: example.answer.index)

@@ -68,11 +68,25 @@ def batch_size(runtime: RuntimeConfig, engine: Engine) -> int:
     return 64 if engine.device.type == "cuda" else 8
 
 
-def num_workers(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> int:
-    """Returns the number of decoding processes: one core is left to the networks. The ranks of a machine share it."""
+def num_workers(runtime: RuntimeConfig, ranks: Ranks = ALONE, *, turns: bool = False) -> int:
+    """Returns the number of decoding processes: one core is left to the networks. The ranks of a machine share it.
+
+    Args:
+        turns: decoders and networks take turns on the same cores, see `takes_turns`, and none needs to be left.
+    """
     if isinstance(runtime.workers, int):
         return runtime.workers
-    return min(max(_cores(ranks) - 1, 1), 16)
+    return min(max(cores(ranks) - (not turns), 1), 16)
+
+
+def takes_turns(engine: Engine, ranks: Ranks = ALONE) -> bool:
+    """Whether the networks use all cores, so that decoding beside them would gain no time."""
+    return not engine.queues and torch.get_num_threads() >= cores(ranks)
+
+
+def shared_cores(engine: Engine, ranks: Ranks = ALONE) -> dict[str, int]:
+    """Cores that networks and decoders share, and threads of the networks; none where a GPU runs these."""
+    return {} if engine.queues else {"cores": cores(ranks), "threads": torch.get_num_threads()}
 
 
 def videos_ahead(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE) -> int:
@@ -81,14 +95,14 @@ def videos_ahead(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE)
     Where they share them with the networks, working ahead gains no time, and what they slow down is whatever a batch
     begins with: the scorer would look slower beside the dense model than it is.
     """
-    alone = engine.queues or torch.get_num_threads() + workers <= _cores(ranks)
+    alone = engine.queues or torch.get_num_threads() + workers <= cores(ranks)
     return max(READY_VIDEOS, batch) if alone else 0
 
 
-def _cores(ranks: Ranks) -> int:
+def cores(ranks: Ranks = ALONE) -> int:
     """This process's share of the cores that it may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return cores // ranks.local_size
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return usable // ranks.local_size
 
 
 def choose_kernels(pruner: Pruner | SimilarityPruner | None, runtime: RuntimeConfig, engine: Engine) -> None:

@@ -96,6 +96,8 @@ class Profile:
     workers: int
     decoded: int
     views: int
+    cores: int = 0
+    threads: int = 0
 
     @property
     def networks_busy(self) -> float:
@@ -107,6 +109,14 @@ class Profile:
     def decoders_busy(self) -> float:
         """The share of the time in which the decoding processes work."""
         return min(1.0, self.decoding / (max(1, self.workers) * self.total))
+
+    @property
+    def cores_busy(self) -> float:
+        """The share of all cores that networks and decoders take together; 0 where the networks run on a GPU."""
+        if self.cores == 0:
+            return 0.0
+        networks = self.networks_busy * min(1.0, self.threads / self.cores)
+        return min(1.0, networks + self.decoding / (self.cores * self.total))
 
     @property
     def bottleneck(self) -> str:
@@ -122,6 +132,7 @@ class Profile:
             "workers": self.workers,
             "networks_busy": self.networks_busy,
             "decoders_busy": self.decoders_busy,
+            **({"cores_busy": self.cores_busy} if self.cores else {}),
             "videos_decoded": self.decoded,
             "views_per_video": self.views,
             "bottleneck": self.bottleneck,
@@ -129,13 +140,21 @@ class Profile:
 
 
 def profile(
-    evaluation: Evaluation, *, total: float, waiting: Waiting, workers: int, views: int = 1
+    evaluation: Evaluation,
+    *,
+    total: float,
+    waiting: Waiting,
+    workers: int,
+    views: int = 1,
+    cores: int = 0,
+    threads: int = 0,
 ) -> Profile:
     """The profile of the videos of `evaluation`, which took `total` seconds.
 
     Args:
         waiting: how this process waited for videos. A GPU works on meanwhile, so that of these seconds only those count
             that its work leaves.
+        workers, views, cores, threads: see `Profile`.
     """
 
     def seconds(*runs: Runs) -> float:
@@ -153,7 +172,7 @@ def profile(
     left = total + waiting.seconds - sum(stages.values())
     stages["waiting"] = max(0.0, min(waiting.seconds, left))
     stages["rest"] = max(0.0, total - sum(stages.values()))
-    return Profile(total, stages, waiting.decoding, workers, waiting.decoded, views)
+    return Profile(total, stages, waiting.decoding, workers, waiting.decoded, views, cores, threads)
 
 
 def print_profile(found: Profile, console: Console) -> None:
@@ -166,9 +185,10 @@ def print_profile(found: Profile, console: Console) -> None:
         table.add_row(NAMES[name], f"{seconds:.1f}", f"{100 * seconds / found.total:.1f} %")
     console.print(table)
     by = f"{found.workers} processes" if found.workers else "the main process"
+    together = f" Together they keep {100 * found.cores_busy:.0f} % of {found.cores} cores busy."
     console.print(
         f"Networks are busy {100 * found.networks_busy:.0f} % of the time after the warm-up, decoding ({by}) "
-        f"{100 * found.decoders_busy:.0f} %.",
+        f"{100 * found.decoders_busy:.0f} %.{together if found.cores else ''}",
         highlight=False,
         soft_wrap=True,
     )
@@ -181,9 +201,9 @@ def print_profile(found: Profile, console: Console) -> None:
             soft_wrap=True,
         )
     console.print(f"Bottleneck: {ADVICE[found.bottleneck]}.", highlight=False, soft_wrap=True)
-    if max(found.networks_busy, found.decoders_busy) < BUSY:
+    if max(found.networks_busy, found.decoders_busy, found.cores_busy) < BUSY:
         console.print(
-            f"Neither is busy {100 * BUSY:.0f} % of the time, so the machine could do more.",
+            f"Nothing is busy {100 * BUSY:.0f} % of the time, so the machine could do more.",
             highlight=False,
             soft_wrap=True,
         )
