@@ -1,4 +1,4 @@
-"""Writes the measured part of docs/performance.md, and its picture, from the committed results of tools/bench.py.
+"""Writes the measured part of docs/performance.md, and its pictures, from the committed results of tools/bench.py.
 
     python benchmarks/performance_page.py
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from video_papr.benchmark.page import measured_section, with_section
-from video_papr.benchmark.plots import speedup_plot
+from video_papr.benchmark.plots import growth_plot, speedup_plot
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
-PICTURE = Path("images") / "speedup.png"  # below docs/
+PICTURE, GROWTH = (Path("images") / name for name in ("speedup.png", "growth.png"))  # below docs/
 
 
 def committed() -> dict[str, Any]:
@@ -35,6 +35,9 @@ def main() -> None:
     picture = speedup_plot(list(benchmarks.values()))
     if picture is not None:
         (PAGE.parent / PICTURE).write_bytes(picture)
+    lines = [line for results in benchmarks.values() for line in results.get("growth", ())]
+    if lines and (picture := growth_plot(lines)) is not None:
+        (PAGE.parent / GROWTH).write_bytes(picture)
     page = with_section(PAGE.read_text(encoding="utf-8"), section(benchmarks))
     PAGE.write_text(page, encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)} from {len(benchmarks)} results")

@@ -23,6 +23,7 @@ class Goal:
 
     Attributes:
         backbone, device, dtype, batch_size, compiled, triton: the setting; `device` is "cpu" or "cuda".
+            compiled=None takes results of both kinds.
         what: in words.
         read: (dense, pruned, transformers' dense or None) -> the figure, or None where it was not measured.
         least, most: bounds; one of them is None.
@@ -33,7 +34,7 @@ class Goal:
     device: str
     dtype: str
     batch_size: int
-    compiled: bool
+    compiled: bool | None
     what: str
     read: Read
     least: float | None = None
@@ -74,7 +75,7 @@ SCORING = "scoring and selection, share of the pruned time"
 
 
 def _cpu(backbone: str, what: str, read: Read, *, dtype: str = "fp32", **bounds: Any) -> Goal:
-    return Goal(backbone, "cpu", dtype, 1, False, what, read, **bounds)
+    return Goal(backbone, "cpu", dtype, 1, None, what, read, **bounds)
 
 
 def _gpu(backbone: str, what: str, read: Read, **bounds: Any) -> Goal:
@@ -147,8 +148,10 @@ def goal_table(benchmarks: Sequence[Record]) -> str:
 def _figures(goal: Goal, benchmarks: Sequence[Record]) -> Iterator[tuple[float, str]]:
     """(figure, device) of each result that measures a goal."""
     for results in benchmarks:
-        mode = (results["device"].split()[0], bool(results["compile"]), results.get("triton", False))
-        if mode != (goal.device, goal.compiled, goal.triton):
+        compiled = bool(results["compile"])
+        if (results["device"].split()[0], results.get("triton", False)) != (goal.device, goal.triton):
+            continue
+        if goal.compiled not in (None, compiled):
             continue
         for setting in results["settings"]:
             if (setting["backbone"], setting["dtype"], setting["batch_size"]) != (
@@ -163,7 +166,7 @@ def _figures(goal: Goal, benchmarks: Sequence[Record]) -> Iterator[tuple[float, 
                 None if pruned is None else goal.read(variants["dense"], pruned, variants.get("huggingface"))
             )
             if value is not None:
-                yield value, results["device"]
+                yield value, results["device"] + (", compiled" if compiled and goal.compiled is None else "")
 
 
 def with_section(page: str, section: str) -> str:

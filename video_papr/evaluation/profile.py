@@ -88,6 +88,8 @@ class Profile:
         workers: processes that decode; 0 where the main process does, which is then "waiting".
         decoded: videos that were decoded, once each.
         views: views of a video.
+        cores: that networks and decoders share; 0 where the networks run on a GPU.
+        threads: of the networks.
     """
 
     total: float
