@@ -86,9 +86,12 @@ def test_defaults_follow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         assert machine.num_workers(RuntimeConfig(), turns=True) == min(cores, 16)
         monkeypatch.setattr(machine.torch, "get_num_threads", lambda n=cores: n)
         assert machine.takes_turns(engine)
+        assert machine.videos_in_turn(engine, 2, 4) == 4 and machine.videos_in_turn(engine, 2, 3) == 0
+        assert machine.videos_ahead(engine, 1, 8) == 0
         assert machine.shared_cores(engine) == {"cores": cores, "threads": cores}
         monkeypatch.setattr(machine.torch, "get_num_threads", lambda n=cores: n - 1)
-        assert not machine.takes_turns(engine)
+        assert not machine.takes_turns(engine) and machine.videos_in_turn(engine, 2, 4) == 0
+        assert machine.videos_ahead(engine, 1, 8) == 8
     assert machine.num_workers(RuntimeConfig(workers=0), turns=True) == 0
 
 

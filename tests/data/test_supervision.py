@@ -99,6 +99,18 @@ def test_decoders_go_on_while_the_reader_works(
     assert [batch[0].index for batch in samples] == list(range(1, 6))
 
 
+def test_decoders_stand_still_in_turn(videos: VideoList, tmp_path: Path) -> None:
+    """The reader works with all cores on what it took; whatever it takes next was not begun before."""
+    dataset = Noted(videos, SAMPLER)
+    dataset.notes = tmp_path
+    seen = []
+    for sample in (one for batch in iter_samples(dataset, workers=2, turns=4) for one in batch):
+        time.sleep(0.5 if sample.index in (3, 5) else 0)
+        if sample.index in (3, 5):
+            seen.append(len(list(tmp_path.iterdir())))
+    assert seen == [4, 6]  # of six
+
+
 class Faulty(VideoDataset):
     """Some videos take their process down, with every decoder or with one of them."""
 

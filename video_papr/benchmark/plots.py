@@ -22,7 +22,7 @@ def speedup_plot(benchmarks: Sequence[Mapping[str, Any]]) -> bytes | None:
         a PNG, or None where nothing was pruned at a given ratio.
     """
     panels = [
-        (setting, found)
+        (f"{title(setting)}{', compiled' if results.get('compile') else ''}", found)
         for results in benchmarks
         if not results.get("growth")  # many settings at one ratio; they have a picture of their own
         for setting in results["settings"]
@@ -30,8 +30,10 @@ def speedup_plot(benchmarks: Sequence[Mapping[str, Any]]) -> bytes | None:
     ]
     if not panels:
         return None
+    curves = [panel for panel in panels if any(len(variants) > 1 for variants in panel[1].values())]
+    panels = curves or panels  # beside curves, single points say no more than the table
     figure, axes = _panels(len(panels), columns=2, width=6)
-    for place, (setting, found) in enumerate(panels):
+    for place, (heading, found) in enumerate(panels):
         for number, (name, variants) in enumerate(found.items()):
             ratios = [variant["settings"]["keep_ratio"] for variant in variants]
             faster = [variant["speedup"] for variant in variants]
@@ -45,7 +47,7 @@ def speedup_plot(benchmarks: Sequence[Mapping[str, Any]]) -> bytes | None:
             limits = [variant["flop_limit"] for variant in variants]
             axes[place].plot(ratios, limits, "--", color=color, linewidth=1)
         axes[place].axhline(1, color="gray", linewidth=0.8)
-        axes[place].set_title(title(setting), fontsize="medium")
+        axes[place].set_title(heading, fontsize="medium")
         axes[place].set_xlabel("keep ratio (dashed: the ratio of GMACs)")
         axes[place].set_ylabel("times as fast as dense")
         axes[place].grid(alpha=0.3)

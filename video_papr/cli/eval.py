@@ -233,11 +233,8 @@ def _evaluate(
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
     cache = build.build_clip_cache(dataset, views, backbone, engine)
     earlier, known = finished.evaluation, set(done)
-    todo = share(
-        [index for index in range(len(videos)) if index not in known],
-        ranks,
-        together=videos_per_batch(batch_size, views.per_video),
-    )
+    group = videos_per_batch(batch_size, views.per_video)
+    todo = share([index for index in range(len(videos)) if index not in known], ranks, together=group)
     limits = Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
     workers = machine.num_workers(config.runtime, ranks, turns=machine.takes_turns(engine, ranks))
     samples = iter_samples(
@@ -254,7 +251,8 @@ def _evaluate(
         pin_memory=engine.device.type == "cuda",
         timeout_s=dataset.decode_timeout_s,
         memory_mb=dataset.decode_memory_mb,
-        ahead=machine.videos_ahead(engine, workers, videos_per_batch(batch_size, views.per_video), ranks),
+        ahead=machine.videos_ahead(engine, workers, group, ranks),
+        turns=machine.videos_in_turn(engine, workers, group, ranks),
     )
 
     def store(part: Evaluation) -> None:

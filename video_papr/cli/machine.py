@@ -90,13 +90,18 @@ def shared_cores(engine: Engine, ranks: Ranks = ALONE) -> dict[str, int]:
 
 
 def videos_ahead(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE) -> int:
-    """Returns the videos that decoders keep ready: a whole batch where they have cores of their own, 0 otherwise.
-
-    Where they share them with the networks, working ahead gains no time, and what they slow down is whatever a batch
-    begins with: the scorer would look slower beside the dense model than it is.
-    """
+    """Returns the videos that decoders keep ready: a whole batch where they have cores of their own, 0 otherwise."""
     alone = engine.queues or torch.get_num_threads() + workers <= cores(ranks)
     return max(READY_VIDEOS, batch) if alone else 0
+
+
+def videos_in_turn(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE) -> int:
+    """Returns the videos that decoders read before they stand still for the networks; 0: they never do.
+
+    On the same cores, working ahead gains no time, and what it slows down is whatever a batch begins with: the scorer
+    would look slower beside the dense model than it is. A batch of few videos would leave cores idle while it is read.
+    """
+    return batch if takes_turns(engine, ranks) and batch >= 2 * workers else 0
 
 
 def cores(ranks: Ranks = ALONE) -> int:

@@ -25,6 +25,7 @@ def iter_samples(
     timeout_s: float = TIMEOUT_S,
     memory_mb: int | None = None,
     ahead: int = 0,
+    turns: int = 0,
 ) -> Iterator[list[VideoSample]]:
     """Yields lists of `videos_per_batch` samples (the last may be shorter), in order.
 
@@ -40,6 +41,8 @@ def iter_samples(
         ahead: videos that wait in memory where that is more than one per worker. A reader that takes a batch and then
             works on it for a while finds the next one whole if they are as many; with fewer, decoders stand still
             while it works, and it while they catch up.
+        turns: videos that the reader takes before it works on them, on the cores of the processes: these stand still
+            then. 0: they go on.
 
     Raises:
         ConfigError: a count is out of range.
@@ -50,7 +53,7 @@ def iter_samples(
         raise ConfigError(f"runtime.workers={workers} must be at least 0")
     wanted = range(len(dataset)) if indices is None else indices
     samples = (
-        _supervised(dataset, wanted, workers, timeout_s, memory_mb, max(ahead, videos_per_batch))
+        _supervised(dataset, wanted, workers, timeout_s, memory_mb, max(ahead, videos_per_batch), turns)
         if workers and len(wanted)
         else (dataset[index] for index in wanted)
     )
@@ -64,6 +67,7 @@ def _supervised(
     timeout_s: float,
     memory_mb: int | None,
     ahead: int,
+    turns: int,
 ) -> Iterator[VideoSample]:
     with SupervisedDecoder(
         dataset,
@@ -72,6 +76,7 @@ def _supervised(
         memory_mb=memory_mb,
         start_method=_start_method(),
         ahead=ahead,
+        turns=turns,
     ) as decoder:
         yield from decoder.samples(indices)
 

@@ -80,6 +80,7 @@ class SupervisedDecoder:
         memory_mb: MiB that a process may take beyond what it starts with; None: no limit.
         start_method: of multiprocessing.
         ahead: videos that are kept ready, for a reader that takes so many at once.
+        turns: videos that a reader takes before it works on them: no process decodes meanwhile. 0: processes go on.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class SupervisedDecoder:
         memory_mb: int | None,
         start_method: str,
         ahead: int = 0,
+        turns: int = 0,
     ) -> None:
-        self.room = workers + max(workers, ahead)  # one each on the way, and as many that wait
+        self.room = workers + max(workers, ahead, turns)  # one each on the way, and as many that wait
+        self.turns = turns
         self.dataset, self.workers, self.timeout_s = dataset, workers, timeout_s
         self._start = (dataset, memory_mb, os.getpid())
         self._context = multiprocessing.get_context(start_method)
@@ -108,13 +111,16 @@ class SupervisedDecoder:
         """Yields the samples of `indices`, in that order; see `room` for how many are on the way or wait in memory."""
         todo = iter(indices)
         waiting: deque[_Task] = deque()
+        given = 0
         try:
             while True:
-                while len(waiting) < self.room and (index := next(todo, None)) is not None:
+                room = min(self.room, self.turns - given % self.turns) if self.turns else self.room
+                while len(waiting) < room and (index := next(todo, None)) is not None:
                     waiting.append(self._begin(index, self.dataset.decoder))
                 if not waiting:
                     return
                 yield self._finish(waiting)
+                given += 1
         finally:
             for task in waiting:
                 task.frames.close()
