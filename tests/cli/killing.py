@@ -20,8 +20,8 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from video_papr.cli.eval import main
+from video_papr.evaluation.answers import Evaluation
 from video_papr.evaluation.journal import Journal
-from video_papr.evaluation.runner import Evaluation
 
 # What depends on the clock, on the number of starts, and on who works on this checkout meanwhile.
 STORES: list[TCPStore] = []  # of `start_ranks`, kept as long as this process lives

@@ -206,8 +206,9 @@ def test_same_results_with_and_without_and_nothing_is_decoded_twice(
     from video_papr.data.sampling import choose_sampler
     from video_papr.data.transforms import resize_and_crop
     from video_papr.evaluation.ahead import Upload
+    from video_papr.evaluation.answers import Evaluation
     from video_papr.evaluation.cost import Engine
-    from video_papr.evaluation.runner import Evaluation, _note_videos, _views
+    from video_papr.evaluation.runner import _note_videos, _views
 
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / "bad.mp4").write_bytes(b"no video")

@@ -16,8 +16,9 @@ from torch import Tensor
 from video_papr.backbones.builders import build_backbone
 from video_papr.data.datasets import VideoSample
 from video_papr.evaluation.ahead import Upload, behind
+from video_papr.evaluation.answers import Evaluation
 from video_papr.evaluation.cost import Engine
-from video_papr.evaluation.runner import Evaluation, evaluate
+from video_papr.evaluation.runner import evaluate
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from video_papr.errors import ConfigError, DataError, StorageError
 from video_papr.evaluation import journal as journal_module
+from video_papr.evaluation.answers import Evaluation, Example, VideoAnswer
 from video_papr.evaluation.cost import StageTimes
 from video_papr.evaluation.journal import (
     Journal,
@@ -28,7 +29,6 @@ from video_papr.evaluation.journal import (
     read_records,
 )
 from video_papr.evaluation.records import batch_record
-from video_papr.evaluation.runner import Evaluation, Example, VideoAnswer
 
 IDENTITY = {"pruner.keep_ratio": 0.3, "dataset.root": "videos", "weights": "abc", "views": (5, 3)}
 SESSION = {"device": "cpu (test)"}

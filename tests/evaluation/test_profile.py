@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from video_papr.data.datasets import VideoSample
+from video_papr.evaluation.answers import Evaluation
 from video_papr.evaluation.cost import StageTimes
 from video_papr.evaluation.profile import ADVICE, NAMES, Profile, Waiting, print_profile, profile
-from video_papr.evaluation.runner import Evaluation
 
 seconds = st.floats(0, 1e4)
 

@@ -15,8 +15,9 @@ from video_papr.data.datasets import VideoSample
 from video_papr.data.transforms import resize_and_crop
 from video_papr.errors import ConfigError
 from video_papr.evaluation import runner
+from video_papr.evaluation.answers import Evaluation, VideoAnswer
 from video_papr.evaluation.cost import Engine
-from video_papr.evaluation.runner import Evaluation, VideoAnswer, evaluate
+from video_papr.evaluation.runner import evaluate
 from video_papr.evaluation.views import aggregate_views
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from video_papr.evaluation import store
+from video_papr.evaluation.answers import Evaluation, VideoAnswer
 from video_papr.evaluation.cost import StageTimes
-from video_papr.evaluation.runner import Evaluation, VideoAnswer
 from video_papr.evaluation.store import RunInfo, build_results, prediction_lines, write_results, write_text
 
 INFO = RunInfo(

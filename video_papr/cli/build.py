@@ -20,8 +20,9 @@ from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_a
 from ..data.transforms import crop_places, reduced_size, resize_and_crop
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share
+from ..evaluation.answers import Example
 from ..evaluation.cost import Engine
-from ..evaluation.runner import ActorShare, Example
+from ..evaluation.runner import ActorShare
 from ..evaluation.sharing import SHARABLE, SharedMaps
 from ..pipeline import Pipeline
 from ..pruning.builders import CONVNETS, Pruner, build_pruner

@@ -36,7 +36,7 @@ from ..errors import CheckpointWarning, RankError, StorageError, VideoPaprError
 from ..evaluation.report import print_sweep, sweep_files, sweep_row
 
 if TYPE_CHECKING:
-    from ..evaluation.runner import VideoAnswer
+    from ..evaluation.answers import VideoAnswer
 
 USAGE_ERROR = 2  # exit status when the user can mend it
 FULL_ERROR = "HYDRA_FULL_ERROR"

@@ -22,10 +22,10 @@ from .common import Progress, make_console, run_shared_command, warn
 
 if TYPE_CHECKING:
     from ..data.annotations import VideoList
+    from ..evaluation.answers import Evaluation
     from ..evaluation.cost import Engine
     from ..evaluation.journal import Finished, Journal
     from ..evaluation.profile import Profile
-    from ..evaluation.runner import Evaluation
     from ..pipeline import Pipeline
 
 
@@ -67,9 +67,9 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
     """
     import torch
 
+    from ..evaluation.answers import VideoAnswer
     from ..evaluation.cost import gmacs_per_view, mean_gmacs, shared_gmacs
     from ..evaluation.journal import hold, open_journal, storing
-    from ..evaluation.runner import VideoAnswer
     from ..evaluation.store import (
         RunInfo,
         build_results,
@@ -173,8 +173,8 @@ def _take_part(
     work: Callable[[Journal, Finished, list[int]], object],
 ) -> None:
     """What a rank above 0 does: its share of the videos, into its own journal."""
+    from ..evaluation.answers import Evaluation
     from ..evaluation.journal import Finished, join_journal
-    from ..evaluation.runner import Evaluation
 
     with closing(join_journal(out, ranks.rank, identity, ranks.facts["session"])) as journal:
         work(journal, Finished(Evaluation(), [{"videos": 0}]), ranks.facts["done"])

@@ -30,7 +30,7 @@ from .cost import StageTimes
 
 if TYPE_CHECKING:
     from ..data.datasets import VideoSample
-    from .runner import Evaluation
+    from .answers import Evaluation
 
 Item = TypeVar("Item")
 

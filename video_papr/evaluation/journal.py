@@ -34,8 +34,8 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError, DataError
+from .answers import Evaluation, Example, VideoAnswer
 from .records import Record, batch_of, batch_record, line_of, read_header, read_records, storing
-from .runner import Evaluation, Example, VideoAnswer
 
 DIRECTORY, FILE, FILES = "progress", "journal.jsonl", "journal*.jsonl"
 FORMAT = 1

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from .answers import Evaluation
 from .cost import Runs
-from .runner import Evaluation
 
 if TYPE_CHECKING:
     from ..data.datasets import VideoSample

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, StorageError
+from .answers import Evaluation, VideoAnswer
 from .cost import StageTimes
-from .runner import Evaluation, VideoAnswer
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

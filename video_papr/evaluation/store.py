@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from .answers import Evaluation, VideoAnswer
 from .cost import StageTimes
 from .metrics import compare_paired, percent_correct, standard_error
-from .runner import Evaluation, VideoAnswer
 
 TIMING = (
     "latency_ms: medians over batches of milliseconds per view (decode: over videos, in a worker process, beside the "
