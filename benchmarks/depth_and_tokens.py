@@ -13,32 +13,32 @@ import argparse
 from functools import partial
 
 import torch
+from torch import nn
 
 from video_papr.backbones.builders import build_backbone
 from video_papr.backbones.shortened import REMOVED, WHOLE, shorten_backbone
 from video_papr.benchmark.clips import synthetic_clips
 from video_papr.benchmark.flops import count_gmacs
+from video_papr.benchmark.suite import DENSE
 from video_papr.benchmark.timing import alternate, ratios, spread
+from video_papr.benchmark.variants import build_variants
+from video_papr.cli.machine import DTYPES
 from video_papr.evaluation.store import describe_device
-from video_papr.pipeline import Pipeline
-from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.fast import speed_up
 
 BACKBONE, DEPTH, KEEP = "videomae_b", 12, 0.3
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def variants(removed: int, dtype: torch.dtype) -> dict[str, Pipeline]:
-    """By "blocks x tokens"; the removed blocks lie at even distances."""
+def variants(removed: int, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """By blocks and tokens; the removed blocks lie at even distances."""
     gone = {DEPTH * place // removed for place in range(removed)}
     kinds = [REMOVED if block in gone else WHOLE for block in range(DEPTH)]
-    pruner = speed_up(build_pruner("x3d_s", keep_ratio=KEEP))
     found = {}
-    for name, words in (("12", [WHOLE] * DEPTH), (str(DEPTH - removed), kinds)):
+    for blocks, words in ((DEPTH, [WHOLE] * DEPTH), (DEPTH - removed, kinds)):
         backbone = build_backbone(BACKBONE)
         shorten_backbone(backbone, words)
-        found[f"{name} blocks, all tokens"] = Pipeline(backbone).to(dtype)
-        found[f"{name} blocks, x3d_s {KEEP}"] = Pipeline(backbone, pruner).to(dtype)
+        for variant in build_variants(backbone, None, pruners=[("x3d_s", {})], keep_ratios=[KEEP]):
+            tokens = "all tokens" if variant.name == DENSE else variant.name
+            found[f"{blocks} blocks, {tokens}"] = variant.flow.to(dtype)
     return found
 
 
@@ -47,14 +47,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--removed", type=int, default=3, choices=range(1, DEPTH), metavar="1..11")
     options = parser.parse_args()
     flows = variants(options.removed, DTYPES[options.dtype])
     dense, *_ = flows
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clips = synthetic_clips(flows[dense].backbone, 1).to(device)
+    clips = synthetic_clips(build_backbone(BACKBONE), 1).to(device)
     calls = {name: partial(flow.to(device), clips) for name, flow in flows.items()}
     times = alternate(calls, device, repeats=options.repeats)
     print(f"{BACKBONE}, {options.dtype}, on {describe_device(device)}\n")

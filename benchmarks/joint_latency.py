@@ -14,39 +14,29 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
-from video_papr.backbones.builders import Backbone, build_backbone
+from video_papr.backbones.builders import build_backbone
 from video_papr.benchmark.clips import synthetic_clips
 from video_papr.benchmark.timing import alternate, spread
+from video_papr.benchmark.variants import build_variants
 from video_papr.evaluation.store import describe_device
-from video_papr.pipeline import Pipeline
-from video_papr.pruning.builders import Pruner, build_pruner
-from video_papr.pruning.fast import speed_up
 
 KEEP = (0.2, 0.3, 0.5)
 # What conf/dataset/synthetic.yaml asks of the bundled X3D-S.
 SCORER: dict[str, Any] = {"size": 96, "stage": "res4", "align_corners": False, "cell_center": 0.0}
 
 
-def build(backbones: list[str], scorers: list[str]) -> dict[tuple[str, str, float], Pipeline]:
+def build(backbones: list[str], scorers: list[str]) -> dict[tuple[str, str, float], nn.Module]:
     """(backbone, scorer, keep ratio) -> pipeline; without token pruning the scorer is "" and the ratio 1."""
-    flows: dict[tuple[str, str, float], Pipeline] = {}
-    nets: dict[str, Backbone] = {
-        name: build_backbone("videomae_tiny", weights=name)
-        for name in ["videomae_tiny_synthetic", *backbones]
-    }
-    for name, net in nets.items():
-        flows[name, "", 1.0] = Pipeline(net)
-    for scorer in ["x3d_s_synthetic", *scorers]:
-        first: Pruner | None = None
-        for keep in KEEP:
-            pruner = build_pruner("x3d_s", keep_ratio=keep, weights=scorer, **SCORER)
-            assert isinstance(pruner, Pruner)
-            if first is None:
-                speed_up(first := pruner)
-            pruner.scorer = first.scorer  # one network for all ratios
-            for name, net in nets.items():
-                flows[name, scorer, keep] = Pipeline(net, pruner)
+    flows: dict[tuple[str, str, float], nn.Module] = {}
+    for name in ["videomae_tiny_synthetic", *backbones]:
+        net = build_backbone("videomae_tiny", weights=name)
+        for scorer in ["x3d_s_synthetic", *scorers]:
+            pruners = [("x3d_s", {"weights": scorer, **SCORER})]
+            for variant in build_variants(net, None, pruners=pruners, keep_ratios=KEEP):
+                keep = variant.settings.get("keep_ratio", 1.0)
+                flows[name, scorer if keep < 1 else "", keep] = variant.flow
     return flows
 
 
@@ -62,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     flows = build(options.backbones, options.scorers)
     device = torch.device("cpu")
-    clips = synthetic_clips(next(iter(flows.values())).backbone, options.batch)
+    clips = synthetic_clips(build_backbone("videomae_tiny"), options.batch)
     calls = {str(key): partial(flow, clips) for key, flow in flows.items()}
     times = alternate(calls, device, repeats=options.repeats)
     print(f"batches of {options.batch}, on {describe_device(device)}\n")

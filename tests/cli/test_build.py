@@ -92,6 +92,7 @@ def test_defaults_follow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(machine.torch, "get_num_threads", lambda n=cores: n - 1)
         assert not machine.takes_turns(engine) and machine.videos_in_turn(engine, 2, 4) == 0
         assert machine.videos_ahead(engine, 1, 8) == 8
+    assert machine.num_workers(RuntimeConfig(workers=0)) == 0
     assert machine.num_workers(RuntimeConfig(workers=0), turns=True) == 0
 
 
