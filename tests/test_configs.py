@@ -214,7 +214,7 @@ WRONG = {
     "runtime.device=tpu": "runtime.device='tpu': must be one of auto, cpu, cuda.",
     "runtime.dtype=fp8": "runtime.dtype='fp8': must be one of",
     "runtime.compile=maybe": "runtime.compile='maybe': must be true, false, reduce-overhead or max-autotune.",
-    "runtime.triton=auto": "runtime.triton='auto': must be true or false.",
+    "runtime.kernels=auto": "runtime.kernels='auto': must be true or false.",
     "views.crops=2": "views.crops=2: must be one of 1, 3.",
     "views.clips=0": "views.clips=0: must be a whole number of at least 1.",
     "dataset.decoder=ffmpeg": "dataset.decoder='ffmpeg': must be one of auto, decord, pyav, pillow.",

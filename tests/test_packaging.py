@@ -176,7 +176,7 @@ def test_imports_are_declared() -> None:
     foreign = imported - set(sys.stdlib_module_names) - {"video_papr"}
     # Of extras, imported where they are needed, with one line where they are missing.
     foreign -= {"starlette", "uvicorn", "onnx", "onnxruntime", "onnxscript", "transformers"}
-    foreign -= {"triton"}  # comes with torch's CUDA builds; asked for by runtime.triton alone
+    foreign -= {"triton"}  # comes with torch's CUDA builds; asked for by runtime.kernels alone
     # torchvision is there for timm: the three have to come from one resolution.
     assert foreign == {modules.get(name, name) for name in declared} - {"torchvision"}
 

@@ -275,6 +275,19 @@ def test_compiled_backbone_gives_the_same_answers(
         assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=1e-5)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the kernels need a C++ compiler on the CPU")
+def test_kernels_of_our_own_give_the_same_answers(
+    evaluate: Callable[..., dict[str, Any]], video_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("visualize=0", "pruner=x3d_s", "pruner.frames=2", "pruner.size=32", "backbone.input_size=32")
+    plain = evaluate(video_root, *words)
+    kernels = evaluate(video_root, *words, "runtime.kernels=true")
+    assert "do not work here" not in capsys.readouterr().err
+    assert kernels["gmacs_per_view"] == plain["gmacs_per_view"] and plain["pruner"] == "x3d_s"
+    for one, other in zip(plain["predictions"], kernels["predictions"], strict=True):
+        assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["false", "reduce-overhead"])

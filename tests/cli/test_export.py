@@ -102,7 +102,7 @@ WRONG = {
     "onnx=false program=false aot=false": "onnx, program and aot are all false: nothing is left to write.",
     "runtime.dtype=bf16": "runtime.dtype='bf16': graphs are written in float32",
     "runtime.compile=true": "runtime.compile: not for export",
-    "runtime.triton=true": "runtime.triton=true: not for export",
+    "runtime.kernels=true": "runtime.kernels=true: not for export",
     "aot=maybe": "aot='maybe': must be true or false, or auto.",
     "check_clips=0": "check_clips=0: must be a whole number of at least 1.",
 }

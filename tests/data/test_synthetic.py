@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from video_papr.caches import default_cache_dir
 from video_papr.data import scenes, synthetic
 from video_papr.data.annotations import read_folder
 from video_papr.data.decoding import decode_clips
 from video_papr.data.synthetic import (
     SyntheticSplit,
-    default_cache_dir,
     generate,
     read_actors,
 )

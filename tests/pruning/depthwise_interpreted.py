@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from video_papr.pruning.depthwise_triton import TOLERANCES, depthwise, fault
+from video_papr.pruning.kernels.depthwise_triton import TOLERANCES, depthwise, fault
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor, stride: int, swish: bool) -> Tensor:

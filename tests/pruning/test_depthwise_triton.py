@@ -31,7 +31,7 @@ def test_kernel_compiles_without_a_gpu(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from video_papr.pruning.depthwise_triton import _kernel
+    from video_papr.pruning.kernels.depthwise_triton import _kernel
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     options = {"STRIDE": 2, "SWISH": True, "COLUMNS": 16, "CHANNELS": 64, "TOGETHER": together}

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from video_papr.benchmark.work import convolution_work, count_work
 from video_papr.pixels import normalize_pixels, resample_clip, resample_frames
 from video_papr.pruning.builders import Pruner, build_pruner
-from video_papr.pruning.fast import Depthwise, FastTrunk, fuse_depthwise, speed_up, use_triton
-from video_papr.pruning.selection import select_tokens
+from video_papr.pruning.fast import FastTrunk, speed_up
 from video_papr.pruning.x3d import MEAN, STAGES, STD, X3DScorer, X3DTrunk, fold_norms
 from video_papr.pruning.x3d_short import X3D_BLOCKS, X3D_KINDS, shorten_x3d
 from video_papr.structures import TokenGrid
 
 GRID = TokenGrid(8, 14, 14)
+Shake = Callable[[X3DTrunk], X3DTrunk]
+Draw = Callable[[int], Tensor]
+Overlap = Callable[[Tensor, Tensor, float], float]
 
 
-def shaken(trunk: X3DTrunk) -> X3DTrunk:
-    """Draws norms and their statistics anew, so that every one of them matters. Eval mode."""
-    torch.manual_seed(0)
-    for module in trunk.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            for value in (module.weight, module.running_var):
-                nn.init.uniform_(value, 0.5, 1.5)  # type: ignore[arg-type]
-            for value in (module.bias, module.running_mean):
-                nn.init.normal_(value, std=0.2)  # type: ignore[arg-type]
-    return trunk.eval().requires_grad_(False)
-
-
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(STAGES),
     st.integers(1, 2),
@@ -44,7 +34,7 @@ def shaken(trunk: X3DTrunk) -> X3DTrunk:
     st.lists(st.sampled_from(X3D_KINDS), min_size=X3D_BLOCKS, max_size=X3D_BLOCKS),
 )
 def test_features_of_every_stage(
-    stage: str, batch: int, frames: int, size: tuple[int, int], kinds: list[str]
+    shaken: Shake, stage: str, batch: int, frames: int, size: tuple[int, int], kinds: list[str]
 ) -> None:
     """Also where depth pruning has merged blocks."""
     trunk = X3DTrunk(stage)
@@ -75,21 +65,6 @@ def test_weights_keep_their_names() -> None:
     assert again is fast and isinstance(fast.scorer.trunk, FastTrunk)
 
 
-def clips(count: int) -> Tensor:
-    """Noise that varies over the picture, so that the map has a shape: (count, 16, 112, 112, 3) uint8."""
-    generator = torch.Generator().manual_seed(1)
-    coarse = torch.randint(0, 256, (count, 3, 4, 7, 7), generator=generator).float()
-    smooth = torch.nn.functional.interpolate(coarse, (16, 112, 112), mode="trilinear")
-    fine = torch.randint(-40, 40, smooth.shape, generator=generator)
-    return (smooth + fine).clamp(0, 255).byte().movedim(1, -1).contiguous()
-
-
-def overlap(one: Tensor, two: Tensor, keep_ratio: float) -> float:
-    """The share of the tokens kept by one map that the other keeps too."""
-    kept = [select_tokens(significance, keep_ratio=keep_ratio).mask() for significance in (one, two)]
-    return ((kept[0] & kept[1]).sum() / kept[0].sum()).item()
-
-
 @pytest.mark.parametrize("keep_ratio", [0.1, 0.3, 0.5])
 @pytest.mark.parametrize(
     "options",
@@ -100,7 +75,9 @@ def overlap(one: Tensor, two: Tensor, keep_ratio: float) -> float:
     ],
     ids=lambda options: f"{options['name']}, {options['weights']}",
 )
-def test_the_same_tokens_are_kept(options: dict[str, Any], keep_ratio: float) -> None:
+def test_the_same_tokens_are_kept(
+    options: dict[str, Any], keep_ratio: float, clips: Draw, overlap: Overlap
+) -> None:
     plain, fast = build_pruner(**options), speed_up(build_pruner(**options))
     assert isinstance(plain, Pruner) and isinstance(fast, Pruner)
     frames = clips(2)
@@ -110,7 +87,7 @@ def test_the_same_tokens_are_kept(options: dict[str, Any], keep_ratio: float) ->
     assert overlap(*maps, keep_ratio) >= 0.99
 
 
-def test_trained_scorer_in_bf16_keeps_nearly_the_same_tokens() -> None:
+def test_trained_scorer_in_bf16_keeps_nearly_the_same_tokens(clips: Draw, overlap: Overlap) -> None:
     options = {"weights": "x3d_s_synthetic", "frames": 8, "size": 96}
     plain, fast = build_pruner("x3d_s", **options), speed_up(build_pruner("x3d_s", **options))
     assert isinstance(plain, Pruner) and isinstance(fast, Pruner)
@@ -120,7 +97,7 @@ def test_trained_scorer_in_bf16_keeps_nearly_the_same_tokens() -> None:
     assert overlap(*maps, 0.3) >= 0.97  # 0.99 in fp32; bf16 has 8 bits
 
 
-def test_autocast_keeps_nearly_the_same_tokens() -> None:
+def test_autocast_keeps_nearly_the_same_tokens(clips: Draw, overlap: Overlap) -> None:
     """As an evaluation in bf16 runs it."""
     options = {"weights": "x3d_s_synthetic", "frames": 8, "size": 96}
     pruner = speed_up(build_pruner("x3d_s", **options))
@@ -174,71 +151,3 @@ def test_least_work_of_the_convolutions() -> None:
     whole = count_work(run, frames)["trunk"]
     assert least.gmacs == pytest.approx(whole.gmacs, rel=1e-6)
     assert 0.1 * whole.gigabytes < least.gigabytes < 0.8 * whole.gigabytes
-
-
-def test_features_and_names_of_a_trunk_with_other_convolutions() -> None:
-    """Away from a GPU; module by module, as a GPU runs it, and as a processor does. Merged blocks stay as they are."""
-    trunk = X3DTrunk("res3")
-    shorten_x3d(trunk, ["whole", "dense", "whole", "pointwise", *["whole"] * (X3D_BLOCKS - 4)])
-    shaken(trunk)
-    fold_norms(trunk)
-    fast = FastTrunk(trunk)
-    pixels = torch.randn(2, 3, 3, 40, 33)
-    expected, names = fast(pixels).clone(), {name: id(value) for name, value in fast.named_parameters()}
-    fuse_depthwise(fast)
-    fuse_depthwise(fast)  # a second time nothing is left to do
-    replaced = [module for module in fast.modules() if isinstance(module, Depthwise)]
-    assert len(replaced) == 6 and {module.swish for module in replaced} == {True, False}
-    assert not any(isinstance(module, nn.Conv3d) and module.groups > 24 for module in fast.modules())
-    assert {name: id(value) for name, value in fast.named_parameters()} == names
-    torch.testing.assert_close(fast(pixels), expected, rtol=1e-4, atol=1e-4)
-    *_, (_, features) = X3DTrunk.stages(fast, pixels)
-    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_away_from_a_gpu_nothing_changes() -> None:
-    pruner = speed_up(build_pruner("x3d_s", frames=4, size=32))
-    assert isinstance(pruner, Pruner)
-    for device in ("cpu", "meta"):
-        assert use_triton(pruner, torch.device(device)) is None
-    assert not any(isinstance(module, Depthwise) for module in pruner.modules())
-    for other in (None, build_pruner("motion")):
-        assert use_triton(other, torch.device("cuda")) is None
-
-
-@pytest.mark.skipif(
-    torch.cuda.is_available() or importlib.util.find_spec("triton") is None, reason="needs triton and no GPU"
-)
-def test_a_kernel_that_does_not_run_is_not_used() -> None:
-    pruner = speed_up(build_pruner("x3d_s", frames=4, size=32))
-    assert isinstance(pruner, Pruner)
-    assert use_triton(
-        pruner, torch.device("cuda")
-    )  # the reason, whichever torch gives for a GPU that is not there
-    assert not any(isinstance(module, Depthwise) for module in pruner.modules())
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(
-    ("dtype", "least"), [(torch.float32, 0.99), (torch.bfloat16, 0.97)]
-)  # bf16 has 8 bits
-@pytest.mark.parametrize("compiled", [False, True])
-def test_same_tokens_on_a_gpu(
-    dtype: torch.dtype, least: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    options = {"weights": "x3d_s_synthetic", "frames": 8, "size": 96}
-    plain, fast = build_pruner("x3d_s", **options), speed_up(build_pruner("x3d_s", **options))
-    assert isinstance(plain, Pruner) and isinstance(fast, Pruner)
-    plain.cuda(), fast.to("cuda", dtype)
-    assert use_triton(fast, torch.device("cuda")) is None
-    assert any(isinstance(module, Depthwise) for module in fast.modules())
-    frames = clips(2).cuda()
-    torch.compiler.reset()
-    if compiled:
-        fast.scorer.trunk.compile(fullgraph=True, dynamic=False)  # type: ignore[operator, union-attr]
-    with torch.inference_mode():
-        maps = [pruner.significance(frames, GRID).cpu() for pruner in (plain, fast)]
-    torch.compiler.reset()
-    assert overlap(maps[0], maps[1], 0.3) >= least

@@ -40,7 +40,7 @@ def machine(results: Record) -> str:
     return (
         f"Measured by `{results['command']}` at commit {results['git_commit']} on {results['device']}, torch "
         f"{versions['torch']}{with_peer}, {_compiled(results['compile'])}"
-        f"{', with the Triton kernel' if results.get('triton') else ''}, medians (and "
+        f"{', with kernels of our own for X3D' if results.get('kernels') else ''}, medians (and "
         f"quartiles) of {results['repeats']} rounds.{ceilings}"
     )
 

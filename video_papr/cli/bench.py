@@ -130,7 +130,7 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "compile": config.runtime.compile,
-        "triton": config.runtime.triton,
+        "kernels": config.runtime.kernels,
         "repeats": config.repeats,
         "seed": config.seed,
         "ceilings": {

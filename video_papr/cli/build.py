@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from ..backbones.builders import Backbone, build_backbone
+from ..caches import default_cache_dir
 from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig, ViewsConfig
 from ..data.annotations import Complain, VideoList, read_class_names, refuse
 from ..data.clip_cache import ClipCache
 from ..data.datasets import build_video_list
 from ..data.index import apply_index, read_index
 from ..data.sampling import choose_sampler
-from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
+from ..data.synthetic import SyntheticSplit, generate, read_actors
 from ..data.transforms import crop_places, reduced_size, resize_and_crop
 from ..errors import ConfigError, DataError
 from ..evaluation.actors import actor_share

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..backbones.builders import clip_size
+from ..caches import default_cache_dir
 from ..checkpoints import find_weights
 from ..config import DatasetConfig, DepthConfig, TrainConfig, TrainRunConfig
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
-from ..data.synthetic import SyntheticSplit, default_cache_dir, generate, read_actors
+from ..data.synthetic import SyntheticSplit, generate, read_actors
 from ..distributed import ALONE, Ranks
 from ..errors import ConfigError, DataError
 from ..training.augment import Augment, MirrorActions, mirror, natural, unchanged

@@ -41,8 +41,8 @@ class ExportConfig(PipelineConfig):
             raise ConfigError(
                 f"runtime.dtype={self.runtime.dtype!r}: graphs are written in float32; use auto or fp32."
             )
-        if self.runtime.triton:
-            raise ConfigError("runtime.triton=true: not for export; files hold torch's own operators only.")
+        if self.runtime.kernels:
+            raise ConfigError("runtime.kernels=true: not for export; files hold torch's own operators only.")
         if self.runtime.compile:
             raise ConfigError("runtime.compile: not for export; aot=true writes a compiled package.")
 

@@ -13,7 +13,7 @@ from ..distributed import ALONE, Ranks
 from ..errors import ConfigError
 from ..evaluation.cost import Engine
 from ..pruning.builders import Pruner
-from ..pruning.fast import use_triton
+from ..pruning.kernels import use_kernels
 from ..pruning.similarity import SimilarityPruner
 from .common import warn
 
@@ -51,8 +51,6 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
         raise ConfigError(
             "runtime.compile='reduce-overhead': replays CUDA graphs, which need a GPU; use runtime.compile=true."
         )
-    if not cuda and runtime.triton:
-        raise ConfigError("runtime.triton=true: the kernel runs on GPUs; use runtime.triton=false.")
     return Engine(torch.device("cuda" if cuda else "cpu"), dtype)
 
 
@@ -111,9 +109,9 @@ def cores(ranks: Ranks = ALONE) -> int:
 
 
 def choose_kernels(pruner: Pruner | SimilarityPruner | None, runtime: RuntimeConfig, engine: Engine) -> None:
-    """Gives an X3D the Triton kernel, if `runtime.triton` asks for it; a line says so where it does not work."""
-    if runtime.triton and (fault := use_triton(pruner, engine.device)) is not None:
-        warn(f"runtime.triton=true: the kernel does not work here, so torch's own is used ({fault})")
+    """Gives an X3D kernels of our own, if `runtime.kernels` asks for them; a line says so where they do not work."""
+    if runtime.kernels and (fault := use_kernels(pruner, engine.device)) is not None:
+        warn(f"runtime.kernels=true: the kernels do not work here, so torch's own are used ({fault})")
 
 
 @contextmanager

@@ -209,7 +209,7 @@ class RuntimeConfig:
     compile: bool | str = setting(flag_or("reduce-overhead", "max-autotune"), False)
     packing: str = setting(one_of("auto", "packed", "bucketed"), "auto")
     threads: int | None = setting(or_else(None, positive), None)
-    triton: bool = setting(flag, False)
+    kernels: bool = setting(flag, False)
     debug: bool = setting(flag, False)
     profile: bool = setting(flag, False)
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..caches import default_cache_dir
 from ..errors import ConfigError
 from . import scenes
 from .sampling import uniform_segments
@@ -92,13 +93,6 @@ def statements(source: str) -> str:
         ):
             del node.body[0]
     return ast.unparse(tree)
-
-
-def default_cache_dir() -> Path:
-    """`$VIDEO_PAPR_CACHE`, or `video_papr` in the user's cache directory."""
-    named = os.environ.get("VIDEO_PAPR_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "video_papr"
-    return Path(named) if named else base
 
 
 def render_clips(

@@ -11,8 +11,7 @@ back. Here the channels always lie last in memory, (B, T, H, W, C), and every op
     norms, swish, sums           folded away, one pass, in place
 
 The weights stay where they are, under the same names. `tools/bench.py` shows the effect; docs/performance.md says how
-near to the limits it comes. On a GPU the layers run as they are, and `use_triton` can give them another
-depthwise convolution.
+near to the limits it comes. On a GPU the layers run as they are. `kernels.use_kernels` can give both something faster.
 
 Letters: B clips, T frames, H x W pixels of a stage, C channels.
 """
@@ -22,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,62 +41,6 @@ def speed_up(pruner: Pruner | SimilarityPruner | None) -> Pruner | SimilarityPru
             fold_norms(scorer.trunk)
             scorer.trunk = FastTrunk(scorer.trunk)
     return pruner
-
-
-def use_triton(pruner: Pruner | SimilarityPruner | None, device: torch.device) -> str | None:
-    """Gives an X3D that `speed_up` has seen the Triton kernel for its depthwise convolutions, in place.
-
-    Where nothing lies between a convolution and the swish behind it, the kernel does both. Away from GPUs, and in other
-    pruners, nothing changes.
-
-    Returns:
-        why it was left alone, where the kernel does not work on this device; otherwise None.
-    """
-    scorer = getattr(pruner, "scorer", None)
-    if not isinstance(scorer, X3DScorer) or not isinstance(scorer.trunk, FastTrunk) or device.type != "cuda":
-        return None
-    try:
-        from .depthwise_triton import fault
-    except ImportError as error:
-        return " ".join(str(error).split())
-    found = fault(device)
-    if found is None:
-        fuse_depthwise(scorer.trunk)
-    return found
-
-
-def fuse_depthwise(trunk: FastTrunk) -> None:
-    """Puts `Depthwise` in the place of every depthwise 3 x 3 x 3 convolution; weights keep their names."""
-    for stage in list(trunk.blocks)[1:]:
-        for block in stage.res_blocks:  # type: ignore[union-attr]
-            branch: Any = getattr(block, "branch2", None)  # none where depth pruning has merged the block
-            if branch is not None and not isinstance(branch.conv_b, Depthwise):
-                swish = isinstance(branch.norm_b[1], nn.Identity)  # else squeeze-and-excitation comes between
-                branch.conv_b = Depthwise(branch.conv_b, swish=swish)
-                if swish:
-                    branch.act_b = nn.Identity()
-
-
-class Depthwise(nn.Module):
-    """A depthwise 3 x 3 x 3 convolution, with the swish behind it if `swish`; on a GPU by Triton.
-
-    Args:
-        conv: with bias and padding 1; its weights are shared.
-    """
-
-    def __init__(self, conv: Any, *, swish: bool) -> None:
-        super().__init__()
-        self.weight, self.bias = conv.weight, conv.bias
-        self.stride, self.padding, self.groups, self.swish = conv.stride, conv.padding, conv.groups, swish
-
-    def forward(self, features: Tensor) -> Tensor:
-        """features (B, C, T, H, W) -> (B, C, T, h, w)."""
-        if features.is_cuda:  # by its name, which torch knows since `use_triton` has imported the kernel
-            operator = torch.ops.video_papr.depthwise
-            done: Tensor = operator(features, self.weight, self.bias, self.stride[1], self.swish)
-            return done
-        out = F.conv3d(features, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
-        return F.silu(out, inplace=True) if self.swish else out
 
 
 class FastTrunk(X3DTrunk):
@@ -162,6 +104,9 @@ def _stem(x: Tensor, stem: Any) -> Tensor:
 
 def run_block(x: Tensor, block: Any) -> Tensor:
     """One residual block, (B, T, H, W, C) -> (B, T, h, w, D); depth pruning may have merged it to one convolution."""
+    if (packed := getattr(block, "packed", None)) is not None:  # see `kernels.x3d_block`
+        out: Tensor = packed(x)
+        return out
     if isinstance(block, MergedBlock):
         convolve = _pointwise if block.conv.kernel_size == (1, 1, 1) else _convolution
         return convolve(x, block.conv).relu_()

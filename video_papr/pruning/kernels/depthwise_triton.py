@@ -10,7 +10,7 @@ An unfused swish reads and writes the output once more. Each program makes one r
 and walks along time: what it reads of a frame serves the frame before, this one and the next, so that an output takes 9
 reads, not 27, and most of these are in a cache, because the neighbours ask for the same values.
 
-How near it comes is for a GPU to say: `tools/bench.py runtime=gpu` with `runtime.triton=true` and without. Off unless
+How near it comes is for a GPU to say: `tools/bench.py runtime=gpu` with `runtime.kernels=true` and without. Off unless
 asked for. Needs triton, which comes with torch's builds for CUDA; import this module only where it is wanted.
 
 Letters: B clips, C channels, T frames, H x W pixels of the input, h x w of the output.

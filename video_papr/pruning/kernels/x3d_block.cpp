@@ -1,0 +1,261 @@
+// One residual block of X3D on a processor, in float32 or bfloat16; x3d_block.py builds it, packs its weights and calls it.
+//
+// Operator by operator, a block carries its widened activations through memory seven times: bias, product, ReLU,
+// convolution, mean, gate and swish each read and write all of them. Here they are written three times, by the two
+// matrix products and by the convolution, which takes the bias and the ReLU before it, and the swish or the sum for
+// squeeze-and-excitation behind it, along. Sums are kept in float32.
+//
+// The convolution copies a tile of its input, LANES channels wide and with a border of zeros, to memory that a core's
+// caches hold. From there, COLUMNS neighbouring outputs are computed at once while walking along time, so that each
+// value read serves up to nine outputs: the frame before, its own and the next. Tiles do not depend on the number of
+// threads or clips, so neither do the results.
+//
+// Letters: B clips, T frames, H x W pixels of the input, h x w of the output, K channels of the input, C of the middle
+// (filled up with zeros to a multiple of LANES, which changes nothing), D of the output.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+namespace {
+
+using at::Tensor;
+using Vec = at::vec::Vectorized<float>;
+constexpr int64_t LANES = Vec::size();
+constexpr int COLUMNS = LANES == 8 ? 2 : 5;  // as many as the registers hold; AVX2 has half of the others' number
+constexpr int64_t TILE_BYTES = 256 << 10;
+
+struct Sizes {
+  int64_t T, H, W, C, h, w, stride;
+};
+
+template <typename S>
+Vec read(const S* from) {
+  if constexpr (std::is_same_v<S, float>) {
+    return Vec::loadu(from);
+  } else {
+    Vec value;
+    at::vec::load_to_float<S>(from, value);
+    return value;
+  }
+}
+
+template <typename S>
+void write(S* to, const Vec& value) {
+  if constexpr (std::is_same_v<S, float>) {
+    value.store(to);
+  } else {  // one vector holds twice as many short numbers; the first half counts
+    S both[2 * LANES];
+    at::vec::convert_from_float<S>(value, value).store(both);
+    std::memcpy(to, both, LANES * sizeof(S));
+  }
+}
+
+Vec swish(const Vec& x) { return x / (Vec(1.f) + x.neg().exp_u20()); }
+
+// N neighbouring outputs of one row, in all frames. `from` is the upper left corner of what the first one sees of the
+// first frame; `row` and `frame` lead from one row or frame of the tile to the next. done(t, i, value) takes the i-th.
+template <int N, int STRIDE, typename Done>
+inline __attribute__((always_inline)) void convolve(const float* from, int64_t row, int64_t frame, int64_t T,
+                                                    const float* taps, const Vec& bias, const Done& done) {
+  constexpr int SEEN = (N - 1) * STRIDE + 3;
+  Vec before[N], here[N], next[N];  // sums of the outputs of the frame before, of this one and of the next
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) here[i] = bias;
+#pragma GCC unroll 1
+  for (int64_t t = 0; t <= T; ++t, from += frame) {  // the last round only hands over
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) next[i] = bias;
+    if (t < T) {
+#pragma GCC unroll 1
+      for (int r = 0; r < 3; ++r) {
+        Vec seen[SEEN];
+#pragma GCC unroll 16
+        for (int i = 0; i < SEEN; ++i) seen[i] = Vec::loadu(from + r * row + i * LANES);
+#pragma GCC unroll 3
+        for (int c = 0; c < 3; ++c) {
+          const float* tap = taps + (3 * r + c) * LANES;
+          const Vec first = Vec::loadu(tap), second = Vec::loadu(tap + 9 * LANES), third = Vec::loadu(tap + 18 * LANES);
+#pragma GCC unroll 8
+          for (int i = 0; i < N; ++i) {
+            next[i] = at::vec::fmadd(seen[i * STRIDE + c], first, next[i]);
+            here[i] = at::vec::fmadd(seen[i * STRIDE + c], second, here[i]);
+            before[i] = at::vec::fmadd(seen[i * STRIDE + c], third, before[i]);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) {
+      if (t > 0) done(t - 1, i, before[i]);
+      before[i] = here[i];
+      here[i] = next[i];
+    }
+  }
+}
+
+template <int N, typename... Rest>
+void convolve_some(int64_t count, int64_t stride, const Rest&... rest) {
+  if (count == N) {
+    stride == 1 ? convolve<N, 1>(rest...) : convolve<N, 2>(rest...);
+  } else if constexpr (N > 1) {
+    convolve_some<N - 1>(count, stride, rest...);
+  }
+}
+
+// relu(wide + wide_bias) (T, H, W, C) -> its depthwise 3 x 3 x 3 convolution (T, h, w, C): with swish, or, if `mean` (C)
+// is given, without it and with the mean of each channel.
+template <typename S>
+void depthwise(const S* wide, const float* wide_bias, const float* taps, const float* bias, S* out, float* mean,
+               const Sizes& z) {
+  const int64_t blocks = z.C / LANES, columns = z.W + 2;
+  const int64_t fitting = TILE_BYTES / (z.T * columns * z.stride * LANES * static_cast<int64_t>(sizeof(float)));
+  const int64_t rows = std::clamp<int64_t>(fitting, 1, z.h), tiles = (z.h + rows - 1) / rows;
+  const int64_t tall = (rows - 1) * z.stride + 3, pieces = (z.w + COLUMNS - 1) / COLUMNS;
+  std::vector<float> sums(mean ? tiles * z.C : 0);
+  at::parallel_for(0, tiles * blocks, 1, [&](int64_t begin, int64_t end) {
+    const Tensor space = at::empty({z.T * tall * columns * LANES}, at::kFloat);  // aligned, as vectors like it
+    float* tile = space.mutable_data_ptr<float>();
+    std::fill_n(tile, space.numel(), 0.f);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task / blocks * rows, last = std::min(z.h, first + rows), c = task % blocks * LANES;
+      const Vec add = Vec::loadu(wide_bias + c), zero(0.f);
+      for (int64_t t = 0; t < z.T; ++t) {
+        for (int64_t r = 0; r < tall; ++r) {
+          const int64_t y = first * z.stride + r - 1;
+          float* to = tile + ((t * tall + r) * columns + 1) * LANES;
+          if (y < 0 || y >= z.H) {
+            std::fill_n(to, z.W * LANES, 0.f);
+            continue;
+          }
+          const S* from = wide + (t * z.H + y) * z.W * z.C + c;
+          for (int64_t x = 0; x < z.W; ++x)
+            at::vec::maximum(read(from + x * z.C) + add, zero).store(to + x * LANES);
+        }
+      }
+      const Vec shift = Vec::loadu(bias + c);
+      Vec sum(0.f);
+      for (int64_t piece = 0; piece < pieces; ++piece) {  // of about the same width
+        const int64_t x = z.w * piece / pieces, count = z.w * (piece + 1) / pieces - x;
+        for (int64_t y = first; y < last; ++y) {
+          const float* from = tile + ((y - first) * columns + x) * z.stride * LANES;
+          S* to = out + (y * z.w + x) * z.C + c;
+          convolve_some<COLUMNS>(count, z.stride, from, columns * LANES, tall * columns * LANES, z.T,
+                                 taps + c * 27, shift, [&](int64_t t, int i, const Vec& value) {
+                                   if (mean) sum = sum + value;
+                                   write(to + (t * z.h * z.w + i) * z.C, mean ? value : swish(value));
+                                 });
+        }
+      }
+      if (mean) sum.store(sums.data() + task * LANES);
+    }
+  });
+  if (!mean) return;
+  for (int64_t c = 0; c < z.C; ++c) {
+    double sum = 0;
+    for (int64_t tile = 0; tile < tiles; ++tile) sum += sums[tile * z.C + c];
+    mean[c] = sum / (z.T * z.h * z.w);
+  }
+}
+
+template <typename F>
+void for_rows(int64_t rows, int64_t width, const F& run) {
+  at::parallel_for(0, rows, std::max<int64_t>(1, 16384 / width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) run(row);
+  });
+}
+
+// x (rows, C) -> swish(x * share), in place; share (C)
+template <typename S>
+void gate(S* x, const float* share, int64_t rows, int64_t C) {
+  for_rows(rows, C, [&](int64_t row) {
+    S* at = x + row * C;
+    for (int64_t c = 0; c < C; c += LANES) write(at + c, swish(read(at + c) * Vec::loadu(share + c)));
+  });
+}
+
+// x, other (rows, D), bias (D) -> relu(x + other + bias), in place of x
+template <typename S>
+void add(S* x, const S* other, const S* bias, int64_t rows, int64_t D) {
+  const auto sum = [](Vec x, Vec y, Vec z) { return at::vec::maximum(x + y + z, Vec(0.f)); };
+  for_rows(rows, D, [&](int64_t row) {
+    at::vec::map3<S>(sum, x + row * D, x + row * D, other + row * D, bias, D);
+  });
+}
+
+template <typename S>
+void run_clip(const Tensor& x, const Tensor& expand, const Tensor& expand_bias, const Tensor& taps,
+              const Tensor& taps_bias, at::TensorList squeeze, const Tensor& project, const Tensor& bias,
+              const std::optional<Tensor>& shortcut, const Sizes& z, Tensor& wide, Tensor& inner, Tensor out) {
+  const int64_t K = x.size(-1), D = out.size(-1), rows = z.T * z.h * z.w;
+  at::mm_out(wide, x.view({-1, K}), expand);
+  const bool squeezed = !squeeze.empty();
+  Tensor mean = at::empty({squeezed ? 1 : 0, z.C}, at::kFloat);
+  depthwise(wide.const_data_ptr<S>(), expand_bias.const_data_ptr<float>(), taps.const_data_ptr<float>(),
+            taps_bias.const_data_ptr<float>(), inner.mutable_data_ptr<S>(),
+            squeezed ? mean.mutable_data_ptr<float>() : nullptr, z);
+  if (squeezed) {
+    const Tensor narrow = at::addmm(squeeze[1], mean, squeeze[0]).relu_();
+    const Tensor share = at::addmm(squeeze[3], narrow, squeeze[2]).sigmoid_();
+    gate(inner.mutable_data_ptr<S>(), share.const_data_ptr<float>(), rows, z.C);
+  }
+  at::mm_out(out, inner, project);
+  Tensor other = x;
+  if (shortcut) {
+    const Tensor seen = x.slice(1, 0, z.H, z.stride).slice(2, 0, z.W, z.stride).contiguous();
+    other = at::mm(seen.view({-1, K}), *shortcut);
+  }
+  add(out.mutable_data_ptr<S>(), other.const_data_ptr<S>(), bias.const_data_ptr<S>(), rows, D);
+}
+
+// x (B, T, H, W, K) -> (B, T, h, w, D). Packed weights: expand (K, C), expand_bias (C), taps (C / LANES, 27, LANES),
+// taps_bias (C), squeeze: none, or (C, R), (R), (R, C), (C); project (C, D), bias (D), shortcut (K, D) or none. Biases,
+// taps and squeeze in float32, the others and `bias` of x's type. `channels`: of C, those that are not filled up.
+Tensor x3d_block(const Tensor& x, const Tensor& expand, const Tensor& expand_bias, const Tensor& taps,
+                 const Tensor& taps_bias, at::TensorList squeeze, const Tensor& project, const Tensor& bias,
+                 const std::optional<Tensor>& shortcut, int64_t stride, int64_t channels) {
+  // Whoever calls has chosen the precision, and asks for no gradients.
+  c10::impl::ExcludeDispatchKeyGuard as_given(c10::DispatchKey::AutocastCPU);
+  at::AutoDispatchBelowADInplaceOrView no_gradients;
+  const Tensor input = x.contiguous();
+  const Sizes z{input.size(1), input.size(2), input.size(3), expand.size(1), (input.size(2) - 1) / stride + 1,
+                (input.size(3) - 1) / stride + 1, stride};
+  TORCH_CHECK(z.C % LANES == 0 && channels <= z.C && (stride == 1 || stride == 2), "x3d_block: weights packed wrongly");
+  const int64_t rows = z.T * z.h * z.w, D = project.size(1);
+  Tensor out = at::empty({input.size(0), z.T, z.h, z.w, D}, input.options());
+  Tensor wide = at::empty({z.T * z.H * z.W, z.C}, input.options()), inner = at::empty({rows, z.C}, input.options());
+  for (int64_t clip = 0; clip < input.size(0) && out.numel(); ++clip) {  // one by one, while it is in the caches
+    const Tensor to = out[clip].view({rows, D});
+    if (input.scalar_type() == at::kFloat)
+      run_clip<float>(input[clip], expand, expand_bias, taps, taps_bias, squeeze, project, bias, shortcut, z, wide, inner, to);
+    else if (input.scalar_type() == at::kBFloat16)
+      run_clip<at::BFloat16>(input[clip], expand, expand_bias, taps, taps_bias, squeeze, project, bias, shortcut, z, wide, inner, to);
+    else
+      TORCH_CHECK(false, "x3d_block: float32 or bfloat16, not ", input.scalar_type());
+  }
+  return out;
+}
+
+int64_t x3d_lanes() { return LANES; }
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(video_papr, library) {
+  library.def("x3d_lanes() -> int", &x3d_lanes);
+  library.def(
+      "x3d_block(Tensor x, Tensor expand, Tensor expand_bias, Tensor taps, Tensor taps_bias, Tensor[] squeeze, "
+      "Tensor project, Tensor bias, Tensor? shortcut, int stride, int channels) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(video_papr, CPU, library) { library.impl("x3d_block", &x3d_block); }

@@ -1,0 +1,165 @@
+"""A residual block of X3D as one C++ operator on a processor; `x3d_block.cpp` says what it does and why it is faster.
+
+Letters: B clips, T frames, H x W pixels of the input, h x w of the output, K channels of the input, C of the middle,
+D of the output, L lanes of the processor's vectors.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
+
+from ..x3d import X3DTrunk, fold_norms
+from ..x3d_short import MergedBlock
+from .compiler import BuildError, load
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of the largest value
+
+
+class PackedBlock:
+    """The weights of a residual block as the operator reads them, and the call.
+
+    Args:
+        block: of pytorchvideo, with folded norms, on the processor. Its weights are copied; later changes do not count.
+    """
+
+    def __init__(self, block: Any) -> None:
+        lanes = torch.ops.video_papr.x3d_lanes()
+        branch = block.branch2
+        self.channels: int = branch.conv_b.out_channels
+        self.stride: int = branch.conv_b.stride[1]
+        fill = -self.channels % lanes
+        taps = F.pad(branch.conv_b.weight.detach().float().flatten(1), (0, 0, 0, fill))  # (C, 27)
+        self.fixed: list[Tensor] = [
+            F.pad(branch.conv_a.bias.detach().float(), (0, fill)),
+            taps.unflatten(0, (-1, lanes)).movedim(1, 2).contiguous(),  # (C / L, 27, L)
+            F.pad(branch.conv_b.bias.detach().float(), (0, fill)),
+        ]
+        self.squeeze = _squeeze(branch.norm_b[1], fill)
+        expand = F.pad(_matrix(branch.conv_a), (0, fill))
+        project = F.pad(_matrix(branch.conv_c), (0, 0, 0, fill))
+        shortcut: Any = block.branch1_conv
+        bias = branch.conv_c.bias.detach().float()
+        if shortcut is not None and shortcut.bias is not None:
+            bias = bias + shortcut.bias.detach().float()
+        products = [expand, project, bias, None if shortcut is None else _matrix(shortcut)]
+        # Autocast hands over bfloat16 although the weights are float32, so both are at hand.
+        self.exact = products
+        self.rounded = [None if value is None else value.bfloat16() for value in products]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (B, T, H, W, K) -> (B, T, h, w, D), of x's type: float32 or bfloat16."""
+        expand, project, bias, shortcut = self.rounded if x.dtype == torch.bfloat16 else self.exact
+        operator = torch.ops.video_papr.x3d_block
+        out: Tensor = operator(
+            *(x, expand, *self.fixed, self.squeeze, project, bias, shortcut, self.stride, self.channels)
+        )
+        return out
+
+
+def _matrix(conv: Any) -> Tensor:
+    """The weights of a 1 x 1 x 1 convolution, (inputs, outputs) float32."""
+    weight: Tensor = conv.weight.detach().float().flatten(1).t()
+    return weight.contiguous()
+
+
+def _squeeze(gate: Any, fill: int) -> list[Tensor]:
+    """Weights and biases of squeeze-and-excitation, (C, R), (R), (R, C), (C) float32; none where there is no gate."""
+    if isinstance(gate, nn.Identity):
+        return []
+    reduce, _, expand, _ = gate.block
+    return [
+        F.pad(_matrix(reduce), (0, 0, 0, fill)),
+        reduce.bias.detach().float(),
+        F.pad(_matrix(expand), (0, fill)),
+        F.pad(expand.bias.detach().float(), (0, fill)),
+    ]
+
+
+def pack_blocks(trunk: Any) -> None:
+    """Gives every residual block of a trunk on the processor its `PackedBlock`; those merged to a convolution stay."""
+    for stage in list(trunk.blocks)[1:]:
+        for block in stage.res_blocks:
+            if not isinstance(block, MergedBlock):
+                block.packed = PackedBlock(block)
+
+
+@cache
+def fault() -> str | None:
+    """Why the operator is not to be used here, in a few words; None: it is loaded and gives what torch gives.
+
+    It is built if it was not built before, and compared once: with and without stride, shortcut and squeeze, in both
+    types of numbers.
+    """
+    try:
+        load(SOURCE)
+        _register()
+        trunk = random_trunk()
+        pack_blocks(trunk)
+        stage: Any = trunk.blocks[1]
+        for dtype, tolerance in TOLERANCES.items():
+            for place, block in enumerate(stage.res_blocks):
+                apart = _difference(block, 48 if place == 0 else 24, dtype)
+                if not apart <= tolerance:
+                    return f"block {place} differs from torch by {apart:.1g} in {dtype}"
+    except BuildError as error:
+        return str(error)
+    except RuntimeError as error:  # of torch, whatever it may say
+        return " ".join(str(error).splitlines()[0].split())[:200]
+    return None
+
+
+def random_trunk() -> X3DTrunk:
+    """The blocks of res2, two with squeeze-and-excitation and one without, of which every weight matters."""
+    trunk = X3DTrunk("res2").eval()
+    fold_norms(trunk)
+    generator = torch.Generator().manual_seed(0)
+    for value in trunk.parameters():
+        scale = math.sqrt(2 / value[0].numel()) if value.ndim > 1 else 0.3
+        value.data = scale * torch.randn(value.shape, generator=generator)
+    return trunk
+
+
+def _difference(block: Any, size: int, dtype: torch.dtype) -> float:
+    """How far a packed block is from torch in float64, as a share of the largest value."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 3, size, size - 7, 24, generator=generator).to(dtype)
+    with torch.no_grad():
+        found = block.packed(x).double()
+        wide = copy.deepcopy(block).double()
+        expected = wide(x.double().movedim(-1, 1)).movedim(1, -1)
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@cache
+def _register() -> None:
+    """Tells torch.compile the operator's shapes, and counters its arithmetic."""
+
+    @torch.library.register_fake("video_papr::x3d_block")
+    def _(x: Tensor, *packed: Any) -> Tensor:
+        *_, project, _, _, stride, _ = packed
+        batch, frames, height, width, _ = x.shape
+        return x.new_empty(
+            batch, frames, (height - 1) // stride + 1, (width - 1) // stride + 1, project.shape[1]
+        )
+
+    @register_flop_formula(torch.ops.video_papr.x3d_block)
+    def _(x: Any, *packed: Any, out_shape: Any, **__: Any) -> int:
+        # Shapes take the places of tensors. What fills the middle up to whole vectors does not count.
+        *_, squeeze, project, _, shortcut, _, channels = packed
+        places, seen = math.prod(out_shape[:-1]), math.prod(x[:-1])
+        products = seen * x[-1] * channels + places * channels * (27 + project[1])
+        if shortcut is not None:
+            products += places * x[-1] * project[1]
+        if squeeze:
+            products += 2 * out_shape[0] * channels * squeeze[0][1]
+        return int(2 * products)
