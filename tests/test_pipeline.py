@@ -58,14 +58,17 @@ def test_the_two_halves_make_the_whole() -> None:
 def test_every_network_gets_its_own_normalisation() -> None:
     flow, frames = pipeline(), clips()
     seen = {}
-    flow.backbone.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.update(backbone=inputs[0]))
+    embed = flow.backbone.patch_embed
+    embed.proj.register_forward_pre_hook(lambda _, inputs: seen.update(backbone=inputs[0]))
     assert flow.pruner is not None
     trunk = flow.pruner.scorer.trunk
     trunk.register_forward_pre_hook(lambda _, inputs: seen.update(scorer=inputs[0]))  # type: ignore[union-attr]
-    flow(frames)
+    flow.classify(frames, None)
+    flow.select(frames)
     share = frames.permute(0, 4, 1, 2, 3).double() / 255
     mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    torch.testing.assert_close(seen["backbone"].double(), (share - mean) / std, rtol=0, atol=1e-5)
+    expected = embed.gather((share - mean) / std).flatten(2)
+    torch.testing.assert_close(seen["backbone"].double(), expected, rtol=0, atol=1e-5)
     assert seen["scorer"].mean().item() == pytest.approx(((share - 0.45) / 0.225).mean().item(), abs=0.02)
     assert seen["scorer"].shape == (3, 3, 4, 64, 64)
 

@@ -172,7 +172,7 @@ class Pipeline(nn.Module):
     def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
         if selection is None:
-            return self._answer(self.pixels(frames), None, **options)
+            return self._answer(planes(frames), None, **options)
         if selection.drops and selection.carry == "merge":
             tokens, options["sizes"] = self._with_merged(frames, selection)
             return self._answer(None, tokens=tokens, block=selection.block, **options)
@@ -182,7 +182,7 @@ class Pipeline(nn.Module):
             options["valid"] = selection.valid
         if selection.tokens is not None:
             return self._answer(None, tokens=selection.tokens, block=selection.block, **options)
-        return self._answer(self.pixels(frames), selection.keep_idx, **options)
+        return self._answer(planes(frames), selection.keep_idx, **options)
 
     def _answer(self, *inputs: Any, **options: Any) -> Tensor:
         """The backbone's logits in memory of their own: a CUDA graph overwrites those that it returned last."""
@@ -204,7 +204,7 @@ class Pipeline(nn.Module):
 
     def _read_packed(self, frames: Tensor, selection: TokenSelection, valid: Tensor) -> Tensor:
         return self.backbone.forward_packed(
-            self.pixels(frames) if selection.tokens is None else None,
+            planes(frames) if selection.tokens is None else None,
             selection.keep_idx,
             valid,
             tokens=selection.tokens,
@@ -304,6 +304,14 @@ class Pipeline(nn.Module):
             raise ValueError(
                 f"frames must be uint8 (B, {', '.join(map(str, expected))}), got {frames.dtype} {tuple(frames.shape)}"
             )
+
+
+def planes(frames: Tensor) -> Tensor:
+    """frames (B, T, H, W, 3) uint8 -> (B, 3, T, H, W) uint8, the same memory, which a backbone reads too.
+
+    It normalises what it keeps of them: a dropped tubelet never becomes a float.
+    """
+    return frames.movedim(-1, 1)
 
 
 def similar_lengths(counts: Tensor) -> list[Tensor]:

@@ -16,6 +16,7 @@ from video_papr.backbones.builders import build_backbone
 from video_papr.backbones.layers import TubeletEmbed, flat_positions, space_time_positions
 from video_papr.backbones.videomae import VideoMAE
 from video_papr.errors import ConfigError
+from video_papr.pixels import normalize_pixels
 from video_papr.structures import TokenGrid
 
 HEADS = 3
@@ -123,6 +124,20 @@ def test_any_memory_layout_of_the_pixels_will_do() -> None:
     for layout in (frames_first, channels_last):
         assert not layout.is_contiguous()
         torch.testing.assert_close(model(layout, keep_idx), model(pixels, keep_idx), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_give_the_logits_of_normalised_pixels(dtype: torch.dtype) -> None:
+    """To the last bit: with all tokens, with some, and with some of several clips in one row."""
+    model = build_backbone("videomae_tiny").to(dtype)
+    frames = torch.randint(0, 256, (2, model.num_frames, *model.frame_size, 3), dtype=torch.uint8)
+    pixels = normalize_pixels(frames, mean=model.mean, std=model.std, dtype=dtype)
+    planes, keep_idx = frames.movedim(-1, 1), subset(2, model.grid.num_tokens, 31)
+    valid = torch.arange(31).expand(2, -1) < torch.tensor([[20], [31]])
+    for kept in (None, keep_idx):
+        assert torch.equal(model(planes, kept), model(pixels, kept))
+    packed = model.forward_packed(planes, keep_idx, valid)
+    assert torch.equal(packed, model.forward_packed(pixels, keep_idx, valid))
 
 
 # ---- the tubelet embedding ----

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..pixels import normalize_planes
 from .blocks import Merger, run_blocks
 from .layers import LayerNorm, TubeletEmbed, clip_grid, frame_size
 from .packing import Packing, run_packed
@@ -83,13 +85,25 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def embed(self, pixels: Tensor, keep_idx: Tensor | None = None) -> Tensor:
-        """pixels (B, 3, T, H, W) normalised, keep_idx (B, K) or None for all N -> tokens (B, P + K, D), class first.
+        """pixels (B, 3, T, H, W), keep_idx (B, K) or None for all N -> tokens (B, P + K, D), class first.
+
+        Pixels are normalised; or uint8, and then normalised here, after those of dropped tubelets are gone.
 
         Raises:
             ValueError: the pixels have another shape.
         """
         self._check_pixels(pixels)
-        return self.place(self.patch_embed(pixels, keep_idx), keep_idx)
+        return self.place(self._project(pixels, keep_idx), keep_idx)
+
+    def _project(self, pixels: Tensor, keep_idx: Tensor | None, clips: Tensor | None = None) -> Tensor:
+        """`TubeletEmbed.forward` of pixels that need not be normalised yet, see `embed`."""
+        prepare = self._normalize if pixels.dtype == torch.uint8 else None
+        tokens: Tensor = self.patch_embed(pixels, keep_idx, clips, prepare=prepare)
+        return tokens
+
+    def _normalize(self, tubelets: Tensor) -> Tensor:
+        dtype = self.patch_embed.proj.weight.dtype
+        return normalize_planes(tubelets, mean=self.mean, std=self.std, dtype=dtype)
 
     def _check_pixels(self, pixels: Tensor) -> None:
         expected = (3, self.num_frames, *self.frame_size)
@@ -141,9 +155,10 @@ class Encoder(nn.Module):
         sizes: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """pixels (B, 3, T, H, W) normalised, keep_idx (B, K) int64 or None for all tubelets -> logits (B, classes).
+        """pixels (B, 3, T, H, W), keep_idx (B, K) int64 or None for all tubelets -> logits (B, classes).
 
         Args:
+            pixels: normalised, or uint8, see `embed`.
             valid: (B, K) bool, False where `keep_idx` is padding; None: nowhere.
             merger: merges tokens inside the blocks; None: nothing does.
             tokens, block: (B, P + K, D) class and kept tokens that have come as far as this block; pixels are not read
@@ -186,7 +201,7 @@ class Encoder(nn.Module):
             assert pixels is not None, "either pixels or tokens"
             self._check_pixels(pixels)
             clips, chosen = valid.nonzero()[None, :, 0], keep_idx[valid][None]
-            row = packing.with_prefixes(self.place(self.patch_embed(pixels, chosen, clips), chosen))
+            row = packing.with_prefixes(self.place(self._project(pixels, chosen, clips), chosen))
         tokens = packing.unpack(run_packed(self.blocks, row, packing, first=block))
         counts = packing.mask.float()
         if weights is not None:

@@ -5,6 +5,7 @@ Letters: B clips, C colours, T x H x W pixels, N tokens of the grid, K kept toke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,18 +67,32 @@ class TubeletEmbed(nn.Module):
         frames, height, width = tubelet
         self.proj = nn.Linear(in_channels * frames * height * width, dim)
 
-    def forward(self, pixels: Tensor, keep_idx: Tensor | None = None, clips: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        pixels: Tensor,
+        keep_idx: Tensor | None = None,
+        clips: Tensor | None = None,
+        *,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """pixels (B, C, T, H, W), keep_idx (B, K) int64 or None for all -> tokens (B, K or N, D).
 
-        `clips` (1, S) int64 says of which clip each of keep_idx (1, S) is; then tokens (1, S, D).
+        Args:
+            clips: (1, S) int64, of which clip each of keep_idx (1, S) is; then tokens (1, S, D).
+            prepare: applied to the kept tubelets (B, K or N, C, p, q, r); None: they are taken as they are.
         """
+        tubelets = self.gather(pixels, keep_idx, clips)
+        return self.proj((tubelets if prepare is None else prepare(tubelets)).flatten(2))
+
+    def gather(self, pixels: Tensor, keep_idx: Tensor | None = None, clips: Tensor | None = None) -> Tensor:
+        """Arguments as of `forward`, pixels of any type -> the tubelets (B, K or N, C, p, q, r), of that type."""
         cells = self._cells(pixels)
         if keep_idx is None:
-            return self.proj(cells.flatten(4).flatten(1, 3))
+            return cells.flatten(1, 3)
         rows = torch.arange(pixels.shape[0], device=pixels.device)[:, None] if clips is None else clips
         grid_h, grid_w = cells.shape[2:4]
         t, yx = keep_idx // (grid_h * grid_w), keep_idx % (grid_h * grid_w)
-        return self.proj(cells[rows, t, yx // grid_w, yx % grid_w].flatten(2))
+        return cells[rows, t, yx // grid_w, yx % grid_w]
 
     def means(self, pixels: Tensor, shares: Tensor) -> Tensor:
         """pixels (B, C, T, H, W), shares (B, R, N) -> means of tokens (B, R, D).

@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from ..backbones.blocks import run_blocks
-from ..pipeline import Pipeline
+from ..pipeline import Pipeline, planes
 from ..pruning.similarity import SimilarityPruner
 from ..structures import TokenSelection
 from .probes import Mark
 
-STAGES = ("score", "select", "preprocess", "embed", "blocks", "head", "backbone")
+STAGES = ("score", "select", "embed", "blocks", "head", "backbone")
 SCORING = ("score", "select")  # what pruning costs
 
 
@@ -20,8 +20,8 @@ def run_stages(pipeline: Pipeline, frames: Tensor, mark: Mark, *, split: bool = 
     """frames (B, T, H, W, 3) uint8 -> logits (B, classes), as `pipeline(frames)` gives them.
 
     `mark` hears of these stages: "score" (the map, with what the scorer's own pixels take), "select" (from the map to
-    the kept tokens), "preprocess" (normalising), "embed", "blocks" and "head". Where the backbone runs as one,
-    "backbone" takes the place of the last four: when clips keep unequal numbers of tokens, when the pruner reads the
+    the kept tokens), "embed" (with normalising), "blocks" and "head". Where the backbone runs as one,
+    "backbone" takes the place of the last three: when clips keep unequal numbers of tokens, when the pruner reads the
     backbone's own features ("select" then holds that part of it), and with `split=False`, for a compiled backbone.
     """
     pruner = pipeline.pruner
@@ -49,9 +49,7 @@ def _split_backbone(
     options: dict[str, Any] = {"num_prefix": backbone.num_prefix}
     if pipeline.merger is not None:
         options["merger"] = pipeline.merger
-    pixels = pipeline.pixels(frames)
-    mark("preprocess")
-    tokens = backbone.embed(pixels, keep_idx)
+    tokens = backbone.embed(planes(frames), keep_idx)
     mark("embed")
     tokens, sizes = run_blocks(backbone.blocks, tokens, **options)
     mark("blocks")

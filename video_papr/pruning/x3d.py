@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..checkpoints import BUNDLED, find_weights, load_exactly
 from ..downloads import url_file
 from ..errors import ConfigError
-from ..pixels import normalize_colors, resample_frames
+from ..pixels import normalize_planes, resample_frames
 from ..structures import TokenGrid
 from .selection import check_cell_center, resize_map
 
@@ -179,8 +179,8 @@ class X3DScorer(nn.Module):
         """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S); see `_sides` where H is not W."""
         # Interpolation keeps sums of weights at 1, so normalising may come after it, where there is less to normalise.
         clip = resample_frames(frames, num_frames=self.frames, size=self._sides(*frames.shape[2:4]))
-        pixels = normalize_colors(clip, mean=MEAN, std=STD).movedim(-1, 1)  # channels last in memory
-        return pixels.to(next(self.trunk.parameters()).dtype, memory_format=torch.channels_last_3d)
+        pixels = normalize_planes(clip, mean=MEAN, std=STD, dtype=next(self.trunk.parameters()).dtype)
+        return pixels.to(memory_format=torch.channels_last_3d)
 
     def _sides(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that the trunk sees of a frame: `size` squared, or with `size` as the shorter one.
