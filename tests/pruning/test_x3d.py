@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_papr.errors import CheckpointError, ConfigError
+from video_papr.pruning import x3d
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.x3d import X3DScorer, X3DTrunk, fold_norms, x3d_classifier
 from video_papr.structures import TokenGrid
@@ -129,6 +130,23 @@ def test_an_upright_map_for_an_upright_clip() -> None:
     grid = TokenGrid(4, 8, 8)
     change = (scorer(changed, grid) - scorer(still, grid)).abs()[0]
     assert change.argmax() == 3 * 64 + 1 * 8 + 6
+
+
+@pytest.mark.parametrize("name", ["x3d_s", "papr_plus"])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_a_map_does_not_depend_on_how_many_clips_run_side_by_side(
+    name: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = build_pruner(name, frames=4, size=32).scorer  # type: ignore[union-attr]
+    frames = torch.randint(0, 256, (count, 8, 32, 32, 3), dtype=torch.uint8)
+    grid = TokenGrid(4, 2, 2)
+    together = scorer(frames, grid)
+    assert together.shape == (count, *grid.shape)
+    seen: list[int] = []
+    scorer.trunk.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    monkeypatch.setattr(x3d, "SIDE_BY_SIDE", 2 * 4 * 32 * 32 + 7)
+    torch.testing.assert_close(scorer(frames, grid), together, rtol=1e-4, atol=1e-5)
+    assert seen == {0: [0], 1: [1], 5: [2, 2, 1]}[count]
 
 
 def test_half_precision_trunk_gives_a_float32_map() -> None:

@@ -68,7 +68,7 @@ class FusedScorer(X3DScorer):
         )
         self.stages, self.motion = frozenset(stages), check_number("motion", motion, 0, 100)
 
-    def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
+    def score(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
         found = self.motion * standardize(frame_difference(frames, grid, 0)) if self.motion else 0.0
         for name, features in self.trunk.stages(self.pixels(frames)):

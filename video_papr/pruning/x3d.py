@@ -31,6 +31,9 @@ MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 # Frames x size of PaPr's published recipe for S and M; XS is X3D's own test setting.
 CLIPS = {"x3d_xs": (4, 160), "x3d_s": (8, 160), "x3d_m": (16, 224)}
 STRIDE = 32  # of its last stages
+# Pixels of the clips that run side by side on a processor: the activations of more are too large for its caches, and
+# for memory that is used again without asking the system for it.
+SIDE_BY_SIDE = 1 << 19
 STAGES = ("res2", "res3", "res4", "res5", "head")
 # Trained on Kinetics-400 by X3D's authors; pytorchvideo publishes no checksums.
 PUBLISHED = {f"{name}_k400": checkpoint_paths[name] for name in CLIPS}
@@ -200,6 +203,14 @@ class X3DScorer(nn.Module):
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
+        # Graphs are for any number of clips, and on a GPU a large batch is as good as several.
+        if frames.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.score(frames, grid)
+        together = max(1, SIDE_BY_SIDE // (self.frames * self.size**2))
+        return torch.cat([self.score(part, grid) for part in frames.split(together)])
+
+    def score(self, frames: Tensor, grid: TokenGrid) -> Tensor:
+        """`forward` for clips that run side by side."""
         return resize_map(
             self.cells(frames), grid, align_corners=self.align_corners, cell_center=self.cell_center
         )
