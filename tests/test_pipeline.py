@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import video_papr as vp
+from video_papr import pipeline as whole
 from video_papr.backbones.vivit import ViViT
 from video_papr.errors import ConfigError
 from video_papr.pipeline import similar_lengths
@@ -42,6 +43,19 @@ def test_logits_do_not_depend_on_the_batch() -> None:
     torch.testing.assert_close(flow(frames), alone, rtol=0, atol=1e-5)
     torch.testing.assert_close(flow(frames.flip(0)).flip(0), alone, rtol=0, atol=1e-5)
     assert alone.std(0).max() > 1e-3  # the clips do differ
+
+
+@pytest.mark.parametrize("name", ["none", "x3d_s"])
+def test_a_processor_runs_few_clips_side_by_side(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow, frames = pipeline(name), clips(5)
+    together = flow(frames)
+    tokens = flow.backbone.grid.num_tokens if name == "none" else 9
+    monkeypatch.setattr(whole, "SIDE_BY_SIDE", 2 * tokens * flow.backbone.dim)
+    seen: list[int] = []
+    flow.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    torch.testing.assert_close(flow(frames), together, rtol=0, atol=1e-5)
+    assert sorted(seen) == [1, 2, 2]
+    assert flow(frames[:0]).shape == (0, flow.backbone.num_classes)
 
 
 def test_the_two_halves_make_the_whole() -> None:

@@ -34,6 +34,9 @@ from .structures import TokenSelection
 REPLAYING = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
 SPREAD = 0.875  # clips run side by side when each keeps at least this share of the longest one's tokens
 PACKINGS = ("auto", "packed", "bucketed")
+# Values (tokens x channels) of the clips that run side by side on a processor. Activations of more are too large for
+# its caches, and a large dense batch would look slow beside a pruned one.
+SIDE_BY_SIDE = 3 << 19
 Arrival = tuple[Tensor, Tensor, TokenSelection | None]
 """Tokens (B, P + K, D) that come to a place where they are chosen from, what is compared of them (B, K, D), and which
 of the grid's tokens these K are; None: all."""
@@ -125,11 +128,11 @@ class Pipeline(nn.Module):
         """
         self._check_frames(frames)
         if selection is None or selection.valid is None:
-            return self._read(frames, selection)
+            return self._read_few(frames, selection)
         if self._packs and selection.carry != "merge":
             return self._read_packed(frames, selection, selection.valid)
         groups = similar_lengths(selection.counts())
-        logits = torch.cat([self._read(frames[rows], selection.rows(rows)) for rows in groups])
+        logits = torch.cat([self._read_few(frames[rows], selection.rows(rows)) for rows in groups])
         return logits[torch.cat(groups).argsort()]
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -168,6 +171,18 @@ class Pipeline(nn.Module):
         trunk = getattr(getattr(self.pruner, "scorer", None), "trunk", None)
         if isinstance(trunk, nn.Module):
             trunk.compile(**{**options, "fullgraph": True, "dynamic": False})
+
+    def _read_few(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
+        """`_read`, on a processor of no more clips at once than `SIDE_BY_SIDE` allows."""
+        if frames.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._read(frames, selection)
+        tokens = self.backbone.grid.num_tokens if selection is None else selection.num_kept
+        parts = -(-len(frames) // max(1, SIDE_BY_SIDE // (tokens * self.backbone.dim)))
+        if parts <= 1:
+            return self._read(frames, selection)
+        groups = torch.arange(len(frames)).tensor_split(parts)
+        selections = [None if selection is None else selection.rows(rows) for rows in groups]
+        return torch.cat([self._read(frames[r], kept) for r, kept in zip(groups, selections, strict=True)])
 
     def _read(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
