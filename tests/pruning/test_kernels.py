@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from video_papr.pruning.builders import Pruner, build_pruner
 from video_papr.pruning.fast import FastTrunk, speed_up
-from video_papr.pruning.kernels import compiler, use_kernels, x3d_block
+from video_papr.pruning.kernels import compiler, takes_a_while, use_kernels, x3d_block
 from video_papr.pruning.kernels.depthwise import Depthwise, fuse_depthwise
 from video_papr.pruning.x3d import STAGES, X3DTrunk, fold_norms
 from video_papr.pruning.x3d_short import X3D_BLOCKS, X3D_KINDS, shorten_x3d
@@ -197,10 +197,14 @@ def test_a_damaged_library_is_named(empty_cache: Path, monkeypatch: pytest.Monke
 
 @needs_compiler
 def test_it_is_built_once_and_in_one_piece(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pruner = fast_pruner(frames=4, size=32)
+    assert takes_a_while(pruner, CPU)
+    assert not takes_a_while(pruner, torch.device("cuda")) and not takes_a_while(build_pruner("motion"), CPU)
     monkeypatch.setattr(torch.ops, "load_library", lambda path: None)  # loaded already
     compiler.load(x3d_block.SOURCE)
     (library,) = empty_cache.iterdir()
     assert library.suffix == ".so" and library.stat().st_size > 10_000
+    assert not takes_a_while(pruner, CPU)
     compiler.load.cache_clear()
     monkeypatch.setattr(compiler, "_build", None)  # building again would fail
     compiler.load(x3d_block.SOURCE)

@@ -47,6 +47,11 @@ def warn(text: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"[yellow]warning:[/] {text}")
 
 
+def note(text: str) -> None:
+    """Prints one line on stderr that explains a wait."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+
+
 @contextmanager
 def loading_said_aloud() -> Iterator[None]:
     """Prints what loading changed about the weights as one line each; other warnings take their usual way."""

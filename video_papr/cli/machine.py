@@ -13,9 +13,9 @@ from ..distributed import ALONE, Ranks
 from ..errors import ConfigError
 from ..evaluation.cost import Engine
 from ..pruning.builders import Pruner
-from ..pruning.kernels import use_kernels
+from ..pruning.kernels import takes_a_while, use_kernels
 from ..pruning.similarity import SimilarityPruner
-from .common import warn
+from .common import note, warn
 
 READY_VIDEOS = 4  # decoded in advance at least: videos differ in length and size
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -110,7 +110,11 @@ def cores(ranks: Ranks = ALONE) -> int:
 
 def choose_kernels(pruner: Pruner | SimilarityPruner | None, runtime: RuntimeConfig, engine: Engine) -> None:
     """Gives an X3D kernels of our own, if `runtime.kernels` asks for them; a line says so where they do not work."""
-    if runtime.kernels and (fault := use_kernels(pruner, engine.device)) is not None:
+    if not runtime.kernels:
+        return
+    if takes_a_while(pruner, engine.device):
+        note("runtime.kernels=true: building X3D's blocks for this processor, once; some ten seconds")
+    if (fault := use_kernels(pruner, engine.device)) is not None:
         warn(f"runtime.kernels=true: the kernels do not work here, so torch's own are used ({fault})")
 
 

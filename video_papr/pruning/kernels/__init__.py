@@ -22,12 +22,30 @@ def use_kernels(pruner: Pruner | SimilarityPruner | None, device: torch.device) 
     Returns:
         why it was left alone, where the kernels do not work on this device; otherwise None.
     """
-    scorer = getattr(pruner, "scorer", None)
-    if not isinstance(scorer, X3DScorer) or not isinstance(scorer.trunk, FastTrunk):
+    trunk = _fast_trunk(pruner)
+    if trunk is None:
         return None
     if device.type == "cuda":
-        return _use_triton(scorer.trunk, device)
-    return _use_cpp(scorer.trunk) if device.type == "cpu" else None
+        return _use_triton(trunk, device)
+    return _use_cpp(trunk) if device.type == "cpu" else None
+
+
+def takes_a_while(pruner: Pruner | SimilarityPruner | None, device: torch.device) -> bool:
+    """Whether `use_kernels` will have to run a C++ compiler first, for some ten seconds."""
+    if device.type != "cpu" or _fast_trunk(pruner) is None:
+        return False
+    from .compiler import BuildError, library_of
+    from .x3d_block import SOURCE
+
+    try:
+        return not library_of(SOURCE).is_file()
+    except BuildError:
+        return False
+
+
+def _fast_trunk(pruner: Pruner | SimilarityPruner | None) -> FastTrunk | None:
+    scorer = getattr(pruner, "scorer", None)
+    return scorer.trunk if isinstance(scorer, X3DScorer) and isinstance(scorer.trunk, FastTrunk) else None
 
 
 def _use_triton(trunk: FastTrunk, device: torch.device) -> str | None:

@@ -38,16 +38,25 @@ def load(source: Path) -> None:
     Raises:
         BuildError: there is no compiler, it failed, or what it made cannot be loaded.
     """
-    command = _command(source)
-    told = "\0".join([*command, torch.__version__, source.read_text(encoding="utf-8")])
-    name = f"{source.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
-    library = default_cache_dir() / "kernels" / name
+    library = library_of(source)
     try:
         if not library.is_file():
-            _build(command, library)
+            _build(_command(source), library)
         torch.ops.load_library(str(library))
     except OSError as error:
         raise BuildError(" ".join(str(error).split())) from error
+
+
+def library_of(source: Path) -> Path:
+    """Where the library is kept that this machine's compiler makes of `source`; it need not be there yet.
+
+    Raises:
+        BuildError: there is no compiler.
+    """
+    told = "\0".join([*_command(source), torch.__version__, source.read_text(encoding="utf-8")])
+    return (
+        default_cache_dir() / "kernels" / f"{source.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
+    )
 
 
 def _command(source: Path) -> list[str]:

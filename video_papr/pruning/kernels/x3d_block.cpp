@@ -1,9 +1,9 @@
-// One residual block of X3D on a processor, in float32 or bfloat16; x3d_block.py builds it, packs its weights and calls it.
+// One residual block of X3D on a processor, in float32 or bfloat16; x3d_block.py builds it, packs weights and calls it.
 //
-// Operator by operator, a block carries its widened activations through memory seven times: bias, product, ReLU,
-// convolution, mean, gate and swish each read and write all of them. Here they are written three times, by the two
-// matrix products and by the convolution, which takes the bias and the ReLU before it, and the swish or the sum for
-// squeeze-and-excitation behind it, along. Sums are kept in float32.
+// Operator by operator, a block writes its widened activations six times, and reads them as often: bias, product, ReLU,
+// convolution, gate, swish. Here the product writes them, and the convolution, which takes the bias and the ReLU before
+// it along, and the swish behind it; where squeeze-and-excitation comes between, it takes the sums along, and gate and
+// swish write once more. Sums are kept in float32.
 //
 // The convolution copies a tile of its input, LANES channels wide and with a border of zeros, to memory that a core's
 // caches hold. From there, COLUMNS neighbouring outputs are computed at once while walking along time, so that each
@@ -38,6 +38,13 @@ constexpr int64_t TILE_BYTES = 256 << 10;
 
 struct Sizes {
   int64_t T, H, W, C, h, w, stride;
+};
+
+struct Weights {  // see x3d_block below
+  const Tensor &expand, &expand_bias, &taps, &taps_bias;
+  at::TensorList squeeze;
+  const Tensor &project, &bias;
+  const std::optional<Tensor>& shortcut;
 };
 
 template <typename S>
@@ -194,29 +201,28 @@ void add(S* x, const S* other, const S* bias, int64_t rows, int64_t D) {
   });
 }
 
+// x (T, H, W, K) -> out (T * h * w, D); wide (T * H * W, C) and inner (T * h * w, C) are memory to work in.
 template <typename S>
-void run_clip(const Tensor& x, const Tensor& expand, const Tensor& expand_bias, const Tensor& taps,
-              const Tensor& taps_bias, at::TensorList squeeze, const Tensor& project, const Tensor& bias,
-              const std::optional<Tensor>& shortcut, const Sizes& z, Tensor& wide, Tensor& inner, Tensor out) {
-  const int64_t K = x.size(-1), D = out.size(-1), rows = z.T * z.h * z.w;
-  at::mm_out(wide, x.view({-1, K}), expand);
-  const bool squeezed = !squeeze.empty();
+void run_clip(const Tensor& x, const Weights& by, const Sizes& z, Tensor& wide, Tensor& inner, Tensor out) {
+  const int64_t K = x.size(-1), rows = out.size(0), D = out.size(1);
+  at::mm_out(wide, x.view({-1, K}), by.expand);
+  const bool squeezed = !by.squeeze.empty();
   Tensor mean = at::empty({squeezed ? 1 : 0, z.C}, at::kFloat);
-  depthwise(wide.const_data_ptr<S>(), expand_bias.const_data_ptr<float>(), taps.const_data_ptr<float>(),
-            taps_bias.const_data_ptr<float>(), inner.mutable_data_ptr<S>(),
+  depthwise(wide.const_data_ptr<S>(), by.expand_bias.const_data_ptr<float>(), by.taps.const_data_ptr<float>(),
+            by.taps_bias.const_data_ptr<float>(), inner.mutable_data_ptr<S>(),
             squeezed ? mean.mutable_data_ptr<float>() : nullptr, z);
   if (squeezed) {
-    const Tensor narrow = at::addmm(squeeze[1], mean, squeeze[0]).relu_();
-    const Tensor share = at::addmm(squeeze[3], narrow, squeeze[2]).sigmoid_();
+    const Tensor narrow = at::addmm(by.squeeze[1], mean, by.squeeze[0]).relu_();
+    const Tensor share = at::addmm(by.squeeze[3], narrow, by.squeeze[2]).sigmoid_();
     gate(inner.mutable_data_ptr<S>(), share.const_data_ptr<float>(), rows, z.C);
   }
-  at::mm_out(out, inner, project);
+  at::mm_out(out, inner, by.project);
   Tensor other = x;
-  if (shortcut) {
+  if (by.shortcut) {
     const Tensor seen = x.slice(1, 0, z.H, z.stride).slice(2, 0, z.W, z.stride).contiguous();
-    other = at::mm(seen.view({-1, K}), *shortcut);
+    other = at::mm(seen.view({-1, K}), *by.shortcut);
   }
-  add(out.mutable_data_ptr<S>(), other.const_data_ptr<S>(), bias.const_data_ptr<S>(), rows, D);
+  add(out.mutable_data_ptr<S>(), other.const_data_ptr<S>(), by.bias.const_data_ptr<S>(), rows, D);
 }
 
 // x (B, T, H, W, K) -> (B, T, h, w, D). Packed weights: expand (K, C), expand_bias (C), taps (C / LANES, 27, LANES),
@@ -231,18 +237,17 @@ Tensor x3d_block(const Tensor& x, const Tensor& expand, const Tensor& expand_bia
   const Tensor input = x.contiguous();
   const Sizes z{input.size(1), input.size(2), input.size(3), expand.size(1), (input.size(2) - 1) / stride + 1,
                 (input.size(3) - 1) / stride + 1, stride};
+  TORCH_CHECK(input.scalar_type() == at::kFloat || input.scalar_type() == at::kBFloat16,
+              "x3d_block: float32 or bfloat16, not ", input.scalar_type());
   TORCH_CHECK(z.C % LANES == 0 && channels <= z.C && (stride == 1 || stride == 2), "x3d_block: weights packed wrongly");
+  const Weights by{expand, expand_bias, taps, taps_bias, squeeze, project, bias, shortcut};
   const int64_t rows = z.T * z.h * z.w, D = project.size(1);
   Tensor out = at::empty({input.size(0), z.T, z.h, z.w, D}, input.options());
   Tensor wide = at::empty({z.T * z.H * z.W, z.C}, input.options()), inner = at::empty({rows, z.C}, input.options());
   for (int64_t clip = 0; clip < input.size(0) && out.numel(); ++clip) {  // one by one, while it is in the caches
     const Tensor to = out[clip].view({rows, D});
-    if (input.scalar_type() == at::kFloat)
-      run_clip<float>(input[clip], expand, expand_bias, taps, taps_bias, squeeze, project, bias, shortcut, z, wide, inner, to);
-    else if (input.scalar_type() == at::kBFloat16)
-      run_clip<at::BFloat16>(input[clip], expand, expand_bias, taps, taps_bias, squeeze, project, bias, shortcut, z, wide, inner, to);
-    else
-      TORCH_CHECK(false, "x3d_block: float32 or bfloat16, not ", input.scalar_type());
+    const auto run = input.scalar_type() == at::kFloat ? run_clip<float> : run_clip<at::BFloat16>;
+    run(input[clip], by, z, wide, inner, to);
   }
   return out;
 }
