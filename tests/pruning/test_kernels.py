@@ -19,7 +19,8 @@ from video_papr.pruning.builders import Pruner, build_pruner
 from video_papr.pruning.fast import FastTrunk, speed_up
 from video_papr.pruning.kernels import compiler, takes_a_while, use_kernels, x3d_block
 from video_papr.pruning.kernels.depthwise import Depthwise, fuse_depthwise
-from video_papr.pruning.x3d import STAGES, X3DTrunk, fold_norms
+from video_papr.pruning.kernels.x3d_pixels import fast_clip_of
+from video_papr.pruning.x3d import STAGES, X3DTrunk, clip_of, fold_norms
 from video_papr.pruning.x3d_short import X3D_BLOCKS, X3D_KINDS, shorten_x3d
 from video_papr.structures import TokenGrid
 
@@ -96,6 +97,28 @@ def test_the_same_tokens_on_a_processor(mode: str, least: float, clips: Draw, ov
     if mode == "fp32":
         torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
     assert overlap(exact, found, 0.3) >= least
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2),
+    st.integers(1, 24),
+    st.integers(1, 8),
+    *(st.integers(2, 40) for _ in range(2)),
+    *(st.integers(1, 40) for _ in range(2)),
+    st.booleans(),
+)
+def test_pixels(
+    batch: int, length: int, frames: int, height: int, width: int, rows: int, columns: int, strided: bool
+) -> None:
+    assert x3d_block.fault() is None
+    clip = torch.randint(0, 256, (batch, length, height, width, 3), dtype=torch.uint8)
+    clip = clip.transpose(2, 3) if strided else clip
+    found = fast_clip_of(clip, num_frames=frames, size=(rows, columns))
+    assert found.shape == (batch, 3, frames, rows, columns)
+    expected = clip_of(clip, num_frames=frames, size=(rows, columns))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 @needs_compiler
@@ -192,7 +215,7 @@ def test_a_damaged_library_is_named(empty_cache: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(compiler, "_build", write_nonsense)
     monkeypatch.setenv("CXX", "g++")
     fault = use_kernels(fast_pruner(frames=4, size=32), CPU)
-    assert fault is not None and "x3d_block-" in fault
+    assert fault is not None and "x3d-" in fault
 
 
 @needs_compiler

@@ -150,6 +150,13 @@ def fold_norms(trunk: nn.Module) -> None:
                 setattr(place, name, nn.Identity())
 
 
+def clip_of(frames: Tensor, *, num_frames: int, size: tuple[int, int]) -> Tensor:
+    """frames (B, T, H, W, 3) uint8 -> (B, 3, num_frames, *size) float32, resampled, and normalised for X3D."""
+    # Interpolation keeps sums of weights at 1, so normalising may come after it, where there is less to normalise.
+    clip = resample_frames(frames, num_frames=num_frames, size=size)
+    return normalize_planes(clip, mean=MEAN, std=STD)
+
+
 class X3DScorer(nn.Module):
     """The significance map of PaPr: the channel mean of X3D's features, on the token grid.
 
@@ -177,13 +184,12 @@ class X3DScorer(nn.Module):
         self.align_corners = align_corners
         self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
+        self.clip_of = clip_of  # `kernels.use_kernels` knows a faster one
 
     def pixels(self, frames: Tensor) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S); see `_sides` where H is not W."""
-        # Interpolation keeps sums of weights at 1, so normalising may come after it, where there is less to normalise.
-        clip = resample_frames(frames, num_frames=self.frames, size=self._sides(*frames.shape[2:4]))
-        pixels = normalize_planes(clip, mean=MEAN, std=STD, dtype=next(self.trunk.parameters()).dtype)
-        return pixels.to(memory_format=torch.channels_last_3d)
+        clip = self.clip_of(frames, num_frames=self.frames, size=self._sides(*frames.shape[2:4]))
+        return clip.to(next(self.trunk.parameters()).dtype, memory_format=torch.channels_last_3d)
 
     def _sides(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that the trunk sees of a frame: `size` squared, or with `size` as the shorter one.

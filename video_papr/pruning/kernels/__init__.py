@@ -22,17 +22,17 @@ def use_kernels(pruner: Pruner | SimilarityPruner | None, device: torch.device) 
     Returns:
         why it was left alone, where the kernels do not work on this device; otherwise None.
     """
-    trunk = _fast_trunk(pruner)
-    if trunk is None:
+    scorer = _fast_scorer(pruner)
+    if scorer is None:
         return None
     if device.type == "cuda":
-        return _use_triton(trunk, device)
-    return _use_cpp(trunk) if device.type == "cpu" else None
+        return _use_triton(scorer, device)
+    return _use_cpp(scorer) if device.type == "cpu" else None
 
 
 def takes_a_while(pruner: Pruner | SimilarityPruner | None, device: torch.device) -> bool:
     """Whether `use_kernels` will have to run a C++ compiler first, for some ten seconds."""
-    if device.type != "cpu" or _fast_trunk(pruner) is None:
+    if device.type != "cpu" or _fast_scorer(pruner) is None:
         return False
     from .compiler import BuildError, library_of
     from .x3d_block import SOURCE
@@ -43,12 +43,12 @@ def takes_a_while(pruner: Pruner | SimilarityPruner | None, device: torch.device
         return False
 
 
-def _fast_trunk(pruner: Pruner | SimilarityPruner | None) -> FastTrunk | None:
+def _fast_scorer(pruner: Pruner | SimilarityPruner | None) -> X3DScorer | None:
     scorer = getattr(pruner, "scorer", None)
-    return scorer.trunk if isinstance(scorer, X3DScorer) and isinstance(scorer.trunk, FastTrunk) else None
+    return scorer if isinstance(scorer, X3DScorer) and isinstance(scorer.trunk, FastTrunk) else None
 
 
-def _use_triton(trunk: FastTrunk, device: torch.device) -> str | None:
+def _use_triton(scorer: X3DScorer, device: torch.device) -> str | None:
     try:
         from .depthwise_triton import fault
     except ImportError as error:
@@ -57,14 +57,16 @@ def _use_triton(trunk: FastTrunk, device: torch.device) -> str | None:
     if found is None:
         from .depthwise import fuse_depthwise
 
-        fuse_depthwise(trunk)
+        fuse_depthwise(scorer.trunk)
     return found
 
 
-def _use_cpp(trunk: FastTrunk) -> str | None:
+def _use_cpp(scorer: X3DScorer) -> str | None:
     from .x3d_block import fault, pack_blocks
+    from .x3d_pixels import fast_clip_of
 
     found = fault()
     if found is None:
-        pack_blocks(trunk)
+        pack_blocks(scorer.trunk)
+        scorer.clip_of = fast_clip_of
     return found

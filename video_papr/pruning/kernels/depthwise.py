@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..fast import FastTrunk
+from ..x3d import X3DTrunk
 
 
 class Depthwise(nn.Module):
@@ -33,7 +33,7 @@ class Depthwise(nn.Module):
         return F.silu(out, inplace=True) if self.swish else out
 
 
-def fuse_depthwise(trunk: FastTrunk) -> None:
+def fuse_depthwise(trunk: X3DTrunk) -> None:
     """Puts `Depthwise` in the place of every depthwise 3 x 3 x 3 convolution; weights keep their names."""
     for stage in list(trunk.blocks)[1:]:
         for block in stage.res_blocks:  # type: ignore[union-attr]

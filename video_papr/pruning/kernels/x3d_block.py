@@ -1,4 +1,4 @@
-"""A residual block of X3D as one C++ operator on a processor; `x3d_block.cpp` says what it does and why it is faster.
+"""A residual block of X3D as one C++ operator on a processor; `x3d.cpp` says what it does and why it is faster.
 
 Letters: B clips, T frames, H x W pixels of the input, h x w of the output, K channels of the input, C of the middle,
 D of the output, L lanes of the processor's vectors.
@@ -21,7 +21,7 @@ from ..x3d import X3DTrunk, fold_norms
 from ..x3d_short import MergedBlock
 from .compiler import BuildError, load
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+SOURCE = Path(__file__).with_name("x3d.cpp")
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of the largest value
 
 
