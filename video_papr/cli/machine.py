@@ -113,7 +113,7 @@ def choose_kernels(pruner: Pruner | SimilarityPruner | None, runtime: RuntimeCon
     if not runtime.kernels:
         return
     if takes_a_while(pruner, engine.device):
-        note("runtime.kernels=true: building X3D's blocks for this processor, once; some ten seconds")
+        note("runtime.kernels=true: building kernels for X3D, once; some ten seconds")
     if (fault := use_kernels(pruner, engine.device)) is not None:
         warn(f"runtime.kernels=true: the kernels do not work here, so torch's own are used ({fault})")
 
