@@ -20,6 +20,7 @@ from video_papr.backbones.builders import build_backbone
 from video_papr.benchmark.clips import synthetic_clips
 from video_papr.benchmark.timing import alternate, spread
 from video_papr.benchmark.variants import build_variants
+from video_papr.cli.machine import DTYPES
 from video_papr.evaluation.store import describe_device
 from video_papr.pruning import x3d
 
@@ -52,7 +53,7 @@ def main() -> None:
     net, device = build_backbone(options.backbone), torch.device("cpu")
     clips, calls = synthetic_clips(net, BATCH), {}
     for variant in build_variants(net, None, pruners=[("x3d_s", {})], keep_ratios=[0.3]):
-        flow = variant.flow.to(torch.bfloat16 if options.dtype == "bf16" else torch.float32)
+        flow = variant.flow.to(DTYPES[options.dtype])
         assert isinstance(flow, whole.Pipeline)
         for group in GROUPS:
             calls[f"{variant.name}/{group}"] = grouped(flow, clips, group)

@@ -72,7 +72,7 @@ def resample_frames(frames: Tensor, *, num_frames: int, size: tuple[int, int]) -
     middle = groups[:, :, group // 2].to(torch.float32, copy=True)
     if group % 2 == 0:
         middle.add_(groups[:, :, group // 2 - 1])
-    # Colour by colour: a processor interpolates planes three times as fast as pixels of three values.
+    # Colour by colour: a processor interpolates planes faster than pixels of three values.
     planes = middle.movedim(-1, 1).contiguous()
     if (height, width) != size:
         planes = F.interpolate(planes.flatten(1, 2), size, mode="bilinear", align_corners=False)
