@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ from video_papr.cli.eval import main
 SMALL = ("backbone.num_frames=4", "backbone.input_size=16", "pruner=motion", "progress=false", "runtime=cpu")
 
 Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def compiler_as_it_was() -> Iterator[None]:
+    """Commands that compile tell torch's compiler to pack weights, which is for the rest of a process."""
+    yield
+    if (inductor := sys.modules.get("torch._inductor.config")) is not None:
+        inductor.freezing = False  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,15 @@ def test_precision_by_name() -> None:
     assert (engine.dtype, machine.dtype_name(engine)) == (torch.bfloat16, "bf16")
 
 
+def test_compiling_for_a_processor_packs_the_weights() -> None:
+    import torch._inductor.config as inductor
+
+    machine.build_engine(RuntimeConfig(device="cpu"))
+    assert not inductor.freezing
+    machine.build_engine(RuntimeConfig(device="cpu", compile=True))
+    assert inductor.freezing
+
+
 def test_cuda_graphs_need_a_gpu() -> None:
     assert RuntimeConfig(compile=True).compile_options == {}
     assert RuntimeConfig(compile="max-autotune").compile_options == {"mode": "max-autotune"}

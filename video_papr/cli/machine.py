@@ -51,7 +51,20 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
         raise ConfigError(
             "runtime.compile='reduce-overhead': replays CUDA graphs, which need a GPU; use runtime.compile=true."
         )
+    if runtime.compile and not cuda:
+        _pack_weights()
     return Engine(torch.device("cuda" if cuda else "cpu"), dtype)
+
+
+def _pack_weights() -> None:
+    """Lets torch.compile lay weights out once, in the order in which a processor's matrix products read them.
+
+    Otherwise every product lays them out anew, which takes as long for the few tokens that are kept as for all of them.
+    Every graph holds a copy of the weights from then on, and does not see what happens to the network's own.
+    """
+    import torch._inductor.config as inductor  # slow to import, so only where it is needed
+
+    inductor.freezing = True
 
 
 def dtype_name(engine: Engine) -> str:
