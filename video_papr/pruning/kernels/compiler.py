@@ -24,6 +24,7 @@ INSTRUCTIONS = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx2", "-mfma", "-mf16c"),
     "AVX2": ("-mavx2", "-mfma", "-mf16c"),
 }
+ROUNDING = "-mavx512bf16"  # of newer processors: rounds to bfloat16
 COMPILERS = ("g++", "c++", "clang++")
 
 
@@ -53,7 +54,8 @@ def library_of(source: Path) -> Path:
     Raises:
         BuildError: there is no compiler.
     """
-    told = "\0".join([*_command(source), torch.__version__, source.read_text(encoding="utf-8")])
+    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
+    told = "\0".join([*_command(source), torch.__version__, *texts])
     return (
         default_cache_dir() / "kernels" / f"{source.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
     )
@@ -67,6 +69,8 @@ def _command(source: Path) -> list[str]:
         raise BuildError("there is no C++ compiler; install g++, or name one in the variable CXX")
     level = torch.backends.cpu.get_cpu_capability()
     level, flags = (level, INSTRUCTIONS[level]) if level in INSTRUCTIONS else ("DEFAULT", ())
+    if level == "AVX512" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
+        flags = (*flags, ROUNDING)
     root = Path(torch.__file__).parent
     return [
         *(named or [str(found)]),

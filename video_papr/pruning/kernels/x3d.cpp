@@ -15,8 +15,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/cpu/vec/functional.h>
-#include <ATen/cpu/vec/vec.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -24,18 +22,17 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "vectors.h"
+
 namespace {
 
 using at::Tensor;
-using Vec = at::vec::Vectorized<float>;
-constexpr int64_t LANES = Vec::size();
-constexpr int COLUMNS = LANES == 8 ? 2 : 5;  // as many as the registers hold; AVX2 has half of the others' number
-constexpr int64_t TILE_BYTES = 256 << 10;
+constexpr int COLUMNS = LANES == 8 ? 2 : 4;  // as many as the registers hold; AVX2 has half of the others' number
+constexpr int64_t TILE_BYTES = 128 << 10;
 
 struct Sizes {
   int64_t T, H, W, C, h, w, stride;
@@ -47,30 +44,6 @@ struct Weights {  // see x3d_block below
   const Tensor &project, &bias;
   const std::optional<Tensor>& shortcut;
 };
-
-template <typename S>
-Vec read(const S* from) {
-  if constexpr (std::is_same_v<S, float>) {
-    return Vec::loadu(from);
-  } else {
-    Vec value;
-    at::vec::load_to_float<S>(from, value);
-    return value;
-  }
-}
-
-template <typename S>
-void write(S* to, const Vec& value) {
-  if constexpr (std::is_same_v<S, float>) {
-    value.store(to);
-  } else {  // one vector holds twice as many short numbers; the first half counts
-    S both[2 * LANES];
-    at::vec::convert_from_float<S>(value, value).store(both);
-    std::memcpy(to, both, LANES * sizeof(S));
-  }
-}
-
-Vec swish(const Vec& x) { return x / (Vec(1.f) + x.neg().exp_u20()); }
 
 // N neighbouring outputs of one row, in all frames. `from` is the upper left corner of what the first one sees of the
 // first frame; `row` and `frame` lead from one row or frame of the tile to the next. done(t, i, value) takes the i-th.
@@ -129,7 +102,8 @@ void depthwise(const S* wide, const float* wide_bias, const float* taps, const f
                const Sizes& z) {
   const int64_t blocks = z.C / LANES, columns = z.W + 2;
   const int64_t fitting = TILE_BYTES / (z.T * columns * z.stride * LANES * static_cast<int64_t>(sizeof(float)));
-  const int64_t rows = std::clamp<int64_t>(fitting, 1, z.h), tiles = (z.h + rows - 1) / rows;
+  const int64_t tallest = std::clamp<int64_t>(fitting, 1, z.h), tiles = (z.h + tallest - 1) / tallest;
+  const int64_t rows = (z.h + tiles - 1) / tiles;
   const int64_t tall = (rows - 1) * z.stride + 3, pieces = (z.w + COLUMNS - 1) / COLUMNS;
   std::vector<float> sums(mean ? tiles * z.C : 0);
   at::parallel_for(0, tiles * blocks, 1, [&](int64_t begin, int64_t end) {
@@ -137,7 +111,8 @@ void depthwise(const S* wide, const float* wide_bias, const float* taps, const f
     float* tile = space.mutable_data_ptr<float>();
     std::fill_n(tile, space.numel(), 0.f);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task / blocks * rows, last = std::min(z.h, first + rows), c = task % blocks * LANES;
+      const int64_t part = task / blocks, c = task % blocks * LANES;
+      const int64_t first = z.h * part / tiles, last = z.h * (part + 1) / tiles;  // tiles of about the same height
       const Vec add = Vec::loadu(wide_bias + c), zero(0.f);
       for (int64_t t = 0; t < z.T; ++t) {
         for (int64_t r = 0; r < tall; ++r) {
@@ -162,7 +137,7 @@ void depthwise(const S* wide, const float* wide_bias, const float* taps, const f
           convolve_some<COLUMNS>(count, z.stride, from, columns * LANES, tall * columns * LANES, z.T,
                                  taps + c * 27, shift, [&](int64_t t, int i, const Vec& value) {
                                    if (mean) sum = sum + value;
-                                   write(to + (t * z.h * z.w + i) * z.C, mean ? value : swish(value));
+                                   write(to + (t * z.h * z.w + i) * z.C, mean ? value : swish<S>(value));
                                  });
         }
       }
@@ -189,17 +164,26 @@ template <typename S>
 void gate(S* x, const float* share, int64_t rows, int64_t C) {
   for_rows(rows, C, [&](int64_t row) {
     S* at = x + row * C;
-    for (int64_t c = 0; c < C; c += LANES) write(at + c, swish(read(at + c) * Vec::loadu(share + c)));
+    for (int64_t c = 0; c < C; c += LANES) write(at + c, swish<S>(read(at + c) * Vec::loadu(share + c)));
   });
 }
 
 // x, other (rows, D), bias (D) -> relu(x + other + bias), in place of x
 template <typename S>
-void add(S* x, const S* other, const S* bias, int64_t rows, int64_t D) {
-  const auto sum = [](Vec x, Vec y, Vec z) { return at::vec::maximum(x + y + z, Vec(0.f)); };
-  for_rows(rows, D, [&](int64_t row) {
-    at::vec::map3<S>(sum, x + row * D, x + row * D, other + row * D, bias, D);
+void add(S* x, const S* other, const float* bias, int64_t rows, int64_t D) {
+  std::vector<float> biases(D + LANES);  // a vector may begin anywhere in a row, and end in the next
+  for (int64_t i = 0; i < D + LANES; ++i) biases[i] = bias[i % D];
+  const int64_t whole = rows * D / LANES;
+  at::parallel_for(0, whole, 4096, [&](int64_t begin, int64_t end) {
+    int64_t d = begin * LANES % D;
+    for (int64_t i = begin * LANES; i < end * LANES; i += LANES) {
+      write(x + i, at::vec::maximum(read(x + i) + read(other + i) + Vec::loadu(biases.data() + d), Vec(0.f)));
+      d += LANES;
+      while (d >= D) d -= D;
+    }
   });
+  for (int64_t i = whole * LANES; i < rows * D; ++i)
+    x[i] = std::max(0.f, static_cast<float>(x[i]) + static_cast<float>(other[i]) + bias[i % D]);
 }
 
 // x (T, H, W, K) -> out (T * h * w, D); wide (T * H * W, C) and inner (T * h * w, C) are memory to work in.
@@ -223,12 +207,12 @@ void run_clip(const Tensor& x, const Weights& by, const Sizes& z, Tensor& wide, 
     const Tensor seen = x.slice(1, 0, z.H, z.stride).slice(2, 0, z.W, z.stride).contiguous();
     other = at::mm(seen.view({-1, K}), *by.shortcut);
   }
-  add(out.mutable_data_ptr<S>(), other.const_data_ptr<S>(), by.bias.const_data_ptr<S>(), rows, D);
+  add(out.mutable_data_ptr<S>(), other.const_data_ptr<S>(), by.bias.const_data_ptr<float>(), rows, D);
 }
 
 // x (B, T, H, W, K) -> (B, T, h, w, D). Packed weights: expand (K, C), expand_bias (C), taps (C / LANES, 27, LANES),
 // taps_bias (C), squeeze: none, or (C, R), (R), (R, C), (C); project (C, D), bias (D), shortcut (K, D) or none. Biases,
-// taps and squeeze in float32, the others and `bias` of x's type. `channels`: of C, those that are not filled up.
+// taps and squeeze in float32, the others of x's type. `channels`: of C, those that are not filled up.
 Tensor x3d_block(const Tensor& x, const Tensor& expand, const Tensor& expand_bias, const Tensor& taps,
                  const Tensor& taps_bias, at::TensorList squeeze, const Tensor& project, const Tensor& bias,
                  const std::optional<Tensor>& shortcut, int64_t stride, int64_t channels) {

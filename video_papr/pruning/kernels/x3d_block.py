@@ -51,17 +51,18 @@ class PackedBlock:
         bias = branch.conv_c.bias.detach().float()
         if shortcut is not None and shortcut.bias is not None:
             bias = bias + shortcut.bias.detach().float()
-        products = [expand, project, bias, None if shortcut is None else _matrix(shortcut)]
+        self.bias = bias
+        products = [expand, project, None if shortcut is None else _matrix(shortcut)]
         # Autocast hands over bfloat16 although the weights are float32, so both are at hand.
         self.exact = products
         self.rounded = [None if value is None else value.bfloat16() for value in products]
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (B, T, H, W, K) -> (B, T, h, w, D), of x's type: float32 or bfloat16."""
-        expand, project, bias, shortcut = self.rounded if x.dtype == torch.bfloat16 else self.exact
+        expand, project, shortcut = self.rounded if x.dtype == torch.bfloat16 else self.exact
         operator = torch.ops.video_papr.x3d_block
         out: Tensor = operator(
-            *(x, expand, *self.fixed, self.squeeze, project, bias, shortcut, self.stride, self.channels)
+            *(x, expand, *self.fixed, self.squeeze, project, self.bias, shortcut, self.stride, self.channels)
         )
         return out
 
