@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from video_papr.pruning.builders import Pruner, build_pruner
 from video_papr.pruning.fast import FastTrunk, speed_up
-from video_papr.pruning.kernels import compiler, takes_a_while, use_kernels, x3d_block
+from video_papr.pruning.kernels import compiler, takes_a_while, use_kernels, x3d_block, x3d_cpp
 from video_papr.pruning.kernels.depthwise import Depthwise, fuse_depthwise
 from video_papr.pruning.kernels.x3d_pixels import fast_clip_of
 from video_papr.pruning.x3d import STAGES, X3DTrunk, clip_of, fold_norms
@@ -47,7 +47,7 @@ def is_packed(pruner: Pruner) -> bool:
 
 @needs_compiler
 def test_the_operator_works_here() -> None:
-    assert x3d_block.fault() is None
+    assert x3d_cpp.fault() is None
     pruner = fast_pruner(frames=4, size=32)
     names = set(pruner.state_dict())
     assert use_kernels(pruner, CPU) is None and is_packed(pruner)
@@ -73,8 +73,8 @@ def test_features_of_every_stage(
     fast = FastTrunk(trunk)
     pixels = torch.randn(batch, 3, frames, *size)
     expected = {name: features.clone() for name, features in X3DTrunk.stages(fast, pixels)}
-    assert x3d_block.fault() is None
-    x3d_block.pack_blocks(fast)
+    assert x3d_cpp.fault() is None
+    x3d_cpp.pack(fast)
     found = {name: features.clone() for name, features in fast.stages(pixels)}
     assert list(found) == list(expected)
     for name, features in found.items():
@@ -112,7 +112,7 @@ def test_the_same_tokens_on_a_processor(mode: str, least: float, clips: Draw, ov
 def test_pixels(
     batch: int, length: int, frames: int, height: int, width: int, rows: int, columns: int, strided: bool
 ) -> None:
-    assert x3d_block.fault() is None
+    assert x3d_cpp.fault() is None
     clip = torch.randint(0, 256, (batch, length, height, width, 3), dtype=torch.uint8)
     clip = clip.transpose(2, 3) if strided else clip
     found = fast_clip_of(clip, num_frames=frames, size=(rows, columns))
@@ -151,12 +151,12 @@ def test_arithmetic_and_shapes_are_known_beforehand(shaken: Shake) -> None:
     fast = FastTrunk(trunk)
     pixels = torch.randn(2, 3, 3, 40, 33)
     counted = []
-    assert x3d_block.fault() is None
+    assert x3d_cpp.fault() is None
     for _ in range(2):
         with FlopCounterMode(display=False) as counter:
             fast(pixels)
         counted.append(counter.get_total_flops())
-        x3d_block.pack_blocks(fast)
+        x3d_cpp.pack(fast)
     assert counted[0] == counted[1] > 0
     expected = fast(pixels)
     torch.compiler.reset()
@@ -167,9 +167,9 @@ def test_arithmetic_and_shapes_are_known_beforehand(shaken: Shake) -> None:
 
 def packed_blocks() -> list[x3d_block.PackedBlock]:
     """One with stride, shortcut and squeeze-and-excitation, one without any of them, one with the last."""
-    assert x3d_block.fault() is None
-    trunk = x3d_block.random_trunk()
-    x3d_block.pack_blocks(trunk)
+    assert x3d_cpp.fault() is None
+    trunk = x3d_cpp.random_trunk()
+    x3d_cpp.pack(trunk)
     stage: Any = trunk.blocks[1]
     return [block.packed for block in stage.res_blocks]
 
@@ -178,10 +178,10 @@ def packed_blocks() -> list[x3d_block.PackedBlock]:
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Nothing is built yet, and nothing that a test builds is remembered."""
     monkeypatch.setenv("VIDEO_PAPR_CACHE", str(tmp_path))
-    for remembered in (compiler.load, x3d_block.fault):
+    for remembered in (compiler.load, x3d_cpp.fault):
         remembered.cache_clear()
     yield tmp_path / "kernels"
-    for remembered in (compiler.load, x3d_block.fault):
+    for remembered in (compiler.load, x3d_cpp.fault):
         remembered.cache_clear()
 
 
@@ -224,13 +224,13 @@ def test_it_is_built_once_and_in_one_piece(empty_cache: Path, monkeypatch: pytes
     assert takes_a_while(pruner, CPU)
     assert not takes_a_while(pruner, torch.device("cuda")) and not takes_a_while(build_pruner("motion"), CPU)
     monkeypatch.setattr(torch.ops, "load_library", lambda path: None)  # loaded already
-    compiler.load(x3d_block.SOURCE)
+    compiler.load(x3d_cpp.SOURCE)
     (library,) = empty_cache.iterdir()
     assert library.suffix == ".so" and library.stat().st_size > 10_000
     assert not takes_a_while(pruner, CPU)
     compiler.load.cache_clear()
     monkeypatch.setattr(compiler, "_build", None)  # building again would fail
-    compiler.load(x3d_block.SOURCE)
+    compiler.load(x3d_cpp.SOURCE)
 
 
 def test_features_and_names_of_a_trunk_with_other_convolutions(shaken: Shake) -> None:

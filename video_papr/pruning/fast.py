@@ -92,6 +92,9 @@ def _channels_first(x: Tensor) -> Tensor:
 
 def _stem(x: Tensor, stem: Any) -> Tensor:
     """(B, T, H, W, 3) -> (B, T, H / 2, W / 2, C)."""
+    if (packed := getattr(stem, "packed", None)) is not None:  # see `kernels.x3d_cpp`
+        out: Tensor = packed(x)
+        return out
     batch, frames = x.shape[:2]
     space, time = stem.conv.conv_t, stem.conv.conv_xy  # pytorchvideo's names are the wrong way round
     images = x.flatten(0, 1).movedim(-1, 1)
@@ -104,7 +107,7 @@ def _stem(x: Tensor, stem: Any) -> Tensor:
 
 def run_block(x: Tensor, block: Any) -> Tensor:
     """One residual block, (B, T, H, W, C) -> (B, T, h, w, D); depth pruning may have merged it to one convolution."""
-    if (packed := getattr(block, "packed", None)) is not None:  # see `kernels.x3d_block`
+    if (packed := getattr(block, "packed", None)) is not None:
         out: Tensor = packed(x)
         return out
     if isinstance(block, MergedBlock):

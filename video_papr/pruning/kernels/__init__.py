@@ -35,7 +35,7 @@ def takes_a_while(pruner: Pruner | SimilarityPruner | None, device: torch.device
     if device.type != "cpu" or _fast_scorer(pruner) is None:
         return False
     from .compiler import BuildError, library_of
-    from .x3d_block import SOURCE
+    from .x3d_cpp import SOURCE
 
     try:
         return not library_of(SOURCE).is_file()
@@ -62,11 +62,11 @@ def _use_triton(scorer: X3DScorer, device: torch.device) -> str | None:
 
 
 def _use_cpp(scorer: X3DScorer) -> str | None:
-    from .x3d_block import fault, pack_blocks
+    from .x3d_cpp import fault, pack
     from .x3d_pixels import fast_clip_of
 
     found = fault()
     if found is None:
-        pack_blocks(scorer.trunk)
+        pack(scorer.trunk)
         scorer.clip_of = fast_clip_of
     return found

@@ -1,4 +1,5 @@
-// X3D on a processor: its pixels, and one residual block. x3d_pixels.py and x3d_block.py call them.
+// X3D on a processor: its pixels, and one residual block; x3d_stem.h has what comes between. x3d_pixels.py, x3d_stem.py
+// and x3d_block.py call them.
 //
 // Operator by operator, a block writes its widened activations six times, and reads them as often: bias, product, ReLU,
 // convolution, gate, swish. Here the product writes them, and the convolution, which takes the bias and the ReLU before
@@ -27,6 +28,7 @@
 #include <vector>
 
 #include "vectors.h"
+#include "x3d_stem.h"
 
 namespace {
 
@@ -284,6 +286,7 @@ Tensor x3d_pixels(const Tensor& frames, int64_t t, int64_t h, int64_t w, const T
 TORCH_LIBRARY_FRAGMENT(video_papr, library) {
   library.def("x3d_lanes() -> int", &x3d_lanes);
   library.def("x3d_pixels(Tensor frames, int t, int h, int w, Tensor scale, Tensor shift) -> Tensor");
+  library.def("x3d_stem(Tensor x, Tensor space, Tensor time, Tensor bias, int channels) -> Tensor");
   library.def(
       "x3d_block(Tensor x, Tensor expand, Tensor expand_bias, Tensor taps, Tensor taps_bias, Tensor[] squeeze, "
       "Tensor project, Tensor bias, Tensor? shortcut, int stride, int channels) -> Tensor");
@@ -292,4 +295,5 @@ TORCH_LIBRARY_FRAGMENT(video_papr, library) {
 TORCH_LIBRARY_IMPL(video_papr, CPU, library) {
   library.impl("x3d_block", &x3d_block);
   library.impl("x3d_pixels", &x3d_pixels);
+  library.impl("x3d_stem", &x3d_stem);
 }

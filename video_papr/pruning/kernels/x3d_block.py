@@ -6,23 +6,14 @@ D of the output, L lanes of the processor's vectors.
 
 from __future__ import annotations
 
-import copy
 import math
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
-
-from ..x3d import X3DTrunk, fold_norms
-from ..x3d_short import MergedBlock
-from .compiler import BuildError, load
-
-SOURCE = Path(__file__).with_name("x3d.cpp")
-TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}  # of the largest value
 
 
 class PackedBlock:
@@ -86,63 +77,8 @@ def _squeeze(gate: Any, fill: int) -> list[Tensor]:
     ]
 
 
-def pack_blocks(trunk: Any) -> None:
-    """Gives every residual block of a trunk on the processor its `PackedBlock`; those merged to a convolution stay."""
-    for stage in list(trunk.blocks)[1:]:
-        for block in stage.res_blocks:
-            if not isinstance(block, MergedBlock):
-                block.packed = PackedBlock(block)
-
-
 @cache
-def fault() -> str | None:
-    """Why the operator is not to be used here, in a few words; None: it is loaded and gives what torch gives.
-
-    It is built if it was not built before, and compared once: with and without stride, shortcut and squeeze, in both
-    types of numbers.
-    """
-    try:
-        load(SOURCE)
-        _register()
-        trunk = random_trunk()
-        pack_blocks(trunk)
-        stage: Any = trunk.blocks[1]
-        for dtype, tolerance in TOLERANCES.items():
-            for place, block in enumerate(stage.res_blocks):
-                apart = _difference(block, 48 if place == 0 else 24, dtype)
-                if not apart <= tolerance:
-                    return f"block {place} differs from torch by {apart:.1g} in {dtype}"
-    except BuildError as error:
-        return str(error)
-    except RuntimeError as error:  # of torch, whatever it may say
-        return " ".join(str(error).splitlines()[0].split())[:200]
-    return None
-
-
-def random_trunk() -> X3DTrunk:
-    """The blocks of res2, two with squeeze-and-excitation and one without, of which every weight matters."""
-    trunk = X3DTrunk("res2").eval()
-    fold_norms(trunk)
-    generator = torch.Generator().manual_seed(0)
-    for value in trunk.parameters():
-        scale = math.sqrt(2 / value[0].numel()) if value.ndim > 1 else 0.3
-        value.data = scale * torch.randn(value.shape, generator=generator)
-    return trunk
-
-
-def _difference(block: Any, size: int, dtype: torch.dtype) -> float:
-    """How far a packed block is from torch in float64, as a share of the largest value."""
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(2, 3, size, size - 7, 24, generator=generator).to(dtype)
-    with torch.no_grad():
-        found = block.packed(x).double()
-        wide = copy.deepcopy(block).double()
-        expected = wide(x.double().movedim(-1, 1)).movedim(1, -1)
-    return ((found - expected).abs().max() / expected.abs().max()).item()
-
-
-@cache
-def _register() -> None:
+def register() -> None:
     """Tells torch.compile the operator's shapes, and counters its arithmetic."""
 
     @torch.library.register_fake("video_papr::x3d_block")
