@@ -184,8 +184,10 @@ void add(S* x, const S* other, const float* bias, int64_t rows, int64_t D) {
       while (d >= D) d -= D;
     }
   });
-  for (int64_t i = whole * LANES; i < rows * D; ++i)
-    x[i] = std::max(0.f, static_cast<float>(x[i]) + static_cast<float>(other[i]) + bias[i % D]);
+  for (int64_t i = whole * LANES; i < rows * D; ++i) {
+    const float sum = static_cast<float>(x[i]) + static_cast<float>(other[i]) + bias[i % D];
+    x[i] = sum < 0 ? 0.f : sum;  // not a number stays so, as in a vector
+  }
 }
 
 // x (T, H, W, K) -> out (T * h * w, D); wide (T * H * W, C) and inner (T * h * w, C) are memory to work in.
