@@ -1,5 +1,5 @@
-// X3D on a processor: its pixels, and one residual block; x3d_stem.h has what comes between. x3d_pixels.py, x3d_stem.py
-// and x3d_block.py call them.
+// X3D on a processor: one residual block, and the operators' names; x3d_pixels.h and x3d_stem.h have what comes before.
+// Each is called by the Python file of its name.
 //
 // Operator by operator, a block writes its widened activations six times, and reads them as often: bias, product, ReLU,
 // convolution, gate, swish. Here the product writes them, and the convolution, which takes the bias and the ReLU before
@@ -24,10 +24,10 @@
 
 #include <algorithm>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "vectors.h"
+#include "x3d_pixels.h"
 #include "x3d_stem.h"
 
 namespace {
@@ -97,8 +97,8 @@ void convolve_some(int64_t count, int64_t stride, const Rest&... rest) {
   }
 }
 
-// relu(wide + wide_bias) (T, H, W, C) -> its depthwise 3 x 3 x 3 convolution (T, h, w, C): with swish, or, if `mean` (C)
-// is given, without it and with the mean of each channel.
+// relu(wide + wide_bias) (T, H, W, C) -> its depthwise 3 x 3 x 3 convolution (T, h, w, C): with swish, or, where `mean`
+// (C) is given, without it and with the mean of each channel.
 template <typename S>
 void depthwise(const S* wide, const float* wide_bias, const float* taps, const float* bias, S* out, float* mean,
                const Sizes& z) {
@@ -242,46 +242,6 @@ Tensor x3d_block(const Tensor& x, const Tensor& expand, const Tensor& expand_bia
 }
 
 int64_t x3d_lanes() { return LANES; }
-
-// Where an output lies between two of `size` values, corners not aligned: the first, and the share of the second.
-std::pair<int64_t, float> between(int64_t output, int64_t outputs, int64_t size) {
-  const float step = static_cast<float>(size) / outputs, place = std::max(0.f, step * (output + 0.5f) - 0.5f);
-  const int64_t first = std::min<int64_t>(static_cast<int64_t>(place), size - 1);
-  return {first, place - first};
-}
-
-// frames (B, T, H, W, 3) uint8 -> (B, t, h, w, 3) float32: the middle of each group of T / t frames (the sum of the two
-// that lie there where T / t is even), bilinear, times `scale` (3), plus `shift` (3). T is a multiple of t.
-Tensor x3d_pixels(const Tensor& frames, int64_t t, int64_t h, int64_t w, const Tensor& scale, const Tensor& shift) {
-  const Tensor input = frames.contiguous();
-  const int64_t B = input.size(0), T = input.size(1), H = input.size(2), W = input.size(3), group = T / t;
-  TORCH_CHECK(input.size(4) == 3 && group * t == T, "x3d_pixels: frames in groups, of three colours");
-  Tensor out = at::empty({B, t, h, w, 3}, input.options().dtype(at::kFloat));
-  const uint8_t* from = input.const_data_ptr<uint8_t>();
-  const float *times = scale.const_data_ptr<float>(), *plus = shift.const_data_ptr<float>();
-  float* to = out.mutable_data_ptr<float>();
-  at::parallel_for(0, B * t * h, 16, [&](int64_t begin, int64_t end) {
-    std::vector<float> line(W * 3);
-    for (int64_t row = begin; row < end; ++row) {
-      const auto [y, down] = between(row % h, h, H);
-      const int64_t below = (y + 1 < H ? W * 3 : 0), frame = row / h % t * group + group / 2, clip = row / h / t;
-      const uint8_t* late = from + ((clip * T + frame) * H + y) * W * 3;
-      const uint8_t* early = late - (group % 2 ? 0 : H * W * 3);
-      const float twice = group % 2 ? 0.f : 1.f;
-      for (int64_t i = 0; i < W * 3; ++i)
-        line[i] = (1 - down) * (late[i] + twice * early[i]) + down * (late[i + below] + twice * early[i + below]);
-      for (int64_t x = 0; x < w; ++x) {
-        const auto [left, share] = between(x, w, W);
-        const int64_t right = left + 1 < W ? 3 : 0;
-        for (int64_t c = 0; c < 3; ++c) {
-          const float value = (1 - share) * line[left * 3 + c] + share * line[left * 3 + right + c];
-          to[(row * w + x) * 3 + c] = value * times[c] + plus[c];
-        }
-      }
-    }
-  });
-  return out;
-}
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-"""The pixels that X3D reads, made of frames by one C++ operator on a processor: see `x3d.cpp`."""
+"""The pixels that X3D reads, made of frames by one C++ operator on a processor: see `x3d_pixels.h`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-// The stem of X3D on a processor: a 1 x 3 x 3 convolution of stride 2 over three colours, a depthwise 5 x 1 x 1 one, and
-// a ReLU. Row by row of the output: the first convolution of the row in all frames, kept in float32 in a core's caches,
+// The stem of X3D on a processor: a 1 x 3 x 3 convolution of stride 2 over three colours, a depthwise 5 x 1 x 1 one, a
+// ReLU. Row by row of the output: the first convolution of the row in all frames, kept in float32 in a core's caches,
 // and the second one from there.
 //
-// Letters: B clips, T frames, H x W pixels of the input, h x w of the output, C channels, P of them filled up with zeros
-// to a multiple of LANES.
+// Letters: B clips, T frames, H x W pixels of the input, h x w of the output, C channels, filled up with zeros to P, a
+// multiple of LANES.
 
 #pragma once
 
