@@ -260,6 +260,9 @@ def test_it_is_built_once_and_in_one_piece(empty_cache: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 @needs_compiler
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() not in compiler.INSTRUCTIONS, reason="needs AVX2 or AVX-512"
+)
 @pytest.mark.parametrize("level", ["avx2", "default"])
 def test_processors_with_shorter_vectors(level: str, tmp_path: Path) -> None:
     """Another instruction set is for another process: torch chooses it once."""
