@@ -28,11 +28,11 @@ def normalize_planes(
     """planes (..., 3, T, H, W) from 0 to 255, of any type -> the same shape: `(x / 255 - mean) / std`, in float32."""
     # One copy, of bytes where they are bytes; what follows reads and writes the same memory.
     values = planes.contiguous().to(torch.float32, copy=True)
-    scale, shift = (part[:, None, None, None] for part in _scale_and_shift(mean, std, planes.device))
+    scale, shift = (part[:, None, None, None] for part in scale_and_shift(mean, std, planes.device))
     return values.mul_(scale).add_(shift).to(dtype)
 
 
-def _scale_and_shift(
+def scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """What a colour from 0 to 255 is multiplied by, and what is added then: (3,) float32 each."""

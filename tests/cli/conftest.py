@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch._inductor.config as inductor
 
 from video_papr.cli.eval import main
 
@@ -22,9 +22,8 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture(autouse=True)
 def compiler_as_it_was() -> Iterator[None]:
     """Commands that compile tell torch's compiler to pack weights, which is for the rest of a process."""
-    yield
-    if (inductor := sys.modules.get("torch._inductor.config")) is not None:
-        inductor.freezing = False  # type: ignore[attr-defined]
+    with inductor.patch(freezing=False):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
-    """Chooses device and precision, and sets torch's threads. Each rank of a machine takes the next GPU.
+    """Chooses device and precision, and sets torch's threads and compiler. Each rank of a machine takes the next GPU.
 
     Raises:
         ConfigError: a GPU is asked for and there is none, or what only a GPU can do.

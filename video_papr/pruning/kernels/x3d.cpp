@@ -154,19 +154,12 @@ void depthwise(const S* wide, const float* wide_bias, const float* taps, const f
   }
 }
 
-template <typename F>
-void for_rows(int64_t rows, int64_t width, const F& run) {
-  at::parallel_for(0, rows, std::max<int64_t>(1, 16384 / width), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) run(row);
-  });
-}
-
 // x (rows, C) -> swish(x * share), in place; share (C)
 template <typename S>
 void gate(S* x, const float* share, int64_t rows, int64_t C) {
-  for_rows(rows, C, [&](int64_t row) {
-    S* at = x + row * C;
-    for (int64_t c = 0; c < C; c += LANES) write(at + c, swish<S>(read(at + c) * Vec::loadu(share + c)));
+  at::parallel_for(0, rows, std::max<int64_t>(1, 16384 / C), [&](int64_t begin, int64_t end) {
+    for (S* row = x + begin * C; row < x + end * C; row += C)
+      for (int64_t c = 0; c < C; c += LANES) write(row + c, swish<S>(read(row + c) * Vec::loadu(share + c)));
   });
 }
 

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ...pixels import scale_and_shift
 from ..x3d import MEAN, STD, clip_of
 
 
@@ -23,6 +24,5 @@ def fast_clip_of(frames: Tensor, *, num_frames: int, size: tuple[int, int]) -> T
 @cache
 def _colors(frames: int) -> tuple[Tensor, Tensor]:
     """What the sum of so many frames is multiplied by, and what is added then: (3,) float32 each."""
-    scale = [1 / (255 * std * frames) for std in STD]
-    shift = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
-    return torch.tensor(scale), torch.tensor(shift)
+    scale, shift = scale_and_shift(MEAN, STD, torch.device("cpu"))
+    return scale / frames, shift

@@ -70,10 +70,16 @@ void convolve_time(const float* rows, int64_t step, int64_t T, const float* taps
   }
 }
 
+// Arguments as of x3d_stem; x is contiguous.
 template <typename S>
-void run_stem(const S* x, const float* space, const float* time, const float* bias, S* out, int64_t B, int64_t T,
-              int64_t H, int64_t W, int64_t C, int64_t P) {
-  const int64_t h = (H - 1) / 2 + 1, w = (W - 1) / 2 + 1, row = (W + 2) * 3;
+void run_stem(const at::Tensor& x, const at::Tensor& space, const at::Tensor& time, const at::Tensor& bias,
+              at::Tensor& out) {
+  const int64_t B = x.size(0), T = x.size(1), H = x.size(2), W = x.size(3), P = bias.size(0);
+  const int64_t h = out.size(2), w = out.size(3), C = out.size(4), row = (W + 2) * 3;
+  const S* from = x.const_data_ptr<S>();
+  const float *space_taps = space.const_data_ptr<float>(), *time_taps = time.const_data_ptr<float>();
+  const float* shift = bias.const_data_ptr<float>();
+  S* to = out.mutable_data_ptr<S>();
   at::parallel_for(0, B * h, 1, [&](int64_t begin, int64_t end) {
     const at::Tensor seen_space = at::empty({3 * row}, at::kFloat), sums_space = at::empty({T * w * P}, at::kFloat);
     float *seen = seen_space.mutable_data_ptr<float>(), *sums = sums_space.mutable_data_ptr<float>();
@@ -81,19 +87,19 @@ void run_stem(const S* x, const float* space, const float* time, const float* bi
       const int64_t clip = task / h, y = task % h;
       for (int64_t t = 0; t < T; ++t) {
         for (int64_t r = 0; r < 3; ++r)
-          padded_row(x + (clip * T + t) * H * W * 3, 2 * y + r - 1, H, W, seen + r * row);
+          padded_row(from + (clip * T + t) * H * W * 3, 2 * y + r - 1, H, W, seen + r * row);
         for (int64_t c = 0; c < P; c += LANES) {
-          float* to = sums + t * w * P + c;
-          int64_t at = 0;
-          for (; at + STEM_COLUMNS <= w; at += STEM_COLUMNS)
-            convolve_colors<STEM_COLUMNS>(seen + at * 6, row, space + c, P, to + at * P);
-          for (; at < w; ++at) convolve_colors<1>(seen + at * 6, row, space + c, P, to + at * P);
+          float* line = sums + t * w * P + c;
+          int64_t i = 0;
+          for (; i + STEM_COLUMNS <= w; i += STEM_COLUMNS)
+            convolve_colors<STEM_COLUMNS>(seen + i * 6, row, space_taps + c, P, line + i * P);
+          for (; i < w; ++i) convolve_colors<1>(seen + i * 6, row, space_taps + c, P, line + i * P);
         }
       }
-      for (int64_t at = 0; at < w; ++at)
+      for (int64_t i = 0; i < w; ++i)
         for (int64_t c = 0; c < P; c += LANES)
-          convolve_time(sums + at * P + c, w * P, T, time + c, P, Vec::loadu(bias + c),
-                        out + ((clip * T * h + y) * w + at) * C + c, h * w * C, std::min(LANES, C - c));
+          convolve_time(sums + i * P + c, w * P, T, time_taps + c, P, Vec::loadu(shift + c),
+                        to + ((clip * T * h + y) * w + i) * C + c, h * w * C, std::min(LANES, C - c));
     }
   });
 }
@@ -103,20 +109,13 @@ void run_stem(const S* x, const float* space, const float* time, const float* bi
 at::Tensor x3d_stem(const at::Tensor& x, const at::Tensor& space, const at::Tensor& time, const at::Tensor& bias,
                     int64_t channels) {
   const at::Tensor input = x.contiguous();
-  const int64_t B = input.size(0), T = input.size(1), H = input.size(2), W = input.size(3), P = bias.size(0);
+  const int64_t P = bias.size(0), h = (input.size(2) - 1) / 2 + 1, w = (input.size(3) - 1) / 2 + 1;
   TORCH_CHECK(input.size(4) == 3 && P % LANES == 0 && channels <= P && P - channels < LANES, "x3d_stem: sizes");
-  at::Tensor out = at::empty({B, T, (H - 1) / 2 + 1, (W - 1) / 2 + 1, channels}, input.options());
-  const auto run = [&](auto zero) {
-    using S = decltype(zero);
-    run_stem(input.const_data_ptr<S>(), space.const_data_ptr<float>(), time.const_data_ptr<float>(),
-             bias.const_data_ptr<float>(), out.mutable_data_ptr<S>(), B, T, H, W, channels, P);
-  };
-  if (input.scalar_type() == at::kFloat) {
-    run(0.f);
-  } else {
-    TORCH_CHECK(input.scalar_type() == at::kBFloat16, "x3d_stem: float32 or bfloat16, not ", input.scalar_type());
-    run(at::BFloat16());
-  }
+  TORCH_CHECK(input.scalar_type() == at::kFloat || input.scalar_type() == at::kBFloat16,
+              "x3d_stem: float32 or bfloat16, not ", input.scalar_type());
+  at::Tensor out = at::empty({input.size(0), input.size(1), h, w, channels}, input.options());
+  const auto run = input.scalar_type() == at::kFloat ? run_stem<float> : run_stem<at::BFloat16>;
+  run(input, space, time, bias, out);
   return out;
 }
 
