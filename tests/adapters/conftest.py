@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 FRAMES, SIZE = 4, 32  # grid 2 x 4 x 4
 COMMON: dict[str, Any] = {
@@ -36,37 +37,63 @@ def shaken(model: nn.Module) -> Any:
     return model.eval()
 
 
+def build_host(name: str, **changes: Any) -> Any:
+    """A model of transformers by its class; `changes` of its configuration."""
+    transformers = pytest.importorskip("transformers")
+    family = next(prefix for prefix in TUBELETS if name.startswith(prefix))
+    config = getattr(transformers, f"{family}Config")(**{**COMMON, **TUBELETS[family], **changes})
+    return shaken(getattr(transformers, name)(config))
+
+
+def build_vit(**options: Any) -> Any:
+    """A VisionTransformer of timm, with a grid of 1 x 4 x 4."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}
+    return shaken(VisionTransformer(**{**settings, "num_classes": 5, **options}))
+
+
+def draw_clip(batch: int = 2, seed: int = 0) -> Tensor:
+    """Pixels (B, T, 3, S, S), normalised roughly as photographs are."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, FRAMES, 3, SIZE, SIZE, generator=generator) * 2 - 1
+
+
+def draw_images(batch: int = 2, seed: int = 0) -> Tensor:
+    return draw_clip(batch, seed)[:, 0]
+
+
+@dataclass
+class Example:
+    """A small model of one family, and what it reads."""
+
+    model: Any
+    pixels: Callable[..., Tensor] = draw_clip  # (batch, seed) -> pixels
+    reads_images: bool = False
+
+    def logits(self, model: Any, pixels: Tensor) -> Tensor:
+        answer: Any = model(pixels)
+        return answer if self.reads_images else answer.logits
+
+
+# One of each family, and of each way in which it may be built.
+HOSTS: dict[str, Callable[[], Example]] = {
+    "VideoMAE": lambda: Example(build_host("VideoMAEForVideoClassification")),
+    "ViViT": lambda: Example(build_host("VivitForVideoClassification")),
+    "timm ViT": lambda: Example(build_vit(), draw_images, reads_images=True),
+}
+
+
 @pytest.fixture
 def host() -> Callable[..., Any]:
-    """A function (class name, changes of its configuration) -> a model of transformers."""
-    transformers = pytest.importorskip("transformers")
-
-    def build(name: str, **changes: Any) -> Any:
-        family = "VideoMAE" if name.startswith("VideoMAE") else "Vivit"
-        config = getattr(transformers, f"{family}Config")(**{**COMMON, **TUBELETS[family], **changes})
-        return shaken(getattr(transformers, name)(config))
-
-    return build
+    return build_host
 
 
 @pytest.fixture
 def vit() -> Callable[..., Any]:
-    """A function (options) -> a VisionTransformer of timm, with a grid of 1 x 4 x 4."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    def build(**options: Any) -> Any:
-        settings = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3}
-        return shaken(VisionTransformer(**{**settings, "num_classes": 5, **options}))
-
-    return build
+    return build_vit
 
 
 @pytest.fixture
-def clip() -> Callable[..., torch.Tensor]:
-    """A function (batch, seed) -> pixels (B, T, 3, S, S), normalised roughly as photographs are."""
-
-    def draw(batch: int = 2, seed: int = 0) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.rand(batch, FRAMES, 3, SIZE, SIZE, generator=generator) * 2 - 1
-
-    return draw
+def clip() -> Callable[..., Tensor]:
+    return draw_clip

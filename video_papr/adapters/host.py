@@ -1,4 +1,4 @@
-"""What pruning has to know about a model of another library, and the way from its pixels to the tokens that stay.
+"""What pruning has to know about a model of another library, and how its tokens are chosen from its pixels.
 
 Letters: B clips, T frames, H x W pixels, N tokens of the grid, P class tokens, K kept tokens, D channels.
 """
@@ -6,14 +6,14 @@ Letters: B clips, T frames, H x W pixels, N tokens of the grid, P class tokens, 
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..pruning.builders import Pruner
 from ..pruning.selection import gather_tokens
@@ -23,6 +23,12 @@ from ..structures import TokenGrid, TokenSelection
 SLACK = 0.05
 
 Colors = tuple[float, float, float]
+
+
+class Handle(Protocol):
+    """What takes one change of a model back, as the handle of a hook does."""
+
+    def remove(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,8 @@ class Host:
         grid: the tokens that it makes of one clip, without class tokens.
         clip: (T, H, W) that it reads; T is 1 for an image model.
         mean, std: of its pixels, RGB in 0..1.
-        reads_images: pixels are (B, 3, H, W) instead of (B, T, 3, H, W).
         attach: (selector) -> the hooks that drop tokens.
+        first_stays: the answer is read from the grid's first token, which is among the kept ones whatever its score.
     """
 
     name: str
@@ -45,8 +51,29 @@ class Host:
     clip: tuple[int, int, int]
     mean: Colors
     std: Colors
-    reads_images: bool
-    attach: Callable[[Selector], list[RemovableHandle]]
+    attach: Callable[[Selector], Sequence[Handle]]
+    first_stays: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of another library that are pruned in the same way. The documentation's table is made of these.
+
+    Attributes:
+        library: package that defines the classes.
+        classes: their names.
+        drops: what is dropped, and where.
+        checked: what the tests compare a pruned model with.
+        open: (model, name of its class) -> the host; raises ConfigError with the reason where it cannot be pruned.
+        reads_images: pixels are (B, 3, H, W) instead of (B, T, 3, H, W).
+    """
+
+    library: str
+    classes: tuple[str, ...]
+    drops: str
+    checked: str
+    open: Callable[[Any, str], Host]
+    reads_images: bool = False
 
 
 class Selector:
@@ -59,10 +86,12 @@ class Selector:
         host: whose pixels are read.
         pruner: what chooses, in eval mode.
         mean, std: undo the normalisation of the pixels.
+        reads_images: see `Family`.
     """
 
-    def __init__(self, host: Host, pruner: Pruner, *, mean: Colors, std: Colors) -> None:
-        self.grid, self.clip, self.reads_images = host.grid, host.clip, host.reads_images
+    def __init__(self, host: Host, pruner: Pruner, *, mean: Colors, std: Colors, reads_images: bool) -> None:
+        self.grid, self.clip, self.reads_images = host.grid, host.clip, reads_images
+        self.first_stays = host.first_stays
         self.mean, self.std = mean, std
         self.pruners = {"": pruner}
         self.doubted = False
@@ -74,8 +103,12 @@ class Selector:
             ValueError: another shape.
         """
         self.check(pixels)
-        selection: TokenSelection = self._pruner(pixels.device)(self.frames(pixels), self.grid)
-        return selection
+        pruner = self._pruner(pixels.device)
+        significance = pruner.significance(self.frames(pixels), self.grid)
+        if self.first_stays:
+            significance = significance.clone()
+            significance[:, 0, 0, 0] = torch.inf
+        return pruner.choose(significance)
 
     def check(self, pixels: Tensor) -> None:
         """Raises ValueError unless the pixels have the shape that the host reads."""
@@ -118,15 +151,37 @@ class Selector:
         return self.pruners[str(device)]
 
 
+class PerThread(threading.local):
+    """A value that every thread has its own of; a copied or unpickled one starts with None."""
+
+    value: Any = None
+
+    def __reduce__(self) -> tuple[type[PerThread], tuple[()]]:
+        return PerThread, ()
+
+
+class Override:
+    """Gives one instance another attribute, until it is removed."""
+
+    def __init__(self, owner: object, name: str, value: object) -> None:
+        self.owner, self.name = owner, name
+        self.before = {name: vars(owner)[name]} if name in vars(owner) else {}
+        setattr(owner, name, value)
+
+    def remove(self) -> None:
+        delattr(self.owner, self.name)
+        vars(self.owner).update(self.before)
+
+
 @dataclass
 class Attachment:
     """What `prune` has added to a model: enough to use it, and to take it away."""
 
     selector: Selector
-    handles: list[RemovableHandle]
+    handles: Sequence[Handle]
 
 
-def keep_tokens(tokens: Tensor, keep_idx: Tensor, num_prefix: int) -> Tensor:
+def keep_tokens(tokens: Tensor, keep_idx: Tensor, num_prefix: int = 0) -> Tensor:
     """tokens (B, P + N, D), keep_idx (B, K) of the N tokens -> (B, P + K, D); the P in front always stay."""
     if keep_idx.shape[1] == tokens.shape[1] - num_prefix:  # the same bits, whatever their layout in memory
         return tokens

@@ -7,24 +7,26 @@
     vp.prune(model, pruner="x3d_s", keep_ratio=0.3)  # the same model, called the same way, faster
     vp.unprune(model)                                # as it was
 
-Hooks on that one instance do it. Prune before `torch.compile`, which does not look for hooks that come later.
+Hooks on that one instance do it. `families` lists the models.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..pruning.builders import PRUNERS, Pruner, build_pruner
 from ..pruning.x3d import CLIPS
 from ..structures import TokenSelection
-from . import huggingface, timm
-from .host import Attachment, Colors, Host, Selector
+from .families import open_model
+from .host import Attachment, Family, Host, Selector
+from .normalization import given_colors, measure_colors
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,8 +36,6 @@ PUBLISHED = "published"
 IMAGE_PRUNERS = ("image_convnet", "center", "uniform", "random", "brightness")
 # "similarity" reads tokens, not frames; "run_length" lets each clip keep another number of them.
 VIDEO_PRUNERS = tuple(name for name in PRUNERS if name not in ("none", "similarity", "run_length"))
-# Two grey levels tell a linear normalisation. Black alone would look to some processors as if it were scaled already.
-GREYS = (51, 204)
 
 
 def prune(
@@ -54,14 +54,14 @@ def prune(
 
     It keeps its class, its call signature, its parameters and its `state_dict`; a classifier also keeps its output
     class and shapes. A bare encoder gives the K kept tokens instead of all N, in the grid's order; `kept_tokens` says
-    which. Class tokens are never dropped. `unprune` takes the hooks away.
+    which. Class tokens are never dropped. `unprune` takes the hooks away. Models that `torch.compile` has compiled so
+    far, this one and others, are compiled again at their next call.
 
     All tokens are embedded before some are dropped, which costs 1 % of a dense VideoMAE-B; `Pipeline` embeds only what
     is kept.
 
     Args:
-        model: transformers' VideoMAEForVideoClassification, VideoMAEModel, VivitForVideoClassification or VivitModel;
-            or timm's VisionTransformer, which reads images. Prune before `torch.compile`.
+        model: of one of `families.FAMILIES`.
         pruner: for video one of x3d_xs, x3d_s, x3d_m, papr_plus, image_convnet, random, uniform, center, motion,
             brightness; for images image_convnet, center, uniform, random or brightness.
         keep_ratio: share of the grid's tokens that is kept, 0 < keep_ratio <= 1.
@@ -75,18 +75,19 @@ def prune(
         ConfigError: an unsupported model or pruner, one that is pruned already, or an option out of range.
         CheckpointError: the scorer's weights are missing, damaged or of another network.
     """
-    host = _open(model)
+    family, host = _open(model)
     if NOTE in vars(host.home):
         raise ConfigError(f"this {host.name} is pruned already; call video_papr.unprune(model) first")
-    chosen = _build(host, pruner, weights, keep_ratio=keep_ratio, **options)
+    chosen = _build(family, host, pruner, weights, keep_ratio=keep_ratio, **options)
     if processor is not None:
         if mean is not None or std is not None:
             raise ConfigError("give processor= or mean= and std=, not both")
-        colors = _measure(processor, host)
+        colors = measure_colors(processor, host)
     else:
-        colors = _colors("mean", mean, host.mean), _colors("std", std, host.std)
-    selector = Selector(host, chosen, mean=colors[0], std=colors[1])
+        colors = given_colors("mean", mean, host.mean), given_colors("std", std, host.std)
+    selector = Selector(host, chosen, mean=colors[0], std=colors[1], reads_images=family.reads_images)
     setattr(host.home, NOTE, Attachment(selector, host.attach(selector)))
+    _trace_anew()
     return model
 
 
@@ -96,10 +97,11 @@ def unprune(model: Model) -> Model:
     Raises:
         ConfigError: the model is not pruned, or of an unsupported class.
     """
-    host = _open(model)
+    host = _open(model)[1]
     for handle in _attachment(host).handles:
         handle.remove()
     delattr(host.home, NOTE)
+    _trace_anew()
     return model
 
 
@@ -110,17 +112,18 @@ def kept_tokens(model: nn.Module, pixels: Tensor) -> TokenSelection:
         ConfigError: the model is not pruned, or of an unsupported class.
         ValueError: the pixels have another shape than the model reads.
     """
-    return _attachment(_open(model)).selector(pixels)
+    return _attachment(_open(model)[1]).selector(pixels)
 
 
-def _open(model: nn.Module) -> Host:
-    host = huggingface.open_model(model) or timm.open_model(model)
-    if host is None:
-        raise ConfigError(
-            f"cannot prune a {type(model).__name__}; supported: {', '.join(huggingface.CLASSES)} of transformers, "
-            f"{', '.join(timm.CLASSES)} of timm. Give the model itself, before torch.compile or another wrapper."
-        )
-    return host
+def _trace_anew() -> None:
+    """Makes `torch.compile` trace again: it looks for hooks when it traces, and not at those that come or go later."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+
+
+def _open(model: nn.Module) -> tuple[Family, Host]:
+    """`open_model`, also of a model that `torch.compile` has wrapped."""
+    return open_model(getattr(model, "_orig_mod", model))
 
 
 def _attachment(host: Host) -> Attachment:
@@ -130,13 +133,11 @@ def _attachment(host: Host) -> Attachment:
     return found
 
 
-def _build(host: Host, name: str, weights: str | Path | None, **options: Any) -> Pruner:
+def _build(family: Family, host: Host, name: str, weights: str | Path | None, **options: Any) -> Pruner:
     """The pruner, if its kind can serve this host."""
-    usable = IMAGE_PRUNERS if host.reads_images else VIDEO_PRUNERS
+    usable = IMAGE_PRUNERS if family.reads_images else VIDEO_PRUNERS
     if name in PRUNERS and name not in usable:
-        reason = (
-            f"{host.name} reads images" if host.reads_images else "prune() scores frames, once for each clip"
-        )
+        reason = f"{host.name} reads images" if family.reads_images else "prune() scores frames, once a clip"
         raise ConfigError(f"pruner={name} cannot be used here ({reason}); use one of {', '.join(usable)}")
     if weights == PUBLISHED:
         weights = {"image_convnet": "pretrained"}.get(name, f"{name}_k400" if name in CLIPS else None)
@@ -153,39 +154,3 @@ def _build(host: Host, name: str, weights: str | Path | None, **options: Any) ->
             "video_papr.Pipeline"
         )
     return pruner
-
-
-def _colors(key: str, given: Sequence[float] | None, default: Colors) -> Colors:
-    if given is None:
-        return default
-    if len(given) != 3 or (key == "std" and min(given) <= 0):
-        raise ConfigError(
-            f"{key}={given!r} must be three numbers{' above 0' if key == 'std' else ''}, for R, G and B"
-        )
-    red, green, blue = map(float, given)
-    return red, green, blue
-
-
-def _measure(processor: Callable[..., Any], host: Host) -> tuple[Colors, Colors]:
-    """Mean and std that undo what a processor does, measured on two grey clips: it maps v in 0..1 to (v - mean) / std.
-
-    Its settings would not do: some processors shift after scaling, and no setting says so.
-    """
-    frames, height, width = host.clip
-    found = []
-    for grey in GREYS:
-        image = np.full((height, width, 3), grey, np.uint8)
-        try:
-            pixels = processor([image] * frames, return_tensors="pt")["pixel_values"]
-            found.append(pixels.float().movedim(-3, -1).flatten(0, -2).mean(0))
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ConfigError(
-                f"processor={type(processor).__name__} does not take frames ({reason})"
-            ) from error
-    low, high = GREYS[0] / 255, GREYS[1] / 255
-    std = (high - low) / (found[1] - found[0])
-    mean = low - found[0] * std
-    if not (std > 0).all():
-        raise ConfigError(f"processor={type(processor).__name__} does not keep bright pixels above dark ones")
-    return _colors("mean", mean.tolist(), host.mean), _colors("std", std.tolist(), host.std)

@@ -67,6 +67,11 @@ def x3d_classifier(num_classes: int) -> nn.Module:
         head_activation=None,
     )
     net.blocks[5].pool.pool = nn.AdaptiveAvgPool3d(1)
+    for (
+        block
+    ) in net.modules():  # pytorchvideo adds a block and its shortcut in a lambda, which cannot be pickled
+        if hasattr(block, "branch_fusion"):
+            block.branch_fusion = torch.add
     return net
 
 

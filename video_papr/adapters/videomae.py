@@ -1,4 +1,4 @@
-"""transformers' VideoMAE and ViViT: tokens are dropped where they leave the embeddings, positions added.
+"""VideoMAE and ViViT of transformers: tokens are dropped where they leave the embeddings, positions added.
 
 The embeddings are the one module that sees the pixels and makes the tokens, so their hooks need no memory between them.
 transformers itself is never imported.
@@ -14,31 +14,22 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import ConfigError
 from ..pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..structures import TokenGrid
-from .host import Colors, Host, Selector, class_of, keep_tokens, pair
-
-CLASSES = ("VideoMAEForVideoClassification", "VideoMAEModel", "VivitForVideoClassification", "VivitModel")
+from .host import Colors, Family, Host, Selector, keep_tokens, pair
 
 # What the published weights were trained with; a processor may do something else.
 VIDEOMAE: tuple[Colors, Colors] = (IMAGENET_MEAN, IMAGENET_STD)
 VIVIT: tuple[Colors, Colors] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def open_model(model: Any) -> Host | None:
-    """Describes one of `CLASSES`; None for any other model.
+def open_model(model: Any, name: str) -> Host:
+    """Describes a VideoMAE or ViViT.
 
     Raises:
-        ConfigError: the model does not read RGB, or gets its answer from a tubelet that may be dropped.
+        ConfigError: the model does not read RGB.
     """
-    name = class_of(model, "transformers", CLASSES)
-    if name is None:
-        return None
     config, base = model.config, model.base_model
     if config.num_channels != 3:
         raise ConfigError(f"cannot prune this {name}: it reads {config.num_channels} channels instead of RGB")
-    if name == "VideoMAEForVideoClassification" and not config.use_mean_pooling:
-        raise ConfigError(
-            f"cannot prune this {name}: with config.use_mean_pooling=False its answer is read from the first tubelet"
-        )
     videomae = name.startswith("VideoMAE")
     frames, height, width = int(config.num_frames), *pair(config.image_size)
     tubelet = (int(config.tubelet_size), *pair(config.patch_size)) if videomae else tuple(config.tubelet_size)
@@ -60,8 +51,8 @@ def open_model(model: Any) -> Host | None:
         clip=(frames, height, width),
         mean=mean,
         std=std,
-        reads_images=False,
         attach=attach,
+        first_stays=name == "VideoMAEForVideoClassification" and not config.use_mean_pooling,
     )
 
 
@@ -92,3 +83,12 @@ def _refuse_masks(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     for name in ("bool_masked_pos", "attention_mask"):
         if isinstance(named.get(name), Tensor):  # ViViT's second argument is a flag
             raise ValueError(f"a pruned model takes no {name}: it numbers tokens that were dropped")
+
+
+FAMILY = Family(
+    library="transformers",
+    classes=("VideoMAEForVideoClassification", "VideoMAEModel", "VivitForVideoClassification", "VivitModel"),
+    drops="tokens, before the first block",
+    checked="all tokens computed, the dropped ones barred from attention and from the mean",
+    open=open_model,
+)

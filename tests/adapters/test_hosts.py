@@ -1,0 +1,109 @@
+"""What must hold for every model that `prune` takes: it stays what it was, can be stored, copied and compiled."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import video_papr as vp
+from video_papr.adapters.families import FAMILIES, table
+
+from .conftest import HOSTS, Example
+
+X3D: dict[str, Any] = {"weights": None, "frames": 4, "size": 32, "stage": "res2"}  # quick to trace
+
+
+@pytest.fixture(params=HOSTS)
+def example(request: pytest.FixtureRequest) -> Example:
+    return HOSTS[request.param]()
+
+
+def pruned(example: Example, keep_ratio: float = 0.3) -> Any:
+    if example.reads_images:
+        return vp.prune(example.model, "brightness", keep_ratio)
+    return vp.prune(example.model, "x3d_s", keep_ratio, **X3D)
+
+
+def stored(model: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(model, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+
+@torch.no_grad()
+def test_everything_kept_is_the_same_bits_and_unprune_undoes(example: Example) -> None:
+    model, pixels = example.model, example.pixels()
+    dense, before = example.logits(model, pixels), copy.deepcopy(model.state_dict())
+    attributes = {name: sorted(vars(module)) for name, module in model.named_modules()}
+    assert torch.equal(example.logits(pruned(example, 1.0), pixels), dense)
+    vp.unprune(model)
+    assert (example.logits(pruned(example), pixels) - dense).abs().max() > 1e-3
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert vp.unprune(model) is model
+    assert {name: sorted(vars(module)) for name, module in model.named_modules()} == attributes
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(example.logits(model, pixels), dense)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), stored],
+    ids=["deepcopy", "pickle", "save"],
+)
+@torch.no_grad()
+def test_copies_are_pruned_by_themselves(example: Example, copied: Callable[[Any], Any]) -> None:
+    model, pixels = example.model, example.pixels()
+    dense = example.logits(model, pixels)
+    expected = example.logits(pruned(example), pixels)
+    other = copied(model)
+    assert torch.equal(example.logits(other, pixels), expected)
+    assert torch.equal(example.logits(vp.unprune(other), pixels), dense)
+    assert torch.equal(example.logits(model, pixels), expected)
+
+
+@torch.no_grad()
+def test_half_precision(example: Example) -> None:
+    model, pixels = pruned(example), example.pixels()
+    logits = example.logits(model, pixels)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = example.logits(copy.deepcopy(model).to(dtype), pixels.to(dtype))
+        assert half.dtype == dtype
+        assert torch.allclose(half.float(), logits, atol=0.3)
+
+
+@torch.no_grad()
+def test_compiled_before_and_after(example: Example) -> None:
+    """ "eager" runs what was traced, without a C++ compiler; `fullgraph`: nothing of it falls back to Python."""
+
+    def answers(model: Any) -> Tensor:
+        return example.logits(model, pixels)
+
+    model, pixels = example.model, example.pixels()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    dense = answers(compiled)
+    pruned(example)
+    expected = answers(model)
+    assert (expected - dense).abs().max() > 1e-3
+    assert torch.allclose(answers(compiled), expected, atol=1e-5)
+    again = example.pixels(seed=1)
+    assert torch.allclose(example.logits(compiled, again), example.logits(model, again), atol=1e-5)
+    vp.unprune(compiled)
+    assert torch.allclose(answers(compiled), dense, atol=1e-5)
+
+
+def test_the_page_shows_the_declared_families() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
+    assert page.split("<!-- hosts -->\n")[1].split("\n<!-- /hosts -->")[0] == table()
+    assert {type(build().model).__name__ for build in HOSTS.values()} <= {
+        name for family in FAMILIES for name in family.classes
+    }

@@ -1,0 +1,36 @@
+"""Every family of models that `prune` takes: the one place that lists them."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..errors import ConfigError
+from . import timm_vit, videomae
+from .host import Family, Host, class_of
+
+FAMILIES = (videomae.FAMILY, timm_vit.FAMILY)
+
+
+def open_model(model: nn.Module) -> tuple[Family, Host]:
+    """The family that a model belongs to, and what pruning has to know about it.
+
+    Raises:
+        ConfigError: no family has its class, or this one of its class cannot be pruned.
+    """
+    for family in FAMILIES:
+        name = class_of(model, family.library, family.classes)
+        if name is not None:
+            return family, family.open(model, name)
+    known = "; ".join(f"{', '.join(family.classes)} of {family.library}" for family in FAMILIES)
+    raise ConfigError(
+        f"cannot prune a {type(model).__name__}; supported: {known}. Give the model itself, without a wrapper."
+    )
+
+
+def table() -> str:
+    """The families as a table in Markdown, as the documentation shows it."""
+    rows = ["| library | classes | what is dropped | tested against |", "|---|---|---|---|"]
+    for family in FAMILIES:
+        classes = ", ".join(f"`{name}`" for name in family.classes)
+        rows.append(f"| {family.library} | {classes} | {family.drops} | {family.checked} |")
+    return "\n".join(rows)
