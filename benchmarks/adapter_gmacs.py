@@ -13,8 +13,8 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
 import video_papr as vp
 from video_papr.benchmark.flops import count_gmacs
-from video_papr.pruning.x3d import X3DScorer
-from video_papr.structures import TokenGrid
+from video_papr.core.types import TokenGrid
+from video_papr.pruning.scorers.x3d import X3DScorer
 
 
 def main() -> None:

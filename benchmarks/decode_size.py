@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 from video_papr.backbones.builders import build_backbone
+from video_papr.core.errors import VideoDecodeError
+from video_papr.core.types import TokenGrid
 from video_papr.data.annotations.records import videos_below
 from video_papr.data.decoding import decode_clips
 from video_papr.data.sampling import dense_clips
 from video_papr.data.transforms import reduced_size, resize_and_crop
-from video_papr.errors import VideoDecodeError
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import Pruner, build_pruner
-from video_papr.structures import TokenGrid
 
 SIZE, ANSWER_SIZE, REPEATS = 224, 64, 3
 GRID = TokenGrid(8, 14, 14)

@@ -15,15 +15,15 @@ from functools import partial
 import torch
 from torch import nn
 
+from video_papr.assembly.runtime import DTYPES
 from video_papr.backbones.builders import build_backbone
-from video_papr.backbones.shortened import REMOVED, WHOLE, shorten_backbone
+from video_papr.backbones.depth_pruned import REMOVED, WHOLE, shorten_backbone
 from video_papr.benchmark.clips import synthetic_clips
 from video_papr.benchmark.flops import count_gmacs
 from video_papr.benchmark.suite import DENSE
 from video_papr.benchmark.timing import alternate, ratios, spread
 from video_papr.benchmark.variants import build_variants
-from video_papr.cli.machine import DTYPES
-from video_papr.evaluation.store import describe_device
+from video_papr.evaluation.results import describe_device
 
 BACKBONE, DEPTH, KEEP = "videomae_b", 12, 0.3
 

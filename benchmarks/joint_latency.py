@@ -20,7 +20,7 @@ from video_papr.backbones.builders import build_backbone
 from video_papr.benchmark.clips import synthetic_clips
 from video_papr.benchmark.timing import alternate, spread
 from video_papr.benchmark.variants import build_variants
-from video_papr.evaluation.store import describe_device
+from video_papr.evaluation.results import describe_device
 
 KEEP = (0.2, 0.3, 0.5)
 # What conf/dataset/synthetic.yaml asks of the bundled X3D-S.

@@ -19,17 +19,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from video_papr.backbones.builders import build_backbone
+from video_papr.core.types import TokenSelection
 from video_papr.data.decoding import decode_clips
 from video_papr.data.sampling import uniform_segments
-from video_papr.data.synthetic import SyntheticSplit, generate, read_actors
-from video_papr.data.tracks import actor_tokens, in_view
 from video_papr.data.transforms import resize_and_crop
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.fast import speed_up
-from video_papr.pruning.fusion import standardize
-from video_papr.pruning.selection import select_tokens
-from video_papr.structures import TokenSelection
+from video_papr.pruning.scorers.channels_last import speed_up
+from video_papr.pruning.scorers.fusion import standardize
+from video_papr.pruning.select import select_tokens
+from video_papr.synthetic.tracks import actor_tokens, in_view
+from video_papr.synthetic.videos import SyntheticSplit, generate, read_actors
 
 KEEP_RATIOS = (0.1, 0.15, 0.2, 0.3)
 GROUND = 0.3  # as in conf/pruner/papr_plus.yaml

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from video_papr import pipeline as whole
+from video_papr.assembly.runtime import DTYPES
 from video_papr.backbones.builders import build_backbone
 from video_papr.benchmark.clips import synthetic_clips
 from video_papr.benchmark.timing import alternate, spread
 from video_papr.benchmark.variants import build_variants
-from video_papr.cli.machine import DTYPES
-from video_papr.evaluation.store import describe_device
-from video_papr.pruning import x3d
+from video_papr.evaluation.results import describe_device
+from video_papr.pruning.scorers import x3d
 
 BATCH, GROUPS = 8, (8, 4, 2, 1)
 OWN = "by itself"

@@ -11,16 +11,16 @@ import torch
 
 import video_papr as vp
 from video_papr.backbones.builders import token_grid
-from video_papr.checkpoints import BUNDLED, bundled_names, read_weights
+from video_papr.checkpoints.files import BUNDLED, bundled_names, read_weights
 from video_papr.data.annotations import VideoList
 from video_papr.data.datasets import VideoDataset, build_video_list
 from video_papr.data.loader import iter_samples
 from video_papr.data.sampling import uniform_segments
-from video_papr.data.synthetic import SyntheticSplit, generate, read_actors
-from video_papr.data.tracks import actor_tokens, in_view
 from video_papr.data.transforms import resize_and_crop
 from video_papr.evaluation.cost import Engine
-from video_papr.pruning.fast import speed_up
+from video_papr.pruning.scorers.channels_last import speed_up
+from video_papr.synthetic.tracks import actor_tokens, in_view
+from video_papr.synthetic.videos import SyntheticSplit, generate, read_actors
 
 NUM_VIDEOS = 240  # so that one video is less than 0.5 % of them
 SCORER: dict[str, Any] = {

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from video_papr.backbones.builders import build_backbone
+from video_papr.core.errors import ConfigError
 from video_papr.data.datasets import VideoSample
-from video_papr.errors import ConfigError
 from video_papr.evaluation.cost import Engine
-from video_papr.evaluation.runner import evaluate
+from video_papr.evaluation.evaluator import evaluate
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.fast import speed_up
+from video_papr.pruning.scorers.channels_last import speed_up
 
 CPU = torch.device("cpu")
 

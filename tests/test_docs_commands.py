@@ -19,11 +19,11 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from video_papr.assembly.pipeline_config import check_pipeline
 from video_papr.cli.bench import BenchConfig
 from video_papr.cli.demo import DemoConfig
 from video_papr.cli.export import ExportConfig
 from video_papr.cli.main import COMMANDS
-from video_papr.cli.pipeline_config import check_pipeline
 from video_papr.cli.predict import PredictConfig, _plain_path
 from video_papr.cli.prepare_data import PrepareConfig
 from video_papr.cli.report import build_parser

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import video_papr as vp
-from video_papr.errors import ConfigError
-from video_papr.structures import TokenGrid
+from video_papr.core.errors import ConfigError
+from video_papr.core.types import TokenGrid
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (

@@ -9,11 +9,11 @@ from torch import Tensor
 import video_papr as vp
 from video_papr import pipeline as whole
 from video_papr.backbones.vivit import ViViT
-from video_papr.errors import ConfigError
+from video_papr.core.errors import ConfigError
+from video_papr.core.pixels import normalize_pixels
+from video_papr.core.types import TokenSelection
 from video_papr.pipeline import similar_lengths
-from video_papr.pixels import normalize_pixels
-from video_papr.pruning.merging import ToMe
-from video_papr.structures import TokenSelection
+from video_papr.pruning.tome import ToMe
 
 FRAMES, SIZE = 8, 32  # a grid of 2 x 4 x 4
 

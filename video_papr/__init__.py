@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from .adapters.prune import kept_tokens as kept_tokens
     from .adapters.prune import prune as prune
     from .adapters.prune import unprune as unprune
-    from .api import Pipeline as Pipeline
     from .backbones.builders import BACKBONES as BACKBONES
     from .backbones.builders import build_backbone as build_backbone
-    from .errors import CheckpointError as CheckpointError
-    from .errors import CheckpointWarning as CheckpointWarning
-    from .errors import ConfigError as ConfigError
-    from .errors import DataError as DataError
-    from .errors import VideoDecodeError as VideoDecodeError
-    from .errors import VideoPaprError as VideoPaprError
+    from .core.errors import CheckpointError as CheckpointError
+    from .core.errors import CheckpointWarning as CheckpointWarning
+    from .core.errors import ConfigError as ConfigError
+    from .core.errors import DataError as DataError
+    from .core.errors import VideoDecodeError as VideoDecodeError
+    from .core.errors import VideoPaprError as VideoPaprError
+    from .core.types import TokenGrid as TokenGrid
+    from .core.types import TokenSelection as TokenSelection
+    from .inference.api import Pipeline as Pipeline
     from .pruning.builders import PRUNERS as PRUNERS
     from .pruning.builders import Pruner as Pruner
     from .pruning.builders import build_pruner as build_pruner
-    from .pruning.merging import build_merger as build_merger
-    from .structures import TokenGrid as TokenGrid
-    from .structures import TokenSelection as TokenSelection
+    from .pruning.tome import build_merger as build_merger
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "adapters.prune": ("kept_tokens", "prune", "unprune"),
-    "api": ("Pipeline",),
+    "inference.api": ("Pipeline",),
     "backbones.builders": ("BACKBONES", "build_backbone"),
-    "errors": (
+    "core.errors": (
         "CheckpointError",
         "CheckpointWarning",
         "ConfigError",
@@ -46,8 +46,8 @@ _HOMES = {
         "VideoPaprError",
     ),
     "pruning.builders": ("PRUNERS", "Pruner", "build_pruner"),
-    "pruning.merging": ("build_merger",),
-    "structures": ("TokenGrid", "TokenSelection"),
+    "pruning.tome": ("build_merger",),
+    "core.types": ("TokenGrid", "TokenSelection"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from .backbones.builders import Backbone
 from .backbones.packing import JAGGED
-from .errors import ConfigError
-from .pixels import normalize_pixels
+from .core.errors import ConfigError
+from .core.pixels import normalize_pixels
+from .core.types import TokenSelection
 from .pruning.builders import Pruner
-from .pruning.carrying import append_tokens, pool_weights, region_shares
-from .pruning.merging import ToMe
-from .pruning.selection import gather_tokens, places_within
+from .pruning.compensation import append_tokens, pool_weights, region_shares
+from .pruning.select import gather_tokens, places_within
 from .pruning.similarity import SimilarityPruner
-from .structures import TokenSelection
+from .pruning.tome import ToMe
 
 REPLAYING = ("reduce-overhead", "max-autotune")  # modes of torch.compile that record CUDA graphs
 SPREAD = 0.875  # clips run side by side when each keeps at least this share of the longest one's tokens

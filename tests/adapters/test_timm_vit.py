@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import video_papr as vp
-from video_papr.errors import ConfigError
+from video_papr.core.errors import ConfigError
 
 Build = Callable[..., Any]
 KINDS: dict[str, dict[str, Any]] = {

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import video_papr as vp
 from video_papr.adapters.host import Selector
-from video_papr.errors import ConfigError
-from video_papr.pixels import normalize_pixels
+from video_papr.core.errors import ConfigError
+from video_papr.core.pixels import normalize_pixels
 
 transformers = pytest.importorskip("transformers")
 

@@ -22,10 +22,10 @@ from video_papr.backbones.vivit import ViViT
 from video_papr.benchmark.flops import count_gmacs
 from video_papr.benchmark.work import count_work
 from video_papr.config import RuntimeConfig
-from video_papr.errors import ConfigError
+from video_papr.core.errors import ConfigError
+from video_papr.core.types import TokenGrid, TokenSelection
 from video_papr.pipeline import Pipeline
-from video_papr.pruning.merging import ToMe
-from video_papr.structures import TokenGrid, TokenSelection
+from video_papr.pruning.tome import ToMe
 
 FRAMES, SIZE, TOKENS = 8, 24, 36  # a grid of 4 x 3 x 3
 WAYS: list[Callable[..., Tensor]] = [attend_clip_by_clip, attend_jagged]

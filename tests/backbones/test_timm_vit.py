@@ -16,10 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 import video_papr as vp
-from video_papr import timm_models
 from video_papr.backbones.timm_vit import TimmViT
-from video_papr.pruning.merging import build_merger
-from video_papr.pruning.selection import select_tokens
+from video_papr.checkpoints import timm_models
+from video_papr.pruning.select import select_tokens
+from video_papr.pruning.tome import build_merger
 
 SMALL: dict[str, Any] = {
     **{"img_size": (16, 32), "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3},

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from video_papr.backbones.builders import build_backbone
 from video_papr.backbones.layers import TubeletEmbed, flat_positions, space_time_positions
 from video_papr.backbones.videomae import VideoMAE
-from video_papr.errors import ConfigError
-from video_papr.pixels import normalize_pixels
-from video_papr.structures import TokenGrid
+from video_papr.core.errors import ConfigError
+from video_papr.core.pixels import normalize_pixels
+from video_papr.core.types import TokenGrid
 
 HEADS = 3
 

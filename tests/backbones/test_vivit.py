@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from video_papr.backbones.builders import build_backbone, token_grid
 from video_papr.backbones.vivit import ViViT
-from video_papr.errors import ConfigError
-from video_papr.pruning.merging import build_merger
+from video_papr.core.errors import ConfigError
+from video_papr.pruning.tome import build_merger
 
 SETTINGS = {
     "num_classes": 5,

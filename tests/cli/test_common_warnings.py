@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 
-from video_papr.cli.common import loading_said_aloud
-from video_papr.errors import CheckpointError, CheckpointWarning
+from video_papr.core.console import loading_said_aloud
+from video_papr.core.errors import CheckpointError, CheckpointWarning
 
 
 def test_changes_are_printed_and_other_warnings_go_on(capsys: pytest.CaptureFixture[str]) -> None:

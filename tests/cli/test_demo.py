@@ -35,7 +35,7 @@ def test_what_is_offered(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_
         seen.update(looker=looker, offer=offer)
         jobs.close()
 
-    monkeypatch.setattr("video_papr.app.server.build_app", build_app)
+    monkeypatch.setattr("video_papr.inference.app.server.build_app", build_app)
     monkeypatch.setattr(demo, "serve", lambda app, config: made.append(config))
     status, _, errors = command("pruner.keep_ratio=0.4", "max_seconds=7", "host=localhost")
     assert status == 0, errors
@@ -84,8 +84,8 @@ def test_a_port_in_use(command: Command) -> None:
 def test_without_the_extra(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "video_papr.app.server", None)
-    monkeypatch.delitem(sys.modules, "video_papr.app.server")
+    monkeypatch.setitem(sys.modules, "video_papr.inference.app.server", None)
+    monkeypatch.delitem(sys.modules, "video_papr.inference.app.server")
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     status, _, errors = command()
     assert status == 2

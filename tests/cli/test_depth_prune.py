@@ -15,11 +15,11 @@ import torch
 from hydra import compose, initialize_config_module
 
 from video_papr.backbones.builders import build_backbone
-from video_papr.checkpoints import read_weights, write_weights
+from video_papr.checkpoints.files import read_weights, write_weights
 from video_papr.cli.depth_prune import main
 from video_papr.cli.eval import main as evaluate
 from video_papr.config import DepthRunConfig, check_command
-from video_papr.data.scenes import ACTIONS
+from video_papr.synthetic.scenes import ACTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from video_papr.cli import build
+from video_papr.assembly import build
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from video_papr.cli.eval import main
-from video_papr.errors import ConfigError
+from video_papr.core.errors import ConfigError
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from video_papr.api import Pipeline
 from video_papr.cli.export import main
+from video_papr.inference.api import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("backbone.num_frames=4", "backbone.input_size=16", "backbone.weights=null", "check_clips=1")
@@ -123,10 +123,10 @@ def test_a_file_that_does_not_agree_is_removed(
         path.write_bytes(b"graph")
         return path
 
-    monkeypatch.setattr("video_papr.export.export_program", lambda pipeline: None)
-    monkeypatch.setattr("video_papr.export.save_program", save)
+    monkeypatch.setattr("video_papr.inference.export.export_program", lambda pipeline: None)
+    monkeypatch.setattr("video_papr.inference.export.save_program", save)
     monkeypatch.setattr(
-        "video_papr.export.run_program", lambda path: lambda frames: (torch.ones(len(frames), 12),)
+        "video_papr.inference.export.run_program", lambda path: lambda frames: (torch.ones(len(frames), 12),)
     )
     status, _, errors = export("pruner=none", "onnx=false", "aot=false")
     assert status == 2

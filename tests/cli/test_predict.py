@@ -16,8 +16,8 @@ import pytest
 from matplotlib.image import imread
 
 from video_papr.cli.predict import find_videos, main
+from video_papr.core.errors import DataError
 from video_papr.data.decoding import decode_clips
-from video_papr.errors import DataError
 
 SMALL = (
     "backbone.num_frames=4",

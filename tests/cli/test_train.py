@@ -19,17 +19,17 @@ from hydra import compose, initialize_config_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from video_papr.assembly.build_train import hold_out, tensorboard_log
 from video_papr.backbones.builders import build_backbone
-from video_papr.checkpoints import read_weights
-from video_papr.cli.build_train import hold_out, tensorboard_log
+from video_papr.checkpoints.files import read_weights
 from video_papr.cli.eval import main as evaluate
 from video_papr.cli.train import main
 from video_papr.config import TrainRunConfig, check_command
+from video_papr.core.errors import DataError
 from video_papr.data.annotations import VideoList, VideoRecord
-from video_papr.data.scenes import ACTIONS
-from video_papr.errors import DataError
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
+from video_papr.synthetic.scenes import ACTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (

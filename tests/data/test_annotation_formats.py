@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from video_papr.core.errors import ConfigError, DataError
 from video_papr.data.annotations import (
     VideoList,
     read_class_names,
@@ -18,7 +19,6 @@ from video_papr.data.annotations import (
     read_ucf101,
 )
 from video_papr.data.datasets import build_video_list
-from video_papr.errors import ConfigError, DataError
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from video_papr.core.errors import DataError
 from video_papr.data.annotations import (
     VideoList,
     kinetics400_class_names,
@@ -15,7 +16,6 @@ from video_papr.data.annotations import (
     read_folder,
     read_kinetics,
 )
-from video_papr.errors import DataError
 
 
 def touch(root: Path, *names: str) -> Path:

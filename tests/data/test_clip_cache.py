@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from video_papr.core.errors import ConfigError
 from video_papr.data import clip_cache
 from video_papr.data.clip_cache import CachedViews, ClipCache, code_version
-from video_papr.errors import ConfigError
 
 GENEROUS = 10**9
 
@@ -205,10 +205,10 @@ def test_same_results_with_and_without_and_nothing_is_decoded_twice(
     from video_papr.data.annotations import read_folder
     from video_papr.data.sampling import choose_sampler
     from video_papr.data.transforms import resize_and_crop
-    from video_papr.evaluation.ahead import Upload
     from video_papr.evaluation.answers import Evaluation
     from video_papr.evaluation.cost import Engine
-    from video_papr.evaluation.runner import _note_videos, _views
+    from video_papr.evaluation.evaluator import _note_videos, _views
+    from video_papr.evaluation.prefetch import Upload
 
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / "bad.mp4").write_bytes(b"no video")

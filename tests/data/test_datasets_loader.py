@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from video_papr.core.errors import ConfigError, DataError
 from video_papr.data import loader as loader_module
 from video_papr.data.annotations import VideoList, VideoRecord, read_folder
 from video_papr.data.datasets import VideoDataset, VideoSample, build_video_list, limit_videos
 from video_papr.data.decoding import decode_clips
 from video_papr.data.loader import iter_samples
 from video_papr.data.sampling import dense_clips, uniform_segments
-from video_papr.errors import ConfigError, DataError
 
 SAMPLER = partial(dense_clips, num_frames=4, frame_stride=2, num_clips=2)
 

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from video_papr.core.errors import ConfigError
 from video_papr.data.annotations import read_folder
 from video_papr.data.datasets import VideoDataset
 from video_papr.data.decoding import decode_clips
 from video_papr.data.loader import iter_samples
 from video_papr.data.sampling import dense_clips
 from video_papr.data.transforms import reduced_size, resize_and_crop
-from video_papr.errors import ConfigError
 
 VideoWriter = Callable[..., Path]
 SAMPLER = partial(dense_clips, num_frames=3, frame_stride=2, num_clips=1)

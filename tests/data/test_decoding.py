@@ -19,12 +19,12 @@ import av
 import numpy as np
 import pytest
 
-from video_papr.data import decoding, streams
+from video_papr.core.errors import ConfigError, VideoDecodeError
+from video_papr.data import decoding
 from video_papr.data.decoding import DecodedClips, decode_clips
 from video_papr.data.readers import decord as decord_reader
-from video_papr.data.readers import pyav
+from video_papr.data.readers import packets, pyav
 from video_papr.data.sampling import dense_clips, uniform_segments
-from video_papr.errors import ConfigError, VideoDecodeError
 
 VideoWriter = Callable[..., Path]
 
@@ -224,7 +224,7 @@ def test_a_seek_that_misses_is_repeated_without(
     truth = decode_by_hand(path)
     real = decoding.read_stream
 
-    def with_wrong_times(path: Path, *limits: object) -> streams.VideoStream:
+    def with_wrong_times(path: Path, *limits: object) -> packets.VideoStream:
         stream = real(path, *limits)
         stream.pts[:] += 1
         return stream
@@ -237,7 +237,7 @@ def test_a_seek_that_misses_is_repeated_without(
 def test_fewer_frames_than_packets(clips_dir: Path) -> None:
     """DivX packs two frames into one packet and adds empty ones: 73 packets, 72 frames."""
     path = next((clips_dir / "single").glob("RATRACE*.avi"))
-    assert streams.read_stream(path).num_frames == 73
+    assert packets.read_stream(path).num_frames == 73
     calls = []
 
     def choose(num_frames: int) -> np.ndarray:
@@ -339,7 +339,7 @@ def test_truncated(tmp_path: Path, write_video: VideoWriter, decoder: str, name:
     """A file that was cut off is refused, also when the frames asked for are there, unless only an index is lost."""
     path = write_video(tmp_path / name, 60, **options)
     truth, whole = decode_by_hand(path), path.read_bytes()
-    assert streams.missing_bytes(path) == 0
+    assert packets.missing_bytes(path) == 0
     for share in (0.999, 0.97, 0.9, 0.5, 0.2, 0.05, 0.001):
         path.write_bytes(whole[: int(share * len(whole))])
         if share > 0.9 and (name == "end.mp4" or path.suffix == ".avi"):
@@ -370,7 +370,7 @@ def test_a_lost_tail_that_holds_no_frame_is_no_loss(tmp_path: Path, write_video:
     path = write_video(tmp_path / "a.mp4", 20, container_options={"movflags": "faststart"})
     tail = struct.pack(">I4s", 5000, b"free") + bytes(100)  # promises 5000 bytes
     path.write_bytes(path.read_bytes() + tail)
-    assert streams.missing_bytes(path) == 4892
+    assert packets.missing_bytes(path) == 4892
     assert decode_clips(path, all_frames).num_video_frames == 20
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from video_papr.core.errors import DataError, VideoDecodeError
 from video_papr.data.annotations import read_folder
 from video_papr.data.datasets import VideoDataset
 from video_papr.data.decoding import decode_clips
-from video_papr.data.images import read_image
+from video_papr.data.readers.pillow import read_image
 from video_papr.data.sampling import choose_sampler
-from video_papr.errors import DataError, VideoDecodeError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 

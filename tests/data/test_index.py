@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from video_papr.core.errors import DataError
 from video_papr.data import index_probe
 from video_papr.data.annotations import VideoList, VideoRecord, read_folder
 from video_papr.data.datasets import VideoDataset
@@ -27,7 +28,6 @@ from video_papr.data.index import (
 from video_papr.data.index_probe import probe_video, probe_videos
 from video_papr.data.index_report import count_statuses, report_text
 from video_papr.data.sampling import dense_clips
-from video_papr.errors import DataError
 
 WriteVideo = Callable[..., Path]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from video_papr.core.errors import DataError, VideoDecodeError
 from video_papr.data import decoding
 from video_papr.data.annotations import inside_root, read_csv, read_folder
 from video_papr.data.annotations.records import refuse
 from video_papr.data.datasets import VideoDataset, build_video_list
 from video_papr.data.decoding import decode_clips
 from video_papr.data.limits import Limits
-from video_papr.errors import DataError, VideoDecodeError
 
 
 def first(frames: int) -> np.ndarray:

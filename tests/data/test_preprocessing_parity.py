@@ -11,10 +11,10 @@ import torch
 
 from video_papr.backbones.videomae import VideoMAE
 from video_papr.backbones.vivit import ViViT
+from video_papr.core.pixels import normalize_pixels
 from video_papr.data.decoding import decode_clips
 from video_papr.data.sampling import uniform_segments
 from video_papr.data.transforms import resize_and_crop
-from video_papr.pixels import normalize_pixels
 
 # 4:3 and 16:9, portrait, small (resized up), and odd sizes
 CLIPS = (

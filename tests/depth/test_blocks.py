@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from video_papr.backbones.builders import build_backbone
 from video_papr.backbones.videomae import VideoMAE
 from video_papr.backbones.vivit import ViViT
+from video_papr.core.errors import MergeError
 from video_papr.depth.blocks import TwoBranch, close_block, open_block, switch_of
 from video_papr.depth.merge import compose, to_conv3d
 from video_papr.depth.places import find_places, merge_places, open_places, set_mask, switches
-from video_papr.errors import MergeError
-from video_papr.pruning.x3d import x3d_classifier
-from video_papr.pruning.x3d_short import X3D_BLOCKS, MergedBlock
+from video_papr.pruning.scorers.x3d import x3d_classifier
+from video_papr.pruning.scorers.x3d_depth_pruned import X3D_BLOCKS, MergedBlock
 
 sys.path.insert(0, str(Path(__file__).parent))  # the folder is no package
 from stirring import stir

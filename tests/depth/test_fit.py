@@ -14,7 +14,7 @@ from video_papr.depth.blocks import close_block, open_block, switch_of
 from video_papr.depth.calibrate import calibrate
 from video_papr.depth.fit import fit_branch, fit_branches, least_squares
 from video_papr.depth.places import find_places, open_places, switches
-from video_papr.pruning.x3d import x3d_classifier
+from video_papr.pruning.scorers.x3d import x3d_classifier
 
 sys.path.insert(0, str(Path(__file__).parent))  # the folder is no package
 from stirring import stir

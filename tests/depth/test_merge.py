@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from video_papr.core.errors import MergeError
 from video_papr.depth.merge import (
     Kernel,
     add_shortcut,
@@ -18,7 +19,6 @@ from video_papr.depth.merge import (
     to_conv3d,
     to_linear,
 )
-from video_papr.errors import MergeError
 
 
 def norm(channels: int, seed: int, kind: type[nn.Module] = nn.BatchNorm3d) -> nn.Module:

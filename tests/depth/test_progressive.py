@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from video_papr.backbones.videomae import VideoMAE
+from video_papr.core.errors import CheckpointError, ConfigError
+from video_papr.core.types import TokenGrid
 from video_papr.depth import run
 from video_papr.depth.calibrate import calibrate, running_norms
 from video_papr.depth.latency import LatencyTable, measure
@@ -35,9 +37,7 @@ from video_papr.depth.subjects import (
     map_distance,
     scorer_subject,
 )
-from video_papr.errors import CheckpointError, ConfigError
-from video_papr.pruning.x3d import X3DScorer, x3d_classifier
-from video_papr.structures import TokenGrid
+from video_papr.pruning.scorers.x3d import X3DScorer, x3d_classifier
 from video_papr.training.loop import Schedule
 from video_papr.training.store import Batch, ClipStore
 

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from video_papr.backbones.builders import build_backbone
-from video_papr.checkpoints import read_weights, write_weights
+from video_papr.checkpoints.files import read_weights, write_weights
+from video_papr.core.errors import CheckpointError
+from video_papr.core.types import TokenGrid
 from video_papr.depth.places import find_places, merge_places, open_places, switches
-from video_papr.errors import CheckpointError
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.fast import speed_up
-from video_papr.pruning.merging import build_merger
-from video_papr.pruning.x3d import x3d_classifier
-from video_papr.structures import TokenGrid
+from video_papr.pruning.scorers.channels_last import speed_up
+from video_papr.pruning.scorers.x3d import x3d_classifier
+from video_papr.pruning.tome import build_merger
 from video_papr.training.targets import backbone_target, scorer_target
 
 sys.path.insert(0, str(Path(__file__).parent))  # the folder is no package

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from video_papr.core.errors import ConfigError
 from video_papr.depth.search import (
     Budget,
     Mask,
@@ -22,7 +23,6 @@ from video_papr.depth.search import (
     search,
     uniform_mask,
 )
-from video_papr.errors import ConfigError
 
 spaces = st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
 seeds = st.integers(0, 9999)

@@ -7,11 +7,11 @@ import torch
 
 from video_papr.backbones.builders import build_backbone
 from video_papr.benchmark.flops import count_gmacs
+from video_papr.core.types import TokenSelection
 from video_papr.evaluation.cost import Engine, StageTimes, gmacs_per_view, mean_gmacs
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.merging import ToMe
-from video_papr.structures import TokenSelection
+from video_papr.pruning.tome import ToMe
 
 
 def test_median_per_view_and_sum() -> None:

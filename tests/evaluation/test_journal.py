@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_papr.errors import ConfigError, DataError, StorageError
+from video_papr.core.errors import ConfigError, DataError, StorageError
 from video_papr.evaluation import journal as journal_module
 from video_papr.evaluation.answers import Evaluation, Example, VideoAnswer
 from video_papr.evaluation.cost import StageTimes

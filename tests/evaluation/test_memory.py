@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_papr.errors import ConfigError
+from video_papr.core.errors import ConfigError
 from video_papr.evaluation.memory import FittingBatch, out_of_memory
 
 

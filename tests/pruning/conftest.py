@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from video_papr.pruning.selection import select_tokens
-from video_papr.pruning.x3d import X3DTrunk
+from video_papr.pruning.scorers.x3d import X3DTrunk
+from video_papr.pruning.select import select_tokens
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from video_papr.pruning.budget import COUNTS, Budget, mass_counts, threshold_counts
-from video_papr.pruning.selection import select_counts
+from video_papr.pruning.select import select_counts
 
 values = st.integers(-40, 40).map(lambda n: n / 8)
 maps = st.lists(st.lists(values, min_size=7, max_size=7), min_size=1, max_size=3)

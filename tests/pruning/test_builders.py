@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from video_papr.errors import CheckpointError, ConfigError
+from video_papr.core.errors import CheckpointError, ConfigError
+from video_papr.core.types import TokenGrid
 from video_papr.pruning.builders import PRUNERS, build_pruner
-from video_papr.structures import TokenGrid
 
 GRID = TokenGrid(4, 4, 4)
 SMALL = {"frames": 4, "size": 32}

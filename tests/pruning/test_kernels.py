@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from video_papr.core.types import TokenGrid
 from video_papr.data.datasets import VideoDataset, build_video_list
 from video_papr.data.sampling import dense_clips
 from video_papr.data.transforms import resize_and_crop
 from video_papr.pruning.builders import Pruner, build_pruner
-from video_papr.pruning.fast import FastTrunk, speed_up
 from video_papr.pruning.kernels import compiler, takes_a_while, use_kernels, x3d_block, x3d_cpp
 from video_papr.pruning.kernels.depthwise import Depthwise, fuse_depthwise
 from video_papr.pruning.kernels.x3d_pixels import fast_clip_of
-from video_papr.pruning.x3d import STAGES, X3DTrunk, clip_of, fold_norms
-from video_papr.pruning.x3d_short import X3D_BLOCKS, X3D_KINDS, shorten_x3d
-from video_papr.structures import TokenGrid
+from video_papr.pruning.scorers.channels_last import FastTrunk, speed_up
+from video_papr.pruning.scorers.x3d import STAGES, X3DTrunk, clip_of, fold_norms
+from video_papr.pruning.scorers.x3d_depth_pruned import X3D_BLOCKS, X3D_KINDS, shorten_x3d
 
 GRID = TokenGrid(8, 14, 14)
 CPU = torch.device("cpu")

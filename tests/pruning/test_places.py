@@ -13,18 +13,18 @@ from torch.nn import functional as F
 
 from video_papr.backbones.videomae import VideoMAE
 from video_papr.backbones.vivit import ViViT
+from video_papr.core.errors import ConfigError
+from video_papr.core.types import TokenGrid, TokenSelection
 from video_papr.data.datasets import VideoSample
-from video_papr.errors import ConfigError
 from video_papr.evaluation.cost import Engine, choice_cost, gmacs_per_view, mean_gmacs
-from video_papr.evaluation.runner import evaluate
-from video_papr.export import check_exportable
+from video_papr.evaluation.evaluator import evaluate
+from video_papr.inference.export import check_exportable
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.budget import keep_count
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.merging import ToMe
-from video_papr.pruning.selection import on_grid, places_within
+from video_papr.pruning.select import on_grid, places_within
 from video_papr.pruning.similarity import SimilarityPruner, mean_similarity
-from video_papr.structures import TokenGrid, TokenSelection
+from video_papr.pruning.tome import ToMe
 
 FRAMES, SIZE = 8, 24  # a grid of 4 x 3 x 3
 TOKENS, DIM = 36, 24

@@ -10,19 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from video_papr.assembly.build import build_shared_maps
 from video_papr.backbones.builders import build_backbone
-from video_papr.cli.build import build_shared_maps
 from video_papr.config import DatasetConfig, ViewsConfig
+from video_papr.core.errors import ConfigError
+from video_papr.core.types import TokenGrid
 from video_papr.data.datasets import VideoSample
 from video_papr.data.transforms import crop_places, resize_and_crop
-from video_papr.errors import ConfigError
 from video_papr.evaluation.cost import Engine
-from video_papr.evaluation.runner import evaluate
+from video_papr.evaluation.evaluator import evaluate
 from video_papr.evaluation.sharing import SharedMaps
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import Pruner, build_pruner
 from video_papr.pruning.sharing import join_crops, shared_maps
-from video_papr.structures import TokenGrid
 
 SIZE, GRID = 32, TokenGrid(2, 4, 4)
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from video_papr.pruning.selection import select_tokens
+from video_papr.core.types import TokenGrid
+from video_papr.pruning.select import select_tokens
 from video_papr.pruning.similarity import SimilarityPruner, best_of_cells, mean_similarity, representatives
-from video_papr.structures import TokenGrid
 
 GRID = TokenGrid(2, 4, 4)
 

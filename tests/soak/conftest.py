@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from video_papr.evaluation.store import git_commit, versions
+from video_papr.evaluation.results import git_commit, versions
 
 HERE = Path(__file__).parent
 

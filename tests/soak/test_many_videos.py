@@ -24,8 +24,8 @@ from video_papr.data.sampling import dense_clips
 from video_papr.data.transforms import resize_and_crop
 from video_papr.evaluation.answers import Evaluation
 from video_papr.evaluation.cost import Engine
+from video_papr.evaluation.evaluator import evaluate
 from video_papr.evaluation.journal import open_journal
-from video_papr.evaluation.runner import evaluate
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from video_papr.data import scenes
-from video_papr.data.scenes import ACTIONS, Path, Scene
-from video_papr.data.tracks import in_view
+from video_papr.synthetic import scenes
+from video_papr.synthetic.scenes import ACTIONS, Path, Scene
+from video_papr.synthetic.tracks import in_view
 from video_papr.training.augment import (
     MIRRORED,
     MirrorActions,

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from video_papr.data.tracks import actor_tokens
+from video_papr.core.types import TokenGrid
 from video_papr.pruning.budget import keep_count
-from video_papr.structures import TokenGrid
+from video_papr.synthetic.tracks import actor_tokens
 from video_papr.training.dropping import SCORES, actor_scores, choose_tokens, map_scores, random_scores
 from video_papr.training.store import Batch
 

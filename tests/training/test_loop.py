@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_papr.errors import CheckpointError, ConfigError, TrainingError
+from video_papr.core.errors import CheckpointError, ConfigError, TrainingError
 from video_papr.training.loop import CHECKPOINT, LOG, Loss, Schedule, fit, top1
 from video_papr.training.store import Batch, ClipStore
 

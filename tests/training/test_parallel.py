@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from video_papr.distributed import ALONE, Ranks, join
-from video_papr.errors import ConfigError, RankError, TrainingError
+from video_papr.core.errors import ConfigError, RankError, TrainingError
+from video_papr.core.processes import ALONE, Ranks, join
 from video_papr.training.loop import CHECKPOINT, Schedule, fit
 from video_papr.training.parallel import check_split, own_rows
 from video_papr.training.store import Batch

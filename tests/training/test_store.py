@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from video_papr.core.errors import DataError
 from video_papr.data.annotations import read_folder
 from video_papr.data.datasets import VideoDataset
 from video_papr.data.sampling import uniform_segments
-from video_papr.data.tracks import in_view
 from video_papr.data.transforms import resize_and_crop
-from video_papr.errors import DataError
+from video_papr.synthetic.tracks import in_view
 from video_papr.training import store as store_module
 from video_papr.training.store import ClipStore, build_store
 

@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional as F
 
 from video_papr.backbones.builders import build_backbone
-from video_papr.checkpoints import write_weights
-from video_papr.data.tracks import actor_motion, actor_tokens
-from video_papr.errors import CheckpointError, ConfigError
+from video_papr.checkpoints.files import write_weights
+from video_papr.core.errors import CheckpointError, ConfigError
+from video_papr.core.types import TokenGrid
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.x3d import x3d_classifier
-from video_papr.structures import TokenGrid
+from video_papr.pruning.scorers.x3d import x3d_classifier
+from video_papr.synthetic.tracks import actor_motion, actor_tokens
 from video_papr.training.store import Batch
 from video_papr.training.targets import Target, backbone_target, scorer_target
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from . import timm_vit, videomae
 from .host import Family, Host, class_of
 

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..core.types import TokenGrid, TokenSelection
 from ..pruning.builders import Pruner
-from ..pruning.selection import gather_tokens
-from ..structures import TokenGrid, TokenSelection
+from ..pruning.select import gather_tokens
 
 # How far from 0..1 a colour may lie, as resizing may overshoot, before its normalisation is doubted.
 SLACK = 0.05

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from .host import Colors, Host
 
 # Two grey levels tell a linear normalisation. Black alone would look to some processors as if it were scaled already.

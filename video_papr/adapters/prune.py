@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
+from ..core.types import TokenSelection
 from ..pruning.builders import PRUNERS, Pruner, build_pruner
-from ..pruning.x3d import CLIPS
-from ..structures import TokenSelection
+from ..pruning.scorers.x3d import CLIPS
 from .families import open_model
 from .host import Attachment, Family, Host, Selector
 from .normalization import given_colors, measure_colors

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..pixels import IMAGENET_MEAN, IMAGENET_STD
-from ..structures import TokenGrid
+from ..core.errors import ConfigError
+from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
+from ..core.types import TokenGrid
 from .host import Colors, Family, Handle, Host, Override, PerThread, Selector, class_of, keep_tokens
 
 IMAGENET: dict[str, Colors] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import ConfigError
-from ..pixels import IMAGENET_MEAN, IMAGENET_STD
-from ..structures import TokenGrid
+from ..core.errors import ConfigError
+from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
+from ..core.types import TokenGrid
 from .host import Colors, Family, Host, Selector, keep_tokens, pair
 
 # What the published weights were trained with; a processor may do something else.

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError
-from ..structures import TokenGrid
-from .checkpoints import Checkpoint, check_model, choose_head, fit_positions, load, read_checkpoint
-from .shortened import shorten_backbone
+from ..backbones.weights import Checkpoint, check_model, choose_head, fit_positions, load, read_checkpoint
+from ..core.errors import ConfigError
+from ..core.types import TokenGrid
+from .depth_pruned import shorten_backbone
 from .timm_vit import TimmViT, build_timm_vit
 from .videomae import VideoMAE
 from .vivit import ViViT

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..pixels import normalize_planes
+from ..core.pixels import normalize_planes
 from .blocks import Merger, run_blocks
 from .layers import LayerNorm, TubeletEmbed, clip_grid, frame_size
 from .packing import Packing, run_packed

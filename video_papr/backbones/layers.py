@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ConfigError
-from ..structures import TokenGrid
+from ..core.errors import ConfigError
+from ..core.types import TokenGrid
 
 
 class LayerNorm(nn.LayerNorm):

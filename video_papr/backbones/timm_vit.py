@@ -15,9 +15,9 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..pixels import IMAGENET_MEAN, IMAGENET_STD
-from ..timm_models import build_timm, imagenet_names, pretrained_cfg
+from ..checkpoints.timm_models import build_timm, imagenet_names, pretrained_cfg
+from ..core.errors import ConfigError
+from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from .blocks import pooled
 from .encoder import Encoder
 

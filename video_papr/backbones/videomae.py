@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..pixels import IMAGENET_MEAN, IMAGENET_STD
+from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from .blocks import pooled
 from .encoder import Encoder
 from .layers import LayerNorm, flat_positions, init_weights, space_time_positions

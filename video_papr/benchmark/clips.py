@@ -13,8 +13,8 @@ from torch import Tensor
 from ..backbones.builders import Backbone
 from ..data.decoding import decode_clips
 from ..data.sampling import dense_clips
-from ..data.synthetic import render_clips
 from ..data.transforms import resize_and_crop
+from ..synthetic.videos import render_clips
 
 STRIDE = 4  # frames between two sampled ones, as in VideoMAE's evaluation
 

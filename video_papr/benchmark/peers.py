@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.builders import BACKBONES, Backbone, build_backbone
-from ..backbones.formats import from_huggingface_videomae, from_huggingface_vivit
-from ..checkpoints import load_exactly
+from ..checkpoints.files import load_exactly
+from ..checkpoints.formats import from_huggingface_videomae, from_huggingface_vivit
+from ..core.types import TokenSelection
 from ..pipeline import Pipeline
-from ..structures import TokenSelection
 from .probes import Mark
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ..backbones.blocks import run_blocks
+from ..core.types import TokenSelection
 from ..pipeline import Pipeline, planes
 from ..pruning.similarity import SimilarityPruner
-from ..structures import TokenSelection
 from .probes import Mark
 
 STAGES = ("score", "select", "embed", "blocks", "head", "backbone")

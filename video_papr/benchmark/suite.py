@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..pipeline import Pipeline
 from ..pruning.builders import Pruner
-from ..pruning.x3d import X3DScorer
+from ..pruning.scorers.x3d import X3DScorer
 from .ceilings import Ceilings
 from .probes import MIB, Clock, MemoryProbe, Staged
 from .stages import SCORING

@@ -12,9 +12,9 @@ from torch import nn
 from ..backbones.builders import Backbone
 from ..pipeline import Pipeline
 from ..pruning.builders import OPTIONS, Pruner, build_pruner
-from ..pruning.fast import speed_up
-from ..pruning.merging import ToMe
+from ..pruning.scorers.channels_last import speed_up
 from ..pruning.similarity import SimilarityPruner
+from ..pruning.tome import ToMe
 from .peers import PeerFlow, drops_tokens
 from .stages import run_stages
 from .suite import DENSE, Variant

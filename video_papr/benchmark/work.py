@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from ..pruning.x3d import X3DScorer, X3DTrunk
+from ..pruning.scorers.x3d import X3DScorer, X3DTrunk
 from .ceilings import Ceilings
 from .probes import Staged
 

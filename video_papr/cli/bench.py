@@ -23,8 +23,9 @@ from ..config.rules import (
     text,
     wrong,
 )
-from ..errors import ConfigError
-from .common import make_console, run_command, warn
+from ..core.console import make_console, warn
+from ..core.errors import ConfigError
+from .common import run_command
 
 if TYPE_CHECKING:
     from ..benchmark.ceilings import Ceilings
@@ -96,15 +97,15 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
     import torch
     from tqdm import tqdm
 
+    from ..assembly import runtime
     from ..benchmark.ceilings import measure_ceilings
     from ..benchmark.growth import growth, growth_text
     from ..benchmark.peers import available
     from ..benchmark.plots import growth_plot, speedup_plot
     from ..benchmark.report import report
-    from ..evaluation.store import command_line, describe_device, git_commit, versions
-    from . import machine
+    from ..evaluation.results import command_line, describe_device, git_commit, versions
 
-    engine = machine.build_engine(config.runtime)
+    engine = runtime.build_engine(config.runtime)
     device = engine.device
     if device.type == "cpu" and "fp16" in config.dtypes:
         raise ConfigError("dtypes=fp16: not supported on the CPU; use fp32 or bf16.")
@@ -113,13 +114,13 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
     if config.huggingface == "auto" and not available():
         warn('transformers is not installed, so its models are left out (pip install "video_papr[bench]")')
     measured = config.dtypes if config.ceilings else ()
-    ceilings = {name: measure_ceilings(device, machine.DTYPES[name]) for name in measured}
+    ceilings = {name: measure_ceilings(device, runtime.DTYPES[name]) for name in measured}
     cases = list_cases(config)
     found = []
     with tqdm(total=len(cases) * config.repeats, unit="round", disable=not config.progress) as bar:
         for case in cases:
             bar.set_description(f"{case.backbone} {case.dtype} x{case.batch_size}")
-            with machine.mendable_errors(case.batch_size):
+            with runtime.mendable_errors(case.batch_size):
                 found.append(
                     _measure(config, case, engine, ceilings.get(case.dtype), lambda: bar.update() and None)
                 )
@@ -178,11 +179,11 @@ def _measure(
     on_round: Callable[[], None],
 ) -> dict[str, Any]:
     """The record of one setting."""
+    from ..assembly import runtime
     from ..benchmark.clips import file_clips, synthetic_clips
     from ..benchmark.peers import build_pair
     from ..benchmark.suite import Plan, measure
     from ..benchmark.variants import build_variants, compile_variants
-    from . import machine
 
     ours, theirs = build_pair(
         case.backbone, seed=config.seed, num_frames=case.num_frames, input_size=case.input_size
@@ -206,13 +207,13 @@ def _measure(
     for variant in variants:
         for network in (variant.flow, variant.chooser):
             if network is not None:
-                network.to(engine.device, machine.DTYPES[case.dtype])
+                network.to(engine.device, runtime.DTYPES[case.dtype])
 
     def prepare() -> None:
         """What is counted before stands for the networks as they are, whatever runs them."""
         pruners = [None if variant.chooser is None else variant.chooser.pruner for variant in variants]
         for pruner in {id(getattr(pruner, "scorer", None)): pruner for pruner in pruners}.values():
-            machine.choose_kernels(pruner, config.runtime, engine)
+            runtime.choose_kernels(pruner, config.runtime, engine)
         if config.runtime.compile:
             compile_variants(variants, **config.runtime.compile_options)
 
@@ -246,7 +247,7 @@ def _write(results: dict[str, Any], report: str, pictures: dict[str, bytes | Non
     """Writes the files; bench.json last, so that its presence means done."""
     import json
 
-    from ..evaluation.store import write_text
+    from ..evaluation.results import write_text
 
     out.mkdir(parents=True, exist_ok=True)
     drawn = {out / name: picture for name, picture in pictures.items() if picture is not None}

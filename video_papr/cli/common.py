@@ -7,94 +7,32 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sys
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-from rich.console import Console
-from tqdm import tqdm
 
 from ..config import plain
-from ..config.rules import did_you_mean
-from ..distributed import ALONE, Ranks, join, refuse_ranks
-from ..errors import CheckpointWarning, RankError, StorageError, VideoPaprError
-from ..evaluation.report import print_sweep, sweep_files, sweep_row
+from ..config.hydra import config_source, explain
+from ..core.console import make_console
+from ..core.errors import RankError, StorageError, VideoPaprError
+from ..core.processes import ALONE, Ranks, join, refuse_ranks
+from ..evaluation.reports.tables import print_sweep, sweep_files, sweep_row
 
 if TYPE_CHECKING:
-    from ..evaluation.answers import VideoAnswer
+    pass
 
 USAGE_ERROR = 2  # exit status when the user can mend it
 FULL_ERROR = "HYDRA_FULL_ERROR"
-
-
-def warn(text: str) -> None:
-    """Prints one line on stderr that the user should not overlook."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[yellow]warning:[/] {text}")
-
-
-def note(text: str) -> None:
-    """Prints one line on stderr that explains a wait."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
-
-
-@contextmanager
-def loading_said_aloud() -> Iterator[None]:
-    """Prints what loading changed about the weights as one line each; other warnings take their usual way."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", CheckpointWarning)
-        try:
-            yield
-        finally:
-            changes = [entry for entry in caught if issubclass(entry.category, CheckpointWarning)]
-            for entry in changes:
-                warn(str(entry.message))
-    for entry in caught:
-        if entry not in changes:
-            warnings.warn_explicit(entry.message, entry.category, entry.filename, entry.lineno)
-
-
-def make_console() -> Console:
-    """A console on stdout; wide where it is a file or a pipe, which has no width of its own."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
-
-
-class Progress:
-    """A bar over the videos of a run, with running top-1 and the number of failed ones."""
-
-    def __init__(self, total: int, *, show: bool, what: str | None = None) -> None:
-        quiet = not sys.stderr.isatty()  # in a log file a line every ten seconds is enough
-        self._bar = tqdm(
-            total=total, desc=what, unit="video", disable=not show, mininterval=10 if quiet else 0.2
-        )
-        self._correct = self._failed = 0
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def __call__(self, answer: VideoAnswer) -> None:
-        self._failed += answer.top5 is None
-        self._correct += answer.top5 is not None and answer.top5[0] == answer.label
-        self._bar.update()
-        top1 = 100 * self._correct / max(self._bar.n, 1)
-        self._bar.set_postfix_str(f"top-1 {top1:.1f} %, failed {self._failed}", refresh=False)
 
 
 Work = Callable[[DictConfig, Path], "dict[str, Any] | float"]
@@ -200,56 +138,6 @@ def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
             del os.environ[FULL_ERROR]
 
 
-def config_source() -> str:
-    """Where Hydra finds `conf/`: the installed package, or the folder of a checkout that is only on PYTHONPATH."""
-    if find_spec("video_papr.conf") is not None:
-        return "pkg://video_papr.conf"
-    return str(Path(__file__).resolve().parents[2] / "conf")
-
-
-def quote(text: str) -> str:
-    """A text in Hydra's grammar for values, whatever it holds."""
-    # Backslashes count only before a quote, so those have to be doubled, and the ones at the end.
-    body = re.sub(r"(\\*)'", r"\1\1\\'", text)
-    tail = re.search(r"\\*$", text)
-    return "'" + body + (tail.group() if tail else "") + "'"
-
-
-def explain(error: Exception) -> str | None:
-    """Returns one line for an error that the user can mend, of this package, Hydra or OmegaConf; None for a bug."""
-    if isinstance(error, VideoPaprError):
-        return str(error)
-    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = [name for name in error.options if not name.startswith("_")]  # those are parts of options
-        hint = did_you_mean(option, options)
-        return f"{group}={option}: no such option.{hint} Options: {', '.join(options)}."
-    if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: write key=value, or group=option."
-    if isinstance(error.__cause__, ConfigKeyError | ConfigAttributeError):
-        return _unknown_key(error.__cause__)
-    if text.startswith("Ambiguous value for argument"):
-        return f"{text.split(chr(39))[1]}: several values; add -m to run each of them."
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return text
-    frames = traceback.extract_tb(error.__traceback__)
-    if (
-        isinstance(error, ValueError | TypeError)
-        and frames
-        and Path(frames[-1].filename).match("hydra/_internal/*")
-    ):
-        return text
-    return None
-
-
-def _unknown_key(error: OmegaConfBaseException) -> str:
-    parent = error.parent_node
-    known = [str(key) for key in parent if key != "hydra"] if isinstance(parent, DictConfig) else []
-    listed = f" Known: {', '.join(known)}." if known else ""
-    return f"{error.full_key}: no such key.{did_you_mean(str(error.key), known)}{listed}"
-
-
 class SweepSummary(Callback):
     """Collects the jobs of a multirun into summary.json, summary.csv and summary.md in the sweep's directory.
 
@@ -265,7 +153,7 @@ class SweepSummary(Callback):
             old.unlink()
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
-        from ..evaluation.store import write_text
+        from ..evaluation.results import write_text
 
         state = config.hydra
         if state.mode != RunMode.MULTIRUN:
@@ -297,7 +185,7 @@ class SweepSummary(Callback):
         return sorted(rows, key=lambda row: row["job"])
 
     def _write(self, sweep_dir: Path) -> list[Path]:
-        from ..evaluation.store import write_text
+        from ..evaluation.results import write_text
 
         paths = []
         for name, text in sweep_files(self._rows(sweep_dir)).items():

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from ..assembly.pipeline_config import PipelineConfig, check_pipeline
 from ..config.rules import integer, natural, positive_number, setting, text
-from ..errors import ConfigError
-from .common import make_console, run_command
-from .pipeline_config import PipelineConfig, check_pipeline
+from ..core.console import make_console
+from ..core.errors import ConfigError
+from .common import run_command
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -98,13 +99,13 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
         VideoPaprError: something in the configuration that the user can mend.
     """
     try:
-        from ..app.server import Offer, build_app
+        from ..inference.app.server import Offer, build_app
     except ImportError as error:
         raise ConfigError(f'the demo needs {error.name}: pip install "video_papr[app]"') from None
-    from ..app.jobs import Jobs
-    from ..app.look import Looker
-    from ..evaluation.store import describe_device
-    from .assemble import build_reader, compose_words
+    from ..assembly.compose import build_reader, compose_words
+    from ..evaluation.results import describe_device
+    from ..inference.app.jobs import Jobs
+    from ..inference.app.look import Looker
 
     pipeline, recipe = build_reader(config)
     assert pipeline.pruner is not None
@@ -136,16 +137,16 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
 
 
 def _pruner(config: PipelineConfig) -> Any:
-    from .build import build_folded_pruner
+    from ..assembly.build import build_folded_pruner
 
     return build_folded_pruner(config.pruner)
 
 
 def _examples(count: int) -> list[Any]:
     """Synthetic clips of different actions, made once."""
-    from ..app.server import Example
-    from ..data.scenes import ACTIONS
-    from ..data.synthetic import SyntheticSplit, generate
+    from ..inference.app.server import Example
+    from ..synthetic.scenes import ACTIONS
+    from ..synthetic.videos import SyntheticSplit, generate
 
     if not count:
         return []

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import DepthRunConfig, check_command
-from .common import make_console, run_command
+from ..core.console import make_console
+from .common import run_command
 
 
 def main() -> None:
@@ -24,15 +25,15 @@ def run(config: DepthRunConfig, out: Path) -> dict[str, Any]:
     Raises:
         VideoPaprError: something in the configuration or the data that the user can mend.
     """
+    from ..assembly import build_depth, build_train, runtime
     from ..depth.plan import Clips
     from ..depth.run import prune_depth
     from ..training.curriculum import Curriculum
-    from . import build_depth, build_train, machine
 
     build_depth.check_depth(config)
     plan = build_depth.build_plan(config)
     build_depth.same_run(out, config)
-    engine = machine.build_engine(config.runtime)
+    engine = runtime.build_engine(config.runtime)
     class_names, stores, val = build_train.build_stores(build_depth.stores_config(config))
     net, subject = build_depth.build_network(config, class_names)
     console = make_console()

@@ -15,10 +15,11 @@ from omegaconf import DictConfig
 
 from ..config import EvalConfig, check
 from ..config.rules import did_you_mean
-from ..distributed import ALONE, Ranks, share
-from ..errors import ConfigError, DataError
-from ..evaluation.report import SWEEP_COLUMNS, print_report
-from .common import Progress, make_console, run_shared_command, warn
+from ..core.console import Progress, make_console, warn
+from ..core.errors import ConfigError, DataError
+from ..core.processes import ALONE, Ranks, share
+from ..evaluation.reports.tables import SWEEP_COLUMNS, print_report
+from .common import run_shared_command
 
 if TYPE_CHECKING:
     from ..data.annotations import VideoList
@@ -67,10 +68,11 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
     """
     import torch
 
+    from ..assembly import build, resume, runtime
     from ..evaluation.answers import VideoAnswer
     from ..evaluation.cost import gmacs_per_view, mean_gmacs, shared_gmacs
     from ..evaluation.journal import hold, open_journal, storing
-    from ..evaluation.store import (
+    from ..evaluation.results import (
         RunInfo,
         build_results,
         describe_device,
@@ -78,12 +80,11 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         versions,
         write_results,
     )
-    from ..visualize import save_gallery
-    from . import build, machine, resume
+    from ..inference.visualize import save_gallery
 
     advice = f"Run again with output_dir={out} to go on with what was finished, with any number of ranks."
     with hold(out, ranks.rank), ranks.watched(advice):
-        engine = machine.build_engine(config.runtime, ranks)
+        engine = runtime.build_engine(config.runtime, ranks)
         root, videos = build.build_videos(config.dataset, progress=config.progress)
         pipeline = build.build_pipeline(
             config.backbone,
@@ -96,7 +97,7 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         )
         backbone, pruner = pipeline.backbone, pipeline.pruner
         videos = build.match_labels(videos, backbone.class_names, backbone.num_classes)
-        dtype, device = machine.dtype_name(engine), describe_device(engine.device)
+        dtype, device = runtime.dtype_name(engine), describe_device(engine.device)
         identity = resume.identity(config, videos, pipeline, {"runtime.dtype": dtype})
         work = partial(_evaluate, config, ranks, pipeline, root, videos, engine)
         if ranks.rank:
@@ -111,7 +112,7 @@ def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
             {
                 "device": device,
                 "ranks": ranks.size,
-                "batch_size": machine.batch_size(config.runtime, engine),
+                "batch_size": runtime.batch_size(config.runtime, engine),
                 "git_commit": git_commit(),
                 "versions": versions(),
             },
@@ -217,26 +218,26 @@ def _evaluate(
     """
     from time import perf_counter
 
+    from ..assembly import build, runtime
     from ..data.datasets import VideoDataset, keep_views
     from ..data.limits import Limits
     from ..data.loader import iter_samples
+    from ..evaluation.evaluator import evaluate, videos_per_batch
     from ..evaluation.profile import Waiting, profile
-    from ..evaluation.runner import evaluate, videos_per_batch
-    from . import build, machine
 
     backbone, dataset, views = pipeline.backbone, config.dataset, config.views
-    machine.choose_kernels(pipeline.pruner, config.runtime, engine)
+    runtime.choose_kernels(pipeline.pruner, config.runtime, engine)
     if config.runtime.compile:
         # The compiler runs at the first batch, before the clock.
         pipeline.compile_networks(**config.runtime.compile_options)
-    batch_size = machine.batch_size(config.runtime, engine)
+    batch_size = runtime.batch_size(config.runtime, engine)
     sampler = build.frame_sampler(dataset, views.clips, backbone.num_frames)
     cache = build.build_clip_cache(dataset, views, backbone, engine)
     earlier, known = finished.evaluation, set(done)
     group = videos_per_batch(batch_size, views.per_video)
     todo = share([index for index in range(len(videos)) if index not in known], ranks, together=group)
     limits = Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
-    workers = machine.num_workers(config.runtime, ranks, turns=machine.takes_turns(engine, ranks))
+    workers = runtime.num_workers(config.runtime, ranks, turns=runtime.takes_turns(engine, ranks))
     samples = iter_samples(
         VideoDataset(
             videos,
@@ -251,8 +252,8 @@ def _evaluate(
         pin_memory=engine.device.type == "cuda",
         timeout_s=dataset.decode_timeout_s,
         memory_mb=dataset.decode_memory_mb,
-        ahead=machine.videos_ahead(engine, workers, group, ranks),
-        turns=machine.videos_in_turn(engine, workers, group, ranks),
+        ahead=runtime.videos_ahead(engine, workers, group, ranks),
+        turns=runtime.videos_in_turn(engine, workers, group, ranks),
     )
 
     def store(part: Evaluation) -> None:
@@ -268,7 +269,7 @@ def _evaluate(
     what = f"rank {ranks.rank} of {ranks.size}" if ranks.size > 1 else None
     with (
         Progress(len(earlier.answers) + len(todo), show=config.progress, what=what) as progress,
-        machine.mendable_errors(batch_size),
+        runtime.mendable_errors(batch_size),
     ):
         for answer in earlier.answers:
             progress(answer)
@@ -300,7 +301,7 @@ def _evaluate(
             waiting=waiting,
             workers=workers,
             views=views.per_video,
-            **machine.shared_cores(engine, ranks),
+            **runtime.shared_cores(engine, ranks),
         )
     evaluation.extend(earlier)
     evaluation.answers.sort(key=lambda answer: answer.index)  # damage to the journal may have left a gap

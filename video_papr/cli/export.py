@@ -7,17 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..assembly.pipeline_config import PipelineConfig, check_pipeline
 from ..config.rules import flag, or_else, positive, setting, text
-from ..errors import ConfigError
-from .common import make_console, run_command, warn
-from .pipeline_config import PipelineConfig, check_pipeline
+from ..core.console import make_console, warn
+from ..core.errors import ConfigError
+from .common import run_command
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from ..export import Runner
+    from ..inference.export import Runner
+    from ..inference.predict import Recipe
     from ..pipeline import Pipeline
-    from ..predict import Recipe
 
     Writer = Callable[[ExportedProgram, Path], Path]
 
@@ -62,9 +63,9 @@ def run(config: ExportConfig, out: Path) -> dict[str, Any]:
         VideoPaprError: something in the configuration that the user can mend, or a file that does not do what PyTorch
             does; it is removed then.
     """
-    from .. import export
-    from ..export_check import check_clips, compare
-    from .assemble import build_reader
+    from ..assembly.compose import build_reader
+    from ..inference import export
+    from ..inference.export_check import check_clips, compare
 
     pipeline, recipe = build_reader(config)
     export.check_exportable(pipeline)
@@ -89,7 +90,7 @@ def run(config: ExportConfig, out: Path) -> dict[str, Any]:
 
 def _formats(config: ExportConfig) -> dict[str, tuple[Writer, Callable[[Path], Runner]]]:
     """File name -> (how it is written, how it is run), of what is asked for and can be made."""
-    from .. import export
+    from ..inference import export
 
     made: dict[str, tuple[Writer, Callable[[Path], Runner]]] = {}
     if config.onnx:
@@ -107,8 +108,8 @@ def describe(
     config: ExportConfig, pipeline: Pipeline, recipe: Recipe, checked: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """What a server has to know, for model.json; see docs/deploy.md."""
-    from .. import export
-    from ..evaluation.store import versions
+    from ..evaluation.results import versions
+    from ..inference import export
 
     model = pipeline.backbone
     kept, classes = export.kept_tokens(pipeline), model.num_classes
@@ -162,7 +163,7 @@ def _versions_of(*packages: str) -> dict[str, str]:
 def _write_description(path: Path, facts: Mapping[str, Any]) -> None:
     import json
 
-    from ..evaluation.store import write_text
+    from ..evaluation.results import write_text
 
     write_text(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from ..assembly.pipeline_config import PipelineConfig, check_pipeline
+from ..config.hydra import quote
 from ..config.rules import flag, natural, or_else, positive, positive_number, setting, text
-from ..errors import ConfigError, DataError
-from .common import make_console, quote, run_command, warn
-from .pipeline_config import PipelineConfig, check_pipeline
+from ..core.console import make_console, warn
+from ..core.errors import ConfigError, DataError
+from .common import run_command
 
 if TYPE_CHECKING:
+    from ..inference.files import Outcome
+    from ..inference.predict import Recipe
     from ..pipeline import Pipeline
-    from ..predict import Recipe
-    from .predict_files import Outcome
 
 SOME_FAILED = 1  # exit status when there are answers, but not for every video
 SHOWN = 4  # windows of a long video in its picture
@@ -77,9 +79,9 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
 
     from tqdm import tqdm
 
-    from . import machine
-    from .assemble import build_reader
-    from .predict_files import PredictionWriter
+    from ..assembly import runtime
+    from ..assembly.compose import build_reader
+    from ..inference.files import PredictionWriter
     from .predict_report import print_predictions
 
     pipeline, recipe = build_reader(config)
@@ -90,7 +92,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
         )
     outcomes: list[Outcome] = []
     bar = tqdm(videos, unit="video", disable=not config.progress)
-    with PredictionWriter(out) as writer, machine.mendable_errors(recipe.batch_size):
+    with PredictionWriter(out) as writer, runtime.mendable_errors(recipe.batch_size):
         for number, path in enumerate(bar):
             pictured = sum(outcome.error is None for outcome in outcomes) < config.visualize
             outcome = _look(pipeline, recipe, path, config, pictured=pictured)
@@ -155,10 +157,10 @@ def _look(pipeline: Pipeline, recipe: Recipe, path: str, config: PredictConfig, 
     """Answers one video, or says why not. Panels of what was kept are made if they are wanted."""
     from tqdm import tqdm
 
-    from ..errors import VideoDecodeError
-    from ..predict import Timeline
-    from . import build
-    from .predict_files import Outcome, Window, panel_of
+    from ..assembly import build
+    from ..core.errors import VideoDecodeError
+    from ..inference.files import Outcome, Window, panel_of
+    from ..inference.predict import Timeline
 
     outcome = Outcome(path, num_tokens=pipeline.backbone.grid.num_tokens, pictured=pictured)
     try:

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import printable
+from ..core.errors import printable
 
 if TYPE_CHECKING:
-    from .predict_files import Outcome, Window
+    from ..inference.files import Outcome, Window
 
 
 def print_predictions(outcomes: Sequence[Outcome], console: Console) -> None:

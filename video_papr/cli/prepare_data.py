@@ -8,8 +8,9 @@ from typing import Any
 
 from ..config import BackboneConfig, DatasetConfig, RuntimeConfig, check_command
 from ..config.rules import flag, one_of, or_else, positive, setting, text
-from ..errors import ConfigError
-from .common import make_console, run_command, warn
+from ..core.console import make_console, warn
+from ..core.errors import ConfigError
+from .common import run_command
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ def run(config: PrepareConfig, out: Path) -> dict[str, Any]:
     """
     from tqdm import tqdm
 
+    from ..assembly import build, runtime
     from ..backbones.builders import clip_size
     from ..data.index import build_index, index_text
     from ..data.index_probe import probe_videos
     from ..data.index_report import count_statuses, report_text
     from ..data.sampling import frames_needed
-    from . import build, machine
 
     dataset, backbone = config.dataset, config.backbone
     problems: list[str] = []
@@ -68,7 +69,7 @@ def run(config: PrepareConfig, out: Path) -> dict[str, Any]:
         out / "progress.jsonl",
         check=config.check,
         decoder=dataset.decoder,
-        workers=machine.num_workers(config.runtime),
+        workers=runtime.num_workers(config.runtime),
     )
     bar = tqdm(probes, total=len(videos), desc="checking", unit="video", disable=not config.progress)
     entries = build_index(videos, dict(bar), min_frames=config.min_frames or needed)

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError, VideoPaprError
-from ..evaluation.comparison import write_comparison
-from ..evaluation.frontier import points
-from ..evaluation.runs import find_runs, named_apart, with_dense
-from .common import USAGE_ERROR, make_console
+from ..core.console import make_console
+from ..core.errors import DataError, VideoPaprError
+from ..evaluation.reports.comparison import write_comparison
+from ..evaluation.reports.frontier import points
+from ..evaluation.reports.runs import find_runs, named_apart, with_dense
+from .common import USAGE_ERROR
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ..config import TrainRunConfig, check_command
-from ..distributed import ALONE, Ranks
-from .common import make_console, run_shared_command, warn
+from ..core.console import make_console, warn
+from ..core.processes import ALONE, Ranks
+from .common import run_shared_command
 
 
 def main() -> None:
@@ -37,14 +38,14 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
     """
     import torch
 
+    from ..assembly import build_train, runtime
     from ..training.curriculum import Curriculum
     from ..training.loop import find_checkpoint, fit, top1
-    from . import build_train, machine
 
     build_train.check_training(config, ranks)
     if config.train.resume:
         find_checkpoint(out)  # before the videos are decoded, and before the other ranks start
-    engine = machine.build_engine(config.runtime, ranks)
+    engine = runtime.build_engine(config.runtime, ranks)
     if ranks.size > 1 and config.train.target == "scorer" and engine.device.type == "cpu":
         warn("train.target=scorer on the CPU: batch norm sees the clips of one rank, not the whole batch")
     train, schedule = config.train, build_train.build_schedule(config)

@@ -4,15 +4,7 @@ Every wrong value raises `ConfigError` with one line that names the key, its val
 `rules`, the keys of each group of `conf/` in `groups`, `train` and `depth`, and what a command reads in `commands`.
 """
 
-from .commands import (
-    DepthRunConfig,
-    EvalConfig,
-    TrainRunConfig,
-    check,
-    check_command,
-    check_section,
-    plain,
-)
+from .commands import DepthRunConfig, EvalConfig, TrainRunConfig, check, check_command, check_section, plain
 from .depth import DepthConfig
 from .groups import (
     DECODER,

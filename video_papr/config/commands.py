@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from .depth import DepthConfig
 from .groups import (
     BackboneConfig,
@@ -20,15 +20,7 @@ from .groups import (
     TaskConfig,
     ViewsConfig,
 )
-from .rules import (
-    did_you_mean,
-    flag,
-    natural,
-    or_else,
-    setting,
-    text,
-    wrong,
-)
+from .rules import did_you_mean, flag, natural, or_else, setting, text, wrong
 from .train import TrainConfig
 
 Section = TypeVar("Section")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from .rules import (
     any_number,
     anything,

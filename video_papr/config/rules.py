@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 
 Rule = Callable[[str, Any], Any]
 

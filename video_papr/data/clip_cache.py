@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 
 # What turns a file into views; a changed line makes other keys.
-_CODE = ("clip_cache.py", "decoding.py", "images.py", "sampling.py", "streams.py", "transforms.py")
+_CODE = ("clip_cache.py", "decoding.py", "limits.py", "readers/*.py", "sampling.py", "transforms.py")
 _PACKAGES = ("av", "decord", "numpy", "pillow", "torch")
 _OWN, _PARTIAL = re.compile(r"[0-9a-f]{64}\.npz"), ".partial-views-"
 _ABANDONED_SECONDS = 3600.0  # a partial file of this age belongs to a process that died
@@ -196,8 +196,8 @@ class ClipCache:
 def code_version() -> str:
     """A digest of the code that turns files into views, and of the versions of its libraries."""
     digest = hashlib.sha256()
-    for name in _CODE:
-        digest.update((Path(__file__).parent / name).read_bytes())
+    for path in sorted(path for pattern in _CODE for path in Path(__file__).parent.glob(pattern)):
+        digest.update(path.read_bytes())
     for package in _PACKAGES:
         try:
             digest.update(f"{package} {version(package)}".encode())

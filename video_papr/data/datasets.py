@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import ConfigError, DataError, VideoDecodeError
+from ..core.errors import ConfigError, DataError, VideoDecodeError
 from .annotations import (
     Complain,
     VideoList,

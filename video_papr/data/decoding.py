@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, VideoDecodeError, printable
-from .images import read_image
+from ..core.errors import ConfigError, VideoDecodeError, printable
 from .limits import DEFAULT_LIMITS, Limits
 from .readers.answers import EndedEarly, Frames, Indices, Refused, Resize, reason
 from .readers.decord import read_with_decord
+from .readers.packets import VideoStream, read_stream
+from .readers.pillow import read_image
 from .readers.pyav import read_with_pyav
-from .streams import VideoStream, read_stream
 
 DECODERS = ("auto", "decord", "pyav", "pillow")
 REDUCING = ("auto", "pyav")  # those that can hand over smaller frames than the file holds

@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..core.errors import DataError
 from .annotations import VideoList, VideoRecord
 
 STATUSES = {

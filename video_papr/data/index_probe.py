@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import VideoDecodeError
+from ..core.errors import VideoDecodeError
 from .decoding import DECODERS, decode_clips
 from .index import Probe
-from .streams import read_stream
+from .readers.packets import read_stream
 
 CHECKS = ("frames", "packets")
 # Frames of one decoding call; videos are decoded in pieces of this size.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import VideoDecodeError
+from ..core.errors import VideoDecodeError
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from itertools import islice
 
 import torch
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 from .datasets import VideoDataset, VideoSample
-from .supervision import SupervisedDecoder
+from .workers import SupervisedDecoder
 
 TIMEOUT_S = 120.0
 

@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 
 Indices = NDArray[np.int64]
 

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.shortened import LINEAR, REMOVED, ShortBlock
-from ..errors import MergeError
-from ..pruning.x3d_short import DENSE, POINTWISE, MergedBlock
+from ..backbones.depth_pruned import LINEAR, REMOVED, ShortBlock
+from ..core.errors import MergeError
+from ..pruning.scorers.x3d_depth_pruned import DENSE, POINTWISE, MergedBlock
 from .merge import add_shortcut, compose, to_conv3d, to_linear
 
 X3D_MODES, BACKBONE_MODES = (DENSE, POINTWISE), (LINEAR, REMOVED)

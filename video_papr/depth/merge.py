@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import MergeError
+from ..core.errors import MergeError
 
 Triple = tuple[int, int, int]
 Layers = Iterable[tuple[str, nn.Module]]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from ..backbones.depth_pruned import REMOVED, WHOLE
 from ..backbones.encoder import Encoder
-from ..backbones.shortened import REMOVED, WHOLE
-from ..pruning.x3d_short import residual_blocks
+from ..pruning.scorers.x3d_depth_pruned import residual_blocks
 from .blocks import TwoBranch, close_block, open_block, switch_of
 
 Mask = tuple[int, ...]

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..backbones.shortened import REMOVED
-from ..errors import CheckpointError
+from ..backbones.depth_pruned import REMOVED
+from ..core.errors import CheckpointError
 from ..training.loop import CHECKPOINT
 from ..training.store import ClipStore
 from .fit import fit_branches

@@ -17,7 +17,7 @@ from math import comb
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 
 Mask = tuple[int, ...]
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backbones.builders import Backbone
-from ..pixels import normalize_pixels, resample_clip
+from ..core.pixels import normalize_pixels, resample_clip
+from ..core.types import TokenGrid
 from ..pruning.budget import keep_count
-from ..pruning.fast import fast_stages
-from ..pruning.fusion import standardize
-from ..pruning.selection import resize_map
-from ..pruning.x3d import MEAN, STAGES, STD
-from ..structures import TokenGrid
+from ..pruning.scorers.channels_last import fast_stages
+from ..pruning.scorers.fusion import standardize
+from ..pruning.scorers.x3d import MEAN, STAGES, STD
+from ..pruning.select import resize_map
 from ..training.dropping import choose_tokens
 from ..training.store import Batch
 

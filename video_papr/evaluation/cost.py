@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from ..benchmark.flops import count_gmacs
 from ..pipeline import Pipeline
-from ..pruning.carrying import num_regions
+from ..pruning.compensation import num_regions
 from ..pruning.similarity import SimilarityPruner
 
 Runs = list[tuple[float, int]]

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import ConfigError, DataError
+from ..core.errors import ConfigError, DataError
 from .answers import Evaluation, Example, VideoAnswer
 from .records import Record, batch_of, batch_record, line_of, read_header, read_records, storing
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import ConfigError
+from ..core.errors import ConfigError
 
 Found = TypeVar("Found")
 

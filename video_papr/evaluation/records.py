@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, StorageError
+from ..core.errors import DataError, StorageError
 from .answers import Evaluation, VideoAnswer
 from .cost import StageTimes
 

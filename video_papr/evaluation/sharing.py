@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..benchmark.flops import count_gmacs
-from ..errors import ConfigError
+from ..core.errors import ConfigError
+from ..core.types import TokenGrid, TokenSelection
 from ..pruning.builders import Pruner
 from ..pruning.sharing import Corner, shared_maps
-from ..structures import TokenGrid, TokenSelection
 from .cost import Engine, StageTimes
 
 if TYPE_CHECKING:

@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import read_weights
-from ..errors import ConfigError
-from ..structures import CELL, TokenGrid, TokenSelection
+from ..checkpoints.files import read_weights
+from ..core.errors import ConfigError
+from ..core.types import CELL, TokenGrid, TokenSelection
 from .budget import Budget, check_number, map_budget
-from .carrying import check_carry, check_cell
-from .custom import Scorer, build_custom
-from .fusion import FusedScorer
-from .image_convnet import build_image_scorer
-from .rules import RULES
-from .selection import scope_floor, select_counts, select_tokens
+from .compensation import check_carry, check_cell
+from .scorers.custom import Scorer, build_custom
+from .scorers.fusion import FusedScorer
+from .scorers.image_convnet import build_image_scorer
+from .scorers.rules import RULES
+from .scorers.x3d import CLIPS, X3DScorer, find_x3d
+from .scorers.x3d_depth_pruned import check_blocks, shorten_x3d
+from .select import scope_floor, select_counts, select_tokens
 from .similarity import SimilarityPruner
-from .x3d import CLIPS, X3DScorer, find_x3d
-from .x3d_short import check_blocks, shorten_x3d
 
 CONVNETS = (*CLIPS, "papr_plus", "image_convnet")
 PRUNERS = ("none", *CONVNETS, "similarity", *RULES)

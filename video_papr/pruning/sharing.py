@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..structures import TokenGrid
+from ..core.types import TokenGrid
 
 Corner = tuple[int, int]
 Score = Callable[[Tensor, TokenGrid], Tensor]

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ConfigError
-from ..structures import CELL as CARRY_CELL
-from ..structures import TokenGrid, TokenSelection
+from ..core.errors import ConfigError
+from ..core.types import CELL as CARRY_CELL
+from ..core.types import TokenGrid, TokenSelection
 from .budget import Budget, check_number, check_ratio
-from .carrying import check_carry, check_cell
-from .selection import on_grid, ranks, select_counts, select_tokens
+from .compensation import check_carry, check_cell
+from .select import on_grid, ranks, select_counts, select_tokens
 
 MODES = ("ratio", "threshold", "adaptive")
 DIVERSITY = ("none", "cluster", "grid")

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.tracks import actor_tokens
+from ..core.types import TokenGrid
 from ..pruning.budget import keep_count
-from ..pruning.fusion import standardize
-from ..structures import TokenGrid
+from ..pruning.scorers.fusion import standardize
+from ..synthetic.tracks import actor_tokens
 from .store import Batch
 
 ACTOR = 3.0  # "actor" adds at most so much to scores from 0 to 1: beyond 1 the whole actor stays

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checkpoints import load_exactly, read_torch
-from ..distributed import ALONE, Ranks
-from ..errors import CheckpointError, ConfigError, TrainingError
+from ..checkpoints.files import load_exactly, read_torch
+from ..core.errors import CheckpointError, ConfigError, TrainingError
+from ..core.processes import ALONE, Ranks
 from .augment import unchanged
 from .parallel import Loss, Shared, check_split, own_rows, share_steps
 from .store import Batch, ClipStore

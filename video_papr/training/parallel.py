@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..distributed import Ranks
-from ..errors import ConfigError
+from ..core.errors import ConfigError
+from ..core.processes import Ranks
 from .store import Batch
 
 Loss = Callable[[Batch, torch.Generator], Tensor]

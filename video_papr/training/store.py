@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..core.errors import DataError
 from ..data.datasets import VideoDataset, VideoSample
 from ..data.loader import iter_samples
-from ..data.tracks import in_view
 from ..data.transforms import resize_and_crop
-from ..errors import DataError
+from ..synthetic.tracks import in_view
 
 
 class Batch(NamedTuple):

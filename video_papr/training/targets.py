@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backbones.builders import Backbone, build_backbone
+from ..backbones.depth_pruned import check_blocks, shorten_backbone
 from ..backbones.encoder import Encoder
-from ..backbones.shortened import check_blocks, shorten_backbone
-from ..checkpoints import load_exactly, read_weights, write_weights
-from ..data.tracks import MOTION, actor_motion, actor_tokens
-from ..errors import ConfigError
-from ..pixels import normalize_pixels, resample_clip
-from ..pruning.x3d import CLIPS, MEAN, STD, x3d_classifier
-from ..pruning.x3d_short import check_blocks as check_x3d_blocks
-from ..pruning.x3d_short import shorten_x3d
+from ..checkpoints.files import load_exactly, read_weights, write_weights
+from ..core.errors import ConfigError
+from ..core.pixels import normalize_pixels, resample_clip
+from ..pruning.scorers.x3d import CLIPS, MEAN, STD, x3d_classifier
+from ..pruning.scorers.x3d_depth_pruned import check_blocks as check_x3d_blocks
+from ..pruning.scorers.x3d_depth_pruned import shorten_x3d
+from ..synthetic.tracks import MOTION, actor_motion, actor_tokens
 from .augment import unchanged
 from .dropping import choose_tokens
 from .store import Batch

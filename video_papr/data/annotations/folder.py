@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...errors import DataError
+from ...core.errors import DataError
 from .records import (
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...errors import ConfigError, DataError
+from ...core.errors import ConfigError, DataError
 from .folder import read_folder
 from .lists import read_csv
 from .records import (

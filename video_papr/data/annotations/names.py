@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from ...errors import DataError
+from ...core.errors import DataError
 from .records import numbered_lines, plain_name, read_text
 
 _NUMBERED = re.compile(r"(\d+)[\s,]+(\S.*)")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError
+from ...core.errors import DataError
 from .lists import read_csv
 from .names import read_class_names
 from .records import Complain, Listing, VideoList, checked_root, plain_name, read_text, refuse, some

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from ...errors import DataError
+from ...core.errors import DataError
 from .folder import class_directories, read_folder
 from .lists import read_csv
 from .names import read_class_names

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..streams import VideoStream
 from .answers import Frames, Indices, Refused, reason
+from .packets import VideoStream
 
 # decord can spin for ever on a damaged file. This time plus the length of the video is ample for a healthy one.
 _PATIENCE_SECONDS = 30.0

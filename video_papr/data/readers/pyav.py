@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..streams import VideoStream, best_video_stream, listen_to_ffmpeg, open_container
 from .answers import EndedEarly, Frames, Indices, Refused, Resize
+from .packets import VideoStream, best_video_stream, listen_to_ffmpeg, open_container
 
 # Seeking costs PyAV about as much as decoding some frames; below this gain the plain pass is as fast.
 _SEEK_GAIN_FRAMES = 50

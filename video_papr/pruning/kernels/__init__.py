@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 
 from ..builders import Pruner
-from ..fast import FastTrunk
+from ..scorers.channels_last import FastTrunk
+from ..scorers.x3d import X3DScorer
 from ..similarity import SimilarityPruner
-from ..x3d import X3DScorer
 
 
 def use_kernels(pruner: Pruner | SimilarityPruner | None, device: torch.device) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ...caches import default_cache_dir
+from ...core.paths import default_cache_dir
 
 # torch's vector classes are written for one instruction set at a time, chosen here as torch itself chooses it.
 INSTRUCTIONS = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..x3d import X3DTrunk
+from ..scorers.x3d import X3DTrunk
 
 
 class Depthwise(nn.Module):

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ..x3d import X3DTrunk, fold_norms
-from ..x3d_short import MergedBlock
+from ..scorers.x3d import X3DTrunk, fold_norms
+from ..scorers.x3d_depth_pruned import MergedBlock
 from . import x3d_block, x3d_stem
 from .compiler import BuildError, load
 

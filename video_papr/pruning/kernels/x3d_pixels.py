@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ...pixels import scale_and_shift
-from ..x3d import MEAN, STD, clip_of
+from ...core.pixels import scale_and_shift
+from ..scorers.x3d import MEAN, STD, clip_of
 
 
 def fast_clip_of(frames: Tensor, *, num_frames: int, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,247 @@
+"""Weights on disk: what is written is read, what is wrong is refused in one line, and nothing is ever executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from video_papr.backbones.builders import build_backbone
+from video_papr.checkpoints import files
+from video_papr.checkpoints.files import load_exactly, read_weights, write_weights
+from video_papr.core.errors import CheckpointError
+
+State = dict[str, Tensor]
+
+
+def state() -> State:
+    torch.manual_seed(0)
+    return {"a.weight": torch.randn(3, 4), "b": torch.randn(5), "steps": torch.tensor(7)}
+
+
+def refusal(path: object) -> str:
+    """The one line with which a file is refused; it names the file."""
+    with pytest.raises(CheckpointError) as caught:
+        read_weights(path)  # type: ignore[arg-type]
+    line = str(caught.value)
+    assert "\n" not in line
+    assert str(path) in line
+    return line
+
+
+# ---- what is written is read ----
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_own_format_round_trip(tmp_path: Path, half: bool) -> None:
+    path = tmp_path / "new folder" / "model.safetensors"
+    described = {"model": "videomae_tiny", "class_names": ("ä", "b c"), "top1": 97.5}
+    write_weights(path, state(), described, half=half)
+    read, said = read_weights(path)
+    assert said == {**described, "class_names": ["ä", "b c"]}
+    assert list(read) == sorted(state())
+    for key, value in state().items():
+        expected = value.half().float() if half and value.is_floating_point() else value
+        assert read[key].dtype == value.dtype
+        assert torch.equal(read[key], expected)
+    assert not half or path.stat().st_size < 600
+
+
+def test_tensors_need_not_be_contiguous_or_without_gradient(tmp_path: Path) -> None:
+    weight = nn.Parameter(torch.randn(2, 3, 4, 5, 6).to(memory_format=torch.channels_last_3d))
+    write_weights(
+        tmp_path / "w.safetensors", {"weight": weight, "turned": weight[0, 0, 0].t()}, {}, half=False
+    )
+    read, said = read_weights(tmp_path / "w.safetensors")
+    assert torch.equal(read["weight"], weight.detach())
+    assert torch.equal(read["turned"], weight[0, 0, 0].t().detach())
+    assert said == {}
+
+
+WRAPS: dict[str, Callable[[State], object]] = {
+    "bare": lambda s: s,
+    "model_state": lambda s: {"model_state": s, "epoch": 3, "cfg": "text"},
+    "model": lambda s: {"model": s, "optimizer": {"state": {}}},
+    "module": lambda s: {"module": s},
+    "state_dict": lambda s: {"state_dict": s},
+    "module in model": lambda s: {"model": {"module": s}},
+    "beside other values": lambda s: {**s, "epoch": 3},
+}
+
+
+@pytest.mark.parametrize("name", WRAPS)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_torch_files(tmp_path: Path, name: str, legacy: bool) -> None:
+    path = tmp_path / "model.pyth"
+    stored = {key: value.bfloat16() if key == "b" else value for key, value in state().items()}
+    torch.save(WRAPS[name](stored), path, _use_new_zipfile_serialization=not legacy)
+    read, said = read_weights(path)
+    assert said == {}
+    assert {key: value.dtype for key, value in read.items()} == {
+        "a.weight": torch.float32,
+        "b": torch.float32,
+        "steps": torch.int64,
+    }
+    assert all(torch.equal(read[key], stored[key].to(read[key].dtype)) for key in stored)
+
+
+def test_a_backbones_weights_travel_with_their_class_names(tmp_path: Path) -> None:
+    path, names = tmp_path / "tiny.safetensors", ("left", "right", "still")
+    written = build_backbone("videomae_tiny", num_classes=3, seed=1)
+    write_weights(path, written.state_dict(), {"model": "videomae_tiny", "class_names": names})
+    read = build_backbone(
+        "videomae_tiny", weights=path, num_frames=8, input_size=32
+    )  # another clip size is fine
+    assert read.class_names == names
+    assert read.num_classes == 3
+    for key, value in written.state_dict().items():
+        assert torch.equal(read.state_dict()[key], value.half().float())
+    with pytest.raises(CheckpointError) as caught:
+        build_backbone("videomae_s", weights=path)
+    assert str(caught.value) == (
+        f"backbone.weights={path} holds videomae_tiny, but backbone=videomae_s was asked for"
+    )
+    with pytest.raises(CheckpointError, match="was trained for 3 classes, but 400 were asked for"):
+        build_backbone("videomae_tiny", weights=path, num_classes=400)
+
+
+def test_bundled_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BUNDLED", tmp_path)
+    write_weights(tmp_path / "one.safetensors", state(), {"model": "one"})
+    write_weights(tmp_path / "another.safetensors", state(), {})
+    assert read_weights("one")[1] == {"model": "one"}
+    line = refusal("two")
+    assert line == "weights=two is neither a file nor a bundled model (bundled: another, one)"
+    assert "neither a file nor a bundled model" in refusal(tmp_path)
+
+
+def test_every_bundled_file_says_what_it_is() -> None:
+    for name in files.bundled_names():
+        read, said = read_weights(name)
+        assert said["model"] in name
+        assert all(value.isfinite().all() for value in read.values())
+
+
+# ---- what is wrong is refused ----
+
+
+class Malicious:
+    """Pickles to a call of `os.mkdir`."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".pyth", ".bin"])
+@pytest.mark.parametrize("writer", ["torch", "legacy torch", "pickle"])
+def test_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path, suffix: str, writer: str) -> None:
+    path, target = tmp_path / f"model{suffix}", tmp_path / "executed"
+    content = {"model_state": {**state(), "extra": Malicious(target)}}
+    if writer == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=writer == "torch")
+    assert "could run code" in refusal(path)
+    assert not target.exists()
+    pickle.loads(pickle.dumps(Malicious(target)))  # the trap does work
+    assert target.exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pyth"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00", b"version https://git-lfs.github.com/spec/v1\n", b"\xff" * 500]
+)
+def test_files_that_are_no_weights(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(content)
+    refusal(path)
+
+
+def contents(tmp_path: Path) -> dict[str, bytes]:
+    torch.save({"model_state": state()}, tmp_path / "zip.pt")
+    torch.save({"model_state": state()}, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    write_weights(tmp_path / "own.safetensors", state(), {"model": "x"})
+    return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["zip.pt", "legacy.pt", "own.safetensors"]), share=st.floats(0, 1, exclude_max=True)
+)
+def test_truncated_file(tmp_path: Path, name: str, share: float) -> None:
+    whole = contents(tmp_path)[name]
+    path = tmp_path / f"cut-{name}"
+    path.write_bytes(whole[: int(share * len(whole))])
+    refusal(path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["zip.pt", "legacy.pt", "own.safetensors"]),
+    at=st.floats(0, 1, exclude_max=True),
+    noise=st.binary(min_size=1, max_size=30),
+)
+def test_damaged_bytes_give_weights_or_one_line(tmp_path: Path, name: str, at: float, noise: bytes) -> None:
+    """Flipped bytes inside a tensor cannot be noticed; everything else is a CheckpointError, never another one."""
+    whole = contents(tmp_path)[name]
+    place = int(at * len(whole))
+    path = tmp_path / f"damaged-{name}"
+    path.write_bytes(whole[:place] + noise + whole[place + len(noise) :])
+    try:
+        read_weights(path)
+    except CheckpointError as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model_state": {}}, {"epoch": 3}, torch.zeros(3), "text"])
+def test_torch_file_without_a_state_dict(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "model.pt")
+    assert "holds no state dict" in refusal(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("description", ["{", "[1]", "3", "null"])
+def test_description_that_is_no_json_object(tmp_path: Path, description: str) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(state(), path, metadata={"video_papr": description})
+    assert "damaged" in refusal(path)
+
+
+def test_foreign_safetensors_file_has_an_empty_description(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "model.safetensors", metadata={"format": "pt", "x": json.dumps([1])})
+    assert read_weights(tmp_path / "model.safetensors")[1] == {}
+
+
+# ---- fitting a state dict to a module ----
+
+
+def test_every_way_not_to_fit_is_named_in_one_line() -> None:
+    module = nn.Sequential(*(nn.Linear(2, 2) for _ in range(4)))
+    good = module.state_dict()
+    raised = {key: value + 1 for key, value in good.items()}
+    load_exactly(module, raised, source="file")
+    assert all(torch.equal(value, raised[key]) for key, value in module.state_dict().items())
+    wrong = {**good, "extra": torch.zeros(1), 5: torch.zeros(1), "1.bias": torch.zeros(3)}
+    del wrong["0.weight"], wrong["2.weight"]
+    kept = module[1].weight.clone()
+    with pytest.raises(CheckpointError) as caught:
+        load_exactly(module, wrong, source="x=file.pt")
+    assert str(caught.value) == (
+        "x=file.pt does not fit Sequential; missing: 0.weight, 2.weight; unexpected: extra, 5; "
+        "of another shape: 1.bias (3,) instead of (2,)"
+    )
+    assert torch.equal(module[1].weight, kept)
+    with pytest.raises(CheckpointError, match=r"missing: 0\.weight, 0\.bias, 1\.weight, 1\.bias and 4 more$"):
+        load_exactly(module, {}, source="x=file.pt")

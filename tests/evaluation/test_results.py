@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from video_papr.evaluation import results
+from video_papr.evaluation.answers import Evaluation, VideoAnswer
+from video_papr.evaluation.cost import StageTimes
+from video_papr.evaluation.results import RunInfo, build_results, prediction_lines, write_results, write_text
+
+INFO = RunInfo(
+    dataset="folder",
+    backbone="videomae_b",
+    pruner="x3d_s",
+    keep_ratio=0.3,
+    views="5x3",
+    num_tokens=1568,
+    gmacs_per_view={"backbone": 45.8, "scorer": 1.3, "total": 47.1, "dense": 180.5},
+    weights={"backbone": None, "scorer": None},
+    device="cpu (test)",
+    dtype="fp32",
+    seed=3,
+)
+
+
+def evaluation() -> Evaluation:
+    """Two right, one wrong, one failed, one missing; the dense model is right on three."""
+    right = {"probs_top5": (0.7, 0.3), "kept_tokens": 470}
+    return Evaluation(
+        answers=[
+            VideoAnswer("a", 0, (0, 1), baseline_top5=(0, 1), actor_share=0.5, **right),  # type: ignore[arg-type]
+            VideoAnswer("b", 1, (1, 0), baseline_top5=(1, 0), actor_share=1.0, **right),  # type: ignore[arg-type]
+            VideoAnswer("c", 0, (1, 0), baseline_top5=(0, 1), **right),  # type: ignore[arg-type]
+            VideoAnswer("d", 1, error="broken"),
+            VideoAnswer("e", None, error="missing"),
+        ],
+        pruned=StageTimes([(30, 3)], [(3, 3)], [(6, 3), (30, 3), (9, 3)], [(6, 3), (6, 3), (6, 3)], 100.0),
+        dense=StageTimes([(30, 3)], [(3, 3)], [], [(30, 3), (60, 3), (30, 3)], 200.0),
+    )
+
+
+def test_figures_follow_from_the_answers() -> None:
+    results = build_results(evaluation(), INFO)
+    counts = ("num_videos", "num_evaluated", "num_failed", "num_missing")
+    assert [results[key] for key in counts] == [5, 3, 1, 1]
+    assert (results["top1"], results["top5"]) == (40.0, 60.0)
+    assert results["top1_standard_error"] == pytest.approx(100 * (0.4 * 0.6 / 5) ** 0.5)
+    assert (results["mean_kept_tokens"], results["actor_tokens_kept"]) == (470, 0.75)
+    assert results["latency_ms"] == {"decode": 10, "preprocess": 1, "score": 3, "backbone": 2, "total": 16}
+    assert results["videos_per_second"] == pytest.approx(3 / 0.066)
+    assert results["comparison"]["loss_points"] == pytest.approx(20)
+    assert results["comparison"]["agreement_percent"] == pytest.approx(100 * 2 / 3)
+    dense = results["baseline"]
+    assert [dense[key] for key in counts] == [5, 3, 1, 1]
+    assert (dense["top1"], dense["pruner"], dense["keep_ratio"]) == (60.0, "none", 1.0)
+    assert (dense["mean_kept_tokens"], dense["peak_memory_mb"]) == (1568, 200.0)
+    assert dense["gmacs_per_view"] == {"backbone": 180.5, "scorer": 0.0, "total": 180.5, "dense": 180.5}
+    assert dense["latency_ms"] == {"decode": 10, "preprocess": 1, "score": 0, "backbone": 10, "total": 21}
+
+
+def test_nothing_evaluated_gives_nulls_and_no_division_by_zero() -> None:
+    found = Evaluation(answers=[VideoAnswer("a", 0, error="broken")], dense=StageTimes())
+    results = json.loads(json.dumps(build_results(found, INFO), allow_nan=False))
+    assert (results["top1"], results["num_failed"]) == (0, 1)
+    for part in (results, results["baseline"]):
+        empty = (part["mean_kept_tokens"], part["videos_per_second"], part["peak_memory_mb"])
+        assert empty == (None, None, None)
+        assert set(part["latency_ms"].values()) == {None}
+
+
+def test_lines_keep_the_order_and_say_why() -> None:
+    rows = [json.loads(line) for line in prediction_lines(evaluation().answers, baseline=True)]
+    assert rows[2] == {
+        "path": "c",
+        "label": 0,
+        "pred": 1,
+        "top5": [1, 0],
+        "probs_top5": [0.7, 0.3],
+        "kept_tokens": 470,
+        "error": None,
+        "baseline_pred": 0,
+    }
+    assert [row["error"] for row in rows] == [None, None, None, "broken", "missing"]
+    assert all("baseline_pred" not in line for line in prediction_lines(evaluation().answers, baseline=False))
+
+
+def test_files_hold_what_was_given(tmp_path: Path) -> None:
+    found = evaluation()
+    results = build_results(found, INFO)
+    paths = write_results(tmp_path / "new", results, found)
+    assert [path.name for path in paths] == ["results.json", "predictions.jsonl"]
+    assert json.loads(paths[0].read_text()) == json.loads(json.dumps(results))
+    assert len(paths[1].read_text().splitlines()) == 5
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    write_text(path, "old")
+    assert path.stat().st_mode & 0o777 == 0o644
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(results.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path], "no half file stays"
+
+
+def test_what_ran_is_recorded() -> None:
+    assert (
+        results.versions()["torch"] == torch.__version__.split("+")[0] or "+" in results.versions()["torch"]
+    )
+    assert {"python", "numpy", "timm"} <= set(results.versions())
+    assert results.describe_device(torch.device("cpu")).startswith("cpu (")
+    commit = results.git_commit()
+    assert commit is None or len(commit.removesuffix("-dirty")) == 40
+
+
+def test_commit_is_unknown_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert results.git_commit() is None

@@ -1,0 +1,90 @@
+"""One job at a time, in order; a queue of limited length; what is old goes, files included."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from video_papr.core.errors import ConfigError
+from video_papr.inference.app.jobs import Jobs, QueueFullError
+
+
+@pytest.fixture
+def jobs() -> Iterator[Jobs]:
+    made = Jobs(max_waiting=2, max_kept=3)
+    yield made
+    made.close()
+    assert not made.root.exists()
+
+
+def finished(jobs: Jobs, name: str) -> dict[str, Any]:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        state = jobs.state(name)
+        assert state is not None
+        if state["state"] in ("done", "failed"):
+            return state
+        time.sleep(0.005)
+    raise AssertionError("not finished within 10 s")
+
+
+def test_one_at_a_time_in_order(jobs: Jobs) -> None:
+    gate, running, order = threading.Event(), [0], []
+
+    def work(number: int) -> Any:
+        def run(folder: Path) -> dict[str, Any]:
+            running[0] += 1
+            assert running[0] == 1
+            gate.wait(10)
+            order.append(number)
+            running[0] -= 1
+            return {"number": number, "folder": folder.is_dir()}
+
+        return run
+
+    names = [jobs.add(work(number)) for number in range(3)]
+    while jobs.state(names[0]) != {"state": "running"}:
+        time.sleep(0.005)
+    assert [jobs.state(name) for name in names[1:]] == [
+        {"state": "waiting", "ahead": 1},
+        {"state": "waiting", "ahead": 2},
+    ]
+    with pytest.raises(QueueFullError):
+        jobs.check_room()
+    with pytest.raises(QueueFullError):
+        jobs.add(work(3))
+    assert len(list(jobs.root.iterdir())) == 3  # what was refused left nothing
+    gate.set()
+    found = [finished(jobs, name) for name in names]
+    assert found == [{"state": "done", "result": {"number": i, "folder": True}} for i in range(3)]
+    assert order == [0, 1, 2]
+
+
+def test_old_jobs_go(jobs: Jobs) -> None:
+    names = []
+    for _ in range(6):
+        names.append(jobs.add(lambda folder: {}))
+        finished(jobs, names[-1])
+    assert jobs.state(names[0]) is None
+    assert jobs.state(names[-1]) == {"state": "done", "result": {}}
+    assert not (jobs.root / names[0]).exists()
+    assert len(list(jobs.root.iterdir())) <= 4  # those that are kept, and the newest
+
+
+def test_errors(jobs: Jobs, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(folder: Path) -> dict[str, Any]:
+        raise ConfigError("say what is wrong")
+
+    def break_down(folder: Path) -> dict[str, Any]:
+        raise RuntimeError("secret")
+
+    assert finished(jobs, jobs.add(refuse)) == {"state": "failed", "error": "say what is wrong"}
+    state = finished(jobs, jobs.add(break_down))
+    assert state["state"] == "failed" and "secret" not in state["error"]
+    assert "secret" in caplog.text
+    assert jobs.state("nothing") is None

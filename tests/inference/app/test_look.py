@@ -1,0 +1,74 @@
+"""What the demo says about a clip is what the pipelines say; what it cannot read it says in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from video_papr.core.errors import ConfigError, VideoDecodeError
+from video_papr.data.decoding import decode_clips
+from video_papr.evaluation.cost import gmacs_per_view
+from video_papr.inference.app.look import FILM, Looker
+from video_papr.inference.predict import predict
+from video_papr.pipeline import Pipeline
+from video_papr.pruning.builders import build_pruner
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pruner=st.sampled_from(["motion", "similarity", "center"]), keep_ratio=st.sampled_from([0.25, 0.5, 1.0])
+)
+def test_both_answers_are_those_of_the_pipelines(
+    looker: Looker, demo_clip: Path, tmp_path: Path, pruner: str, keep_ratio: float
+) -> None:
+    found = looker.look(demo_clip, pruner=pruner, keep_ratio=keep_ratio, folder=tmp_path)
+    flow = Pipeline(looker.backbone, build_pruner(pruner, keep_ratio=keep_ratio))
+    for key, pipeline in (("dense", Pipeline(looker.backbone)), ("pruned", flow)):
+        expected = predict(pipeline, demo_clip, recipe=looker.recipe)
+        assert [guess["name"] for guess in found[key]["top"]] == [guess.name for guess in expected]
+        assert found[key]["top"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-6)
+        assert found[key]["milliseconds"] > 0
+    gmacs = gmacs_per_view(flow, torch.zeros(1, 4, 16, 16, 3, dtype=torch.uint8))
+    assert found["dense"]["gmacs"] == gmacs["dense"]
+    assert (found["pruned"]["gmacs"], found["scorer"]["gmacs"]) == (gmacs["total"], gmacs["scorer"])
+    assert found["tokens"] == {"all": 4, "kept": int(4 * keep_ratio)}
+    assert found["scorer"]["milliseconds"] <= found["pruned"]["milliseconds"]
+    assert (found["video"]["name"], found["video"]["seconds"]) == ("my clip.mp4", 1.0)
+    film = decode_clips(tmp_path / FILM, lambda n: [list(range(n))])
+    assert film.frames.shape[1] == 4
+    assert len(found["film"]["columns"]) == 3 and film.frames.shape[3] > 3 * film.frames.shape[2] - 3
+
+
+def test_a_ratio_is_for_one_answer_only(looker: Looker, demo_clip: Path, tmp_path: Path) -> None:
+    before = {name: pruner.budget for name, pruner in looker.pruners.items()}
+    looker.look(demo_clip, pruner="motion", keep_ratio=0.25, folder=tmp_path)
+    assert {name: pruner.budget for name, pruner in looker.pruners.items()} == before
+
+
+def test_what_cannot_be_shown(looker: Looker, write_video: Callable[..., Path], tmp_path: Path) -> None:
+    long = write_video(tmp_path / "long.mp4", 13, 2)
+    (tmp_path / "text.mp4").write_text("no video")
+    wrong = {
+        "long.mp4 is 6 s long; at most 5 s are taken": {"video": long},
+        "text.mp4 cannot be read as a video: ": {"video": tmp_path / "text.mp4"},
+        "absent.mp4 cannot be read as a video: no such file": {"video": tmp_path / "absent.mp4"},
+    }
+    for said, given_video in wrong.items():
+        with pytest.raises(VideoDecodeError) as caught:
+            looker.look(**given_video, pruner="motion", keep_ratio=0.5, folder=tmp_path)
+        assert str(caught.value).startswith(said)
+        assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(
+        ConfigError, match="pruner=x3d_s is not on offer; choose one of motion, similarity, center"
+    ):
+        looker.look(long, pruner="x3d_s", keep_ratio=0.5, folder=tmp_path)
+    for ratio in (0, -1, 1.01, float("nan")):
+        with pytest.raises(ConfigError, match="must be above 0 and at most 1"):
+            looker.look(long, pruner="motion", keep_ratio=ratio, folder=tmp_path)
+    with pytest.raises(ConfigError, match="run_length has no keep ratio to choose"):
+        Looker(looker.backbone, {"run_length": build_pruner("run_length")}, looker.recipe, max_seconds=5)  # type: ignore[dict-item]

@@ -1,0 +1,131 @@
+"""The demo over HTTP: uploads, limits, the queue, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from video_papr.inference.app.jobs import Jobs
+
+pytest.importorskip("starlette", reason="the extra [app] is not installed")
+from video_papr.inference.app.look import FILM
+from video_papr.inference.app.server import plain_name
+
+Server = tuple[str, Jobs]
+
+
+def call(url: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
+    """Status, content (parsed where it is JSON), headers."""
+    request = Request(url, data=body, method="POST" if body is not None else "GET", headers=headers)
+    try:
+        with urlopen(request, timeout=20) as reply:
+            status, content, found = reply.status, reply.read(), dict(reply.headers)
+    except HTTPError as error:
+        status, content, found = error.code, error.read(), dict(error.headers)
+    named = found.get("content-type", "")
+    return status, json.loads(content) if named == "application/json" else content, found
+
+
+def result(address: str, job: str) -> dict[str, Any]:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        _, state, _ = call(f"{address}/api/jobs/{job}")
+        if state["state"] in ("done", "failed"):
+            return state
+        time.sleep(0.02)
+    raise AssertionError("no answer within 20 s")
+
+
+def test_upload_and_film(demo_server: Server, demo_clip: Path) -> None:
+    address, jobs = demo_server
+    name = quote("../../my <clip>.mp4", safe="")
+    status, said, _ = call(
+        f"{address}/api/jobs?pruner=center&keep_ratio=0.5&name={name}", demo_clip.read_bytes()
+    )
+    assert status == 202
+    state = result(address, said["job"])
+    assert state["state"] == "done"
+    assert state["result"]["tokens"] == {"all": 4, "kept": 2}
+    assert state["result"]["video"]["name"] == "my _clip_.mp4"
+    assert {path.name for path in (jobs.root / said["job"]).iterdir()} == {"my _clip_.mp4", FILM}
+    status, film, headers = call(f"{address}/films/{said['job']}")
+    assert (status, headers["content-type"]) == (200, "video/mp4")
+    assert film == (jobs.root / said["job"] / FILM).read_bytes()
+
+
+def test_examples(demo_server: Server, demo_clip: Path) -> None:
+    address, _ = demo_server
+    status, content, _ = call(f"{address}/examples/1")
+    assert (status, content) == (200, demo_clip.read_bytes())
+    status, said, _ = call(f"{address}/api/jobs?example=1", b"")
+    state = result(address, said["job"])
+    assert (state["result"]["pruner"], state["result"]["keep_ratio"]) == ("motion", 0.5)
+    for url in ("/examples/2", "/films/x", "/films/..%2f..", "/api/jobs/x", "/page/../server.py", "/nothing"):
+        assert call(address + url)[0] == 404
+    assert call(f"{address}/api/jobs?example=2", b"")[:2] == (404, {"error": "There is no example 2."})
+
+
+def test_limits(demo_server: Server) -> None:
+    address, jobs = demo_server
+    large = bytes(300_000)
+    url = f"{address}/api/jobs?name=large.mp4"
+    assert call(url, large)[:2] == (413, {"error": "The file is too large: at most 0.2 MB are taken."})
+    # An upload in chunks promises no length.
+    request = Request(url, data=iter([large[:100_000]] * 3), method="POST")  # type: ignore[arg-type]
+    with pytest.raises(HTTPError) as caught:
+        urlopen(request, timeout=20)
+    assert caught.value.code == 413
+    assert call(url, b"")[:2] == (400, {"error": "The file is empty."})
+    assert call(f"{url}&keep_ratio=much", b"x")[0] == 400
+    assert list(jobs.root.iterdir()) == []
+    for words, reason in {
+        "name=text.mp4": "text.mp4 cannot be read as a video: ",
+        "name=text.mp4&keep_ratio=2": "keep_ratio=2.0 must be above 0 and at most 1",
+        "name=text.mp4&pruner=best": "pruner=best is not on offer",
+    }.items():
+        status, said, _ = call(f"{address}/api/jobs?{words}", b"no video")
+        assert status == 202
+        assert result(address, said["job"])["error"].startswith(reason)
+
+
+def test_a_full_queue_says_so(demo_server: Server) -> None:
+    address, jobs = demo_server
+    gate = threading.Event()
+    try:
+        for _ in range(3):
+            jobs.add(lambda folder: {"waited": gate.wait(20)})
+        status, said, _ = call(f"{address}/api/jobs?example=0", b"")
+        assert (status, said["error"]) == (503, "Too many people are waiting. Please try again in a minute.")
+    finally:
+        gate.set()
+
+
+def test_the_page_is_whole_and_asks_nobody_else(demo_server: Server) -> None:
+    address, _ = demo_server
+    status, page, headers = call(address)
+    assert status == 200
+    assert "default-src 'none'" in headers["content-security-policy"]
+    names = [word.split('"')[1] for word in page.decode().split() if word.startswith(("href=", "src="))]
+    assert names and all(name.startswith("/page/") for name in names)
+    for name in names:
+        status, content, _ = call(address + name)
+        assert status == 200
+        assert b"//" not in content.replace(b"http://www.w3.org/2000/svg", b"").replace(b"// ", b"")
+    assert call(address, Host="evil.example")[0] == 400
+
+
+@given(st.text(max_size=200))
+def test_names_of_uploads_stay_in_their_folder(name: str) -> None:
+    plain = plain_name(name)
+    assert plain and Path(plain).name == plain and plain not in (".", "..", FILM)
+    assert len(plain) <= 90 and plain.isprintable()

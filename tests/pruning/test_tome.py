@@ -1,0 +1,123 @@
+"""Token merging against an implementation in plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from video_papr.core.errors import ConfigError
+from video_papr.pruning.tome import ToMe, build_merger, match_tokens, merge_schedule, merge_tokens
+
+
+def naive(
+    tokens: list[Tensor], keys: list[Tensor], sizes: list[float], r: int, num_prefix: int
+) -> tuple[list[Tensor], list[float]]:
+    """One clip, one token after the other."""
+    a = list(range(num_prefix, len(tokens), 2))
+    b = list(range(num_prefix + 1, len(tokens), 2))
+    edges = []
+    for i in a:
+        if b:
+            near = [float(keys[i] @ keys[j] / (keys[i].norm() * keys[j].norm())) for j in b]
+            best = max(range(len(b)), key=lambda n: near[n])
+            edges.append((near[best], i, b[best]))
+    edges.sort(key=lambda edge: -edge[0])
+    groups = {i: [i] for i in range(len(tokens))}
+    for _, i, j in edges[: min(r, (len(tokens) - num_prefix) // 2)]:
+        groups[j].append(i)
+        del groups[i]
+    merged = []
+    for group in groups.values():
+        total = sum(sizes[i] for i in group)
+        merged.append((sum((tokens[i] * sizes[i] for i in group), torch.zeros(())) / total, total))
+    return [token for token, _ in merged], [total for _, total in merged]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    lengths=st.lists(st.integers(1, 13), min_size=1, max_size=3),
+    r=st.integers(0, 9),
+    num_prefix=st.integers(0, 2),
+    seed=st.integers(0, 99),
+)
+def test_merging_equals_plain_loops_clip_by_clip(
+    lengths: list[int], r: int, num_prefix: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    batch, count = len(lengths), max(lengths) + num_prefix
+    tokens = torch.randn(batch, count, 4, generator=generator, dtype=torch.float64)
+    keys = torch.randn(batch, count, 3, generator=generator, dtype=torch.float64)
+    sizes = torch.randint(1, 5, (batch, count), generator=generator).double()
+    sizes *= torch.arange(count) < torch.tensor(lengths)[:, None] + num_prefix
+    target, length = match_tokens(keys, sizes, r, num_prefix=num_prefix)
+    merged, totals = merge_tokens(tokens, sizes, target, length)
+    assert merged.shape == (batch, length, 4)
+    torch.testing.assert_close(totals.sum(1), sizes.sum(1))  # they go on standing for all tubelets
+    for row, own in enumerate(lengths):
+        n = own + num_prefix
+        expected, sums = naive(
+            list(tokens[row, :n]), list(keys[row, :n]), sizes[row, :n].tolist(), r, num_prefix
+        )
+        left = len(expected)
+        assert left == n - min(r, own // 2)
+        torch.testing.assert_close(merged[row, :left], torch.stack(expected), rtol=0, atol=1e-9)
+        assert totals[row, :left].tolist() == sums
+        assert (totals[row, left:] == 0).all()
+        torch.testing.assert_close(merged[row, :num_prefix], tokens[row, :num_prefix])
+        assert merged[row].isfinite().all()
+
+
+def test_tokens_with_equal_keys_and_with_none() -> None:
+    tokens = torch.arange(8.0).view(1, 8, 1)
+    for keys in (torch.zeros(1, 8, 3), torch.ones(1, 8, 3)):
+        target, length = match_tokens(keys, torch.ones(1, 8), 2)
+        merged, totals = merge_tokens(tokens, torch.ones(1, 8), target, length)
+        assert merged.isfinite().all()
+        assert totals.sum() == 8
+        torch.testing.assert_close((merged[..., 0] * totals).sum(), tokens.sum())
+
+
+@settings(deadline=None)
+@given(r=st.integers(0, 200), depth=st.integers(2, 40))
+def test_schedules_merge_about_as_many(r: int, depth: int) -> None:
+    assert merge_schedule(r, depth) == (r,) * depth
+    falling = merge_schedule(r, depth, "decreasing")
+    assert list(falling) == sorted(falling, reverse=True)
+    assert (falling[0], falling[-1]) == (2 * r, 0)
+    assert r * depth - depth < sum(falling) <= r * depth
+    assert merge_schedule(r, 1, "decreasing") == (r,)
+
+
+def test_nothing_to_merge_gives_the_same_tensors_back() -> None:
+    tokens, keys, sizes = torch.rand(1, 6, 4), torch.rand(1, 2, 6, 2), torch.ones(1, 6)
+    found = ToMe(0)(tokens, keys, sizes, block=0, depth=2)
+    assert found[0] is tokens and found[1] is sizes
+    one = ToMe(3)(tokens[:, :2], keys[:, :, :2], sizes[:, :2], block=0, depth=2, num_prefix=1)
+    assert torch.equal(one[0], tokens[:, :2])  # the class token and a single other one
+    assert ToMe(3)(tokens, keys, sizes, block=0, depth=2)[0].shape == (1, 3, 4)
+    assert ToMe(math.comb(9, 3))(tokens, keys, sizes, block=0, depth=2)[0].shape == (1, 3, 4)
+
+
+WRONG = [
+    (("tme", {}), "merger=tme is unknown; use one of none, tome"),
+    (("tome", {"r": -1}), "merger.r=-1 must be a whole number of at least 0 (tokens merged per block)"),
+    (("tome", {"r": 1.5}), "merger.r=1.5 must be a whole number of at least 0 (tokens merged per block)"),
+    (("tome", {"schedule": "up"}), "merger.schedule='up' is unknown; use one of constant, decreasing"),
+]
+
+
+@pytest.mark.parametrize(("call", "line"), WRONG, ids=lambda value: str(value))
+def test_values_out_of_range(call: tuple[str, dict], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_merger(call[0], **call[1])
+    assert str(caught.value) == line
+
+
+def test_names() -> None:
+    assert build_merger("none") is None
+    assert build_merger("tome", r=3) == ToMe(3, "constant")

@@ -1,0 +1,303 @@
+"""From a checked configuration to the objects that it describes: videos, networks, caches. The device: `machine`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..backbones.builders import Backbone, build_backbone
+from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig, ViewsConfig
+from ..core.console import loading_said_aloud, warn
+from ..core.errors import ConfigError, DataError
+from ..core.paths import default_cache_dir
+from ..data.annotations import Complain, VideoList, read_class_names, refuse
+from ..data.clip_cache import ClipCache
+from ..data.datasets import build_video_list
+from ..data.index import apply_index, read_index
+from ..data.sampling import choose_sampler
+from ..data.transforms import crop_places, reduced_size, resize_and_crop
+from ..evaluation.answers import Example
+from ..evaluation.cost import Engine
+from ..evaluation.evaluator import ActorShare
+from ..evaluation.sharing import SHARABLE, SharedMaps
+from ..inference.visualize import Panel
+from ..pipeline import Pipeline
+from ..pruning.builders import CONVNETS, Pruner, build_pruner
+from ..pruning.scorers.channels_last import speed_up
+from ..pruning.similarity import SimilarityPruner
+from ..pruning.tome import build_merger
+from ..synthetic.oracle import actor_share
+from ..synthetic.videos import SyntheticSplit, generate, read_actors
+
+
+def build_videos(
+    dataset: DatasetConfig, *, progress: bool = True, complain: Complain = refuse
+) -> tuple[Path, VideoList]:
+    """Lists the videos of a dataset, making them first if they are synthetic.
+
+    Args:
+        progress: show a bar while they are made.
+        complain: called with one line for each wrong entry of the annotation file; the default raises it.
+
+    Returns:
+        the root folder, and the list.
+
+    Raises:
+        DataError: the root, the annotation file, the class names or the index is missing or wrong, or there is no
+            video.
+    """
+    name, root = dataset.name, dataset.root
+    if name == "synthetic":
+        split = SyntheticSplit(
+            dataset.split, dataset.seed, dataset.num_videos, camera=dataset.camera or "mixed"
+        )
+        cache = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else None
+        name, root = "folder", str(generate(split, cache_dir=cache, progress=progress))
+    assert root is not None  # DatasetConfig asks for it
+    videos = build_video_list(
+        name=name,
+        root=root,
+        annotations=dataset.annotations,
+        class_names=read_class_names(dataset.class_names) if dataset.class_names else None,
+        split=dataset.split,
+        fold=dataset.fold,
+        limit=dataset.limit,
+        allow_outside_root=dataset.allow_outside_root,
+        complain=complain,
+    )
+    return Path(root), videos if dataset.index is None else _indexed(videos, dataset.index)
+
+
+def _indexed(videos: VideoList, source: str) -> VideoList:
+    """Marks what the index knows to be damaged, and says how far it fits."""
+    videos, use = apply_index(videos, read_index(source), source=source)
+    notes = [
+        (use.unreadable, "are damaged and count as failed without another try"),
+        (use.changed, "were damaged and changed since: they are read again"),
+        (use.unlisted, "are not in it: they are read as without it"),
+    ]
+    for count, what in notes:
+        if count:
+            warn(f"dataset.index={source}: {count} of {len(videos)} videos {what}")
+    return videos
+
+
+def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callable:
+    """Returns (frames of the video) -> (clips, num_frames) frame indices."""
+    return choose_sampler(
+        dataset.sampling, num_frames=num_frames, num_clips=clips, frame_stride=dataset.frame_stride
+    )
+
+
+def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) -> partial[torch.Tensor]:
+    """Returns (clips, T, H, W, 3) uint8 of one video -> its views, as the backbone reads them.
+
+    Raises:
+        ConfigError: the shorter side is below the backbone's.
+    """
+    size = min(backbone.frame_size)
+    short_side = dataset.short_side or backbone.short_side or size
+    if short_side < size:
+        raise ConfigError(
+            f"dataset.short_side={short_side} must be at least {size}, which the backbone reads"
+        )
+    return partial(
+        resize_and_crop,
+        size=backbone.frame_size,
+        short_side=short_side,
+        num_crops=views.crops,
+        mode=backbone.interpolation,
+    )
+
+
+def frame_reducer(
+    dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone
+) -> partial[tuple[int, int]] | None:
+    """Returns (height, width) of a video -> the size in which it is decoded; None: its own.
+
+    Raises:
+        ConfigError: the backbone's frames are not resized as decoders do it.
+    """
+    if dataset.decode_size == "full":
+        return None
+    if backbone.interpolation != "bilinear":
+        raise ConfigError(
+            f"dataset.decode_size={dataset.decode_size}: decoders resize bilinearly, this backbone reads "
+            f"{backbone.interpolation} frames; use dataset.decode_size=full"
+        )
+    cutter = view_cutter(dataset, views, backbone).keywords
+    return partial(reduced_size, size=cutter["size"], short_side=cutter["short_side"])
+
+
+def build_shared_maps(
+    dataset: DatasetConfig, views: ViewsConfig, pipeline: Pipeline, *, wanted: bool
+) -> SharedMaps | None:
+    """One map for the crops of each clip, with share_maps=true.
+
+    Raises:
+        ConfigError: there are no crops to share it, nothing scores frames, or the scorer cannot.
+    """
+    if not wanted or pipeline.pruner is None:  # the dense model may be one of a sweep
+        return None
+    if views.crops == 1:
+        raise ConfigError(
+            f"share_maps=true: views={views} has one crop of each clip; use 3 crops or share_maps=false"
+        )
+    if isinstance(pipeline.pruner, SimilarityPruner):
+        raise ConfigError(
+            f"share_maps=true: pruner=similarity compares the tokens of one view; use one of {', '.join(SHARABLE)}"
+        )
+    places = partial(crop_places, **view_cutter(dataset, views, pipeline.backbone).keywords)
+    return SharedMaps(pipeline.pruner, pipeline.backbone.grid, places)
+
+
+def build_clip_cache(
+    dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone, engine: Engine
+) -> ClipCache | None:
+    """The folder that keeps decoded views between runs; None with dataset.clip_cache=off.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+    if dataset.clip_cache is None:
+        return None
+    place = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
+    folder = place / "views" if dataset.clip_cache == "auto" else Path(dataset.clip_cache).expanduser()
+    cutter = view_cutter(dataset, views, backbone).keywords
+    cuda = engine.device.type == "cuda"
+    recipe = {
+        "sampling": dataset.sampling,
+        "frame_stride": dataset.frame_stride,
+        "decoder": dataset.decoder,
+        "decode_size": dataset.decode_size,
+        "clips": views.clips,
+        "num_frames": backbone.num_frames,
+        **cutter,
+        # Devices differ in rounding.
+        "device": torch.cuda.get_device_name(engine.device)
+        if cuda
+        else torch.backends.cpu.get_cpu_capability(),
+    }
+    return ClipCache(folder, limit_bytes=int(dataset.clip_cache_gb * 1e9), recipe=recipe)
+
+
+def build_pipeline(
+    backbone: BackboneConfig,
+    pruner: PrunerConfig,
+    videos: VideoList,
+    *,
+    seed: int,
+    engine: Engine,
+    merger: MergerConfig | None = None,
+    packing: str = "auto",
+) -> Pipeline:
+    """Builds backbone, pruner and merger on the device. Random weights are announced in one line."""
+    untrained = backbone.weights is None
+    with loading_said_aloud():
+        model = build_backbone(
+            backbone.name,
+            weights=backbone.weights,
+            num_classes=count_classes(videos)
+            if untrained and backbone.num_classes is None
+            else backbone.num_classes,
+            num_frames=backbone.num_frames,
+            input_size=backbone.input_size,
+            replace_head=backbone.replace_head,
+            model=backbone.model,
+            seed=seed,
+        )
+    scorer = build_folded_pruner(pruner)
+    notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
+    if pruner.name in CONVNETS and pruner.weights is None:
+        notes.append("pruner.weights=null: the map of a random ConvNet says little")
+    if notes:
+        warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
+    joiner = None if merger is None else build_merger(merger.name, **merger.options)
+    return Pipeline(model, scorer, joiner, packing=packing).to(engine.device)
+
+
+def build_folded_pruner(config: PrunerConfig) -> Pruner | SimilarityPruner | None:
+    """Builds the pruner; an X3D has its batch norms folded, which saves time and keeps the map."""
+    return speed_up(build_pruner(config.name, **config.options))
+
+
+def count_classes(videos: VideoList) -> int:
+    """Returns the classes that the dataset names, or the largest label + 1."""
+    if videos.class_names is not None:
+        return len(videos.class_names)
+    return max(record.label for record in videos.records) + 1
+
+
+def match_labels(videos: VideoList, model_names: tuple[str, ...] | None, num_classes: int) -> VideoList:
+    """Numbers the labels as the model does: by name where both sides know their classes.
+
+    A folder with ten of Kinetics' classes numbers them 0 to 9; the model's logits keep their 400 places.
+
+    Raises:
+        DataError: a label has no logit.
+    """
+    if videos.class_names is not None and model_names is not None:
+        places = {_bare(name): place for place, name in enumerate(model_names)}
+        unknown = [name for name in videos.class_names if _bare(name) not in places]
+        if not unknown:
+            places_of = [places[_bare(name)] for name in videos.class_names]
+            records = tuple(replace(record, label=places_of[record.label]) for record in videos.records)
+            return replace(videos, records=records, class_names=model_names)
+        warn(
+            f"the weights do not know {len(unknown)} of the dataset's {len(videos.class_names)} classes "
+            f"({unknown[0]!r}, ...): accuracy means nothing here."
+        )
+    for record in videos.records:
+        if record.label >= num_classes:
+            raise DataError(
+                f"{record.name}: label {record.label} is out of range, the backbone has {num_classes} classes "
+                f"(0 to {num_classes - 1}); check dataset.annotations, backbone.weights and backbone.num_classes."
+            )
+    return videos
+
+
+def shared_names(videos: VideoList, backbone: Backbone) -> tuple[str, ...] | None:
+    """Names that hold for labels and for logits alike; None when the two sides number their classes differently."""
+    names = videos.class_names or backbone.class_names
+    agreed = names is not None and len(names) == backbone.num_classes
+    return names if agreed and backbone.class_names in (None, names) else None
+
+
+def _bare(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").split())
+
+
+def build_actor_share(
+    dataset: DatasetConfig, root: Path, views: ViewsConfig, input_size: int | tuple[int, int]
+) -> ActorShare | None:
+    """For synthetic videos seen through one centre crop: how much of the actor is kept."""
+    if dataset.name != "synthetic" or views.crops != 1 or dataset.short_side not in (None, input_size):
+        return None
+    return partial(actor_share, read_actors(root))
+
+
+def spread(count: int, total: int) -> set[int]:
+    """Returns up to `count` places, evenly over 0..total-1: datasets are often sorted by class."""
+    count = min(count, total)
+    return {(2 * place + 1) * total // (2 * count) for place in range(count)}
+
+
+def panel(pipeline: Pipeline, example: Example, class_names: tuple[str, ...] | None) -> Panel:
+    """The picture of one example: what was kept, and the map that decided it."""
+    answer = example.answer
+    name = str if class_names is None else class_names.__getitem__
+    said = name(answer.top5[0]) if answer.top5 else "-"
+    truth = "-" if answer.label is None else name(answer.label)
+    title = f"{answer.name}    label: {truth}    answer: {said}"
+    return Panel(title, example.frames, example.mask, significance_of(pipeline, example.frames))
+
+
+def significance_of(pipeline: Pipeline, frames: torch.Tensor) -> torch.Tensor | None:
+    """The map that decides about one view: frames (T, S, S, 3) uint8 -> (T', H', W'); None when nothing prunes."""
+    with torch.inference_mode():
+        maps = pipeline.significance(frames[None].to(next(pipeline.parameters()).device))
+    return None if maps is None else maps[0]

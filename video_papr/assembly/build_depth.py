@@ -1,0 +1,250 @@
+"""From a checked configuration of `tools/depth_prune.py` to the objects that it describes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..backbones.builders import BACKBONES, build_backbone, token_grid
+from ..backbones.depth_pruned import REMOVED
+from ..backbones.encoder import Encoder
+from ..backbones.weights import find_backbone
+from ..checkpoints.files import load_exactly, read_weights, write_weights
+from ..config import DepthConfig, DepthRunConfig, TrainConfig, TrainRunConfig
+from ..core.console import loading_said_aloud
+from ..core.errors import CheckpointError, ConfigError
+from ..depth.plan import Plan, Pruned
+from ..depth.search import check_count
+from ..depth.subjects import Subject, Teaching, backbone_subject, scorer_subject
+from ..pruning.scorers.x3d import CLIPS, find_x3d, x3d_classifier
+from ..pruning.scorers.x3d_depth_pruned import X3D_DEPTHS
+from ..pruning.select import check_cell_center
+from ..training.loop import Schedule
+from .build_train import check_keep_by
+from .resume import flat_keys
+
+SETTINGS = "settings.json"
+# Keys that say where and how, not what: they may change when a run is resumed.
+FREE = ("output_dir", "progress", "runtime", "depth.resume", "dataset.cache_dir")
+
+
+def check_depth(config: DepthRunConfig) -> None:
+    """Refuses what cannot be right before the videos are decoded, which may take hours.
+
+    Raises:
+        ConfigError: a split that is not for training, or keys that do not go together.
+        CheckpointError: the weights are missing.
+    """
+    dataset, backbone, depth = config.dataset, config.backbone, config.depth
+    if backbone.name == "timm_vit" or dataset.name == "images":
+        raise ConfigError(
+            f"dataset={dataset.name}, backbone={backbone.name}: depth pruning is for video transformers and X3D"
+        )
+    if dataset.name == "synthetic" and dataset.split != "train":
+        raise ConfigError(
+            f"dataset.split={dataset.split}: pruning trains on the split train and searches on val; test is for "
+            "measuring"
+        )
+    check_keep_by("depth", depth, dataset)
+    if depth.target == "backbone":
+        check_count(depth.prune, BACKBONES[backbone.name]["depth"], keep_one=REMOVED in depth.kinds)
+        if backbone.weights is None:
+            raise ConfigError(
+                "backbone.weights=null: there is nothing to learn from a random model; give trained ones"
+            )
+        find_backbone(backbone.weights, key="backbone.weights")
+        return
+    upto = [count for stage, count in X3D_DEPTHS.items() if depth.stage == "head" or stage <= depth.stage]
+    check_count(depth.prune, sum(upto), keep_one=False)
+    if depth.weights is None:
+        raise ConfigError(
+            "depth.weights=null: there is nothing to learn from a random scorer; give trained weights"
+        )
+    find_x3d(depth.weights, key="depth.weights")
+    check_cell_center(depth.cell_center, align_corners=depth.align_corners)
+
+
+def build_schedule(config: DepthRunConfig) -> Schedule:
+    """What both trainings share; each has its own steps.
+
+    Raises:
+        ConfigError: `depth.accumulate` does not divide the batch.
+    """
+    depth = config.depth
+    if depth.batch_size % depth.accumulate:
+        raise ConfigError(
+            f"depth.accumulate={depth.accumulate} must divide depth.batch_size={depth.batch_size}"
+        )
+    keys = ("batch_size", "accumulate", "learning_rate", "weight_decay", "warmup", "clip_norm", "dtype")
+    chosen = {key: getattr(depth, key) for key in keys}
+    return Schedule(steps=1, validate_every=depth.validate_every, seed=config.seed, **chosen)
+
+
+def build_plan(config: DepthRunConfig) -> Plan:
+    """The plan of `depth.run`."""
+    depth = config.depth
+    keys = (
+        *(
+            "prune",
+            "kinds",
+            "method",
+            "start",
+            "progressive",
+            "max_latency",
+            "supernet_steps",
+            "progressive_steps",
+        ),
+        *("finetune_steps", "calibration_clips", "search_clips", "population", "generations", "exhaustive"),
+        *("latency_clips", "latency_repeats"),
+    )
+    backbone = config.backbone
+    grid = token_grid(backbone.name, num_frames=backbone.num_frames, input_size=_side(config))
+    registration = {"align_corners": depth.align_corners, "cell_center": depth.cell_center}
+    return Plan(
+        **{key: getattr(depth, key) for key in keys},
+        schedule=build_schedule(config),
+        teaching=Teaching(depth.distill, depth.temperature, depth.map),
+        alike=(grid, depth.fitness_keep, registration) if depth.fitness == "map" else None,
+        seed=config.seed,
+    )
+
+
+def stores_config(config: DepthRunConfig) -> TrainRunConfig:
+    """What `build_train.build_stores` reads: the clips and the split are those of a training."""
+    depth = config.depth
+    train = TrainConfig(
+        target=depth.target,
+        steps=1,
+        batch_size=depth.batch_size,
+        learning_rate=depth.learning_rate,
+        val_videos=depth.val_videos,
+        val_share=depth.val_share,
+    )
+    return TrainRunConfig(
+        config.dataset, config.backbone, config.runtime, train, config.seed, progress=config.progress
+    )
+
+
+def build_network(config: DepthRunConfig, class_names: tuple[str, ...]) -> tuple[nn.Module, Subject]:
+    """The trained network that is to be pruned, in eval mode, and how it is run.
+
+    Raises:
+        CheckpointError: the weights do not fit, were pruned before, or know other classes than the dataset.
+    """
+    depth = config.depth
+    if depth.target == "scorer":
+        return _scorer(depth, class_names)
+    backbone, weights = config.backbone, config.backbone.weights
+    with loading_said_aloud():
+        net = build_backbone(
+            backbone.name,
+            weights=weights,
+            num_classes=backbone.num_classes,
+            num_frames=backbone.num_frames,
+            input_size=_side(config),
+        )
+    assert isinstance(net, Encoder)  # `check_depth` refuses the others
+    _check_classes(f"backbone.weights={weights}", net.class_names, net.num_classes, class_names)
+    whole = len(net.blocks) == BACKBONES[backbone.name]["depth"]
+    if not whole or any(not hasattr(block, "mlp") for block in net.blocks):
+        raise CheckpointError(
+            f"backbone.weights={weights}: its depth was pruned before; start from whole weights"
+        )
+    subject = backbone_subject(backbone.name, net, keep_ratio=depth.keep_ratio, keep_by=depth.keep_by)
+    return net, subject
+
+
+def save(path: Path, pruned: Pruned, subject: Subject, class_names: tuple[str, ...], trained_on: str) -> None:
+    """Writes the merged network as an ordinary checkpoint, in float32.
+
+    A merged matrix holds a shortcut of 1 beside far smaller weights, so halves would lose more than elsewhere.
+    """
+    described: dict[str, Any] = {
+        "model": subject.name,
+        "class_names": class_names,
+        "blocks": pruned.blocks,
+        "trained_on": trained_on,
+        "depth": {
+            key: pruned.report[key] for key in ("pruned", "kinds", "method", "progressive", "top1_val")
+        },
+        "torch": torch.__version__,
+    }
+    if isinstance(pruned.net, Encoder):
+        norms = [(name, m) for name, m in pruned.net.named_modules() if isinstance(m, nn.LayerNorm)]
+        inner, last = (
+            [m.eps for name, m in norms if name.startswith("blocks.") is inside] for inside in (True, False)
+        )
+        described["norm_eps"] = [inner[0], last[0]]
+    write_weights(path, pruned.net.state_dict(), described, half=False)
+
+
+def same_run(directory: Path, config: DepthRunConfig) -> None:
+    """Notes the configuration in the run's directory; with `depth.resume` compares it with what is noted there.
+
+    Raises:
+        ConfigError: it is another one; the line names the first key that differs.
+    """
+    path, now = directory / SETTINGS, flat_keys(asdict(config), FREE)
+    if config.depth.resume and path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"depth.resume=true: {path} is damaged ({error}); start without it") from None
+        for key, value in json.loads(json.dumps(now)).items():
+            if before.get(key) != value:
+                raise ConfigError(
+                    f"depth.resume=true: {directory} was begun with {key}={before.get(key)}, now {value}; start "
+                    "without it, or in another output_dir"
+                )
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+
+
+def _scorer(depth: DepthConfig, class_names: tuple[str, ...]) -> tuple[nn.Module, Subject]:
+    source = f"depth.weights={depth.weights}"
+    assert depth.weights is not None  # `check_depth` refuses that
+    state, described = read_weights(find_x3d(depth.weights, key="depth.weights"))
+    if "blocks" in described:
+        raise CheckpointError(f"{source}: its depth was pruned before; start from whole weights")
+    head = state.get("blocks.5.proj.weight")
+    if head is None:
+        raise CheckpointError(f"{source} is no whole X3D: blocks.5.proj.weight is missing")
+    _check_classes(source, described.get("class_names"), len(head), class_names)
+    net = x3d_classifier(len(head)).to(memory_format=torch.channels_last_3d)
+    load_exactly(net, state, source=source)
+    frames, size = CLIPS[depth.scorer]
+    frames, size = depth.scorer_frames or frames, depth.scorer_size or size
+    subject = scorer_subject(
+        depth.scorer,
+        frames=frames,
+        size=depth.train_size or size,
+        stage=depth.stage,
+        timed_frames=frames,
+        timed_size=size,
+    )
+    return net.eval(), subject
+
+
+def _check_classes(source: str, known: Any, count: int, names: tuple[str, ...]) -> None:
+    """Labels are numbered as the dataset lists its classes, so the weights must do the same."""
+    if count != len(names):
+        raise CheckpointError(
+            f"{source} knows {count} classes, the dataset has {len(names)}; fine-tune first (docs/finetune.md)"
+        )
+    if known is not None and tuple(known) != tuple(names):
+        other = next((a, b) for a, b in zip(known, names, strict=True) if a != b)
+        raise CheckpointError(
+            f"{source} numbers its classes otherwise than the dataset ({other[0]!r}, {other[1]!r})"
+        )
+
+
+def _side(config: DepthRunConfig) -> int | None:
+    size = config.backbone.input_size
+    assert not isinstance(size, tuple)  # BackboneConfig leaves that to timm_vit
+    return size

@@ -1,0 +1,226 @@
+"""From a checked configuration of `tools/train.py` to the objects that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backbones.builders import clip_size
+from ..checkpoints.files import find_weights
+from ..config import DatasetConfig, DepthConfig, TrainConfig, TrainRunConfig
+from ..core.console import warn
+from ..core.errors import ConfigError, DataError
+from ..core.paths import default_cache_dir
+from ..core.processes import ALONE, Ranks
+from ..data.annotations import VideoList
+from ..data.datasets import VideoDataset
+from ..synthetic.videos import SyntheticSplit, generate, read_actors
+from ..training.augment import Augment, MirrorActions, mirror, natural, unchanged
+from ..training.loop import Schedule
+from ..training.parallel import check_split
+from ..training.store import ClipStore, build_store
+from ..training.targets import Target, backbone_target, scorer_target
+from .build import build_video_list, build_videos, frame_sampler
+from .runtime import num_workers
+
+
+def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
+    """Refuses what cannot be right before the videos are decoded, which may take hours.
+
+    Raises:
+        ConfigError: weights given under the wrong key, a split that is not for training, or a batch that does not
+            split.
+        CheckpointError: `train.weights` is neither a file nor a bundled model.
+    """
+    dataset, backbone, train = config.dataset, config.backbone, config.train
+    if backbone.name == "timm_vit" or dataset.name == "images":
+        raise ConfigError(
+            f"dataset={dataset.name}, backbone={backbone.name}: videos train video transformers here; images and "
+            "timm's models are for tools/eval.py"
+        )
+    if backbone.weights is not None:
+        raise ConfigError(f"backbone.weights={backbone.weights}: a training starts from train.weights=")
+    if dataset.name == "synthetic" and dataset.split != "train":
+        raise ConfigError(
+            f"dataset.split={dataset.split}: training reads the split train; val and test are for measuring"
+        )
+    if dataset.name == "synthetic" and train.augment == "natural":
+        raise ConfigError("train.augment=natural: is for real videos; the synthetic actions need actions")
+    check_keep_by("train", train, dataset)
+    build_schedule(config)
+    check_split(train.batch_size, train.accumulate, ranks)
+    if train.weights is not None:
+        find_weights(train.weights, key="train.weights")
+
+
+def check_keep_by(section: str, config: TrainConfig | DepthConfig, dataset: DatasetConfig) -> None:
+    """Refuses `keep_by` where nobody knows the actors, or nothing is dropped; `section` names the keys in the error."""
+    if config.keep_by != "random" and (dataset.name != "synthetic" or config.keep_ratio is None):
+        raise ConfigError(
+            f"{section}.keep_by={config.keep_by} needs dataset=synthetic, which knows its actors, and "
+            f"{section}.keep_ratio"
+        )
+
+
+def build_schedule(config: TrainRunConfig) -> Schedule:
+    """The keys of `train` that a schedule has."""
+    keys = {f.name for f in fields(Schedule)} - {"seed"}
+    return Schedule(**{key: getattr(config.train, key) for key in keys}, seed=config.seed)
+
+
+def build_augment(name: str, class_names: tuple[str, ...]) -> Augment:
+    """`train.augment` as a function."""
+    augments: dict[str, Augment] = {
+        "mirror": mirror,
+        "mirror_actions": MirrorActions(class_names),
+        "natural": natural,
+        "none": unchanged,
+    }
+    return augments[name]
+
+
+def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
+    """The network to train."""
+    train, backbone = config.train, config.backbone
+    if train.target == "backbone":
+        return backbone_target(
+            backbone.name,
+            num_classes=num_classes,
+            weights=train.weights,
+            num_frames=backbone.num_frames,
+            input_size=_side(config),
+            keep_ratio=train.keep_ratio,
+            keep_by=train.keep_by,
+            locate=train.locate,
+            follow=train.follow,
+            label_smoothing=train.label_smoothing,
+            seed=config.seed,
+        )
+    return scorer_target(
+        train.scorer,
+        num_classes=num_classes,
+        weights=train.weights,
+        frames=train.scorer_frames,
+        size=train.scorer_size,
+        label_smoothing=train.label_smoothing,
+        seed=config.seed,
+    )
+
+
+def build_stores(config: TrainRunConfig) -> tuple[tuple[str, ...], list[ClipStore], ClipStore]:
+    """Decodes what the training reads, once.
+
+    Returns:
+        the class names, the stages of the curriculum (the last is the dataset itself), and the validation clips.
+
+    Raises:
+        ConfigError: a curriculum for a dataset that is not synthetic.
+        DataError: no video can be read, or a class has too few for a validation split.
+    """
+    dataset, train = config.dataset, config.train
+    if dataset.name != "synthetic" and train.curriculum:
+        raise ConfigError("train.curriculum: only dataset=synthetic has easier splits; leave it empty")
+    root, videos = build_videos(dataset, progress=config.progress)
+    if dataset.name == "synthetic":
+        easier = [_synthetic(config, "train", count, clutter) for clutter, count in train.curriculum]
+        parts = [*easier, (root, videos)]
+        held_out = _synthetic(config, "val", train.val_videos, 1.0)
+    else:
+        videos, rest = hold_out(videos, train.val_share, seed=config.seed)
+        parts, held_out = [(root, videos)], (root, rest)
+    largest = max(record.label for record in videos.records)
+    names = videos.class_names or tuple(str(label) for label in range(largest + 1))
+    return names, [_store(config, *part) for part in parts], _store(config, *held_out)
+
+
+def hold_out(videos: VideoList, share: float, *, seed: int) -> tuple[VideoList, VideoList]:
+    """Splits a list by class into the part to train on and the held-out `share` (at least one video per class).
+
+    Raises:
+        DataError: a class has fewer than two videos.
+    """
+    rng = np.random.default_rng(seed)
+    held: set[int] = set()
+    for label in sorted({record.label for record in videos.records}):
+        rows = [row for row, record in enumerate(videos.records) if record.label == label]
+        if len(rows) < 2:
+            raise DataError(
+                f"{videos.records[rows[0]].name}: its class has a single video; two are needed to hold one out"
+            )
+        count = min(len(rows) - 1, max(1, round(share * len(rows))))
+        held.update(rng.permutation(rows)[:count].tolist())
+    kept = tuple(record for row, record in enumerate(videos.records) if row not in held)
+    out = tuple(record for row, record in enumerate(videos.records) if row in held)
+    return replace(videos, records=kept), replace(videos, records=out)
+
+
+def tensorboard_log(directory: Path) -> Callable[[dict[str, Any]], None]:
+    """A function that writes each row of the log as TensorBoard scalars.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            'train.tensorboard=true needs TensorBoard: pip install "video_papr[train]"'
+        ) from None
+    writer = SummaryWriter(str(directory))
+
+    def log(row: dict[str, Any]) -> None:
+        for key in ("loss", "top1", "learning_rate"):
+            writer.add_scalar(key, float(row[key]), row["step"])
+        writer.flush()
+
+    return log
+
+
+def _synthetic(config: TrainRunConfig, split: str, count: int, clutter: float) -> tuple[Path, VideoList]:
+    root = generate(
+        SyntheticSplit(split, config.dataset.seed, count, clutter, config.dataset.camera or "mixed"),
+        cache_dir=_cache_dir(config.dataset),
+        progress=config.progress,
+    )
+    return root, build_video_list(name="folder", root=str(root))
+
+
+def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
+    """Decodes a list for the backbone's clips, also where a scorer is trained: it sees the backbone's clips."""
+    backbone = config.backbone
+    num_frames, size = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=_side(config))
+    dataset = VideoDataset(
+        videos, frame_sampler(config.dataset, 1, num_frames), decoder=config.dataset.decoder
+    )
+    store = build_store(
+        dataset,
+        _cache_dir(config.dataset) / "clips",
+        sampling=f"{config.dataset.sampling}-{config.dataset.frame_stride}",
+        num_frames=num_frames,
+        size=size,
+        workers=num_workers(config.runtime),
+        tracks=read_actors(root) if config.dataset.name == "synthetic" else None,
+        progress=config.progress,
+    )
+    if store.failed:
+        warn(
+            f"{len(store.failed)} of {len(dataset)} videos cannot be read and are left out, e.g. {store.failed[0]}"
+        )
+    return store
+
+
+def _side(config: TrainRunConfig) -> int | None:
+    """`backbone.input_size`; what can be trained reads square frames."""
+    size = config.backbone.input_size
+    assert not isinstance(
+        size, tuple
+    )  # BackboneConfig leaves that to timm_vit, and check_training refuses it
+    return size
+
+
+def _cache_dir(dataset: DatasetConfig) -> Path:
+    return Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()

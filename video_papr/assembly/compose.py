@@ -1,0 +1,109 @@
+"""From the config groups to a pipeline that reads videos: for `tools/predict.py` and `Pipeline.from_config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ..backbones.builders import BACKBONES
+from ..config import plain
+from ..config.hydra import compose_words, quote
+from ..core.errors import ConfigError, DataError
+from ..data.annotations import VideoList, kinetics400_class_names, read_class_names
+from ..inference.predict import Recipe
+from ..pipeline import Pipeline
+from . import build, runtime
+from .pipeline_config import GROUPS, PipelineConfig, check_pipeline
+
+CONFIG = "predict"
+
+
+def from_config(
+    config: DictConfig | Mapping[str, Any] | None = None, **groups: Any
+) -> tuple[Pipeline, Recipe]:
+    """A pipeline, and how it reads videos; see `api.Pipeline.from_config`."""
+    if config is not None and groups:
+        raise ConfigError(f"give a configuration or groups, not both ({', '.join(groups)})")
+    composed = _compose(groups) if config is None else config
+    own = [*GROUPS, "seed"]  # a configuration of eval.py, say, has more keys
+    return build_reader(
+        check_pipeline(PipelineConfig, {k: v for k, v in plain(composed).items() if k in own})
+    )
+
+
+def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
+    """Builds a pipeline in eval mode, on its device, and the recipe that reads videos for it.
+
+    Raises:
+        ConfigError: the device is missing.
+        CheckpointError: weights are missing, damaged or of another network.
+        DataError: the class names do not fit the weights.
+    """
+    reading, engine = config.reading, runtime.build_engine(config.runtime)
+    names = None if reading.class_names is None else read_class_names(reading.class_names)
+    backbone = config.backbone
+    if backbone.weights is None and backbone.num_classes is None:
+        backbone = replace(
+            backbone, num_classes=len(names) if names else BACKBONES[backbone.name]["num_classes"]
+        )
+    pipeline = build.build_pipeline(
+        backbone,
+        config.pruner,
+        VideoList((), names),
+        seed=config.seed,
+        engine=engine,
+        merger=config.merger,
+        packing=config.runtime.packing,
+    )
+    model = pipeline.backbone
+    if names is None and model.class_names is None and reading.name == "k400" and model.num_classes == 400:
+        model.class_names = kinetics400_class_names()  # the authors' own files of weights name no classes
+    if names is not None:
+        if len(names) != model.num_classes:
+            raise DataError(
+                f"dataset.class_names={reading.class_names}: {len(names)} names for {model.num_classes} "
+                "classes; check backbone.weights"
+            )
+        model.class_names = names
+    runtime.choose_kernels(pipeline.pruner, config.runtime, engine)
+    if config.runtime.compile:
+        pipeline.compile_networks(**config.runtime.compile_options)
+    recipe = Recipe(
+        sampling=reading.sampling,
+        frame_stride=reading.frame_stride,
+        clips=config.views.clips,
+        crops=config.views.crops,
+        short_side=reading.short_side,
+        decoder=reading.decoder,
+        batch_size=runtime.batch_size(config.runtime, engine),
+        dtype=engine.dtype,
+    )
+    return pipeline.eval(), recipe
+
+
+def _compose(groups: Mapping[str, Any]) -> DictConfig:
+    """conf/predict.yaml with the groups as overrides."""
+    return compose_words([word for name, value in groups.items() for word in _overrides(name, value)])
+
+
+def _overrides(name: str, value: Any) -> list[str]:
+    """`pruner="x3d_s"`, or `pruner={"name": "x3d_s", "keep_ratio": 0.5}`, in Hydra's words."""
+    if name in GROUPS and not isinstance(value, Mapping):
+        return [f"{name}={value}"]
+    if not isinstance(value, Mapping):
+        return [f"{name}={_quoted(value)}"]
+    option = [f"{name}={value['name']}"] if name in GROUPS and "name" in value else []
+    keys = {key: inner for key, inner in value.items() if not (option and key == "name")}
+    return option + [word for key, inner in keys.items() for word in _overrides(f"{name}.{key}", inner)]
+
+
+def _quoted(value: Any) -> str:
+    """A value in Hydra's grammar; texts in quotes, so that they may hold anything."""
+    if value is None or isinstance(value, bool | int | float):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_quoted, value))}]"
+    return quote(str(value))

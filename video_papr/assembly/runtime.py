@@ -1,0 +1,155 @@
+"""What the machine can do of what `runtime` asks: device and precision, batches, processes and kernels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..config import RuntimeConfig
+from ..core.console import note, warn
+from ..core.errors import ConfigError
+from ..core.processes import ALONE, Ranks
+from ..evaluation.cost import Engine
+from ..pruning.builders import Pruner
+from ..pruning.kernels import takes_a_while, use_kernels
+from ..pruning.similarity import SimilarityPruner
+
+READY_VIDEOS = 4  # decoded in advance at least: videos differ in length and size
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
+    """Chooses device and precision, and sets torch's threads and compiler. Each rank of a machine takes the next GPU.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none, or what only a GPU can do.
+    """
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device='cuda': torch sees no CUDA device; use runtime.device=cpu or auto.")
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    cuda = runtime.device != "cpu" and torch.cuda.is_available()
+    if cuda and ranks.size > 1:
+        count = torch.cuda.device_count()
+        torch.cuda.set_device(ranks.local_rank % count)  # "cuda" means this one from now on
+        if ranks.local_size > count and not ranks.local_rank:
+            warn(
+                f"{ranks.local_size} ranks share {count} GPU(s); --nproc-per-node={count} gives each its own"
+            )
+    if runtime.dtype != "auto":
+        dtype = DTYPES[runtime.dtype]
+    elif not cuda:
+        dtype = torch.float32
+    else:
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if not cuda and dtype == torch.float16:
+        raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
+    if not cuda and runtime.compile == "reduce-overhead":
+        raise ConfigError(
+            "runtime.compile='reduce-overhead': replays CUDA graphs, which need a GPU; use runtime.compile=true."
+        )
+    if runtime.compile and not cuda:
+        _pack_weights()
+    return Engine(torch.device("cuda" if cuda else "cpu"), dtype)
+
+
+def _pack_weights() -> None:
+    """Lets torch.compile lay weights out once, in the order in which a processor's matrix products read them.
+
+    Otherwise every product lays them out anew, which takes as long for the few tokens that are kept as for all of them.
+    Every graph holds a copy of the weights from then on, and does not see what happens to the network's own.
+    """
+    import torch._inductor.config as inductor  # slow to import, so only where it is needed
+
+    inductor.freezing = True
+
+
+def dtype_name(engine: Engine) -> str:
+    """Returns "fp32", "bf16" or "fp16"."""
+    return next(name for name, dtype in DTYPES.items() if dtype == engine.dtype)
+
+
+def batch_size(runtime: RuntimeConfig, engine: Engine) -> int:
+    """Returns the views per forward pass."""
+    if isinstance(runtime.batch_size, int):
+        return runtime.batch_size
+    return 64 if engine.device.type == "cuda" else 8
+
+
+def num_workers(runtime: RuntimeConfig, ranks: Ranks = ALONE, *, turns: bool = False) -> int:
+    """Returns the number of decoding processes: one core is left to the networks. The ranks of a machine share it.
+
+    Args:
+        turns: decoders and networks take turns on the same cores, see `takes_turns`, and none needs to be left.
+    """
+    if isinstance(runtime.workers, int):
+        return runtime.workers
+    return min(max(cores(ranks) - (not turns), 1), 16)
+
+
+def takes_turns(engine: Engine, ranks: Ranks = ALONE) -> bool:
+    """Whether the networks use all cores, so that decoding beside them would gain no time."""
+    return not engine.queues and torch.get_num_threads() >= cores(ranks)
+
+
+def shared_cores(engine: Engine, ranks: Ranks = ALONE) -> dict[str, int]:
+    """Cores that networks and decoders share, and threads of the networks; none where a GPU runs these."""
+    return {} if engine.queues else {"cores": cores(ranks), "threads": torch.get_num_threads()}
+
+
+def videos_ahead(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE) -> int:
+    """Returns the videos that decoders keep ready: a whole batch where they have cores of their own, 0 otherwise."""
+    alone = engine.queues or torch.get_num_threads() + workers <= cores(ranks)
+    return max(READY_VIDEOS, batch) if alone else 0
+
+
+def videos_in_turn(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE) -> int:
+    """Returns the videos that decoders read before they stand still for the networks; 0: they never do.
+
+    On the same cores, working ahead gains no time, and what it slows down is whatever a batch begins with: the scorer
+    would look slower beside the dense model than it is. A batch of few videos would leave cores idle while it is read.
+    """
+    return batch if takes_turns(engine, ranks) and batch >= 2 * workers else 0
+
+
+def cores(ranks: Ranks = ALONE) -> int:
+    """This process's share of the cores that it may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return usable // ranks.local_size
+
+
+def choose_kernels(pruner: Pruner | SimilarityPruner | None, runtime: RuntimeConfig, engine: Engine) -> None:
+    """Gives an X3D kernels of our own, if `runtime.kernels` asks for them; a line says so where they do not work."""
+    if not runtime.kernels:
+        return
+    if takes_a_while(pruner, engine.device):
+        note("runtime.kernels=true: building kernels for X3D, once; some ten seconds")
+    if (fault := use_kernels(pruner, engine.device)) is not None:
+        warn(f"runtime.kernels=true: the kernels do not work here, so torch's own are used ({fault})")
+
+
+@contextmanager
+def mendable_errors(batch_size: int) -> Iterator[None]:
+    """Turns what a key of the configuration can mend into one line: no memory left, no compiler.
+
+    Raises:
+        ConfigError: memory ran out, or torch.compile does not work on this machine.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"runtime.batch_size={batch_size}: out of GPU memory, use a smaller one ({reason})"
+        ) from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(str(error).split("Set TORCH")[0].split())
+        raise ConfigError(
+            f"runtime.compile: torch.compile does not work here ({reason}); install a C++ compiler (g++) or use "
+            "runtime.compile=false."
+        ) from error

@@ -1,0 +1,105 @@
+"""One job at a time, the others in a queue of limited length; what is done is kept for a while."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import VideoPaprError
+
+Work = Callable[[Path], dict[str, Any]]
+"""folder of the job -> its result; what the browser fetches lies in the folder."""
+
+
+class QueueFullError(Exception):
+    """As many jobs are waiting as may wait."""
+
+
+class Jobs:
+    """Runs work one by one in a thread, because two at once would spoil each other's timing.
+
+    Args:
+        max_waiting: jobs that may wait beside the one that runs.
+        max_kept: finished jobs whose result and files are kept; the oldest go first.
+    """
+
+    def __init__(self, *, max_waiting: int, max_kept: int = 32) -> None:
+        self.max_waiting, self.max_kept = max_waiting, max_kept
+        self.root = Path(tempfile.mkdtemp(prefix="video_papr-demo-"))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="demo")
+        self._jobs: OrderedDict[str, Future[dict[str, Any]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def check_room(self) -> None:
+        """Raises QueueFullError if a further job could not wait."""
+        with self._lock:
+            self._check_room()
+
+    def add(self, work: Work, folder: Path | None = None) -> str:
+        """Queues work, and returns the job's name.
+
+        Args:
+            work: called with the job's folder.
+            folder: the job's folder, from `folder()`, with what it needs; None: a new one.
+
+        Raises:
+            QueueFullError: too many are waiting; the folder is removed.
+        """
+        folder = self.folder() if folder is None else folder
+        with self._lock:
+            try:
+                self._check_room()
+            except QueueFullError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self._jobs[folder.name] = self._thread.submit(work, folder)
+            finished = [name for name, job in self._jobs.items() if job.done()]
+            for name in finished[: max(0, len(finished) - self.max_kept)]:
+                del self._jobs[name]
+                shutil.rmtree(self.root / name, ignore_errors=True)
+        return folder.name
+
+    def folder(self) -> Path:
+        """An empty folder for a job, with a name that cannot be guessed."""
+        path = self.root / secrets.token_urlsafe(16)
+        path.mkdir()
+        return path
+
+    def state(self, name: str) -> dict[str, Any] | None:
+        """What became of a job: `state`, "waiting", "running", "done" or "failed"; None: there is no such job.
+
+        Beside it `ahead`, how many come first, `result`, or `error`, one line.
+        """
+        with self._lock:
+            job = self._jobs.get(name)
+            names = [other for other, future in self._jobs.items() if not future.done()]
+        if job is None:
+            return None
+        if not job.done():
+            ahead = names.index(name) if name in names else 0
+            return {"state": "running"} if job.running() else {"state": "waiting", "ahead": ahead}
+        error = job.exception()
+        if error is None:
+            return {"state": "done", "result": job.result()}
+        if isinstance(error, VideoPaprError):
+            return {"state": "failed", "error": str(error)}
+        logging.getLogger(__name__).error("a job failed", exc_info=error)
+        return {"state": "failed", "error": "Something went wrong on the server; its log says what."}
+
+    def close(self) -> None:
+        """Drops what waits, lets the running job end, and removes all files."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _check_room(self) -> None:
+        waiting = sum(not job.done() for job in self._jobs.values()) - 1
+        if waiting >= self.max_waiting:
+            raise QueueFullError

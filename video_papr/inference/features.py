@@ -1,0 +1,87 @@
+"""Features of a video instead of class names: what the classifier would read, or the tokens behind the last block.
+
+Letters: B clips, V views, n and T frames, H x W and S x S pixels, K kept tokens, P class tokens, D channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import ConfigError
+from ..pipeline import Pipeline
+from .predict import ClipReader, Recipe, Video, recipe_of
+
+
+@dataclass(frozen=True)
+class TokenFeatures:
+    """What the last block gives for one view: tokens (K, D), keep_idx (K,) their places in the grid, prefix (P, D)."""
+
+    tokens: Tensor
+    keep_idx: Tensor
+    prefix: Tensor
+
+
+def features(
+    pipeline: Pipeline, video: Video, *, pooled: bool = True, recipe: Recipe | None = None
+) -> Tensor | list[TokenFeatures]:
+    """Features for search or for training something small on top.
+
+    Args:
+        pipeline: backbone, pruner and merger.
+        video: a file, or its frames (n, H, W, 3) uint8, read as in `predict`; or clips (B, T, S, S, 3) uint8 as the
+            pipeline takes them.
+        pooled: one vector per view, the one that the classifier reads; False: the tokens behind the last block.
+        recipe: see `recipe_of`.
+
+    Returns:
+        pooled: (V, D) float32 on the CPU, one row per view or clip; otherwise a list of V `TokenFeatures`.
+
+    Raises:
+        VideoDecodeError: the file cannot be decoded.
+        ConfigError: tokens are asked for and the pipeline merges them.
+        ValueError: the frames have another shape or type.
+    """
+    if not pooled and pipeline.merger is not None:
+        raise ConfigError(
+            "pooled=False needs merger=none: a merged token has no place of its own in the grid"
+        )
+    reader = ClipReader(pipeline, recipe_of(pipeline, recipe), 1)
+    given = torch.as_tensor(video) if isinstance(video, Tensor | np.ndarray) else None
+    views = given.to(reader.engine.device) if given is not None and given.ndim == 5 else reader.read(video)
+    backbone, batch_size = pipeline.backbone, reader.recipe.batch_size
+    if pooled:
+        headless = Pipeline(
+            _twin(backbone, head=nn.Identity()), pipeline.pruner, pipeline.merger, packing=pipeline.packing
+        )
+        with reader.engine.inference():
+            return torch.cat([headless(part).float().cpu() for part in views.split(batch_size)])
+    bare = Pipeline(_twin(backbone, classify=lambda tokens, sizes=None: tokens))
+    found = []
+    with reader.engine.inference():
+        for view in views.split(1):  # one by one: each may keep another number of tokens
+            selection = pipeline.select(view)
+            tokens = bare.classify(view, selection)[0].float().cpu()
+            kept = (
+                torch.arange(backbone.grid.num_tokens) if selection is None else selection.keep_idx[0].cpu()
+            )
+            first = (
+                backbone.num_prefix
+            )  # behind the kept tokens may be those of the regions, which have no place
+            found.append(TokenFeatures(tokens[first : first + len(kept)], kept, tokens[:first]))
+    return found
+
+
+def _twin(backbone: nn.Module, **changes: Any) -> Any:
+    """The same module with the same weights, but for some attributes; the module itself is not touched."""
+    twin = copy.copy(backbone)
+    vars(twin)["_modules"] = dict(backbone._modules)
+    vars(twin)["_compiled_call_impl"] = None  # what torch.compile has made of the original
+    for name, value in changes.items():
+        setattr(twin, name, value)
+    return twin

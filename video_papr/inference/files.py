@@ -1,0 +1,179 @@
+"""What `tools/predict.py` writes: predictions.jsonl, predictions.csv, and pictures, video by video."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..assembly.build import significance_of
+from ..core.errors import printable
+from ..pipeline import Pipeline
+from ..synthetic.videos import write_h264
+from .predict import Answer, Guess, best_guesses
+from .visualize import Panel, animate_kept_tubelets, save_gallery, save_timeline
+
+COLUMNS = ("video", "start_seconds", "end_seconds", "rank", "label", "name", "probability", "error")
+FILM_FPS = 8  # slow enough to look at
+
+
+@dataclass(frozen=True)
+class Window:
+    """An `Answer` without its pixels. `kept_tokens` of a view, the mean where views differ; None for all of them."""
+
+    start_seconds: float
+    end_seconds: float
+    guesses: tuple[Guess, ...]
+    probabilities: Tensor
+    latency_ms: float
+    kept_tokens: float | None
+
+    @classmethod
+    def of(cls, answer: Answer) -> Window:
+        kept = None if answer.mask is None else float(answer.mask.flatten(1).sum(1).float().mean())
+        return cls(
+            answer.start_seconds,
+            answer.end_seconds,
+            answer.guesses,
+            answer.probabilities,
+            answer.latency_ms,
+            kept,
+        )
+
+
+@dataclass
+class Outcome:
+    """What became of one video.
+
+    Attributes:
+        path: as it was given.
+        num_tokens: of the backbone's grid.
+        error: why there is no answer; all below is empty then.
+        windows: one for a video that was not cut.
+        guesses: of the whole video: the mean over its windows.
+        lines: class -> probability in each window, for the classes that come out highest anywhere.
+        pictured: whether pictures are wanted; `panels` hold what was kept in some of the windows.
+    """
+
+    path: str
+    num_tokens: int
+    error: str | None = None
+    num_frames: int = 0
+    fps: float = 0.0
+    windows: list[Window] = field(default_factory=list)
+    guesses: tuple[Guess, ...] = ()
+    lines: dict[str, list[float]] = field(default_factory=dict)
+    pictured: bool = False
+    panels: list[Panel] = field(default_factory=list)
+
+    def summarise(self, names: tuple[str, ...] | None, top_k: int, num_lines: int) -> None:
+        """Fills `guesses` and `lines` when all windows are there."""
+        table = torch.stack([window.probabilities for window in self.windows])  # (windows, classes)
+        self.guesses = best_guesses(table.mean(0), names, top_k)
+        highest = best_guesses(table.amax(0), names, num_lines)
+        self.lines = {guess.name: table[:, guess.label].tolist() for guess in highest}
+
+    def without_panels(self) -> Outcome:
+        return replace(self, panels=[])
+
+    def record(self) -> dict[str, Any]:
+        """The line of predictions.jsonl."""
+        if self.error is not None:
+            return {"video": self.path, "error": self.error}
+        windows = [
+            {
+                "start_seconds": window.start_seconds,
+                "end_seconds": window.end_seconds,
+                "top": [guess._asdict() for guess in window.guesses],
+                "kept_tokens": self.num_tokens if window.kept_tokens is None else window.kept_tokens,
+                "latency_ms": window.latency_ms,
+            }
+            for window in self.windows
+        ]
+        return {
+            "video": self.path,
+            "error": None,
+            "num_frames": self.num_frames,
+            "fps": self.fps,
+            "num_tokens": self.num_tokens,
+            "top": [guess._asdict() for guess in self.guesses],
+            "windows": windows,
+        }
+
+
+class PredictionWriter:
+    """Writes each outcome as soon as it is there, so that a run that is stopped leaves what it found.
+
+    Attributes:
+        written: the files.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.written: list[Path] = []
+
+    def __enter__(self) -> PredictionWriter:
+        self.out.mkdir(parents=True, exist_ok=True)
+        # Names of files that are no UTF-8 stay as they are.
+        self._json = self._open("predictions.jsonl")
+        self._csv = self._open("predictions.csv")
+        self._rows = csv.writer(self._csv)
+        self._rows.writerow(COLUMNS)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._json.close()
+        self._csv.close()
+
+    def _open(self, name: str) -> IO[str]:
+        self.written.append(self.out / name)
+        return open(self.out / name, "w", encoding="utf-8", errors="surrogateescape", newline="")
+
+    def add(self, number: int, outcome: Outcome) -> None:
+        """Writes the outcome of video `number`, counted from 0."""
+        self._json.write(json.dumps(outcome.record(), ensure_ascii=False) + "\n")
+        if outcome.error is not None:
+            self._rows.writerow([outcome.path, *[""] * 6, outcome.error])
+        for window in outcome.windows:
+            span = f"{window.start_seconds:.3f}", f"{window.end_seconds:.3f}"
+            for rank, guess in enumerate(window.guesses, start=1):
+                probability = f"{guess.probability:.6f}"
+                self._rows.writerow([outcome.path, *span, rank, guess.label, guess.name, probability, ""])
+        self._json.flush()
+        self._csv.flush()
+        if outcome.error is None and outcome.pictured:
+            self._draw(f"{number + 1:03d}_{_plain(Path(outcome.path).stem)}", outcome)
+
+    def _draw(self, name: str, outcome: Outcome) -> None:
+        if outcome.panels:
+            self.written.append(save_gallery(outcome.panels, self.out / f"{name}.png"))
+            film = np.concatenate([animate_kept_tubelets(panel) for panel in outcome.panels])
+            write_h264(self.out / f"{name}.mp4", film, fps=FILM_FPS)
+            self.written.append(self.out / f"{name}.mp4")
+        if len(outcome.windows) > 1:
+            spans = [(window.start_seconds, window.end_seconds) for window in outcome.windows]
+            path = self.out / f"{name}_timeline.png"
+            title = printable(Path(outcome.path).name)
+            self.written.append(save_timeline(spans, outcome.lines, path, title=title))
+
+
+def panel_of(pipeline: Pipeline, path: str, answer: Answer) -> Panel:
+    """The first view of an answer, what was kept of it, and the map that decided it."""
+    assert answer.mask is not None
+    frames = answer.views[0]
+    best = answer.guesses[0]
+    when = f"{answer.start_seconds:.1f} to {answer.end_seconds:.1f} s"
+    title = f"{printable(Path(path).name)}    {when}    {best.name} {100 * best.probability:.0f} %"
+    return Panel(title, frames, answer.mask[0], significance_of(pipeline, frames))
+
+
+def _plain(stem: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w.-]+", "_", stem, flags=re.ASCII)[:60]

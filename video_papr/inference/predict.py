@@ -1,0 +1,328 @@
+"""A video file, frames at hand or a stream of them -> class names with probabilities.
+
+    file    -> which frames (data/sampling) -> decode -> views ->  pipeline -> softmax, mean over the views -> Answer
+    stream  -> frames are resized as they come -> a window of them is full -> views -> ... -> Answer
+
+A long video is cut into windows, and each window is treated as a video of its own:
+
+    frame        0  1  2  3  4  5  6  7  8  9  10        length 4, stride 3
+    windows      x  x  x  x
+                          x  x  x  x
+                                   x  x  x  x
+                                      x  x  x  x         the last one ends with the video
+
+Letters: n frames of a video or window, C clips, R crops, V = C R views, T frames of a clip, S x S pixels of a view,
+T' x H' x W' the token grid.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import ConfigError, VideoDecodeError
+from ..data.decoding import decode_clips
+from ..data.readers.packets import read_stream
+from ..data.sampling import choose_sampler
+from ..data.transforms import resize_and_crop
+from ..evaluation.cost import Engine, StageTimes
+from ..evaluation.evaluator import classify_views
+from ..evaluation.views import aggregate_views
+from ..pipeline import Pipeline
+
+FRAMES_AT_ONCE = 64  # frames that the windows of one pass over a file may ask for; decoded frames are large
+
+Video = Path | str | Tensor | np.ndarray
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a pipeline reads videos: the keys of the config groups dataset, views and runtime, with their meaning.
+
+    The defaults suit weights that were trained on Kinetics-400, one view per video.
+    """
+
+    sampling: str = "dense"
+    frame_stride: int = 4
+    clips: int = 1
+    crops: int = 1
+    short_side: int | None = None
+    decoder: str = "auto"
+    batch_size: int = 8
+    dtype: torch.dtype = torch.float32
+
+    def indices(self, num_video_frames: int, num_frames: int) -> np.ndarray:
+        """Which frames of a video or window are read: (C, T) int64."""
+        sampler = choose_sampler(
+            self.sampling, num_frames=num_frames, num_clips=self.clips, frame_stride=self.frame_stride
+        )
+        return sampler(num_video_frames)
+
+
+class Guess(NamedTuple):
+    """One class: its number, its name and its probability."""
+
+    label: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a pipeline says about a video, or about a window of it.
+
+    Attributes:
+        start_seconds, end_seconds: of the window; 0 and the end for a whole video, 0 and 0 where its speed is unknown.
+        guesses: the most probable classes, best first.
+        probabilities: (classes,) float32, on the CPU; the mean over the views.
+        latency_ms: from the last frame, decoded, to the answer: resizing it, choosing tokens, classifying.
+        views: (V, T, S, S, 3) uint8, on the CPU: what was read.
+        mask: (V, T', H', W') bool, the tokens that were kept; None for all of them.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    guesses: tuple[Guess, ...]
+    probabilities: Tensor
+    latency_ms: float
+    views: Tensor
+    mask: Tensor | None
+
+
+def best_guesses(probabilities: Tensor, names: tuple[str, ...] | None, top_k: int) -> tuple[Guess, ...]:
+    """probabilities (classes,) -> the `top_k` best classes, or all of them if there are fewer."""
+    values, labels = probabilities.topk(min(top_k, len(probabilities)))
+    name = names.__getitem__ if names else "class {}".format
+    pairs = zip(labels.tolist(), values.tolist(), strict=True)
+    return tuple(Guess(label, name(label), value) for label, value in pairs)
+
+
+def recipe_of(pipeline: Pipeline, recipe: Recipe | None = None) -> Recipe:
+    """How a pipeline reads videos: as asked, as `Pipeline.from_config` was told, or as `Recipe` says by itself."""
+    return recipe or getattr(pipeline, "recipe", None) or Recipe()
+
+
+class ClipReader:
+    """A pipeline with its recipe and its device."""
+
+    def __init__(self, pipeline: Pipeline, recipe: Recipe, top_k: int) -> None:
+        if top_k < 1:
+            raise ConfigError(f"top_k={top_k} must be at least 1")
+        self.pipeline, self.recipe, self.top_k = pipeline, recipe, top_k
+        self.num_frames = pipeline.backbone.num_frames
+        self.engine = Engine(next(pipeline.backbone.parameters()).device, recipe.dtype)
+
+    def views(self, frames: Tensor) -> Tensor:
+        """frames (C, T, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device, crops of one clip adjacent."""
+        recipe, backbone = self.recipe, self.pipeline.backbone
+        with torch.inference_mode():
+            return resize_and_crop(
+                frames.to(self.engine.device),
+                size=backbone.frame_size,
+                short_side=recipe.short_side or backbone.short_side,
+                num_crops=recipe.crops,
+                mode=backbone.interpolation,
+            )
+
+    def read(self, video: Video) -> Tensor:
+        """A file, or frames (n, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device."""
+        if not isinstance(video, Tensor | np.ndarray):
+            decoded = decode_clips(
+                video, lambda n: self.recipe.indices(n, self.num_frames), decoder=self.recipe.decoder
+            )
+            return self.views(torch.from_numpy(decoded.frames))
+        frames = torch.as_tensor(video)
+        if frames.ndim != 4 or not len(frames):
+            raise ValueError(f"frames must be uint8 (n, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")
+        return self.views(frames[torch.from_numpy(self.recipe.indices(len(frames), self.num_frames))])
+
+    def answer(self, views: Tensor, start: int, end: int, fps: float, clock: float) -> Answer:
+        """Classifies the views of the frames from `start` to `end`; `clock` is when the last frame was there."""
+        logits, mask = classify_views(
+            self.pipeline, views, batch_size=self.recipe.batch_size, engine=self.engine, times=StageTimes()
+        )
+        probabilities = aggregate_views(logits, len(views))[0].cpu()
+        mask = None if mask is None else mask.cpu()
+        latency_ms = (perf_counter() - clock) * 1000
+        return Answer(
+            start_seconds=start / fps if fps else 0.0,
+            end_seconds=end / fps if fps else 0.0,
+            guesses=best_guesses(probabilities, self.pipeline.backbone.class_names, self.top_k),
+            probabilities=probabilities,
+            latency_ms=latency_ms,
+            views=views.cpu(),
+            mask=mask,
+        )
+
+
+def window_starts(num_frames: int, length: int, stride: int) -> list[int]:
+    """First frames of the windows of a video; see the drawing above. A video that is too short is one window."""
+    if num_frames <= length:
+        return [0]
+    starts = list(range(0, num_frames - length + 1, stride))
+    return starts if starts[-1] + length == num_frames else [*starts, num_frames - length]
+
+
+def window_frames(fps: float, window_seconds: float, stride_seconds: float | None) -> tuple[int, int]:
+    """(length, stride) of windows in frames; without a stride they lie side by side.
+
+    Raises:
+        ConfigError: a number is not above 0.
+    """
+    stride_seconds = window_seconds if stride_seconds is None else stride_seconds
+    for name, value in (("fps", fps), ("window_seconds", window_seconds), ("stride_seconds", stride_seconds)):
+        if not value > 0:
+            raise ConfigError(f"{name}={value} must be a number above 0")
+    return max(1, round(window_seconds * fps)), max(1, round(stride_seconds * fps))
+
+
+class Timeline:
+    """The answers to the windows of a video file, computed while it is iterated over. `len` tells how many there are.
+
+    Windows are decoded a few at a time, so that the length of the video does not matter to memory.
+
+    Args:
+        pipeline: backbone, pruner and merger, on the device.
+        path: a video file.
+        window_seconds: length of a window; None: the whole video is one.
+        stride_seconds: from one window to the next; None: they lie side by side.
+        top_k: guesses of each answer.
+        recipe: see `recipe_of`.
+
+    Raises:
+        VideoDecodeError: the file cannot be decoded, or does not say how fast it runs.
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        path: Path | str,
+        *,
+        window_seconds: float | None = None,
+        stride_seconds: float | None = None,
+        top_k: int = 5,
+        recipe: Recipe | None = None,
+    ) -> None:
+        self.reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
+        self.path = path
+        self.num_frames, self.fps = 0, 0.0
+        self.starts, self.length = [0], 0
+        if window_seconds is None:
+            if stride_seconds is not None:
+                raise ConfigError(f"stride_seconds={stride_seconds} needs window_seconds")
+            return
+        try:
+            stream = read_stream(path)
+        except Exception as error:  # FFmpeg's errors are of many kinds
+            raise VideoDecodeError(f"cannot decode {path}: {error}") from None
+        if not stream.fps:
+            raise VideoDecodeError(f"cannot cut {path} into windows: it does not say its frames per second")
+        self.num_frames, self.fps = stream.num_frames, stream.fps
+        self.length, stride = window_frames(stream.fps, window_seconds, stride_seconds)
+        self.starts = window_starts(self.num_frames, self.length, stride)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[Answer]:
+        reader, recipe = self.reader, self.reader.recipe
+        at_once = max(1, FRAMES_AT_ONCE // (recipe.clips * reader.num_frames))
+        for first in range(0, len(self.starts), at_once):
+            starts = self.starts[first : first + at_once]
+            decoded = decode_clips(self.path, partial(self._indices, starts=starts), decoder=recipe.decoder)
+            self.num_frames, self.fps = decoded.num_video_frames, decoded.fps
+            clips = torch.from_numpy(decoded.frames).split(recipe.clips)
+            for start, frames in zip(starts, clips, strict=True):
+                clock = perf_counter()
+                end = min(start + self.length, self.num_frames) if self.length else self.num_frames
+                yield reader.answer(reader.views(frames), start, end, self.fps, clock)
+
+    def _indices(self, num_frames: int, *, starts: list[int]) -> np.ndarray:
+        """(windows * C, T): the frames of several windows, in a video that turns out to have `num_frames`."""
+        length = min(self.length or num_frames, num_frames)
+        one = self.reader.recipe.indices(length, self.reader.num_frames)
+        return np.concatenate([np.minimum(start + one, num_frames - 1) for start in starts])
+
+
+def predict(
+    pipeline: Pipeline, video: Video, *, top_k: int = 5, recipe: Recipe | None = None
+) -> tuple[Guess, ...]:
+    """The most probable classes of a whole video, best first; the views of `recipe` are averaged.
+
+    Args:
+        pipeline: backbone, pruner and merger.
+        video: a file, or its frames (n, H, W, 3) uint8.
+        top_k: how many classes.
+        recipe: see `recipe_of`.
+
+    Raises:
+        VideoDecodeError: the file cannot be decoded.
+        ConfigError: `top_k` is below 1.
+        ValueError: the frames have another shape or type.
+    """
+    reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
+    return reader.answer(reader.read(video), 0, 1, 1, perf_counter()).guesses
+
+
+def predict_stream(
+    pipeline: Pipeline,
+    frames: Iterable[np.ndarray | Tensor],
+    *,
+    fps: float,
+    window_seconds: float,
+    stride_seconds: float | None = None,
+    top_k: int = 5,
+    recipe: Recipe | None = None,
+) -> Iterator[Answer]:
+    """Answers while frames come in, from a camera for example: one answer whenever a window is full.
+
+    Frames are resized as they come, so only small ones are kept, as many as a window holds. When the stream ends, the
+    frames that no window has covered yet are answered in a last one: the windows and the answers are those of
+    `Timeline`.
+
+    Args:
+        pipeline: backbone, pruner and merger.
+        frames: (H, W, 3) uint8 each, RGB, all of one size.
+        fps: frames per second.
+        window_seconds, stride_seconds, top_k, recipe: see `Timeline`.
+
+    Raises:
+        ConfigError: an argument is out of range.
+        ValueError: a frame has another shape or type.
+    """
+    length, stride = window_frames(fps, window_seconds, stride_seconds)
+    return _stream(ClipReader(pipeline, recipe_of(pipeline, recipe), top_k), frames, fps, length, stride)
+
+
+def _stream(
+    reader: ClipReader, frames: Iterable[np.ndarray | Tensor], fps: float, length: int, stride: int
+) -> Iterator[Answer]:
+    window: deque[Tensor] = deque(maxlen=length)  # (R, S, S, 3) each
+    count = answered = 0
+    clock = perf_counter()
+
+    def answer() -> Answer:
+        crops = torch.stack(list(window), 1)  # (R, n, S, S, 3)
+        chosen = torch.from_numpy(reader.recipe.indices(len(window), reader.num_frames))
+        views = crops[:, chosen].transpose(0, 1).flatten(0, 1)  # crops of one clip adjacent
+        return reader.answer(views, count - len(window), count, fps, clock)
+
+    for frame in frames:
+        clock = perf_counter()
+        window.append(reader.views(torch.as_tensor(np.ascontiguousarray(frame))[None, None])[:, 0])
+        count += 1
+        if count >= length and (count - length) % stride == 0:
+            answered = count
+            yield answer()
+    if count > answered:
+        yield answer()

@@ -1,0 +1,82 @@
+"""PaPr+: several maps joined into one. Not in the paper; docs/results.md has what each part brings.
+
+The paper reads X3D's last map, which is coarse (1/32 of what X3D sees). Earlier stages are finer, cost less, and say as
+well where something is; frame difference says where something changes, at no cost. Here the maps of one pass of X3D and
+the frame difference are brought to one scale and added.
+
+Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...core.errors import ConfigError
+from ...core.types import TokenGrid
+from ..budget import check_number
+from ..select import resize_map
+from .rules import motion as frame_difference
+from .x3d import STAGES, X3DScorer
+
+
+def standardize(significance: Tensor) -> Tensor:
+    """A map (B, T', H', W') with mean 0 and standard deviation 1 in each clip; one without contrast becomes 0."""
+    centred = significance - significance.mean((1, 2, 3), keepdim=True)
+    deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
+    level = 1e-6 * significance.abs().amax(
+        (1, 2, 3), keepdim=True
+    )  # below it, rounding alone makes a contrast
+    return torch.where(deviation > level, centred / deviation.clamp(min=1e-30), 0.0)
+
+
+class FusedScorer(X3DScorer):
+    """Adds the standardised maps of some stages of X3D and, `motion` times, that of the frame difference.
+
+    Args:
+        frames, size: the clip that X3D sees, resampled from the backbone's view.
+        stages: which stages, each counting 1; X3D runs no further than the last of them.
+        motion: weight of the frame difference, 0 or more; 0 leaves it out.
+        align_corners, cell_center: see `selection.resize_map`; X3D's cells look at their first pixel.
+
+    Raises:
+        ConfigError: no stage, an unknown one, one that is there twice, or a negative weight.
+    """
+
+    def __init__(
+        self,
+        *,
+        frames: int,
+        size: int,
+        stages: Sequence[str] = ("res3",),
+        motion: float = 0.0,
+        align_corners: bool = False,
+        cell_center: float = 0.0,
+    ) -> None:
+        if not stages or not set(stages) <= set(STAGES) or len(set(stages)) < len(stages):
+            raise ConfigError(
+                f"pruner.stages={list(stages)} must name one or more of {', '.join(STAGES)}, each once"
+            )
+        super().__init__(
+            frames=frames,
+            size=size,
+            stage=max(stages, key=STAGES.index),
+            align_corners=align_corners,
+            cell_center=cell_center,
+        )
+        self.stages, self.motion = frozenset(stages), check_number("motion", motion, 0, 100)
+
+    def score(self, frames: Tensor, grid: TokenGrid) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
+        found = self.motion * standardize(frame_difference(frames, grid, 0)) if self.motion else 0.0
+        for name, features in self.trunk.stages(self.pixels(frames)):
+            if name in self.stages:
+                cells = features.mean(1, dtype=torch.float32)
+                registered = resize_map(
+                    cells, grid, align_corners=self.align_corners, cell_center=self.cell_center
+                )
+                found = found + standardize(registered)
+        assert isinstance(found, Tensor)
+        return found

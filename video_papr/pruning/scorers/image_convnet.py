@@ -1,0 +1,134 @@
+"""PaPr with a ConvNet that reads images: MobileOne, ResNet and other networks of timm, frame by frame.
+
+The method of the seed paper (Mahmud et al., ECCV 2024) for images; of a clip, one frame is scored for each slice of the
+token grid.
+
+Letters: B clips, T frames of H x W pixels, t frames that are scored, C channels, h x w the ConvNet's cells.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils.model import reparameterize_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...checkpoints.timm_models import build_timm, pretrained_cfg
+from ...core.errors import ConfigError
+from ...core.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize_pixels
+from ...core.types import TokenGrid
+from ..select import check_cell_center, resize_map
+
+DEFAULT_MODEL = "mobileone_s0"
+
+
+class ImageScorer(nn.Module):
+    """The channel mean of a ConvNet's last feature map, on the token grid.
+
+    Args:
+        network: of timm, without a classifier; `forward_features` gives (B, C, h, w).
+        mean, std: of its pixels, RGB in 0..1.
+        frames: of a clip that it sees, evenly spaced; None: one for each slice of the token grid.
+        size: shorter side of what it sees, in pixels; None: the backbone's view as it is.
+        align_corners, cell_center: see `selection.resize_map`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        frames: int | None = None,
+        size: int | None = None,
+        align_corners: bool = True,
+        cell_center: float = 0.5,
+    ) -> None:
+        super().__init__()
+        for key, value in (("frames", frames), ("size", size)):
+            if value is not None and value < 1:
+                raise ConfigError(f"pruner.{key}={value} must be at least 1")
+        self.network = network.to(memory_format=torch.channels_last)
+        self.mean, self.std = mean, std
+        self.frames, self.size = frames, size
+        self.align_corners = align_corners
+        self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
+
+    def cells(self, frames: Tensor, count: int) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> maps of `count` of them, as the ConvNet gives them, (B, t, h, w) float32."""
+        length = frames.shape[1]
+        # The middle frame of each of `count` equal parts.
+        chosen = [(2 * part + 1) * length // (2 * count) for part in range(count)]
+        pixels = normalize_pixels(frames[:, chosen].flatten(0, 1)[:, None], mean=self.mean, std=self.std)[
+            :, :, 0
+        ]
+        if self.size is not None and self.size != min(pixels.shape[2:]):
+            scale = self.size / min(pixels.shape[2:])
+            target = [max(1, round(side * scale)) for side in pixels.shape[2:]]
+            pixels = F.interpolate(pixels, target, mode="bilinear", antialias=True)
+        dtype = next(self.network.parameters()).dtype
+        features = _features(self.network, pixels.to(dtype, memory_format=torch.channels_last))
+        # Averaging before resizing keeps the same tokens as averaging after it, and resizes one channel.
+        return features.mean(1, dtype=torch.float32).unflatten(0, (len(frames), count))
+
+    def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
+        count = min(grid.frames if self.frames is None else self.frames, frames.shape[1])
+        return resize_map(
+            self.cells(frames, count), grid, align_corners=self.align_corners, cell_center=self.cell_center
+        )
+
+
+def build_image_scorer(
+    *,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    frames: int | None = None,
+    size: int | None = None,
+    align_corners: bool = True,
+    cell_center: float = 0.5,
+    seed: int = 0,
+) -> ImageScorer:
+    """Builds a scorer from a ConvNet of timm.
+
+    Args:
+        model: timm's name, with or without the tag of its weights; None: `DEFAULT_MODEL`.
+        weights: "pretrained", a file, or None for random ones; see `timm_models.build_timm`.
+        frames, size, align_corners, cell_center: see `ImageScorer`.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: timm has no such model, it gives no feature map, or an option is out of range.
+        CheckpointError: the weights are missing, damaged or of another network.
+    """
+    model = DEFAULT_MODEL if model is None else model
+    network = build_timm(model, group="pruner", weights=weights, num_classes=0, seed=seed)
+    try:
+        shape: tuple[Any, ...] = tuple(_features(network, torch.zeros(1, 3, 64, 64)).shape)
+    except Exception as error:  # whatever a network of another kind stumbles over
+        shape = (f"{type(error).__name__}: {error}".splitlines()[0],)
+    if len(shape) != 4 or shape[1] != network.num_features:
+        raise ConfigError(
+            f"pruner.model={model} gives no feature map (B, C, h, w) but {shape}; use a ConvNet such as "
+            "mobileone_s0 or resnet18"
+        )
+    # MobileOne's branches become one convolution each; nothing happens to networks without such branches.
+    reparameterize_model(network, inplace=True)
+    cfg = pretrained_cfg(network)
+    return ImageScorer(
+        network,
+        mean=tuple(cfg.get("mean") or IMAGENET_MEAN),
+        std=tuple(cfg.get("std") or IMAGENET_STD),
+        frames=frames,
+        size=size,
+        align_corners=align_corners,
+        cell_center=cell_center,
+    )
+
+
+def _features(network: nn.Module, pixels: Tensor) -> Tensor:
+    features: Tensor = network.forward_features(pixels)  # type: ignore[operator]
+    return features

@@ -1,0 +1,227 @@
+"""X3D (Feichtenhofer, CVPR 2020) as a scorer: its trunk, and the significance map read from one of its stages.
+
+X3D-XS, S and M are one network; they differ in the clip that they see. Layers come from pytorchvideo.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ...checkpoints.files import BUNDLED, find_weights, load_exactly
+from ...checkpoints.hub import url_file
+from ...core.errors import ConfigError
+from ...core.pixels import normalize_planes, resample_frames
+from ...core.types import TokenGrid
+from ..select import check_cell_center, resize_map
+
+# A package behind pytorchvideo calls torch.jit.script, which torch deprecates.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+    from pytorchvideo.models.hub.x3d import checkpoint_paths
+    from pytorchvideo.models.x3d import create_x3d
+
+MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+# Frames x size of PaPr's published recipe for S and M; XS is X3D's own test setting.
+CLIPS = {"x3d_xs": (4, 160), "x3d_s": (8, 160), "x3d_m": (16, 224)}
+STRIDE = 32  # of its last stages
+# Pixels of the clips that run side by side on a processor: the activations of more are too large for its caches, and
+# for memory that is used again without asking the system for it.
+SIDE_BY_SIDE = 1 << 19
+STAGES = ("res2", "res3", "res4", "res5", "head")
+# Trained on Kinetics-400 by X3D's authors; pytorchvideo publishes no checksums.
+PUBLISHED = {f"{name}_k400": checkpoint_paths[name] for name in CLIPS}
+
+
+def find_x3d(weights: str | Path, *, key: str) -> Path:
+    """The file of X3D's weights: a path, a bundled name, or a name of `PUBLISHED`, which is downloaded once.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be downloaded.
+    """
+    name = str(weights)
+    here = Path(weights).expanduser().is_file() or (BUNDLED / f"{name}.safetensors").is_file()
+    if name in PUBLISHED and not here:
+        return url_file(PUBLISHED[name], key=key, value=name)
+    return find_weights(weights, key=key, others=f", nor published ({', '.join(PUBLISHED)})")
+
+
+def x3d_classifier(num_classes: int) -> nn.Module:
+    """The whole X3D-S network with a head of `num_classes` logits, for training.
+
+    pytorchvideo's pooling window is fixed at build time; a global average serves clips of every size and agrees with it
+    on the size that it was built for.
+    """
+    net = create_x3d(
+        input_clip_length=8,
+        input_crop_size=160,
+        model_num_class=num_classes,
+        width_factor=2.0,
+        depth_factor=2.2,
+        head_activation=None,
+    )
+    net.blocks[5].pool.pool = nn.AdaptiveAvgPool3d(1)
+    for (
+        block
+    ) in net.modules():  # pytorchvideo adds a block and its shortcut in a lambda, which cannot be pickled
+        if hasattr(block, "branch_fusion"):
+            block.branch_fusion = torch.add
+    return net
+
+
+class X3DTrunk(nn.Module):
+    """X3D up to the map that PaPr reads, without the classifier behind it.
+
+    Args:
+        stage: the last one that is computed. "head" is the 432-channel map after `pre_conv`, BN and ReLU (the paper's);
+            "res2" ... "res5" are earlier outputs with 24, 48, 96 and 192 channels and 1/4, 1/8, 1/16 and 1/32 of the
+            input's size.
+    """
+
+    def __init__(self, stage: str = "head") -> None:
+        super().__init__()
+        if stage not in STAGES:
+            raise ConfigError(f"pruner.stage={stage!r} is unknown; use one of {', '.join(STAGES)}")
+        net = x3d_classifier(num_classes=1)
+        stages: nn.ModuleList = net.blocks  # type: ignore[assignment]
+        self.blocks = nn.ModuleList(stages[: 5 if stage == "head" else STAGES.index(stage) + 2])
+        if stage == "head":
+            pool: Any = stages[5].pool
+            self.pre_conv, self.pre_norm, self.pre_act = pool.pre_conv, pool.pre_norm, pool.pre_act
+        self.stage = stage
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels (B, 3, T, S, S) normalised with `MEAN` and `STD` -> features (B, C, T, h, w) of the last stage."""
+        *_, (_, features) = self.stages(pixels)
+        return features
+
+    def stages(self, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Name and features (B, C, T, h, w) of every stage on the way, one after the other."""
+        for name, block in zip(("stem", *STAGES), self.blocks, strict=False):
+            pixels = block(pixels)
+            yield name, pixels
+        if self.stage == "head":
+            yield "head", self.pre_act(self.pre_norm(self.pre_conv(pixels)))
+
+    def load_classifier(self, state: Mapping[str, Tensor], *, source: str) -> None:
+        """Loads the trunk's part of a whole X3D state dict in pytorchvideo's naming; `source` names it in errors.
+
+        Raises:
+            CheckpointError: keys are missing or have other shapes.
+        """
+        own = self.state_dict().keys()
+        renamed = {key.replace("blocks.5.pool.pre_", "pre_"): value for key, value in state.items()}
+        load_exactly(self, {key: value for key, value in renamed.items() if key in own}, source=source)
+
+
+# convolution -> the norm behind it, as pytorchvideo names them, and the trunk's own.
+NORMS = {
+    "conv": "norm",
+    "conv_a": "norm_a",
+    "conv_b": "norm_b",
+    "conv_c": "norm_c",
+    "branch1_conv": "branch1_norm",
+    "pre_conv": "pre_norm",
+}
+
+
+def fold_norms(trunk: nn.Module) -> None:
+    """Folds every batch norm of an X3D into the convolution before it, in place; for inference only.
+
+    The features stay the same up to rounding; a pass over every activation is saved. The state dict has other keys
+    afterwards, so load the weights first.
+
+    Raises:
+        ValueError: the network is in training mode, where a norm follows its batch.
+    """
+    if trunk.training:
+        raise ValueError("batch norms can be folded in eval mode only")
+    for module in list(trunk.modules()):
+        for conv_name, norm_name in NORMS.items():
+            conv, norm = getattr(module, conv_name, None), getattr(module, norm_name, None)
+            # The stem's convolution is a pair; `conv_xy` is the one that comes last. Some norms lead a pair with
+            # squeeze-and-excitation.
+            holder, key = (conv, "conv_xy") if hasattr(conv, "conv_xy") else (module, conv_name)
+            place, name = (norm, "0") if isinstance(norm, nn.Sequential) else (module, norm_name)
+            found = getattr(place, name, None)
+            if isinstance(found, nn.BatchNorm3d):
+                setattr(holder, key, fuse_conv_bn_eval(getattr(holder, key), found))
+                setattr(place, name, nn.Identity())
+
+
+def clip_of(frames: Tensor, *, num_frames: int, size: tuple[int, int]) -> Tensor:
+    """frames (B, T, H, W, 3) uint8 -> (B, 3, num_frames, *size) float32, resampled, and normalised for X3D."""
+    # Interpolation keeps sums of weights at 1, so normalising may come after it, where there is less to normalise.
+    clip = resample_frames(frames, num_frames=num_frames, size=size)
+    return normalize_planes(clip, mean=MEAN, std=STD)
+
+
+class X3DScorer(nn.Module):
+    """The significance map of PaPr: the channel mean of X3D's features, on the token grid.
+
+    Args:
+        frames, size: the clip that X3D sees, resampled from the backbone's view.
+        stage: where the map is read, see `X3DTrunk`.
+        align_corners, cell_center: see `selection.resize_map`.
+    """
+
+    def __init__(
+        self,
+        *,
+        frames: int,
+        size: int,
+        stage: str = "head",
+        align_corners: bool = True,
+        cell_center: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if frames < 1 or size < 32:
+            raise ConfigError(
+                f"pruner.frames={frames} must be >= 1 and pruner.size={size} >= 32 (X3D's stride)"
+            )
+        self.frames, self.size = frames, size
+        self.align_corners = align_corners
+        self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
+        self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
+        self.clip_of = clip_of  # `kernels.use_kernels` knows a faster one
+
+    def pixels(self, frames: Tensor) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S); see `_sides` where H is not W."""
+        clip = self.clip_of(frames, num_frames=self.frames, size=self._sides(*frames.shape[2:4]))
+        return clip.to(next(self.trunk.parameters()).dtype, memory_format=torch.channels_last_3d)
+
+    def _sides(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that the trunk sees of a frame: `size` squared, or with `size` as the shorter one.
+
+        The longer one is the multiple of 32 that keeps the shape best, so that the cells of every stage divide it.
+        """
+        if height == width:
+            return self.size, self.size
+        steps = round(self.size * max(height, width) / min(height, width) / STRIDE)
+        longer = STRIDE * max(-(-self.size // STRIDE), steps)
+        return (self.size, longer) if height < width else (longer, self.size)
+
+    def cells(self, frames: Tensor) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> the map as X3D gives it, (B, t, h, w) float32."""
+        # Averaging before resizing keeps the same tokens as averaging after it, and resizes one channel, not 432.
+        return self.trunk(self.pixels(frames)).mean(1, dtype=torch.float32)
+
+    def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
+        # Graphs are for any number of clips, and on a GPU a large batch is as good as several.
+        if frames.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.score(frames, grid)
+        together = max(1, SIDE_BY_SIDE // (self.frames * self.size**2))
+        return torch.cat([self.score(part, grid) for part in frames.split(together)])
+
+    def score(self, frames: Tensor, grid: TokenGrid) -> Tensor:
+        """`forward` for clips that run side by side."""
+        return resize_map(
+            self.cells(frames), grid, align_corners=self.align_corners, cell_center=self.cell_center
+        )
