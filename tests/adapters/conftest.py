@@ -11,18 +11,23 @@ import torch
 from torch import Tensor, nn
 
 FRAMES, SIZE = 4, 32  # grid 2 x 4 x 4
-COMMON: dict[str, Any] = {
-    "image_size": SIZE,
-    "num_frames": FRAMES,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "intermediate_size": 48,
-    "num_labels": 5,
-}
-TUBELETS: dict[str, dict[str, Any]] = {
-    "VideoMAE": {"patch_size": 8, "tubelet_size": 2},
-    "Vivit": {"tubelet_size": [2, 8, 8]},
+LAYERS: dict[str, Any] = {"hidden_size": 24, "num_attention_heads": 3, "num_labels": 5}
+CLIP: dict[str, Any] = {**LAYERS, "image_size": SIZE, "num_frames": FRAMES, "intermediate_size": 48}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "VideoMAE": {**CLIP, "num_hidden_layers": 3, "patch_size": 8, "tubelet_size": 2},
+    "Vivit": {**CLIP, "num_hidden_layers": 3, "tubelet_size": [2, 8, 8]},
+    "VJEPA2": {
+        **{**LAYERS, "num_hidden_layers": 3, "crop_size": SIZE, "frames_per_clip": FRAMES, "patch_size": 8},
+        **{"mlp_ratio": 2.0, "num_pooler_layers": 1, "pred_hidden_size": 24, "pred_num_hidden_layers": 1},
+        "pred_num_attention_heads": 3,
+    },
+    "Timesformer": {**CLIP, "num_hidden_layers": 3, "patch_size": 8},
+    "VideoPrismVision": {
+        **CLIP,
+        "tubelet_size": [1, 8, 8],
+        "num_spatial_layers": 2,
+        "num_temporal_layers": 2,
+    },
 }
 
 
@@ -40,8 +45,8 @@ def shaken(model: nn.Module) -> Any:
 def build_host(name: str, **changes: Any) -> Any:
     """A model of transformers by its class; `changes` of its configuration."""
     transformers = pytest.importorskip("transformers")
-    family = next(prefix for prefix in TUBELETS if name.startswith(prefix))
-    config = getattr(transformers, f"{family}Config")(**{**COMMON, **TUBELETS[family], **changes})
+    family = next(family for family in CONFIGS if name.startswith(family.removesuffix("Vision")))
+    config = getattr(transformers, f"{family}Config")(**{**CONFIGS[family], **changes})
     return shaken(getattr(transformers, name)(config))
 
 
@@ -57,6 +62,11 @@ def draw_clip(batch: int = 2, seed: int = 0) -> Tensor:
     """Pixels (B, T, 3, S, S), normalised roughly as photographs are."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(batch, FRAMES, 3, SIZE, SIZE, generator=generator) * 2 - 1
+
+
+def draw_colors(batch: int = 2, seed: int = 0) -> Tensor:
+    """Pixels (B, T, 3, S, S) that are not normalised, in 0..1."""
+    return draw_clip(batch, seed) / 2 + 0.5
 
 
 def draw_images(batch: int = 2, seed: int = 0) -> Tensor:
@@ -80,6 +90,12 @@ class Example:
 HOSTS: dict[str, Callable[[], Example]] = {
     "VideoMAE": lambda: Example(build_host("VideoMAEForVideoClassification")),
     "ViViT": lambda: Example(build_host("VivitForVideoClassification")),
+    "V-JEPA 2": lambda: Example(build_host("VJEPA2ForVideoClassification")),
+    "TimeSformer": lambda: Example(build_host("TimesformerForVideoClassification")),
+    "TimeSformer, joint": lambda: Example(
+        build_host("TimesformerForVideoClassification", attention_type="joint_space_time")
+    ),
+    "VideoPrism": lambda: Example(build_host("VideoPrismForVideoClassification"), draw_colors),
     "timm ViT": lambda: Example(build_vit(), draw_images, reads_images=True),
 }
 

@@ -186,7 +186,7 @@ WRONG = {
     "pruner.keep_ratio=true": "pruner.keep_ratio=true: must be",
     "pruner.keep_ratio=null": "pruner.keep_ratio=null: must be",
     "+pruner.keepratio=0.2": "pruner.keepratio: no such key. Did you mean 'keep_ratio'?",
-    "pruner.scope=gobal": "pruner.scope='gobal': must be one of global, frame, null. Did you mean 'global'?",
+    "pruner.scope=gobal": "pruner.scope='gobal': must be one of global, frame, place, null. Did you mean 'global'?",
     "pruner.name=x3d": "pruner.name='x3d': must be one of none, x3d_xs,",
     "pruner.size=0": "pruner.size=0: must be a whole number of at least 1, or null.",
     "pruner.budget=some": "pruner.budget='some': must be one of fixed, mass, threshold, null.",

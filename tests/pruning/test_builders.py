@@ -52,6 +52,22 @@ def test_frame_scope_reaches_the_selection() -> None:
     assert pruner(frames, GRID).mask().sum((2, 3)).tolist() == [[8, 8, 8, 8]]
 
 
+@pytest.mark.parametrize("budget", [{}, {"budget": "mass", "mass": 0.4}])
+def test_place_scope_keeps_the_places_of_the_highest_mean_in_every_frame(budget: dict[str, Any]) -> None:
+    """Whichever way the number of places is found, they are the best ones of the mean over time."""
+    pruner = build_pruner("motion", keep_ratio=0.3, scope="place", **budget)
+    assert pruner is not None
+    significance = torch.rand(3, *GRID.shape, generator=torch.Generator().manual_seed(0))
+    selection = pruner.choose(significance)
+    mask, mean = selection.mask(), significance.mean(1)
+    assert selection.grid == GRID
+    for clip, values in zip(mask, mean, strict=True):
+        assert torch.equal(clip, clip[:1].expand_as(clip))
+        assert values[clip[0]].min() > values[~clip[0]].max()
+    if not budget:
+        assert mask[:, 0].sum((1, 2)).tolist() == [4, 4, 4]  # 0.3 of 16 places
+
+
 @pytest.mark.parametrize("name", [*MAPS, "run_length"])
 @pytest.mark.parametrize("budget", ["mass", "threshold"])
 def test_every_clip_gets_its_own_number_of_tokens_whatever_its_batch(name: str, budget: str) -> None:

@@ -68,7 +68,9 @@ def test_ratio_out_of_range(ratio: object) -> None:
 
 
 def test_unknown_scope() -> None:
-    with pytest.raises(ConfigError, match=r"^pruner\.scope='clip' is unknown; use one of global, frame$"):
+    with pytest.raises(
+        ConfigError, match=r"^pruner\.scope='clip' is unknown; use one of global, frame, place$"
+    ):
         scope_floor("clip")
 
 

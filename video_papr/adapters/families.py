@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from ..core.errors import ConfigError
-from . import timm_vit, videomae
+from . import timesformer, timm_vit, videomae, videoprism, vjepa2
 from .host import Family, Host, class_of
 
-FAMILIES = (videomae.FAMILY, timm_vit.FAMILY)
+FAMILIES = (videomae.FAMILY, vjepa2.FAMILY, timesformer.FAMILY, videoprism.FAMILY, timm_vit.FAMILY)
 
 
 def open_model(model: nn.Module) -> tuple[Family, Host]:

@@ -42,6 +42,7 @@ class Host:
         clip: (T, H, W) that it reads; T is 1 for an image model.
         mean, std: of its pixels, RGB in 0..1.
         attach: (selector) -> the hooks that drop tokens.
+        same_places: attention over space and over time are apart, so every frame has to keep the same places.
         first_stays: the answer is read from the grid's first token, which is among the kept ones whatever its score.
     """
 
@@ -52,6 +53,7 @@ class Host:
     mean: Colors
     std: Colors
     attach: Callable[[Selector], Sequence[Handle]]
+    same_places: bool = False
     first_stays: bool = False
 
 
@@ -109,6 +111,11 @@ class Selector:
             significance = significance.clone()
             significance[:, 0, 0, 0] = torch.inf
         return pruner.choose(significance)
+
+    @property
+    def drops(self) -> bool:
+        """Whether any token of a clip is dropped."""
+        return self.pruners[""].choose(torch.zeros(1, *self.grid.shape)).drops
 
     def check(self, pixels: Tensor) -> None:
         """Raises ValueError unless the pixels have the shape that the host reads."""
@@ -171,6 +178,38 @@ class Override:
     def remove(self) -> None:
         delattr(self.owner, self.name)
         vars(self.owner).update(self.before)
+
+
+class EmbeddingHooks:
+    """Surrounds the pass of a module that sees the pixels and makes the tokens; needs no memory between the two.
+
+    Args:
+        selector: chooses from the pixels.
+        keep: (tokens, selection) -> the kept tokens.
+        argument: name of the pixels in the module's `forward`.
+    """
+
+    def __init__(
+        self,
+        selector: Selector,
+        keep: Callable[[Tensor, TokenSelection], Tensor],
+        argument: str = "pixel_values",
+    ) -> None:
+        self.selector, self.keep, self.argument = selector, keep, argument
+
+    def attach(self, module: nn.Module) -> list[Handle]:
+        return [
+            module.register_forward_pre_hook(self._check, with_kwargs=True),
+            module.register_forward_hook(self._drop, with_kwargs=True),
+        ]
+
+    def _check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.selector.check(args[0] if args else kwargs[self.argument])
+
+    def _drop(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: Tensor
+    ) -> Tensor:
+        return self.keep(tokens, self.selector(args[0] if args else kwargs[self.argument]))
 
 
 @dataclass

@@ -43,7 +43,8 @@ def measure_colors(processor: Callable[..., Any], host: Host) -> tuple[Colors, C
     for grey in GREYS:
         image = np.full((height, width, 3), grey, np.uint8)
         try:
-            pixels = processor([image] * frames, return_tensors="pt")["pixel_values"]
+            given = processor([image] * frames, return_tensors="pt")
+            pixels = given["pixel_values" if "pixel_values" in given else "pixel_values_videos"]
             found.append(pixels.float().movedim(-3, -1).flatten(0, -2).mean(0))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError
 from ..core.types import TokenSelection
-from ..pruning.builders import PRUNERS, Pruner, build_pruner
+from ..pruning.builders import OPTIONS, PRUNERS, Pruner, build_pruner
 from ..pruning.scorers.x3d import CLIPS
 from .families import open_model
 from .host import Attachment, Family, Host, Selector
@@ -139,6 +139,16 @@ def _build(family: Family, host: Host, name: str, weights: str | Path | None, **
     if name in PRUNERS and name not in usable:
         reason = f"{host.name} reads images" if family.reads_images else "prune() scores frames, once a clip"
         raise ConfigError(f"pruner={name} cannot be used here ({reason}); use one of {', '.join(usable)}")
+    if host.same_places:
+        if "scope" not in OPTIONS.get(name, ("scope",)):
+            raise ConfigError(
+                f"pruner={name} cannot be used here: {host.name} keeps the same places of every frame"
+            )
+        if options.setdefault("scope", "place") != "place":
+            raise ConfigError(
+                f"pruner.scope={options['scope']} cannot be used here: {host.name} keeps the same places of every "
+                "frame, scope='place'"
+            )
     if weights == PUBLISHED:
         weights = {"image_convnet": "pretrained"}.get(name, f"{name}_k400" if name in CLIPS else None)
     pruner = build_pruner(name, weights=weights, **options)

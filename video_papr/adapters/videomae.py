@@ -6,15 +6,15 @@ transformers itself is never imported.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..core.errors import ConfigError
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
-from ..core.types import TokenGrid
-from .host import Colors, Family, Host, Selector, keep_tokens, pair
+from ..core.types import TokenGrid, TokenSelection
+from .host import Colors, EmbeddingHooks, Family, Handle, Host, Selector, keep_tokens, pair
 
 # What the published weights were trained with; a processor may do something else.
 VIDEOMAE: tuple[Colors, Colors] = (IMAGENET_MEAN, IMAGENET_STD)
@@ -36,12 +36,11 @@ def open_model(model: Any, name: str) -> Host:
     mean, std = VIDEOMAE if videomae else VIVIT
     num_prefix = 0 if videomae else 1
 
-    def attach(selector: Selector) -> list[RemovableHandle]:
-        hooks = _Hooks(selector, num_prefix)
+    def attach(selector: Selector) -> list[Handle]:
+        hooks = EmbeddingHooks(selector, partial(_keep, num_prefix=num_prefix))
         return [
             base.register_forward_pre_hook(_refuse_masks, with_kwargs=True),
-            base.embeddings.register_forward_pre_hook(hooks.check, with_kwargs=True),
-            base.embeddings.register_forward_hook(hooks.drop, with_kwargs=True),
+            *hooks.attach(base.embeddings),
         ]
 
     return Host(
@@ -56,25 +55,9 @@ def open_model(model: Any, name: str) -> Host:
     )
 
 
-class _Hooks:
-    """What surrounds the embeddings' forward pass: pixels (B, T, 3, H, W) -> tokens (B, P + K, D)."""
-
-    def __init__(self, selector: Selector, num_prefix: int) -> None:
-        self.selector, self.num_prefix = selector, num_prefix
-
-    def check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.selector.check(_pixels(args, kwargs))
-
-    def drop(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: Tensor
-    ) -> Tensor:
-        keep_idx = self.selector(_pixels(args, kwargs)).keep_idx
-        return keep_tokens(tokens, keep_idx, self.num_prefix)
-
-
-def _pixels(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    pixels: Tensor = args[0] if args else kwargs["pixel_values"]
-    return pixels
+def _keep(tokens: Tensor, selection: TokenSelection, *, num_prefix: int) -> Tensor:
+    """tokens (B, P + N, D) -> (B, P + K, D)."""
+    return keep_tokens(tokens, selection.keep_idx, num_prefix)
 
 
 def _refuse_masks(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -123,7 +123,7 @@ class PrunerConfig:
     keep_ratio: float | None = setting(ratio, None)
     model: str | None = setting(or_else(None, text), None)
     weights: str | None = setting(or_else(None, text), None)
-    scope: str | None = setting(one_of("global", "frame", None), None)
+    scope: str | None = setting(one_of("global", "frame", "place", None), None)
     align_corners: bool | None = setting(or_else(None, flag), None)
     cell_center: float | None = setting(or_else(None, non_negative), None)
     stage: str | None = setting(one_of("head", "res2", "res3", "res4", "res5", None), None)

@@ -22,7 +22,7 @@ from .scorers.image_convnet import build_image_scorer
 from .scorers.rules import RULES
 from .scorers.x3d import CLIPS, X3DScorer, find_x3d
 from .scorers.x3d_depth_pruned import check_blocks, shorten_x3d
-from .select import scope_floor, select_counts, select_tokens
+from .select import in_every_frame, scope_floor, select_counts, select_tokens
 from .similarity import SimilarityPruner
 
 CONVNETS = (*CLIPS, "papr_plus", "image_convnet")
@@ -53,6 +53,7 @@ class Pruner(nn.Module):
         scorer: (frames, grid) -> significance map.
         budget: how many tokens a clip keeps.
         floor, ground: see `selection.select_tokens`.
+        same_places: whether every frame keeps the same places, `scope="place"`.
         carry, carry_cell: what becomes of the dropped tubelets' mass, see `carrying`.
     """
 
@@ -64,6 +65,7 @@ class Pruner(nn.Module):
         budget: Budget,
         floor: float = 0.0,
         ground: float = 0.0,
+        same_places: bool = False,
         carry: str = "none",
         carry_cell: Sequence[int] = CELL,
     ) -> None:
@@ -71,6 +73,7 @@ class Pruner(nn.Module):
         self.name, self.scorer = name, scorer
         self.budget, self.floor = budget, check_number("floor", floor, 0, 1)
         self.ground = check_number("ground", ground, 0, 1)
+        self.same_places = same_places
         self.carry, self.carry_cell = check_carry(carry), check_cell(carry_cell)
 
     def significance(self, frames: Tensor, grid: TokenGrid) -> Tensor:
@@ -83,6 +86,9 @@ class Pruner(nn.Module):
 
     def choose(self, significance: Tensor) -> TokenSelection:
         """significance (B, T', H', W') -> the kept tokens of every clip."""
+        frames = significance.shape[1]
+        if self.same_places:
+            significance = significance.mean(1, keepdim=True)
         if not self.budget.variable:
             selection = select_tokens(
                 significance, keep_ratio=self.budget.value, floor=self.floor, ground=self.ground
@@ -90,6 +96,8 @@ class Pruner(nn.Module):
         else:
             counts = self.budget.counts(significance)
             selection = select_counts(significance, counts, floor=self.floor, ground=self.ground)
+        if self.same_places:
+            selection = in_every_frame(selection, frames)
         return replace(selection, carry=self.carry, cell=self.carry_cell)
 
 
@@ -158,10 +166,13 @@ def build_pruner(
         maker = own_scorer if own_scorer is not None else _scorer(name, weights, **own)
         shares = {key: value for key, value in options.items() if key in BUDGET and key != "budget"}
         budget = map_budget(options.get("budget", "fixed"), **shares)
-        usual = 0.5 if name == "papr_plus" else scope_floor(options.get("scope", "global"))
+        scope = options.get("scope", "global")
+        usual = 0.5 if name == "papr_plus" else scope_floor(scope)
         carry = {key: options[key] for key in CARRY if key in options}
         ground = options.get("ground", 0.3 if name == "papr_plus" else 0.0)
-        pruner = Pruner(name, maker, budget=budget, floor=options.get("floor", usual), ground=ground, **carry)
+        floor = options.get("floor", usual)
+        same = scope == "place"
+        pruner = Pruner(name, maker, budget=budget, floor=floor, ground=ground, same_places=same, **carry)
     return pruner.eval().requires_grad_(False)
 
 

@@ -14,8 +14,9 @@ from ..core.types import TokenGrid, TokenSelection
 from .budget import check_ratio, keep_count
 from .scorers.rules import lattice
 
-# The share of an even split over the frames of the grid that each frame is sure of.
-SCOPES = {"global": 0.0, "frame": 1.0}
+# The share of an even split over the frames of the grid that each frame is sure of. "place" ranks places, not tokens:
+# the mean of the map over time decides which stay, in every frame.
+SCOPES = {"global": 0.0, "frame": 1.0, "place": 0.0}
 
 
 def scope_floor(scope: str) -> float:
@@ -98,6 +99,15 @@ def select_tokens(
         scores = _promote_per_frame(scores, sure)
     keep_idx = scores.flatten(1).topk(count, dim=1, sorted=False).indices.sort(dim=1).values
     return TokenSelection(keep_idx, grid)
+
+
+def in_every_frame(selection: TokenSelection, frames: int) -> TokenSelection:
+    """The places that a selection keeps on a grid of one frame, kept in each of `frames` frames."""
+    grid = TokenGrid(frames, selection.grid.height, selection.grid.width)
+    if selection.valid is not None:
+        return TokenSelection.from_mask(selection.mask().expand(-1, *grid.shape))
+    first = torch.arange(frames, device=selection.keep_idx.device) * selection.grid.num_tokens
+    return TokenSelection((selection.keep_idx[:, None] + first[:, None]).flatten(1), grid)
 
 
 def select_counts(
