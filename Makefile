@@ -25,7 +25,7 @@ app: $(VENV)/.installed-app  ## set up, then start the browser demo
 	$(BIN)/python -m video_papr.cli.demo $(ARGS)
 
 test: install-dev  ## set up, then run the whole test suite
-	$(BIN)/python -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto $(ARGS)
 
 soak: install-dev  ## set up, then run the long attacks: kills, damaged videos, many videos
 	$(BIN)/python -m pytest -q -s -m slow tests/soak $(ARGS)

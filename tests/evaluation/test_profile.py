@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from video_papr.data.datasets import VideoSample
+from video_papr.evaluation import profile as profiling
 from video_papr.evaluation.answers import Evaluation
 from video_papr.evaluation.cost import StageTimes
 from video_papr.evaluation.profile import ADVICE, NAMES, Profile, Waiting, print_profile, profile
@@ -85,21 +85,23 @@ def test_shares_are_shares(waiting: float, score: float, backbone: float, rest: 
     assert set(found.stages) == set(NAMES) == set(ADVICE)
 
 
-def test_waiting_is_the_time_of_the_source_only() -> None:
+def test_waiting_is_the_time_of_the_source_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(profiling, "perf_counter", lambda: now[0])
     batches = [[sample()], [sample(), sample()], []]
 
     def slow() -> Iterator[list[VideoSample]]:
         for batch in batches:
-            time.sleep(0.02)
+            now[0] += 2
             yield batch
 
     waiting = Waiting()
     got = []
     for batch in waiting.watch(slow()):
-        time.sleep(0.1)
+        now[0] += 10
         got.append(batch)
     assert got == batches
-    assert 0.06 <= waiting.seconds < 0.25
+    assert waiting.seconds == 6
 
 
 def shown(found: Profile) -> str:

@@ -16,11 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from ..pruning.scorers.x3d import X3DScorer, X3DTrunk
 from .ceilings import Ceilings
 from .probes import Staged
+
+
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+# Fused attention on a processor is missing from the table of torch before 2.15.
+FLOPS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops, **flop_registry}
 
 
 @dataclass
@@ -69,7 +77,7 @@ class WorkProbe(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         result = func(*args, **kwargs)
         if not func.is_view:
-            count = flop_registry.get(func._overloadpacket)
+            count = FLOPS.get(func._overloadpacket)
             flops = count(*args, **kwargs, out_val=result) if count else 0
             # A jagged tensor is a view of the row that the operators within it read and write.
             leaves = tree_leaves((args, kwargs, result))
