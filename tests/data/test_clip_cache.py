@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from video_papr.assembly.build import build_clip_cache
+from video_papr.config import DatasetConfig, ViewsConfig
 from video_papr.core.errors import ConfigError
 from video_papr.data import clip_cache
 from video_papr.data.clip_cache import CachedViews, ClipCache, code_version
+from video_papr.evaluation.cost import Engine
 
 GENEROUS = 10**9
 
@@ -70,18 +75,58 @@ def test_key_follows_file_recipe_and_code(tmp_path: Path, monkeypatch: pytest.Mo
     assert opened(tmp_path / "cache", size=[64, 64]).key(video) != changed
 
 
-def test_code_version_covers_what_makes_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = code_version()
-    read = Path.read_bytes
-    for name in ("decoding.py", "sampling.py", "transforms.py", "streams.py", "images.py"):
+def test_code_version_covers_every_module_that_makes_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, read, package = code_version(), Path.read_bytes, Path(clip_cache.__file__).parent
+    modules = {package / "decoding.py", *package.glob("*.py"), *(package / "readers").glob("*.py")}
+    assert len(modules) > 12
+    for module in modules:
         code_version.cache_clear()
         monkeypatch.setattr(
-            Path, "read_bytes", lambda path, name=name: read(path) + b"#" * (path.name == name)
+            Path, "read_bytes", lambda path, m=module: read(path) + (b"# changed" if path == m else b"")
         )
-        assert code_version() != now, name
+        assert code_version() != now, module
     monkeypatch.undo()
     code_version.cache_clear()
     assert code_version() == now
+
+
+def test_key_follows_every_setting_that_shapes_the_views(tmp_path: Path) -> None:
+    """The key takes in the very objects that choose, decode and cut, so no setting of theirs can be left out."""
+    (tmp_path / "a.mp4").write_bytes(b"one")
+    usual: dict[str, Any] = {
+        "dataset": DatasetConfig(name="folder", root=str(tmp_path), clip_cache=str(tmp_path / "cache")),
+        "views": ViewsConfig(clips=1, crops=1),
+        "size": 224,
+    }
+
+    def key(**other: Any) -> str | None:
+        now = usual | other
+        size = now["size"]
+        backbone = SimpleNamespace(
+            num_frames=16, frame_size=(size, size), short_side=None, interpolation="bilinear"
+        )
+        cache = build_clip_cache(now["dataset"], now["views"], backbone, Engine(torch.device("cpu")))  # type: ignore[arg-type]
+        assert cache is not None
+        return cache.key(tmp_path / "a.mp4")
+
+    changes: list[dict[str, Any]] = [
+        {"max_pixels": 1000},
+        {"max_frames": 7},
+        {"decoder": "pyav"},
+        {"decode_size": "short_side"},
+        {"sampling": "uniform"},
+        {"frame_stride": 2},
+        {"short_side": 256},
+    ]
+    keys = [
+        key(),
+        key(size=112),
+        key(views=ViewsConfig(clips=2, crops=1)),
+        key(views=ViewsConfig(clips=1, crops=3)),
+    ]
+    keys += [key(dataset=replace(usual["dataset"], **change)) for change in changes]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])

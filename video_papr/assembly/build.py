@@ -18,6 +18,7 @@ from ..data.annotations import Complain, VideoList, read_class_names, refuse
 from ..data.clip_cache import ClipCache
 from ..data.datasets import build_video_list
 from ..data.index import apply_index, read_index
+from ..data.limits import Limits
 from ..data.sampling import choose_sampler
 from ..data.transforms import crop_places, reduced_size, resize_and_crop
 from ..evaluation.answers import Example
@@ -167,19 +168,15 @@ def build_clip_cache(
         return None
     place = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
     folder = place / "views" if dataset.clip_cache == "auto" else Path(dataset.clip_cache).expanduser()
-    cutter = view_cutter(dataset, views, backbone).keywords
-    cuda = engine.device.type == "cuda"
     recipe = {
-        "sampling": dataset.sampling,
-        "frame_stride": dataset.frame_stride,
+        "sampler": frame_sampler(dataset, views.clips, backbone.num_frames),
         "decoder": dataset.decoder,
-        "decode_size": dataset.decode_size,
-        "clips": views.clips,
-        "num_frames": backbone.num_frames,
-        **cutter,
+        "limits": Limits(dataset.max_pixels, dataset.max_frames),
+        "reduce": frame_reducer(dataset, views, backbone),
+        "cut": view_cutter(dataset, views, backbone),
         # Devices differ in rounding.
         "device": torch.cuda.get_device_name(engine.device)
-        if cuda
+        if engine.device.type == "cuda"
         else torch.backends.cpu.get_cpu_capability(),
     }
     return ClipCache(folder, limit_bytes=int(dataset.clip_cache_gb * 1e9), recipe=recipe)

@@ -19,8 +19,8 @@ import time
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 
 from ..core.errors import ConfigError
 
-# What turns a file into views; a changed line makes other keys.
-_CODE = ("clip_cache.py", "decoding.py", "limits.py", "readers/*.py", "sampling.py", "transforms.py")
+# All code of this package and of its readers turns files into views; a changed line makes other keys. (A list of some
+# modules once missed the readers.)
+_CODE = ("*.py", "readers/*.py")
 _PACKAGES = ("av", "decord", "numpy", "pillow", "torch")
 _OWN, _PARTIAL = re.compile(r"[0-9a-f]{64}\.npz"), ".partial-views-"
 _ABANDONED_SECONDS = 3600.0  # a partial file of this age belongs to a process that died
@@ -70,7 +71,9 @@ class ClipCache:
         folder: made if it is not there.
         limit_bytes: of all files together. Each further process that writes at the same time may exceed it by a
             twentieth.
-        recipe: what decides about the views beside the file; values that JSON knows.
+        recipe: what decides about the views beside the file: values that JSON knows, and the functions (with
+            `functools.partial`) and dataclasses themselves that choose, decode and cut, so that no setting of theirs
+            can be forgotten.
 
     Attributes:
         fault: why something could not be written, or None. A cache never ends a run.
@@ -85,7 +88,7 @@ class ClipCache:
         except OSError as error:
             raise ConfigError(f"dataset.clip_cache={folder} cannot be made: {error}") from None
         self.folder, self.limit_bytes = folder, limit_bytes
-        self.recipe = json.dumps([code_version(), dict(recipe)], sort_keys=True)
+        self.recipe = json.dumps([code_version(), dict(recipe)], sort_keys=True, default=_plain)
         self.fault: str | None = None
         self._started = time.time() - 1.0  # files' clocks are coarser than this one
         self._total: int | None = None  # bytes; None: not counted yet
@@ -130,16 +133,16 @@ class ClipCache:
                 return False
             path.parent.mkdir(exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
-            partial = Path(name)
+            unfinished = Path(name)
             try:
                 with os.fdopen(handle, "wb") as file:
                     known = {k: v for k, v in asdict(entry).items() if k not in ("views", "frame_indices")}
                     arrays: dict[str, Any] = {"views": entry.views, "frame_indices": entry.frame_indices}
                     np.savez(file, known=np.array(json.dumps(known)), **arrays)
-                written = partial.stat().st_size
-                partial.replace(path)
+                written = unfinished.stat().st_size
+                unfinished.replace(path)
             except BaseException:
-                partial.unlink(missing_ok=True)
+                unfinished.unlink(missing_ok=True)
                 raise
         except OSError as error:
             self.fault = f"{path}: {error.strerror or error}"
@@ -168,14 +171,14 @@ class ClipCache:
         found: list[tuple[float, int, Path]] = []
         now = time.time()
         for path in self.folder.glob("??/*"):
-            partial = path.name.startswith(_PARTIAL)
-            if not partial and not _OWN.fullmatch(path.name):  # somebody else's file
+            unfinished = path.name.startswith(_PARTIAL)
+            if not unfinished and not _OWN.fullmatch(path.name):  # somebody else's file
                 continue
             try:
                 status = path.stat()
             except OSError:  # removed by another process
                 continue
-            if partial and now - status.st_mtime > _ABANDONED_SECONDS:
+            if unfinished and now - status.st_mtime > _ABANDONED_SECONDS:
                 with suppress(OSError):
                     path.unlink()
                 continue
@@ -190,6 +193,18 @@ class ClipCache:
                     total -= size
         self._total, self._written = total, 0
         return total
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks, in lists and objects that it knows."""
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return [
+        value.__module__,
+        value.__qualname__,
+    ]  # a function or class, not some `repr` that holds an address
 
 
 @cache
