@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from math import comb
 
@@ -13,7 +14,10 @@ from hypothesis import strategies as st
 from video_papr.core.errors import ConfigError
 from video_papr.depth.search import (
     Budget,
+    Evolution,
+    Found,
     Mask,
+    Scores,
     check_budget,
     check_count,
     cross,
@@ -23,6 +27,21 @@ from video_papr.depth.search import (
     search,
     uniform_mask,
 )
+
+
+def evolve(
+    fitness: Callable[[Mask], float],
+    *,
+    blocks: int,
+    count: int,
+    budget: Budget | None = None,
+    known: dict[Mask, float] | None = None,
+    on_score: Callable[[Mask, float], None] | None = None,
+    **evolution: int,
+) -> Found:
+    scores = Scores(fitness, known, on_score)
+    return search(scores, blocks=blocks, count=count, budget=budget, evolution=Evolution(**evolution))
+
 
 spaces = st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
 seeds = st.integers(0, 9999)
@@ -52,7 +71,7 @@ def test_small_spaces_give_what_brute_force_gives(space: tuple[int, int], seed: 
     masks = list(combinations(range(blocks), count))
     costs = sorted(map(free.cost, masks))
     limited = Budget(free.total, free.saved, costs[int(tight * (len(costs) - 1))] + 1e-9)
-    found = search(fitness, blocks=blocks, count=count, budget=limited, exhaustive=200)
+    found = evolve(fitness, blocks=blocks, count=count, budget=limited, exhaustive=200)
     assert found.mask == max((m for m in masks if limited.fits(m)), key=fitness)
     assert found.score == fitness(found.mask)
 
@@ -73,12 +92,12 @@ def test_evolution_keeps_k_and_the_budget_and_repeats_itself(
         asked.append(mask)
         return fitness(mask)
 
-    found = search(count_calls, **options, population=4, generations=3)  # type: ignore[arg-type]
+    found = evolve(count_calls, **options, population=4, generations=3)  # type: ignore[arg-type]
     assert len(asked) == len(set(asked)) == len(found.scores) <= 4 + 3 * 4
     for mask in asked:
         assert is_mask(mask, blocks, count) and limited.fits(mask)
     assert found.score == max(found.scores.values())
-    again = search(fitness, **options, population=4, generations=3)  # type: ignore[arg-type]
+    again = evolve(fitness, **options, population=4, generations=3)  # type: ignore[arg-type]
     assert again == found and list(again.scores) == list(found.scores)
 
 
@@ -86,7 +105,7 @@ def test_evolution_reaches_the_optimum_of_a_sum() -> None:
     """24 blocks, 735,471 masks: each block has its own worth, so the best mask is known."""
     rng = np.random.default_rng(3)
     worth = rng.permutation(24)
-    found = search(
+    found = evolve(
         lambda mask: float(sum(worth[place] for place in mask)),
         blocks=24, count=8, population=24, generations=60, seed=1,
     )  # fmt: skip
@@ -100,7 +119,7 @@ def test_evolution_reaches_the_optimum_of_a_sum() -> None:
 def test_interrupted_search_goes_on_where_it_was(stop: int, exhaustive: int) -> None:
     fitness = rugged(6, 0)
     options = {"blocks": 6, "count": 3, "exhaustive": exhaustive, "population": 4, "generations": 4}
-    whole = search(fitness, **options)  # type: ignore[arg-type]
+    whole = evolve(fitness, **options)  # type: ignore[arg-type]
     known: dict[Mask, float] = {}
 
     def until(mask: Mask) -> float:
@@ -109,20 +128,20 @@ def test_interrupted_search_goes_on_where_it_was(stop: int, exhaustive: int) -> 
         return fitness(mask)
 
     with pytest.raises(KeyboardInterrupt):
-        search(until, **options, on_score=known.__setitem__)  # type: ignore[arg-type]
+        evolve(until, **options, on_score=known.__setitem__)  # type: ignore[arg-type]
     asked: list[Mask] = []
 
     def count_calls(mask: Mask) -> float:
         asked.append(mask)
         return fitness(mask)
 
-    assert search(count_calls, **options, known=known) == whole  # type: ignore[arg-type]
+    assert evolve(count_calls, **options, known=known) == whole  # type: ignore[arg-type]
     assert len(known) == stop and not set(asked) & set(known)
     assert len(asked) == len(whole.scores) - stop
 
 
 def test_among_equals_the_cheapest_wins() -> None:
-    found = search(lambda mask: 1.0, blocks=4, count=1, budget=Budget(4.0, (0.1, 0.5, 0.9, 0.9)))
+    found = evolve(lambda mask: 1.0, blocks=4, count=1, budget=Budget(4.0, (0.1, 0.5, 0.9, 0.9)))
     assert found.mask == (2,)
 
 
@@ -162,12 +181,12 @@ def test_uniform_masks() -> None:
 
 def test_greedy_drops_the_least_important_block_each_time() -> None:
     loss = {(0,): 3, (1,): 1, (2,): 2, (0, 1): 5, (1, 2): 9, (0, 2): 0}
-    found = greedy(lambda mask: -float(loss[mask]), blocks=3, count=2)
+    found = greedy(Scores(lambda mask: -float(loss[mask])), blocks=3, count=2)
     assert found.mask == (0, 1)  # (0, 2) is better, but greedy has dropped 1 before
     assert list(found.scores) == [(0,), (1,), (2,), (0, 1), (1, 2)]
     known = dict(list(found.scores.items())[:4])
     asked: list[Mask] = []
-    again = greedy(lambda mask: asked.append(mask) or -9.0, blocks=3, count=2, known=known)  # type: ignore[func-returns-value]
+    again = greedy(Scores(lambda mask: asked.append(mask) or -9.0, known), blocks=3, count=2)  # type: ignore[func-returns-value]
     assert (again, asked) == (found, [(1, 2)])
 
 
@@ -200,4 +219,4 @@ def test_budget_that_nothing_meets_says_how_far_it_goes() -> None:
         ConfigError,
         match=r"^depth\.max_latency=0\.4: pruning 2 blocks leaves at least 0\.5 of the measured time \(5 of 10 ms\)$",
     ):
-        search(lambda mask: 0.0, blocks=3, count=2, budget=budget)
+        evolve(lambda mask: 0.0, blocks=3, count=2, budget=budget)

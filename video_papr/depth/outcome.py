@@ -13,29 +13,24 @@ from ..training.loop import top1
 from ..training.store import ClipStore
 from .latency import LatencyTable, time_networks
 from .places import find_places, merge_places
-from .plan import Clips, Plan, Pruned
-from .progressive import batches_of
-from .search import Budget, Found
+from .plan import Pruned, Work
+from .search import Found
 from .subjects import Subject
 
 
 @torch.no_grad()
 def merge_and_measure(
     student: nn.Module,
-    teacher: nn.Module,
-    subject: Subject,
-    plan: Plan,
+    work: Work,
     kinds: Sequence[str],
     found: Found,
     table: LatencyTable,
-    budget: Budget,
-    clips: Clips,
     rows: list[dict[str, Any]],
 ) -> Pruned:
-    """Merges the chosen blocks and says what that brought."""
+    """Merges the chosen blocks and measures the result beside the unpruned network."""
+    teacher, subject, plan, val = work.teacher, work.subject, work.plan, work.clips.val
     student.eval()
-    device = next(student.parameters()).device
-    (frames,) = batches_of(clips.val, plan.latency_clips, plan.latency_clips, device)
+    (frames,) = work.clips_of(val, plan.latency_clips, plan.latency_clips)
     before = subject.logits(student, frames)
     places = find_places(student, last_stage=subject.last_stage)
     names = [place.name for place in places]
@@ -57,15 +52,15 @@ def merge_and_measure(
         "score": score,
         "scored": len(found.scores),
         "top1_val": rows[-1]["top1"],
-        "top1_val_unpruned": round(validation_top1(teacher, subject, clips.val, plan.schedule.dtype), 2),
-        "val_videos": len(clips.val),
+        "top1_val_unpruned": round(validation_top1(teacher, subject, val, plan.schedule.dtype), 2),
+        "val_videos": len(val),
         "parameters": sum(p.numel() for p in student.parameters()),
         "parameters_unpruned": sum(p.numel() for p in teacher.parameters()),
         "gmacs": gmacs[1],
         "gmacs_unpruned": gmacs[0],
         "latency_ms": times["pruned"],
         "latency_ms_unpruned": times["unpruned"],
-        "latency_ms_expected": budget.cost(found.mask),
+        "latency_ms_expected": table.budget(dict(zip(names, kinds, strict=True)), None).cost(found.mask),
         "measured": table.measured,
         "merge_error": error,
     }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from ..training.loop import Draw, Schedule
 from ..training.store import ClipStore
-from .subjects import Teaching
+from .subjects import Subject, Teaching
 
 METHODS = ("updp", "greedy", "random", "uniform")
 
@@ -67,6 +69,29 @@ class Clips:
     draw: Draw
     train: ClipStore
     val: ClipStore
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all stages of one pruning share; for the attributes see `run.prune_depth`.
+
+    `teacher` is the unpruned network, in eval mode.
+    """
+
+    teacher: nn.Module
+    subject: Subject
+    plan: Plan
+    clips: Clips
+    directory: Path
+    resume: bool
+    progress: bool
+
+    def clips_of(self, store: ClipStore, clips: int, batch_size: int) -> list[Tensor]:
+        """Frames (B, T, S, S, 3) uint8 of `clips` clips, evenly spread over a store, on the network's device."""
+        device, count = next(self.teacher.parameters()).device, min(clips, len(store))
+        rows = np.linspace(0, len(store) - 1, count).round().astype(int)
+        starts = range(0, count, batch_size)
+        return [store.batch(rows[start : start + batch_size]).frames.to(device) for start in starts]
 
 
 @dataclass(frozen=True)

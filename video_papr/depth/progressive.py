@@ -100,16 +100,6 @@ def train_stage(
     )
 
 
-def batches_of(store: ClipStore, clips: int, batch_size: int, device: torch.device) -> list[Tensor]:
-    """Frames (B, T, S, S, 3) uint8 of `clips` clips, evenly spread over a store, always the same ones."""
-    count = min(clips, len(store))
-    rows = np.linspace(0, len(store) - 1, count).round().astype(int)
-    return [
-        store.batch(rows[start : start + batch_size]).frames.to(device)
-        for start in range(0, count, batch_size)
-    ]
-
-
 class Judge:
     """The fitness of masks: prunes the blocks of a mask, takes the norms' statistics again, and scores the rest.
 

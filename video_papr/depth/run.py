@@ -13,13 +13,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from ..backbones.depth_pruned import REMOVED
@@ -30,31 +30,21 @@ from .fit import fit_branches
 from .latency import LatencyTable, measure
 from .outcome import merge_and_measure, validation_top1
 from .places import Mask, copy_pruned_branches, find_places, open_places, switches
-from .plan import Clips, Plan, Pruned
-from .progressive import Judge, batches_of, rising_draw, student_loss, supernet_loss, train_stage
-from .search import Budget, Found, check_budget, check_count, greedy, random_mask, search, uniform_mask
+from .plan import Clips, Plan, Pruned, Work
+from .progressive import Judge, rising_draw, student_loss, supernet_loss, train_stage
+from .search import (
+    Budget,
+    Evolution,
+    Found,
+    Scores,
+    check_budget,
+    check_count,
+    greedy,
+    random_mask,
+    search,
+    uniform_mask,
+)
 from .subjects import Subject
-
-
-@dataclass(frozen=True)
-class Work:
-    """What all stages of one pruning share; for the attributes see `prune_depth`.
-
-    `teacher` is the unpruned network, in eval mode.
-    """
-
-    teacher: nn.Module
-    subject: Subject
-    plan: Plan
-    clips: Clips
-    directory: Path
-    resume: bool
-    progress: bool
-
-    def clips_of(self, store: ClipStore, count: int, batch_size: int) -> list[Tensor]:
-        """The first `count` clips of a store in batches, on the network's device."""
-        return batches_of(store, count, batch_size, next(self.teacher.parameters()).device)
-
 
 STAGE_FILES = ("latency.json", f"supernet/{CHECKPOINT}", "search.json", f"progressive/{CHECKPOINT}")
 
@@ -117,7 +107,7 @@ def prune_depth(
         _start(student, work)
     rows = _train_student(student, work)
     say(f"validation top-1 {rows[-1]['top1']:.2f} % after {rows[-1]['step']} steps")
-    return merge_and_measure(student, teacher, subject, plan, kinds, found, table, budget, clips, rows)
+    return merge_and_measure(student, work, kinds, found, table, rows)
 
 
 def _opened(net: nn.Module, subject: Subject, kinds: Sequence[str], mask: Mask | None = None) -> nn.Module:
@@ -198,20 +188,11 @@ def _searched(supernet: nn.Module, budget: Budget, work: Work) -> Found:
             bar.update()
             bar.set_postfix(best=f"{max(known.values()):.2f}", refresh=False)
 
+        scores = Scores(judge, known, keep)
         if plan.method == "greedy":
-            return greedy(judge, blocks=blocks, count=plan.prune, known=known, on_score=keep)
-        return search(
-            judge,
-            blocks=blocks,
-            count=plan.prune,
-            budget=budget,
-            seed=plan.seed,
-            population=plan.population,
-            generations=plan.generations,
-            exhaustive=plan.exhaustive,
-            known=known,
-            on_score=keep,
-        )
+            return greedy(scores, blocks=blocks, count=plan.prune)
+        evolution = Evolution(plan.population, plan.generations, plan.exhaustive, plan.seed)
+        return search(scores, blocks=blocks, count=plan.prune, budget=budget, evolution=evolution)
 
 
 def _train_student(student: nn.Module, work: Work) -> list[dict[str, Any]]:

@@ -97,94 +97,100 @@ def check_budget(budget: Budget, count: int, *, key: str = "depth.max_latency") 
         )
 
 
+@dataclass(frozen=True)
+class Evolution:
+    """How `search` goes about it.
+
+    Attributes:
+        population: masks that live from one generation to the next.
+        generations: rounds of children.
+        exhaustive: spaces with at most so many masks are scored in whole.
+    """
+
+    population: int = 12
+    generations: int = 8
+    exhaustive: int = 64
+    seed: int = 0
+
+
+class Scores(dict[Mask, float]):
+    """The scores of masks, each taken once.
+
+    Args:
+        fitness: of a mask; must not depend on what was asked before.
+        known: scores of an earlier, interrupted search with the same settings; they are not taken again.
+        on_score: called with every new score.
+    """
+
+    def __init__(
+        self,
+        fitness: Callable[[Mask], float],
+        known: Mapping[Mask, float] | None = None,
+        on_score: Callable[[Mask, float], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self._fitness, self._known, self._on_score = fitness, dict(known or {}), on_score
+
+    def __missing__(self, mask: Mask) -> float:
+        if mask in self._known:
+            score = self._known[mask]
+        else:
+            score = self._fitness(mask)
+            if self._on_score is not None:
+                self._on_score(mask, score)
+        self[mask] = score
+        return score
+
+    def found(self, mask: Mask) -> Found:
+        """The outcome with `mask` as the choice."""
+        return Found(mask, self[mask], dict(self))
+
+
 def search(
-    fitness: Callable[[Mask], float],
+    scores: Scores,
     *,
     blocks: int,
     count: int,
     budget: Budget | None = None,
-    seed: int = 0,
-    population: int = 12,
-    generations: int = 8,
-    exhaustive: int = 64,
-    known: Mapping[Mask, float] | None = None,
-    on_score: Callable[[Mask, float], None] | None = None,
+    evolution: Evolution | None = None,
 ) -> Found:
-    """The mask of `count` of `blocks` blocks with the highest fitness; among equals the cheapest, then the first.
+    """The mask of `count` of `blocks` blocks with the highest score; among equals the cheapest, then the first.
 
     Args:
-        fitness: of a mask; must not depend on what was asked before.
         budget: masks above it are never scored.
-        population, generations: of the evolution.
-        exhaustive: spaces with at most so many masks are scored in whole.
-        known: scores of an earlier, interrupted search with the same settings; they are not taken again.
-        on_score: called with every new score.
 
     Raises:
         ConfigError: a count or a budget that cannot be met.
     """
     check_count(count, blocks, keep_one=False)
-    limit = budget or Budget(0.0, (0.0,) * blocks)
+    limit, evolution = budget or Budget(0.0, (0.0,) * blocks), evolution or Evolution()
     check_budget(limit, count)
-    scores: dict[Mask, float] = {}
-    remembered = dict(known or {})
-
-    def score(mask: Mask) -> None:
-        if mask in scores:
-            return
-        if mask in remembered:
-            scores[mask] = remembered[mask]
-            return
-        scores[mask] = fitness(mask)
-        if on_score is not None:
-            on_score(mask, scores[mask])
 
     def rank(mask: Mask) -> tuple[float, float, Mask]:
         return -scores[mask], limit.cost(mask), mask
 
-    if comb(blocks, count) <= exhaustive:
-        for mask in combinations(range(blocks), count):
-            if limit.fits(mask):
-                score(mask)
-    else:
-        rng = np.random.default_rng(seed)
-        living = _distinct(lambda: limit.repaired(random_mask(rng, blocks, count)), population, set())
-        for mask in living:
-            score(mask)
-        for _ in range(generations):
-            parents = sorted(living, key=rank)[: max(2, population // 2)]
-            children = _children(rng, parents, blocks, limit, population, set(scores))
-            for mask in children:
-                score(mask)
-            living = sorted({*living, *children}, key=rank)[:population]
-    best = min(scores, key=rank)
-    return Found(best, scores[best], scores)
+    if comb(blocks, count) <= evolution.exhaustive:
+        fitting = [mask for mask in combinations(range(blocks), count) if limit.fits(mask)]
+        return scores.found(min(fitting, key=rank))
+    rng, population = np.random.default_rng(evolution.seed), evolution.population
+    living = sorted(
+        _distinct(lambda: limit.repaired(random_mask(rng, blocks, count)), population, set()), key=rank
+    )
+    for _ in range(evolution.generations):
+        parents = living[: max(2, population // 2)]
+        children = _children(rng, parents, blocks, limit, population, set(scores))
+        living = sorted([*living, *children], key=rank)[:population]
+    return scores.found(min(scores, key=rank))
 
 
-def greedy(
-    fitness: Callable[[Mask], float],
-    *,
-    blocks: int,
-    count: int,
-    known: Mapping[Mask, float] | None = None,
-    on_score: Callable[[Mask, float], None] | None = None,
-) -> Found:
-    """Drops the block whose loss hurts least, `count` times: a baseline. Arguments as for `search`."""
+def greedy(scores: Scores, *, blocks: int, count: int) -> Found:
+    """Drops the block whose loss hurts least, `count` times: a baseline."""
     check_count(count, blocks, keep_one=False)
-    scores: dict[Mask, float] = {}
-    remembered = dict(known or {})
     mask: Mask = ()
     for _ in range(count):
         options = [tuple(sorted((*mask, place))) for place in range(blocks) if place not in mask]
-        for option in options:
-            if option in remembered:
-                scores[option] = remembered[option]
-            else:
-                scores[option] = fitness(option)
-                if on_score is not None:
-                    on_score(option, scores[option])
         mask = min(options, key=lambda option: (-scores[option], option))
-    return Found(mask, scores[mask], scores)
+    return scores.found(mask)
 
 
 def random_mask(rng: np.random.Generator, blocks: int, count: int) -> Mask:
