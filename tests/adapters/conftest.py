@@ -58,6 +58,28 @@ def build_vit(**options: Any) -> Any:
     return shaken(VisionTransformer(**{**settings, "num_classes": 5, **options}))
 
 
+def build_convnext(**options: Any) -> Any:
+    """A ConvNeXt of timm, whose stages have grids of 16, 8, 4 and 2 places a side for images of 64 pixels."""
+    from timm.models.convnext import ConvNeXt
+
+    settings = {"depths": (1, 1, 2, 1), "dims": (8, 12, 16, 24), "ls_init_value": 1.0, "num_classes": 5}
+    return shaken(ConvNeXt(**{**settings, **options}))
+
+
+def build_swin(name: str = "SwinTransformer", **options: Any) -> Any:
+    """A Swin of timm, with the same grids."""
+    import timm.models as models
+
+    settings = {
+        "img_size": 64,
+        "window_size": 4,
+        "embed_dim": 8,
+        "depths": (2, 1, 2, 1),
+        "num_heads": (2, 2, 2, 2),
+    }
+    return shaken(getattr(models, name)(**{**settings, "num_classes": 5, "drop_path_rate": 0.0, **options}))
+
+
 def draw_clip(batch: int = 2, seed: int = 0) -> Tensor:
     """Pixels (B, T, 3, S, S), normalised roughly as photographs are."""
     generator = torch.Generator().manual_seed(seed)
@@ -71,6 +93,11 @@ def draw_colors(batch: int = 2, seed: int = 0) -> Tensor:
 
 def draw_images(batch: int = 2, seed: int = 0) -> Tensor:
     return draw_clip(batch, seed)[:, 0]
+
+
+def draw_large_images(batch: int = 2, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, 3, 2 * SIZE, 2 * SIZE, generator=generator) * 2 - 1
 
 
 @dataclass
@@ -97,6 +124,12 @@ HOSTS: dict[str, Callable[[], Example]] = {
     ),
     "VideoPrism": lambda: Example(build_host("VideoPrismForVideoClassification"), draw_colors),
     "timm ViT": lambda: Example(build_vit(), draw_images, reads_images=True),
+    "ConvNeXt": lambda: Example(build_convnext(), draw_large_images, reads_images=True),
+    "ConvNeXt V2": lambda: Example(
+        build_convnext(use_grn=True, ls_init_value=None, conv_mlp=True), draw_large_images, reads_images=True
+    ),
+    "Swin": lambda: Example(build_swin(), draw_large_images, reads_images=True),
+    "Swin V2": lambda: Example(build_swin("SwinTransformerV2"), draw_large_images, reads_images=True),
 }
 
 

@@ -66,7 +66,7 @@ def test_copies_are_pruned_by_themselves(example: Example) -> None:
 
 @torch.no_grad()
 def test_half_precision(example: Example) -> None:
-    model, pixels = pruned(example), example.pixels()
+    model, pixels = vp.prune(example.model, "center", 0.3), example.pixels()
     logits = example.logits(model, pixels)
     for dtype in (torch.bfloat16, torch.float16):
         half = example.logits(copy.deepcopy(model).to(dtype), pixels.to(dtype))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import video_papr as vp
-from video_papr.adapters.host import Selector
+from video_papr.adapters.selector import Selector
 from video_papr.core.errors import ConfigError
 from video_papr.core.pixels import normalize_pixels
 

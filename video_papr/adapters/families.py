@@ -5,10 +5,18 @@ from __future__ import annotations
 from torch import nn
 
 from ..core.errors import ConfigError
-from . import timesformer, timm_vit, videomae, videoprism, vjepa2
+from . import convnext, swin, timesformer, timm_vit, videomae, videoprism, vjepa2
 from .host import Family, Host, class_of
 
-FAMILIES = (videomae.FAMILY, vjepa2.FAMILY, timesformer.FAMILY, videoprism.FAMILY, timm_vit.FAMILY)
+FAMILIES = (
+    videomae.FAMILY,
+    vjepa2.FAMILY,
+    timesformer.FAMILY,
+    videoprism.FAMILY,
+    timm_vit.FAMILY,
+    convnext.FAMILY,
+    swin.FAMILY,
+)
 
 
 def open_model(model: nn.Module) -> tuple[Family, Host]:

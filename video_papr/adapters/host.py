@@ -1,26 +1,22 @@
-"""What pruning has to know about a model of another library, and how its tokens are chosen from its pixels.
+"""What pruning has to know about a model of another library, and the parts of which its hooks are made.
 
 Letters: B clips, T frames, H x W pixels, N tokens of the grid, P class tokens, K kept tokens, D channels.
 """
 
 from __future__ import annotations
 
-import copy
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from ..core.types import TokenGrid, TokenSelection
-from ..pruning.builders import Pruner
 from ..pruning.select import gather_tokens
 
-# How far from 0..1 a colour may lie, as resizing may overshoot, before its normalisation is doubted.
-SLACK = 0.05
+if TYPE_CHECKING:
+    from .selector import Selector
 
 Colors = tuple[float, float, float]
 
@@ -42,6 +38,8 @@ class Host:
         clip: (T, H, W) that it reads; T is 1 for an image model.
         mean, std: of its pixels, RGB in 0..1.
         attach: (selector) -> the hooks that drop tokens.
+        reductions: of each stage of a hierarchical model, the pixels along each side of one of its places. It reads
+            any multiple of the largest, and has one selection for each stage, instead of `grid`'s.
         same_places: attention over space and over time are apart, so every frame has to keep the same places.
         first_stays: the answer is read from the grid's first token, which is among the kept ones whatever its score.
     """
@@ -53,6 +51,7 @@ class Host:
     mean: Colors
     std: Colors
     attach: Callable[[Selector], Sequence[Handle]]
+    reductions: tuple[int, ...] = ()
     same_places: bool = False
     first_stays: bool = False
 
@@ -68,6 +67,7 @@ class Family:
         checked: what the tests compare a pruned model with.
         open: (model, name of its class) -> the host; raises ConfigError with the reason where it cannot be pruned.
         reads_images: pixels are (B, 3, H, W) instead of (B, T, 3, H, W).
+        keep_ratio: unless `prune` is told another one.
     """
 
     library: str
@@ -76,86 +76,7 @@ class Family:
     checked: str
     open: Callable[[Any, str], Host]
     reads_images: bool = False
-
-
-class Selector:
-    """Chooses tokens from the pixels that a host model reads.
-
-    It is no module, so that neither the host's `state_dict` nor its precision nor its training mode reach the scorer. A
-    scorer on another device than the pixels is copied there at the first call.
-
-    Args:
-        host: whose pixels are read.
-        pruner: what chooses, in eval mode.
-        mean, std: undo the normalisation of the pixels.
-        reads_images: see `Family`.
-    """
-
-    def __init__(self, host: Host, pruner: Pruner, *, mean: Colors, std: Colors, reads_images: bool) -> None:
-        self.grid, self.clip, self.reads_images = host.grid, host.clip, reads_images
-        self.first_stays = host.first_stays
-        self.mean, self.std = mean, std
-        self.pruners = {"": pruner}
-        self.doubted = False
-
-    def __call__(self, pixels: Tensor) -> TokenSelection:
-        """pixels (B, T, 3, H, W), of an image model (B, 3, H, W), normalised -> the kept tokens of each clip.
-
-        Raises:
-            ValueError: another shape.
-        """
-        self.check(pixels)
-        pruner = self._pruner(pixels.device)
-        significance = pruner.significance(self.frames(pixels), self.grid)
-        if self.first_stays:
-            significance = significance.clone()
-            significance[:, 0, 0, 0] = torch.inf
-        return pruner.choose(significance)
-
-    @property
-    def drops(self) -> bool:
-        """Whether any token of a clip is dropped."""
-        return self.pruners[""].choose(torch.zeros(1, *self.grid.shape)).drops
-
-    def check(self, pixels: Tensor) -> None:
-        """Raises ValueError unless the pixels have the shape that the host reads."""
-        frames, height, width = self.clip
-        expected = (3, height, width) if self.reads_images else (frames, 3, height, width)
-        if pixels.ndim != 1 + len(expected) or tuple(pixels.shape[1:]) != expected:
-            raise ValueError(
-                f"pixels must be (B, {', '.join(map(str, expected))}), got {tuple(pixels.shape)}"
-            )
-
-    def frames(self, pixels: Tensor) -> Tensor:
-        """Undoes the normalisation: pixels as in `__call__` -> frames (B, T, H, W, 3) uint8."""
-        colors = pixels.detach().movedim(-3, -1).float()
-        colors = colors * colors.new_tensor(self.std) + colors.new_tensor(self.mean)
-        if self.reads_images:
-            colors = colors[:, None]
-        if not (self.doubted or torch.compiler.is_compiling()):
-            self._doubt(colors)
-        return (colors * 255).round().clamp(0, 255).byte()
-
-    def _doubt(self, colors: Tensor) -> None:
-        """Warns, once, when the first batch shows that the pixels were normalised in another way."""
-        self.doubted = True
-        low, high = (float(bound) for bound in colors.aminmax())
-        if low < -SLACK or high > 1 + SLACK:
-            warnings.warn(
-                f"undoing mean={self.mean}, std={self.std} gives colours from {low:.2f} to {high:.2f} instead of 0 to "
-                "1: the pixels were normalised in another way; give prune(..., processor=) or mean= and std=",
-                stacklevel=2,
-            )
-
-    def _pruner(self, device: torch.device) -> Pruner:
-        """The pruner on a device; every device has its own, so that threads on several of them do not meet."""
-        first = self.pruners[""]
-        at = next((value.device for value in first.parameters()), device)
-        if at == device:
-            return first
-        if str(device) not in self.pruners:
-            self.pruners[str(device)] = copy.deepcopy(first).to(device)
-        return self.pruners[str(device)]
+    keep_ratio: float = 0.3
 
 
 class PerThread(threading.local):

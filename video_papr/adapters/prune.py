@@ -25,8 +25,9 @@ from ..core.types import TokenSelection
 from ..pruning.builders import OPTIONS, PRUNERS, Pruner, build_pruner
 from ..pruning.scorers.x3d import CLIPS
 from .families import open_model
-from .host import Attachment, Family, Host, Selector
+from .host import Attachment, Family, Host
 from .normalization import given_colors, measure_colors
+from .selector import Selector
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -41,9 +42,10 @@ VIDEO_PRUNERS = tuple(name for name in PRUNERS if name not in ("none", "similari
 def prune(
     model: Model,
     /,
-    pruner: str = "x3d_s",
-    keep_ratio: float = 0.3,
+    pruner: str | None = None,
+    keep_ratio: float | None = None,
     *,
+    stages: Sequence[int] | None = None,
     weights: str | Path | None = PUBLISHED,
     processor: Callable[..., Any] | None = None,
     mean: Sequence[float] | None = None,
@@ -54,17 +56,20 @@ def prune(
 
     It keeps its class, its call signature, its parameters and its `state_dict`; a classifier also keeps its output
     class and shapes. A bare encoder gives the K kept tokens instead of all N, in the grid's order; `kept_tokens` says
-    which. Class tokens are never dropped. `unprune` takes the hooks away. Models that `torch.compile` has compiled so
-    far, this one and others, are compiled again at their next call.
+    which. Class tokens are never dropped. A hierarchical model (ConvNeXt, Swin) keeps its grids: in its stages the
+    feed-forward part passes by the dropped places. `unprune` takes the hooks away. Models that `torch.compile` has
+    compiled so far, this one and others, are compiled again at their next call.
 
     All tokens are embedded before some are dropped, which costs 1 % of a dense VideoMAE-B; `Pipeline` embeds only what
     is kept.
 
     Args:
         model: of one of `families.FAMILIES`.
-        pruner: for video one of x3d_xs, x3d_s, x3d_m, papr_plus, image_convnet, random, uniform, center, motion,
-            brightness; for images image_convnet, center, uniform, random or brightness.
-        keep_ratio: share of the grid's tokens that is kept, 0 < keep_ratio <= 1.
+        pruner: for video one of x3d_xs, x3d_s (the default), x3d_m, papr_plus, image_convnet, random, uniform, center,
+            motion, brightness; for images image_convnet (the default), center, uniform, random or brightness.
+        keep_ratio: share of the grid's tokens that is kept, 0 < keep_ratio <= 1: 0.3, in every stage of a hierarchical
+            model 0.65.
+        stages: of a hierarchical model (ConvNeXt, Swin), those that drop places, counted from 0; None: all.
         weights: of an X3D: "published" downloads the Kinetics-400 weights once; a file or bundled name; None: random.
             Of "image_convnet": "published" downloads those that timm names.
         processor: the model's processor; two grey clips tell how it normalises.
@@ -78,14 +83,23 @@ def prune(
     family, host = _open(model)
     if NOTE in vars(host.home):
         raise ConfigError(f"this {host.name} is pruned already; call video_papr.unprune(model) first")
-    chosen = _build(family, host, pruner, weights, keep_ratio=keep_ratio, **options)
+    name = pruner or ("image_convnet" if family.reads_images else "x3d_s")
+    ratio = family.keep_ratio if keep_ratio is None else keep_ratio
+    chosen = _build(family, host, name, weights, keep_ratio=ratio, **options)
     if processor is not None:
         if mean is not None or std is not None:
             raise ConfigError("give processor= or mean= and std=, not both")
         colors = measure_colors(processor, host)
     else:
         colors = given_colors("mean", mean, host.mean), given_colors("std", std, host.std)
-    selector = Selector(host, chosen, mean=colors[0], std=colors[1], reads_images=family.reads_images)
+    selector = Selector(
+        host,
+        chosen,
+        mean=colors[0],
+        std=colors[1],
+        reads_images=family.reads_images,
+        stages=_stages(host, stages),
+    )
     setattr(host.home, NOTE, Attachment(selector, host.attach(selector)))
     _trace_anew()
     return model
@@ -105,14 +119,18 @@ def unprune(model: Model) -> Model:
     return model
 
 
-def kept_tokens(model: nn.Module, pixels: Tensor) -> TokenSelection:
+def kept_tokens(model: nn.Module, pixels: Tensor) -> TokenSelection | dict[int, TokenSelection]:
     """Which tokens a pruned model keeps of these pixels, which are as the model takes them.
+
+    Returns:
+        One selection; of a hierarchical model one for each stage that drops places, by its number.
 
     Raises:
         ConfigError: the model is not pruned, or of an unsupported class.
         ValueError: the pixels have another shape than the model reads.
     """
-    return _attachment(_open(model)[1]).selector(pixels)
+    selector = _attachment(_open(model)[1]).selector
+    return selector.of_stages(pixels) if selector.reductions else selector(pixels)
 
 
 def _trace_anew() -> None:
@@ -131,6 +149,18 @@ def _attachment(host: Host) -> Attachment:
         raise ConfigError(f"this {host.name} is not pruned; call video_papr.prune(model) first")
     found: Attachment = getattr(host.home, NOTE)
     return found
+
+
+def _stages(host: Host, given: Sequence[int] | None) -> tuple[int, ...]:
+    """The stages that drop places: all of a hierarchical model unless it is said which."""
+    own = range(len(host.reductions))
+    if given is None:
+        return tuple(own)
+    if not own:
+        raise ConfigError(f"stages={list(given)}: {host.name} has no stages, it drops tokens once")
+    if not given or not set(given) <= set(own):
+        raise ConfigError(f"stages={list(given)} must be some of {host.name}'s {', '.join(map(str, own))}")
+    return tuple(sorted(set(given)))
 
 
 def _build(family: Family, host: Host, name: str, weights: str | Path | None, **options: Any) -> Pruner:

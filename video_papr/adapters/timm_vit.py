@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..core.types import TokenGrid
-from .host import Colors, Family, Handle, Host, Override, PerThread, Selector, class_of, keep_tokens
+from .host import Colors, Family, Handle, Host, Override, PerThread, class_of, keep_tokens
+from .selector import Selector
 
 IMAGENET: dict[str, Colors] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 

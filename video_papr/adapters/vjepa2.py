@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..core.types import TokenGrid
-from .host import Family, Handle, Host, Selector, keep_tokens
+from .host import Family, Handle, Host, keep_tokens
+from .selector import Selector
 
 PLACES = "video_papr_places"  # the keyword argument that takes the kept places from the encoder to its layers
 

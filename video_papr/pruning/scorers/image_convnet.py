@@ -8,6 +8,7 @@ Letters: B clips, T frames of H x W pixels, t frames that are scored, C channels
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,15 @@ class ImageScorer(nn.Module):
     def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
         count = min(grid.frames if self.frames is None else self.frames, frames.shape[1])
-        return resize_map(
-            self.cells(frames, count), grid, align_corners=self.align_corners, cell_center=self.cell_center
-        )
+        return self._resize(self.cells(frames, count), grid)
+
+    def maps(self, frames: Tensor, grids: Sequence[TokenGrid]) -> list[Tensor]:
+        """The significance maps on several grids of one frame, for one pass of the network."""
+        cells = self.cells(frames, 1)
+        return [self._resize(cells, grid) for grid in grids]
+
+    def _resize(self, cells: Tensor, grid: TokenGrid) -> Tensor:
+        return resize_map(cells, grid, align_corners=self.align_corners, cell_center=self.cell_center)
 
 
 def build_image_scorer(
