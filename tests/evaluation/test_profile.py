@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
+from video_papr.core.console import make_console
 from video_papr.data.datasets import VideoSample
 from video_papr.evaluation import profile as profiling
 from video_papr.evaluation.answers import Evaluation
@@ -106,7 +106,7 @@ def test_waiting_is_the_time_of_the_source_only(monkeypatch: pytest.MonkeyPatch)
 
 def shown(found: Profile) -> str:
     out = io.StringIO()
-    print_profile(found, Console(file=out, width=160))
+    print_profile(found, make_console(out, width=160))
     return out.getvalue()
 
 

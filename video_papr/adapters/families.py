@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..core.errors import ConfigError
+from ..core.tables import Table
 from . import convnext, swin, timesformer, timm_vit, videomae, videoprism, vjepa2
 from .host import Family, Host, class_of
 
@@ -37,8 +38,9 @@ def open_model(model: nn.Module) -> tuple[Family, Host]:
 
 def table() -> str:
     """The families as a table in Markdown, as the documentation shows it."""
-    rows = ["| library | classes | what is dropped | tested against |", "|---|---|---|---|"]
-    for family in FAMILIES:
-        classes = ", ".join(f"`{name}`" for name in family.classes)
-        rows.append(f"| {family.library} | {classes} | {family.drops} | {family.checked} |")
-    return "\n".join(rows)
+    columns = ["library", "classes", "what is dropped", "tested against"]
+    rows = [
+        [family.library, ", ".join(f"`{name}`" for name in family.classes), family.drops, family.checked]
+        for family in FAMILIES
+    ]
+    return Table(columns, rows, left=range(4)).markdown()

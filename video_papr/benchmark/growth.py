@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import log
+from statistics import StatisticsError, linear_regression
 from typing import Any
 
-from .report import table
+from ..core.tables import Table
 
 Record = Mapping[str, Any]
 
@@ -65,12 +66,10 @@ def exponent(counts: Sequence[float], times: Sequence[float]) -> float:
     Raises:
         ValueError: all counts are the same, or a value is not above 0.
     """
-    x, y = [log(value) for value in counts], [log(value) for value in times]
-    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
-    spread = sum((value - middle_x) ** 2 for value in x)
-    if not spread:
-        raise ValueError(f"all counts are {counts[0]}: nothing grows")
-    return sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True)) / spread
+    try:
+        return linear_regression([log(count) for count in counts], [log(time) for time in times]).slope
+    except StatisticsError:
+        raise ValueError(f"all counts are {counts[0]}: nothing grows") from None
 
 
 def growth_table(records: Sequence[Record]) -> str:
@@ -88,7 +87,8 @@ def growth_table(records: Sequence[Record]) -> str:
         ]
         for record in records
     ]
-    return table(["what grows", "variant", "GMACs per batch", "ms per batch", "exponent", "peak MiB"], rows)
+    columns = ["what grows", "variant", "GMACs per batch", "ms per batch", "exponent", "peak MiB"]
+    return Table(columns, rows).filled().markdown()
 
 
 def growth_text(records: Sequence[Record]) -> str:

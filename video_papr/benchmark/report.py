@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from ..core.tables import Table
 from .stages import STAGES
 
 Record = Mapping[str, Any]
@@ -82,14 +83,16 @@ def speed_table(setting: Record) -> str:
                 "" if difference is None else f"{difference:.0e}",
             ]
         )
-    return table(
-        [
-            *("variant", "tokens", "GMACs", "ms per batch", "clips/s", "times as fast as dense"),
-            *("at most, by GMACs", "of that", "at most, by roofline"),
-            *("scoring", "peak MiB", "logits differ by"),
-        ],
-        rows,
-    )
+    columns = ["variant", "tokens", "GMACs", "ms per batch", "clips/s", "times as fast as dense"]
+    columns += [
+        "at most, by GMACs",
+        "of that",
+        "at most, by roofline",
+        "scoring",
+        "peak MiB",
+        "logits differ by",
+    ]
+    return Table(columns, rows).filled().markdown()
 
 
 def _bound(variant: Record) -> float | None:
@@ -112,7 +115,7 @@ def stage_table(setting: Record) -> str:
         [variant["name"], *(cell(variant["stages"].get(stage)) for stage in stages)]
         for variant in setting["variants"]
     ]
-    return table(["variant", *stages], rows)
+    return Table(["variant", *stages], rows).filled().markdown()
 
 
 def roofline_table(setting: Record) -> str:
@@ -134,7 +137,8 @@ def roofline_table(setting: Record) -> str:
                     "" if ms is None else f"{100 * stage['bound_ms'] / ms:.0f} %",
                 ]
             )
-    return table(["variant", "stage", "GFLOP", "GB moved", "least ms", "ms", "least / measured"], rows)
+    columns = ["variant", "stage", "GFLOP", "GB moved", "least ms", "ms", "least / measured"]
+    return Table(columns, rows).filled().markdown()
 
 
 def _least(setting: Record) -> list[str]:
@@ -149,22 +153,6 @@ def _least(setting: Record) -> list[str]:
         f"when everything else is joined to them; that takes {bound:.1f} ms at least."
         for (gmacs, gigabytes, bound), names in found.items()
     ]
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; columns that are empty in every row are left out. All but the first are right-aligned."""
-    filled = list(rows)
-    shown = [
-        place
-        for place in range(len(columns))
-        if place == 0 or any(row[place] for row in filled) or not filled
-    ]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells[place] for place in shown) + " |"
-
-    rule = "|---|" + "---:|" * (len(shown) - 1)
-    return "\n".join([line(columns), rule, *map(line, filled)])
 
 
 def _stages(setting: Record) -> list[str]:

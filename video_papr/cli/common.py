@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config import plain
 from ..config.hydra import config_source, explain
-from ..core.console import make_console
+from ..core.console import fail, make_console
 from ..core.errors import RankError, StorageError, VideoPaprError
 from ..core.processes import ALONE, Ranks, join, refuse_ranks
 from ..evaluation.reports.tables import print_sweep, sweep_files, sweep_row
@@ -50,7 +50,7 @@ def run_shared_command(config_name: str, work: Callable[[Ranks, DictConfig, Path
             else:
                 _follow(ranks, partial(work, ranks))
     except RankError as error:
-        print(f"error: {error}", file=sys.stderr)
+        fail(error)
         sys.exit(USAGE_ERROR)
 
 
@@ -64,7 +64,7 @@ def _follow(ranks: Ranks, work: Work) -> None:
         raise
     except VideoPaprError as error:
         if ranks.first_to_tell():  # some errors are those of all ranks
-            print(f"error: {ranks}: {error}", file=sys.stderr)
+            fail(f"{ranks}: {error}")
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
@@ -116,7 +116,7 @@ def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
             if trace:
                 raise
             if isinstance(error, RankError) or not ranks.busy or ranks.first_to_tell():
-                print(f"error: {error}", file=sys.stderr)
+                fail(error)
             if state.mode == RunMode.MULTIRUN and not ranks.busy:
                 return str(error)
             sys.exit(USAGE_ERROR)  # unlike an exception, this passes Hydra without a word
@@ -131,7 +131,7 @@ def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
         line = explain(error)
         if trace or line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        fail(line)
         sys.exit(USAGE_ERROR)
     finally:
         if before is None:

@@ -169,28 +169,18 @@ def _write_description(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _print(checked: Mapping[str, Mapping[str, Any]], written: list[Path]) -> None:
-    from rich.table import Table
+    from ..core.tables import Table
 
     console = make_console()
-    table = Table(title="compared with PyTorch", title_justify="left")
-    table.add_column("file")
-    for column in (
-        "clips",
-        "same tubelets",
-        "equal ones swapped",
-        "largest logit difference",
-        "same best class",
-    ):
-        table.add_column(column, justify="right")
-    for name, found in checked.items():
-        table.add_row(
+    keys = {"clips": "clips", "same tubelets": "same_choice", "equal ones swapped": "ties"}
+    keys |= {"largest logit difference": "logit_difference", "same best class": "same_answer"}
+    rows = [
+        [
             name,
-            str(found["clips"]),
-            str(found["same_choice"]),
-            str(found["ties"]),
-            f"{found['logit_difference']:.1e}",
-            str(found["same_answer"]),
-        )
-    console.print(table)
+            *(f"{found[key]:.1e}" if key == "logit_difference" else str(found[key]) for key in keys.values()),
+        ]
+        for name, found in checked.items()
+    ]
+    Table(["file", *keys], rows, title="compared with PyTorch").print(console)
     for path in written:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}")

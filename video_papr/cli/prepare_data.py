@@ -92,19 +92,14 @@ def _write(path: Path, content: str) -> None:
 
 
 def _print(title: str, counts: dict[str, int], problems: list[str], written: list[Path]) -> None:
-    from rich.table import Table
-
+    from ..core.tables import Table
     from ..data.index import STATUSES
 
     console = make_console()
-    table = Table(title=title, title_justify="left")
-    for column, side in (("status", "left"), ("videos", "right"), ("meaning", "left")):
-        table.add_column(column, justify=side)  # type: ignore[arg-type]
-    for status, count in counts.items():
-        table.add_row(status, f"{count:,}", STATUSES[status])
-    console.print(table)
+    rows = [[status, f"{count:,}", STATUSES[status]] for status, count in counts.items()]
+    Table(["status", "videos", "meaning"], rows, title=title, left=(0, 2)).print(console)
     if problems:
         warn(f"{len(problems)} entries of the list are wrong and left out; the first: {problems[0]}")
     for path in written:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    console.print(f"To use it: dataset.index={written[0]}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}")
+    console.print(f"To use it: dataset.index={written[0]}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.console import make_console
+from ..core.console import fail, make_console
 from ..core.errors import DataError, VideoPaprError
 from ..evaluation.reports.comparison import write_comparison
 from ..evaluation.reports.frontier import points
@@ -21,7 +21,7 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         written = run(asked.runs, asked.out or asked.runs[0])
     except VideoPaprError as error:
-        print(f"error: {error}", file=sys.stderr)
+        fail(error)
         sys.exit(USAGE_ERROR)
     for path in written:
         make_console().print(f"wrote {path}", highlight=False, soft_wrap=True)

@@ -1,17 +1,25 @@
-"""The terminal: warnings of one line, notes, tables on stdout, progress bars."""
+"""The terminal: errors and warnings of one line, notes, tables on stdout, progress bars.
+
+rich follows the width of the terminal, `COLUMNS` and `NO_COLOR`.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import IO, Any, Protocol
 
 from rich.console import Console
+from rich.text import Text
 from tqdm import tqdm
 
 from .errors import CheckpointWarning
+from .escape import printable
+
+PIPE_WIDTH = 10_000  # of a file or a pipe, which has no width of its own: nothing is folded there
 
 
 class Answered(Protocol):
@@ -23,14 +31,39 @@ class Answered(Protocol):
     def top5(self) -> tuple[int, ...] | None: ...
 
 
-def warn(text: str) -> None:
+class Terminal(Console):
+    """A console that shows text as it is: no markup, no terminal escape sequences; lines wrap in the terminal alone."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        plain = {"markup": False, "emoji": False, "highlight": False, "highlighter": None}
+        return super().render_str(printable(text, lines=True), **{**options, **plain})
+
+
+def make_console(file: IO[str] | None = None, *, stderr: bool = False, width: int | None = None) -> Terminal:
+    """A console on stdout, stderr or `file`, as wide as the terminal or `COLUMNS` says; a pipe folds nothing."""
+    target = file or (sys.stderr if stderr else sys.stdout)
+    if width is None and not target.isatty() and not os.environ.get("COLUMNS", "").isdecimal():
+        width = PIPE_WIDTH
+    return Terminal(file=file, stderr=stderr, width=width, soft_wrap=True)
+
+
+def fail(text: object) -> None:
+    """Prints the one line of an error on stderr."""
+    _say("error:", "red", text)
+
+
+def warn(text: object) -> None:
     """Prints one line on stderr that the user should not overlook."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[yellow]warning:[/] {text}")
+    _say("warning:", "yellow", text)
 
 
 def note(text: str) -> None:
     """Prints one line on stderr that explains a wait."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+    make_console(stderr=True).print(printable(text))
+
+
+def _say(kind: str, color: str, text: object) -> None:
+    make_console(stderr=True).print(Text.assemble((kind, color), " ", printable(str(text))))
 
 
 @contextmanager
@@ -43,15 +76,10 @@ def loading_said_aloud() -> Iterator[None]:
         finally:
             changes = [entry for entry in caught if issubclass(entry.category, CheckpointWarning)]
             for entry in changes:
-                warn(str(entry.message))
+                warn(entry.message)
     for entry in caught:
         if entry not in changes:
             warnings.warn_explicit(entry.message, entry.category, entry.filename, entry.lineno)
-
-
-def make_console() -> Console:
-    """A console on stdout; wide where it is a file or a pipe, which has no width of its own."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 class Progress:

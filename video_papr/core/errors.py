@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 
 class VideoPaprError(ValueError):
     """Base of all errors below. The text names the key or file, its value, and what would be right."""
@@ -47,9 +45,3 @@ class CheckpointError(VideoPaprError):
 
 class CheckpointWarning(UserWarning):
     """Weights were loaded, but not simply as they are. The text says what was changed."""
-
-
-def printable(path: Path | str) -> str:
-    """The path in one line that any terminal can show: names may hold line breaks and broken encodings."""
-    encoding = "utf-8" if "\n" not in str(path) else "unicode_escape"
-    return str(path).encode(encoding, "backslashreplace").decode("utf-8")

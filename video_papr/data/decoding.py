@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ConfigError, VideoDecodeError, printable
+from ..core.errors import ConfigError, VideoDecodeError
+from ..core.escape import printable
 from .limits import DEFAULT_LIMITS, Limits
 from .readers.answers import EndedEarly, Frames, Indices, Refused, Resize, reason
 from .readers.decord import read_with_decord

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from ..core.escape import markdown
+from ..core.tables import Table
 from .index import STATUSES, IndexEntry
 
 # A report is read by people; the index holds every row.
@@ -26,21 +28,18 @@ def report_text(title: str, entries: Sequence[IndexEntry], problems: Sequence[st
         entries: the index.
         problems: wrong entries of the annotation file, one line each.
     """
-    lines = [f"# {title}", "", f"{len(entries)} videos", "", "| status | videos | meaning |", "|---|---|---|"]
-    lines += [f"| {name} | {count} | {STATUSES[name]} |" for name, count in count_statuses(entries).items()]
+    counts = [[name, str(count), STATUSES[name]] for name, count in count_statuses(entries).items()]
+    table = Table(["status", "videos", "meaning"], counts, left=(0, 2))
+    lines = [f"# {markdown(title)}", "", f"{len(entries)} videos", "", table.markdown()]
     lines += ["", "## What the readable files hold", "", *_contents(entries)]
     if problems:
-        lines += [
-            "",
-            "## Wrong entries of the list, left out",
-            "",
-            *_some([f"- {_cell(line)}" for line in problems]),
-        ]
+        lines += ["", "## Wrong entries of the list, left out", ""]
+        lines += _some([f"- {markdown(line)}" for line in problems])
     for status in STATUSES:
         rows = [entry for entry in entries if entry.status == status]
         if status != "ok" and rows:
             lines += ["", f"## {status}: {STATUSES[status]}", ""]
-            lines += _some([f"- `{_cell(row.path)}`: {_cell(row.reason)}" for row in rows])
+            lines += _some([f"- {markdown(row.path)}: {markdown(row.reason)}" for row in rows])
     return "\n".join(lines) + "\n"
 
 
@@ -70,8 +69,3 @@ def _commonest(values: Iterable[str]) -> str:
 def _some(rows: list[str]) -> list[str]:
     rest = len(rows) - _ROWS_SHOWN
     return rows if rest <= 0 else [*rows[:_ROWS_SHOWN], f"- and {rest} more"]
-
-
-def _cell(text: str) -> str:
-    """One printable line: names of files may hold line breaks and bytes that are no UTF-8."""
-    return " ".join(text.encode("utf-8", "backslashreplace").decode().splitlines())

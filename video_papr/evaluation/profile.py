@@ -8,13 +8,12 @@ from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
+from ..core.tables import Table
 from .answers import Evaluation
 from .cost import Runs
 
 if TYPE_CHECKING:
+    from ..core.console import Terminal
     from ..data.datasets import VideoSample
 
 BUSY = 0.9  # a run is as fast as its hardware where networks or decoders work for so much of the time
@@ -177,35 +176,23 @@ def profile(
     return Profile(total, stages, waiting.decoding, workers, waiting.decoded, views, cores, threads)
 
 
-def print_profile(found: Profile, console: Console) -> None:
+def print_profile(found: Profile, console: Terminal) -> None:
     """Prints the share of each stage, how busy device and decoders are, and what to turn."""
-    table = Table(title=f"where {found.total:.1f} s went", title_justify="left")
-    table.add_column("stage")
-    table.add_column("s", justify="right")
-    table.add_column("share", justify="right")
-    for name, seconds in found.stages.items():
-        table.add_row(NAMES[name], f"{seconds:.1f}", f"{100 * seconds / found.total:.1f} %")
-    console.print(table)
+    rows = [
+        [NAMES[name], f"{seconds:.1f}", f"{100 * seconds / found.total:.1f} %"]
+        for name, seconds in found.stages.items()
+    ]
+    Table(["stage", "s", "share"], rows, title=f"where {found.total:.1f} s went").print(console)
     by = f"{found.workers} processes" if found.workers else "the main process"
     together = f" Together they keep {100 * found.cores_busy:.0f} % of {found.cores} cores busy."
     console.print(
         f"Networks are busy {100 * found.networks_busy:.0f} % of the time after the warm-up, decoding ({by}) "
-        f"{100 * found.decoders_busy:.0f} %.{together if found.cores else ''}",
-        highlight=False,
-        soft_wrap=True,
+        f"{100 * found.decoders_busy:.0f} %.{together if found.cores else ''}"
     )
     if found.decoded:
         each = 1000 * found.decoding / found.decoded
         views = "its view" if found.views == 1 else f"its {found.views} views together"
-        console.print(
-            f"{found.decoded} videos were decoded, each once for {views}: {each:.0f} ms a video.",
-            highlight=False,
-            soft_wrap=True,
-        )
-    console.print(f"Bottleneck: {ADVICE[found.bottleneck]}.", highlight=False, soft_wrap=True)
+        console.print(f"{found.decoded} videos were decoded, each once for {views}: {each:.0f} ms a video.")
+    console.print(f"Bottleneck: {ADVICE[found.bottleneck]}.")
     if max(found.networks_busy, found.decoders_busy, found.cores_busy) < BUSY:
-        console.print(
-            f"Nothing is busy {100 * BUSY:.0f} % of the time, so the machine could do more.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"Nothing is busy {100 * BUSY:.0f} % of the time, so the machine could do more.")

@@ -195,11 +195,14 @@ def prediction_lines(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a reader never sees half of it, not even after a crash."""
+    """Writes a file whole or not at all: a reader never sees half of it, not even after a crash.
+
+    Bytes of file names that are not UTF-8 (lone surrogates) become escapes such as `\\udce9`, which JSON reads back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(handle)  # else a power failure may leave the new name with nothing behind it

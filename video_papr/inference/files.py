@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..assembly.build import significance_of
-from ..core.errors import printable
+from ..core.escape import shorten, spreadsheet
 from ..pipeline import Pipeline
 from ..synthetic.videos import write_h264
 from .predict import Answer, Guess, best_guesses
@@ -121,7 +121,6 @@ class PredictionWriter:
 
     def __enter__(self) -> PredictionWriter:
         self.out.mkdir(parents=True, exist_ok=True)
-        # Names of files that are no UTF-8 stay as they are.
         self._json = self._open("predictions.jsonl")
         self._csv = self._open("predictions.csv")
         self._rows = csv.writer(self._csv)
@@ -134,18 +133,21 @@ class PredictionWriter:
 
     def _open(self, name: str) -> IO[str]:
         self.written.append(self.out / name)
-        return open(self.out / name, "w", encoding="utf-8", errors="surrogateescape", newline="")
+        return open(self.out / name, "w", encoding="utf-8", errors="backslashreplace", newline="")
 
     def add(self, number: int, outcome: Outcome) -> None:
         """Writes the outcome of video `number`, counted from 0."""
         self._json.write(json.dumps(outcome.record(), ensure_ascii=False) + "\n")
+        name = spreadsheet(outcome.path)
         if outcome.error is not None:
-            self._rows.writerow([outcome.path, *[""] * 6, outcome.error])
+            self._rows.writerow([name, *[""] * 6, spreadsheet(outcome.error)])
         for window in outcome.windows:
             span = f"{window.start_seconds:.3f}", f"{window.end_seconds:.3f}"
             for rank, guess in enumerate(window.guesses, start=1):
                 probability = f"{guess.probability:.6f}"
-                self._rows.writerow([outcome.path, *span, rank, guess.label, guess.name, probability, ""])
+                self._rows.writerow(
+                    [name, *span, rank, guess.label, spreadsheet(guess.name), probability, ""]
+                )
         self._json.flush()
         self._csv.flush()
         if outcome.error is None and outcome.pictured:
@@ -160,7 +162,7 @@ class PredictionWriter:
         if len(outcome.windows) > 1:
             spans = [(window.start_seconds, window.end_seconds) for window in outcome.windows]
             path = self.out / f"{name}_timeline.png"
-            title = printable(Path(outcome.path).name)
+            title = Path(outcome.path).name
             self.written.append(save_timeline(spans, outcome.lines, path, title=title))
 
 
@@ -170,7 +172,9 @@ def panel_of(pipeline: Pipeline, path: str, answer: Answer) -> Panel:
     frames = answer.views[0]
     best = answer.guesses[0]
     when = f"{answer.start_seconds:.1f} to {answer.end_seconds:.1f} s"
-    title = f"{printable(Path(path).name)}    {when}    {best.name} {100 * best.probability:.0f} %"
+    title = (
+        f"{shorten(Path(path).name, 60)}    {when}    {shorten(best.name, 40)} {100 * best.probability:.0f} %"
+    )
     return Panel(title, frames, answer.mask[0], significance_of(pipeline, frames))
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..core.escape import printable, shorten
+
 GAP = 4  # pixels between two pictures of a strip
 MIN_TILE = 112  # smaller frames are enlarged to at least this many pixels
 MIN_FILM = 224  # the same in films
@@ -22,6 +24,7 @@ DPI = 100
 PAGE = 1200  # a gallery is about this many pixels wide, if its strips are not wider
 MARGIN, TITLE, EDGE = 90, 34, 10  # room for the names of rows, for titles, and around everything
 LETTER = 8  # a letter of a title is about this wide, in pixels
+LONGEST_LABEL = 120  # letters
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def save_gallery(panels: Sequence[Panel], path: Path) -> Path:
         left, top = place % columns * cell_width + MARGIN, place // columns * cell_height + TITLE
 
         def write(x: float, y: float, text: str, **style: Any) -> None:
-            figure.text(x / width, 1 - y / height, text, parse_math=False, **style)
+            figure.text(x / width, 1 - y / height, _label(text), parse_math=False, **style)
 
         figure.figimage(strip, xo=left, yo=height - top - strip.shape[0])
         write(left, top - 8, panel.title, fontsize=11)
@@ -150,7 +153,7 @@ def save_timeline(
         spans: start and end of each window in seconds; it is drawn at its middle.
         probabilities: name of the class -> its probability in each window.
         path: of the PNG.
-        title: as it is, no markup.
+        title: shown as it is, without markup.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -164,13 +167,20 @@ def save_timeline(
     ]
     axes.set(xlabel="seconds", ylabel="probability, %", ylim=(0, 102), xlim=(spans[0][0], spans[-1][1]))
     axes.grid(alpha=0.3)
-    axes.set_title(title, fontsize=11, loc="left", parse_math=False)
-    legend = axes.legend(lines, list(probabilities), fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set_title(_label(title), fontsize=11, loc="left", parse_math=False)
+    legend = axes.legend(
+        lines, list(map(_label, probabilities)), fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     return path
+
+
+def _label(text: str) -> str:
+    """A name as a drawing can hold it."""
+    return shorten(printable(text), LONGEST_LABEL)
 
 
 def _dim(pictures: np.ndarray, kept: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from rich.console import Console
 
+from video_papr.core.console import make_console
 from video_papr.evaluation.reports.tables import (
     print_report,
     print_sweep,
@@ -55,7 +55,7 @@ def results(*, baseline: bool = True, fast: float = 30.0, evaluated: int = 9) ->
 
 
 def shown(found: dict[str, Any]) -> str:
-    console = Console(file=io.StringIO(), width=120)
+    console = make_console(io.StringIO(), width=120)
     print_report(found, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -130,7 +130,7 @@ def test_sweep_files(rows: list[dict[str, Any]]) -> None:
 
 
 def test_printed_sweep(rows: list[dict[str, Any]]) -> None:
-    console = Console(file=io.StringIO(), width=140)
+    console = make_console(io.StringIO(), width=140)
     print_sweep(rows, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "3 jobs" in text

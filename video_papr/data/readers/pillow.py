@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ...core.errors import VideoDecodeError, printable
+from ...core.errors import VideoDecodeError
+from ...core.escape import printable
 from ..limits import DEFAULT_LIMITS, Limits
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...core.tables import Table, render
 from ..results import write_text
 from .frontier import CONTROL, Interval, Point
 from .plots import AXES, frontier_plot
@@ -15,31 +15,30 @@ from .precision import EXACT, agreements
 from .runs import DENSE, Run
 
 CLASS_RATIO = 0.3  # per-class losses and pictures are shown at the keep ratio next to this
-Cells = list[list[str]]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence, and a table (first row: header) or pictures (name -> PNG)."""
+    """A heading, a sentence, and a table or pictures (name of the file -> PNG)."""
 
     title: str
     text: str
-    table: Cells | None = None
-    pictures: Mapping[str, bytes] | None = None
+    table: Table | None = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def write_comparison(runs: Sequence[Run], points: Sequence[Point], out: Path) -> list[Path]:
     """Writes report.md with its PNG files, and the self-contained report.html, into `out`; returns their paths."""
     title, sections = f"Comparison of {len(runs)} runs", _sections(runs, points)
+    pictures = {name: png for section in sections for name, png in section.pictures.items()}
+    encoded = {name: b64encode(png).decode() for name, png in pictures.items()}
     out.mkdir(parents=True, exist_ok=True)
-    written = [out / "report.md", out / "report.html"]
-    for section in sections:
-        for name, picture in (section.pictures or {}).items():
-            (out / name).write_bytes(picture)
-            written.append(out / name)
-    write_text(written[0], to_markdown(title, sections))
-    write_text(written[1], to_html(title, sections))
-    return written
+    for name, png in pictures.items():
+        (out / name).write_bytes(png)
+    for file in ("report.md", "report.html"):
+        template = f"evaluation/reports/{file}.j2"
+        write_text(out / file, render(template, title=title, sections=sections, encoded=encoded))
+    return [out / name for name in ("report.md", "report.html", *pictures)]
 
 
 def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:
@@ -55,7 +54,7 @@ def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:
         Section("Frontier", "Top-1 against what a view costs.", pictures=plots),
     ]
     classes = _class_table(runs, points)
-    if len(classes) > 1:
+    if classes.rows:
         text = f"Points of top-1 lost against the dense model, at the keep ratio next to {CLASS_RATIO:g}."
         made.append(Section("Loss by class", text, table=classes))
     pictures = _gallery(runs, points)
@@ -73,17 +72,15 @@ def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:
     ]
     if other:
         text = f"Videos to which a run gives the same class as the same run in {EXACT}."
-        header = ["method", "keep", "precision", "same class %", "videos"]
-        made.append(Section("Precision", text, table=[header, *other]))
-    commands = [[str(i), run.results.get("command", "")] for i, run in enumerate(runs)]
-    made.append(
-        Section("Commands", "What made these runs.", table=[["run", "command"], *_distinct(commands)])
-    )
+        table = Table(["method", "keep", "precision", "same class %", "videos"], other)
+        made.append(Section("Precision", text, table=table))
+    commands = Table(["run", "command"], _distinct(runs), left=(0, 1))
+    made.append(Section("Commands", "What made these runs.", table=commands))
     return made
 
 
-def _main_table(points: Sequence[Point]) -> Cells:
-    header = [
+def _main_table(points: Sequence[Point]) -> Table:
+    columns = [
         "method",
         "keep",
         "top-1 %",
@@ -110,10 +107,10 @@ def _main_table(points: Sequence[Point]) -> Cells:
         ]
         for point in points
     ]
-    return [[*header, "videos", "runs"], *rows]
+    return Table([*columns, "videos", "runs"], rows)
 
 
-def _class_table(runs: Sequence[Run], points: Sequence[Point]) -> Cells:
+def _class_table(runs: Sequence[Run], points: Sequence[Point]) -> Table:
     chosen = [point for point in nearest(points) if point.class_loss]
     names = _class_names(runs)
     labels = sorted({label for point in chosen for label in point.class_loss})
@@ -121,7 +118,7 @@ def _class_table(runs: Sequence[Run], points: Sequence[Point]) -> Cells:
         [names.get(label, str(label)), *(_number(point.class_loss.get(label), 1) for point in chosen)]
         for label in labels
     ]
-    return [["class", *(f"{point.method} {point.keep_ratio:g}" for point in chosen)], *rows]
+    return Table(["class", *(f"{point.method} {point.keep_ratio:g}" for point in chosen)], rows)
 
 
 def nearest(points: Sequence[Point]) -> list[Point]:
@@ -170,13 +167,13 @@ def _devices(runs: Sequence[Run]) -> list[str]:
     )
 
 
-def _distinct(rows: Cells) -> Cells:
-    """One row per command of a sweep, which all of its jobs share."""
-    groups: dict[str, list[str]] = {}
-    for number, command in rows:
-        groups.setdefault(command, []).append(number)
+def _distinct(runs: Sequence[Run]) -> list[list[str]]:
+    """One row per command of a sweep, which all of its jobs share: the numbers of its runs, and the command."""
+    groups: dict[str, list[int]] = {}
+    for number, run in enumerate(runs):
+        groups.setdefault(str(run.results.get("command", "")), []).append(number)
     return [
-        [numbers[0] if len(numbers) == 1 else f"{numbers[0]} ... {numbers[-1]}", command]
+        [str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} ... {numbers[-1]}", command]
         for command, numbers in groups.items()
     ]
 
@@ -187,45 +184,3 @@ def _interval(value: Interval | None) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-# ---- the two forms ----
-
-
-def to_markdown(title: str, sections: Sequence[Section]) -> str:
-    lines = [f"# {title}", ""]
-    for section in sections:
-        lines += [f"## {section.title}", "", section.text, ""]
-        if section.table:
-            header, *rows = section.table
-            lines += [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)] + [""]
-        for name in section.pictures or {}:
-            lines += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})", ""]
-    return "\n".join(lines)
-
-
-STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse;font-size:13px}td,th{border:1px solid #ccc;padding:3px 8px;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
-)
-
-
-def to_html(title: str, sections: Sequence[Section]) -> str:
-    """One file without outside parts: pictures are embedded."""
-    body = [f"<h1>{html.escape(title)}</h1>"]
-    for section in sections:
-        body.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>")
-        if section.table:
-            rows = [
-                "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-                for tag, row in zip(["th", *["td"] * len(section.table)], section.table, strict=False)
-            ]
-            body.append("<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>")
-        for name, picture in (section.pictures or {}).items():
-            body.append(
-                f'<figure><img alt="{html.escape(name)}" '
-                f'src="data:image/png;base64,{b64encode(picture).decode()}"></figure>'
-            )
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'

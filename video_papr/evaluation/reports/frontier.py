@@ -73,11 +73,21 @@ def points(runs: Sequence[Run]) -> list[Point]:
 
 def bootstrap(values: Sequence[float], *, seed: int = 0) -> Interval:
     """Mean and 95 % percentile interval, in points, of per-video values (shares of 1)."""
+    from scipy import stats
+
     data = 100 * np.asarray(values, float)
-    rng = np.random.default_rng(seed)
-    means = [data[rng.integers(0, len(data), len(data))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(data.mean()), float(low), float(high))
+    mean = float(data.mean())
+    if len(data) < 2:
+        return Interval(mean, mean, mean)
+    found = stats.bootstrap(
+        (data,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=100,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(mean, float(found.low), float(found.high))
 
 
 def _point(method: str, ratio: float, group: list[Run], control: Mapping[Video, float] | None) -> Point:

@@ -6,12 +6,16 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from ...core.escape import spreadsheet
+from ...core.tables import Table
+
+if TYPE_CHECKING:
+    from ...core.console import Terminal
 
 Results = Mapping[str, Any]
+FAILURES_SHOWN = 10  # predictions.jsonl has all of them
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -95,27 +99,35 @@ def _name(results: Results) -> str:
     return " + ".join(words + ([merger] if merger != "none" else [])) or "dense"
 
 
-def print_report(results: Results, console: Console) -> None:
-    """Prints the table of one evaluation and the remarks under it."""
+def print_report(results: Results, console: Terminal, *, num_classes: int | None = None) -> None:
+    """Prints the table of one evaluation and the remarks under it; no top-5 where there are five classes or fewer."""
+    rows = table_rows(results)
+    if num_classes is not None and num_classes <= 5:
+        rows = [row for row in rows if not row[0].startswith("top-5")]
     title = f"{results['dataset']} · {results['backbone']} · views {results['views']} · {results['dtype']}"
-    table = Table(title=title, title_justify="left", caption=results["device"], caption_justify="left")
-    table.add_column()
-    columns = [False, True, False]
-    if results["baseline"] is not None:
-        table.add_column("dense", justify="right")
-        columns = [True, True, True]
-    name = _name(results)
-    table.add_column(name, justify="right")
-    if results["baseline"] is not None:
-        table.add_column("ratio", justify="right")
-    for what, *cells in table_rows(results):
-        table.add_row(what, *(cell for cell, shown in zip(cells, columns, strict=True) if shown))
-    console.print(table)
+    columns = ["", "dense", _name(results), "ratio"]
+    Table(columns, rows, title=title, caption=results["device"]).filled().print(console)
     for sentence in remarks(results):
-        console.print(sentence, highlight=False)
+        console.print(sentence)
     sessions = sum(session["videos"] > 0 for session in results.get("sessions", ()))
     if sessions > 1:
-        console.print(f"This run was resumed: times are taken over {sessions} sessions.", highlight=False)
+        console.print(f"This run was resumed: times are taken over {sessions} sessions.")
+
+
+def print_failures(failures: Sequence[tuple[str, str]], console: Terminal) -> None:
+    """Prints a table of the first videos without an answer, and how many more there are.
+
+    Args:
+        failures: name and reason of each.
+        console: where to.
+    """
+    if not failures:
+        return
+    more = len(failures) - FAILURES_SHOWN
+    caption = f"and {more} more, see predictions.jsonl" if more > 0 else ""
+    title = f"{len(failures)} {'video' if len(failures) == 1 else 'videos'} without an answer"
+    shown = failures[:FAILURES_SHOWN]
+    Table(["video", "reason"], shown, title=title, caption=caption, left=(0, 1), lines=True).print(console)
 
 
 SWEEP_COLUMNS = {  # column -> how to read it from results.json
@@ -149,48 +161,33 @@ def sweep_files(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
-    shown = _sweep_cells(rows)
-    lines = [f"| {' | '.join(line)} |" for line in (shown[0], ["---"] * len(shown[0]), *shown[1:])]
+    writer.writerows(
+        {key: spreadsheet(value) if isinstance(value, str) else value for key, value in row.items()}
+        for row in rows
+    )
     return {
         "summary.json": json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n",
         "summary.csv": table.getvalue(),
-        "summary.md": "\n".join(lines) + "\n",
+        "summary.md": _sweep_table(rows).markdown() + "\n",
     }
 
 
-def print_sweep(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Prints one line per job of a sweep."""
-    header, *lines = _sweep_cells(rows)
-    table = Table(title=f"{len(rows)} {'job' if len(rows) == 1 else 'jobs'}", title_justify="left")
-    for column, name in enumerate(header):
-        table.add_column(name, justify="left" if column == 1 else "right", overflow="fold")
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
+def print_sweep(rows: Sequence[Mapping[str, Any]], console: Terminal) -> None:
+    """Prints one line per job of a sweep, and the jobs that failed with their reasons."""
+    _sweep_table(rows).print(console)
+    failed = [[str(row["job"]), row["error"]] for row in rows if row["error"] is not None]
+    if failed:
+        Table(["job", "error"], failed, title="jobs that failed", left=(1,)).print(console)
 
 
-def _sweep_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Header and lines of the short table, without the columns that say nothing."""
-    cells = [
-        [
-            "job",
-            "overrides",
-            "top-1 %",
-            "loss",
-            "eval/fail/miss",
-            "tokens",
-            "actor %",
-            "GMACs",
-            "ms/view",
-            "videos/s",
-        ]
-    ]
+def _sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The short table, without the columns that say nothing."""
     common = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
 
     def own(row: Mapping[str, Any]) -> str:  # what this job has and not every other one
         return " ".join(word for word in row["overrides"].split() if word not in common)
 
+    cells = []
     for row in rows:
         if row["error"] is not None:
             cells.append([str(row["job"]), own(row), "error", *[""] * 7])
@@ -211,5 +208,16 @@ def _sweep_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 _number(row["videos_per_second"], 1),
             ]
         )
-    used = [column for column in range(len(cells[0])) if any(line[column] for line in cells[1:])]
-    return [[line[column] for column in used] for line in cells]
+    columns = [
+        "job",
+        "overrides",
+        "top-1 %",
+        "loss",
+        "eval/fail/miss",
+        "tokens",
+        "actor %",
+        "GMACs",
+        "ms/view",
+    ]
+    title = f"{len(rows)} {'job' if len(rows) == 1 else 'jobs'}"
+    return Table([*columns, "videos/s"], cells, title=title, left=(1,)).filled()
