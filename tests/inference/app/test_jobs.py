@@ -1,10 +1,11 @@
-"""One job at a time, in order; a queue of limited length; what is old goes, files included."""
+"""One job at a time, in order; a queue of limited length; what is old, refused or failed goes, files included."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ def jobs() -> Iterator[Jobs]:
     yield made
     made.close()
     assert not made.root.exists()
+
+
+def queued(jobs: Jobs, task: Any) -> str:
+    with jobs.arriving() as folder:
+        return jobs.add(task, folder)
 
 
 def finished(jobs: Jobs, name: str) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def test_one_at_a_time_in_order(jobs: Jobs) -> None:
 
         return run
 
-    names = [jobs.add(work(number)) for number in range(3)]
+    names = [queued(jobs, work(number)) for number in range(3)]
     while jobs.state(names[0]) != {"state": "running"}:
         time.sleep(0.005)
     assert [jobs.state(name) for name in names[1:]] == [
@@ -55,9 +61,7 @@ def test_one_at_a_time_in_order(jobs: Jobs) -> None:
         {"state": "waiting", "ahead": 2},
     ]
     with pytest.raises(QueueFullError):
-        jobs.check_room()
-    with pytest.raises(QueueFullError):
-        jobs.add(work(3))
+        queued(jobs, work(3))
     assert len(list(jobs.root.iterdir())) == 3  # what was refused left nothing
     gate.set()
     found = [finished(jobs, name) for name in names]
@@ -68,7 +72,7 @@ def test_one_at_a_time_in_order(jobs: Jobs) -> None:
 def test_old_jobs_go(jobs: Jobs) -> None:
     names = []
     for _ in range(6):
-        names.append(jobs.add(lambda folder: {}))
+        names.append(queued(jobs, lambda folder: {}))
         finished(jobs, names[-1])
     assert jobs.state(names[0]) is None
     assert jobs.state(names[-1]) == {"state": "done", "result": {}}
@@ -83,8 +87,18 @@ def test_errors(jobs: Jobs, caplog: pytest.LogCaptureFixture) -> None:
     def break_down(folder: Path) -> dict[str, Any]:
         raise RuntimeError("secret")
 
-    assert finished(jobs, jobs.add(refuse)) == {"state": "failed", "error": "say what is wrong"}
-    state = finished(jobs, jobs.add(break_down))
+    assert finished(jobs, queued(jobs, refuse)) == {"state": "failed", "error": "say what is wrong"}
+    state = finished(jobs, queued(jobs, break_down))
     assert state["state"] == "failed" and "secret" not in state["error"]
     assert "secret" in caplog.text
     assert jobs.state("nothing") is None
+    assert list(jobs.root.iterdir()) == []  # nobody asks for the files of a failed job
+
+
+def test_jobs_that_arrive_are_limited_and_leave_nothing(jobs: Jobs) -> None:
+    with ExitStack() as stack:
+        folders = [stack.enter_context(jobs.arriving()) for _ in range(jobs.max_waiting + 1)]
+        with pytest.raises(QueueFullError):
+            stack.enter_context(jobs.arriving())
+        assert sorted(jobs.root.iterdir()) == sorted(folders)
+    assert list(jobs.root.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from video_papr.core.errors import ConfigError, VideoDecodeError
+from video_papr.core.errors import ConfigError, VideoDecodeError, VideoPaprError
 from video_papr.data.decoding import decode_clips
+from video_papr.data.readers.packets import read_stream
 from video_papr.evaluation.cost import gmacs_per_view
+from video_papr.inference.app import look
 from video_papr.inference.app.look import FILM, Looker
 from video_papr.inference.predict import predict
 from video_papr.pipeline import Pipeline
@@ -48,6 +51,36 @@ def test_a_ratio_is_for_one_answer_only(looker: Looker, demo_clip: Path, tmp_pat
     before = {name: pruner.budget for name, pruner in looker.pruners.items()}
     looker.look(demo_clip, pruner="motion", keep_ratio=0.25, folder=tmp_path)
     assert {name: pruner.budget for name, pruner in looker.pruners.items()} == before
+
+
+def test_a_stream_without_times_is_as_long_as_its_frames(
+    looker: Looker, write_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    raw = write_video(tmp_path / "raw.h264", 200)
+    assert read_stream(raw).duration_seconds == 0
+    with pytest.raises(VideoDecodeError, match="raw.h264 is 8 s long; at most 5 s are taken"):
+        looker.look(raw, pruner="motion", keep_ratio=0.5, folder=tmp_path)
+
+
+def test_large_frames_are_made_smaller_as_they_are_decoded(
+    looker: Looker, demo_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    decode = look.decode_clips
+    monkeypatch.setattr(look, "DECODED_MB", 0.01)
+    monkeypatch.setattr(
+        look, "decode_clips", lambda *a, **k: (found := decode(*a, **k), seen.append(found.frames.nbytes))[0]
+    )
+    found = looker.look(demo_clip, pruner="center", keep_ratio=0.5, folder=tmp_path)
+    assert found["dense"]["top"] and len(seen) == 1 and 5_000 < seen[0] <= 10_000
+
+
+def test_logits_that_are_not_finite_are_no_answer(looker: Looker, demo_clip: Path, tmp_path: Path) -> None:
+    broken = copy.copy(looker)
+    broken.backbone = copy.deepcopy(looker.backbone)
+    next(iter(broken.backbone.parameters())).data.fill_(float("nan"))
+    with pytest.raises(VideoPaprError, match="logits are not finite"):
+        broken.look(demo_clip, pruner="center", keep_ratio=0.5, folder=tmp_path)
 
 
 def test_what_cannot_be_shown(looker: Looker, write_video: Callable[..., Path], tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from video_papr.inference.app.jobs import Jobs
 
 pytest.importorskip("starlette", reason="the extra [app] is not installed")
+from video_papr.inference.app import server
 from video_papr.inference.app.look import FILM
 from video_papr.inference.app.server import plain_name
 
@@ -70,8 +73,19 @@ def test_examples(demo_server: Server, demo_clip: Path) -> None:
     status, said, _ = call(f"{address}/api/jobs?example=1", b"")
     state = result(address, said["job"])
     assert (state["result"]["pruner"], state["result"]["keep_ratio"]) == ("motion", 0.5)
-    for url in ("/examples/2", "/films/x", "/films/..%2f..", "/api/jobs/x", "/page/../server.py", "/nothing"):
-        assert call(address + url)[0] == 404
+    unknown = ["/examples/2", f"/examples/{'9' * 5000}", f"/api/jobs?example={'9' * 5000}", "/nothing"]
+    unknown += [
+        "/films/x",
+        "/films/..%2f..",
+        "/api/jobs/x",
+        "/page/../server.py",
+        "/page/x",
+        "/examples/\N{BALLOT X}",
+    ]
+    for url in map(partial(quote, safe="/?=.%"), unknown):
+        status, said, _ = call(address + url, b"" if "?" in url else None)
+        assert status == 404 and set(said) == {"error"}, url
+    assert call(f"{address}/api/jobs")[0] == 405
     assert call(f"{address}/api/jobs?example=2", b"")[:2] == (404, {"error": "There is no example 2."})
 
 
@@ -87,6 +101,11 @@ def test_limits(demo_server: Server) -> None:
     assert caught.value.code == 413
     assert call(url, b"")[:2] == (400, {"error": "The file is empty."})
     assert call(f"{url}&keep_ratio=much", b"x")[0] == 400
+    too_long = quote("\U00020000" * 80)
+    assert call(f"{address}/api/jobs?name={too_long}", b"x")[:2] == (
+        400,
+        {"error": "The file name is too long: at most 255 bytes."},
+    )
     assert list(jobs.root.iterdir()) == []
     for words, reason in {
         "name=text.mp4": "text.mp4 cannot be read as a video: ",
@@ -96,6 +115,7 @@ def test_limits(demo_server: Server) -> None:
         status, said, _ = call(f"{address}/api/jobs?{words}", b"no video")
         assert status == 202
         assert result(address, said["job"])["error"].startswith(reason)
+    assert list(jobs.root.iterdir()) == []
 
 
 def test_a_full_queue_says_so(demo_server: Server) -> None:
@@ -103,7 +123,8 @@ def test_a_full_queue_says_so(demo_server: Server) -> None:
     gate = threading.Event()
     try:
         for _ in range(3):
-            jobs.add(lambda folder: {"waited": gate.wait(20)})
+            with jobs.arriving() as folder:
+                jobs.add(lambda folder: {"waited": gate.wait(20)}, folder)
         status, said, _ = call(f"{address}/api/jobs?example=0", b"")
         assert (status, said["error"]) == (503, "Too many people are waiting. Please try again in a minute.")
     finally:
@@ -121,7 +142,52 @@ def test_the_page_is_whole_and_asks_nobody_else(demo_server: Server) -> None:
         status, content, _ = call(address + name)
         assert status == 200
         assert b"//" not in content.replace(b"http://www.w3.org/2000/svg", b"").replace(b"// ", b"")
-    assert call(address, Host="evil.example")[0] == 400
+
+
+def test_pages_of_other_sites_are_turned_away(demo_server: Server) -> None:
+    address, jobs = demo_server
+    for host in ("evil.example", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "[::", ""):
+        status, said, _ = call(address, Host=host)
+        assert status == 400 and "does not go by that name" in said["error"]
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", f"{address}.evil.example"):
+        status, said, headers = call(f"{address}/api/jobs?name=a.mp4", b"x", Origin=origin)
+        assert (status, said) == (403, {"error": "A page of another site may not use this server."})
+        assert "default-src 'none'" in headers["content-security-policy"]
+    assert list(jobs.root.iterdir()) == []
+    assert call(f"{address}/api/options", Origin=address)[0] == 200
+
+
+def test_what_breaks_is_said_in_json(demo_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, jobs = demo_server
+    monkeypatch.setattr(jobs, "state", lambda name: {"result": float("nan")})  # which JSON cannot hold
+    status, said, _ = call(f"{address}/api/jobs/x")
+    assert (status, said) == (500, {"error": "Something went wrong on the server; its log says what."})
+
+
+def test_an_upload_that_stalls_is_ended(demo_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, jobs = demo_server
+    head = b"POST /api/jobs?name=a.mp4 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nsome"
+    for name, said in {
+        "STALLED_SECONDS": b"The upload stalled.",
+        "UPLOAD_SECONDS": b"more than 0 minutes.",
+    }.items():
+        with (
+            monkeypatch.context() as patch,
+            socket.create_connection(urlsplit(address).netloc.split(":")) as wire,
+        ):
+            patch.setattr(server, name, 0)
+            wire.sendall(head)
+            answer = wire.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 408") and said in answer + wire.recv(4096)
+    assert list(jobs.root.iterdir()) == []
+
+
+def test_a_full_disk_is_said(demo_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, jobs = demo_server
+    monkeypatch.setattr(server, "plain_name", lambda name: "x" * 300)  # which the file system refuses as well
+    status, said, _ = call(f"{address}/api/jobs?name=a.mp4", b"x")
+    assert status == 507 and said["error"].startswith("The server cannot store the file: File name too long")
+    assert list(jobs.root.iterdir()) == []
 
 
 @given(st.text(max_size=200))
@@ -129,3 +195,4 @@ def test_names_of_uploads_stay_in_their_folder(name: str) -> None:
     plain = plain_name(name)
     assert plain and Path(plain).name == plain and plain not in (".", "..", FILM)
     assert len(plain) <= 90 and plain.isprintable()
+    assert len(plain.encode()) <= 255 or len(name.encode("utf-8", "replace")) > 255

@@ -1,4 +1,4 @@
-"""One job at a time, the others in a queue of limited length; what is done is kept for a while."""
+"""Job queue of the app: one job at a time, a limited number waiting, results kept for a while."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import VideoPaprError
 
-Work = Callable[[Path], dict[str, Any]]
+Task = Callable[[Path], dict[str, Any]]
 """folder of the job -> its result; what the browser fetches lies in the folder."""
 
 
 class QueueFullError(Exception):
-    """As many jobs are waiting as may wait."""
+    """As many jobs are waiting, or being uploaded, as may be."""
 
 
 class Jobs:
-    """Runs work one by one in a thread, because two at once would spoil each other's timing.
+    """Runs tasks one by one in a thread, because two at once would spoil each other's timing.
 
     Args:
         max_waiting: jobs that may wait beside the one that runs.
@@ -36,42 +37,50 @@ class Jobs:
         self.root = Path(tempfile.mkdtemp(prefix="video_papr-demo-"))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="demo")
         self._jobs: OrderedDict[str, Future[dict[str, Any]]] = OrderedDict()
+        self._arriving = 0
         self._lock = threading.Lock()
 
-    def check_room(self) -> None:
-        """Raises QueueFullError if a further job could not wait."""
-        with self._lock:
-            self._check_room()
-
-    def add(self, work: Work, folder: Path | None = None) -> str:
-        """Queues work, and returns the job's name.
-
-        Args:
-            work: called with the job's folder.
-            folder: the job's folder, from `folder()`, with what it needs; None: a new one.
+    @contextmanager
+    def arriving(self) -> Iterator[Path]:
+        """The folder of a job that is being put together; it is removed unless `add` took it.
 
         Raises:
-            QueueFullError: too many are waiting; the folder is removed.
+            QueueFullError: too many jobs are waiting or arriving.
         """
-        folder = self.folder() if folder is None else folder
         with self._lock:
-            try:
-                self._check_room()
-            except QueueFullError:
+            self._check_room()
+            if self._arriving > self.max_waiting:
+                raise QueueFullError
+            self._arriving += 1
+        folder = self.root / secrets.token_urlsafe(16)  # a name that cannot be guessed
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            with self._lock:
+                self._arriving -= 1
+                taken = folder.name in self._jobs
+            if not taken:
                 shutil.rmtree(folder, ignore_errors=True)
-                raise
-            self._jobs[folder.name] = self._thread.submit(work, folder)
+
+    def add(self, task: Task, folder: Path) -> str:
+        """Queues a task, and returns the job's name.
+
+        Args:
+            task: called with the job's folder.
+            folder: from `arriving`, with what the task needs.
+
+        Raises:
+            QueueFullError: too many are waiting.
+        """
+        with self._lock:
+            self._check_room()
+            self._jobs[folder.name] = self._thread.submit(_run, task, folder)
             finished = [name for name, job in self._jobs.items() if job.done()]
             for name in finished[: max(0, len(finished) - self.max_kept)]:
                 del self._jobs[name]
                 shutil.rmtree(self.root / name, ignore_errors=True)
         return folder.name
-
-    def folder(self) -> Path:
-        """An empty folder for a job, with a name that cannot be guessed."""
-        path = self.root / secrets.token_urlsafe(16)
-        path.mkdir()
-        return path
 
     def state(self, name: str) -> dict[str, Any] | None:
         """What became of a job: `state`, "waiting", "running", "done" or "failed"; None: there is no such job.
@@ -86,6 +95,8 @@ class Jobs:
         if not job.done():
             ahead = names.index(name) if name in names else 0
             return {"state": "running"} if job.running() else {"state": "waiting", "ahead": ahead}
+        if job.cancelled():
+            return None
         error = job.exception()
         if error is None:
             return {"state": "done", "result": job.result()}
@@ -103,3 +114,12 @@ class Jobs:
         waiting = sum(not job.done() for job in self._jobs.values()) - 1
         if waiting >= self.max_waiting:
             raise QueueFullError
+
+
+def _run(task: Task, folder: Path) -> dict[str, Any]:
+    """Runs a task; when it fails, nobody will ask for its files."""
+    try:
+        return task(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

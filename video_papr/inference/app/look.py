@@ -6,7 +6,9 @@ Letters: T frames of S x S pixels, T' x H' x W' the token grid.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ...backbones.builders import Backbone
-from ...core.errors import ConfigError, VideoDecodeError
+from ...core.errors import ConfigError, VideoDecodeError, VideoPaprError
 from ...data.decoding import decode_clips
+from ...data.limits import Limits
 from ...data.readers.packets import read_stream
 from ...evaluation.cost import gmacs_per_view
 from ...evaluation.views import aggregate_views
@@ -27,6 +30,9 @@ from ...synthetic.videos import write_h264
 from ..predict import ClipReader, Recipe, best_guesses
 from ..visualize import Panel, animate_kept_tubelets
 
+MAX_FPS = 240  # a video that claims to be faster is as long as its frames would be at this speed
+RAW_FPS = 25  # of a raw stream, which stores no times; FFmpeg's own guess
+DECODED_MB = 128  # frames of one video in memory; larger ones are made smaller as they are decoded
 FILM = "kept.mp4"
 FILM_FPS = 8  # slow enough to look at
 TOP_K = 5
@@ -106,11 +112,13 @@ class Looker:
 
     def _check_length(self, video: Path) -> float:
         try:
-            seconds = read_stream(video).duration_seconds
+            stream = read_stream(video)
         except Exception as error:  # FFmpeg's errors are of many kinds
             reason = " ".join(str(getattr(error, "strerror", None) or error).split())
             reason = reason.replace(f"{video.parent}/", "")
             raise VideoDecodeError(f"{video.name} cannot be read as a video: {reason}") from None
+        seconds = stream.duration_seconds or stream.num_frames / (stream.fps or RAW_FPS)
+        seconds = max(seconds, stream.num_frames / MAX_FPS)
         if seconds > self.max_seconds:
             raise VideoDecodeError(
                 f"{video.name} is {seconds:.0f} s long; at most {self.max_seconds:g} s are taken. Cut it and try again."
@@ -118,10 +126,19 @@ class Looker:
         return seconds
 
     def _read(self, reader: ClipReader, video: Path) -> Tensor:
+        """The views of a video, with at most `DECODED_MB` of decoded frames in memory."""
+        pixels = DECODED_MB * 10**6 // (3 * self.recipe.clips * reader.num_frames)  # of a frame
+
+        def smaller(height: int, width: int) -> tuple[int, int]:
+            scale = min(1.0, math.sqrt(pixels / (height * width)))
+            return max(1, int(height * scale)), max(1, int(width * scale))
+
+        decode = partial(decode_clips, video, lambda n: self.recipe.indices(n, reader.num_frames))
         try:
-            clips = decode_clips(
-                video, lambda n: self.recipe.indices(n, reader.num_frames), decoder=self.recipe.decoder
-            )
+            try:
+                clips = decode(decoder=self.recipe.decoder, limits=Limits(max_pixels=pixels))
+            except VideoDecodeError:  # too large, or not to be read at all: then the second try says why
+                clips = decode(reduce=smaller)
         except VideoDecodeError as error:
             raise VideoDecodeError(str(error).replace(f"{video.parent}/", "")) from None
         return reader.views(torch.from_numpy(clips.frames))
@@ -133,8 +150,7 @@ class Looker:
         from ...evaluation.cost import StageTimes
         from ...evaluation.evaluator import classify_views
 
-        # The first run warms up: memory is allocated, kernels are chosen.
-        runs = []
+        runs = []  # the first one warms up: memory is allocated, kernels are chosen
         for _ in range(1 + RUNS):
             times = StageTimes()
             logits, mask = classify_views(
@@ -144,6 +160,10 @@ class Looker:
         each = [run.per_view_ms() for run in runs[1:]]
         spent = {key: median(float(run[key] or 0) for run in each) for key in ("score", "backbone", "total")}
         probabilities = aggregate_views(logits, len(views))[0].cpu()
+        if not probabilities.isfinite().all():
+            raise VideoPaprError(
+                "The model's logits are not finite; its weights or runtime.dtype are at fault."
+            )
         guesses = best_guesses(probabilities, self.backbone.class_names, TOP_K)
         kept = None if mask is None else mask.cpu()
         return [{"name": g.name, "probability": g.probability} for g in guesses], kept, spent

@@ -1,4 +1,4 @@
-"""The demo over HTTP: a page, its examples, and jobs. Nothing is fetched from, or told to, another machine.
+"""HTTP server of the app: the page, example clips and jobs. Nothing is fetched from, or sent to, another machine.
 
 GET  /                       the page
 GET  /api/options            pruners, examples, limits, the model
@@ -6,27 +6,33 @@ POST /api/jobs?pruner=&keep_ratio=&name=     a video as the body, or with exampl
 GET  /api/jobs/JOB           its state, see jobs.Jobs.state
 GET  /films/JOB              the film of what was kept
 GET  /examples/NUMBER        a clip to pick
+
+Whatever is refused is answered with JSON, {"error": one line}.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...core.escape import shorten
 from .jobs import Jobs, QueueFullError
 from .look import FILM, Looker
 
@@ -36,6 +42,15 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+STALLED_SECONDS = 20  # without a byte of an upload
+UPLOAD_SECONDS = 600  # for a whole upload
+LONGEST_NAME = 255  # bytes of a file name, which no file system exceeds
 
 
 @dataclass(frozen=True)
@@ -84,26 +99,45 @@ def build_app(looker: Looker, jobs: Jobs, offer: Offer) -> Starlette:
             Route("/api/jobs", desk.add, methods=["POST"]),
             Route("/api/jobs/{job}", desk.state),
             Route("/films/{job}", desk.film),
-            Route("/examples/{number:int}", desk.example),
+            Route("/examples/{number}", desk.example),
             Mount("/page", StaticFiles(directory=PAGE)),
         ],
-        middleware=[
-            # A page elsewhere that makes its own name point to this machine is turned away.
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(offer.hosts)),
-            Middleware(_Headers),
-        ],
+        middleware=[Middleware(_Guard, hosts=offer.hosts)],
+        exception_handlers={HTTPException: _refused, Exception: _broken},
         lifespan=lifespan,
     )
 
 
-class _Headers(BaseHTTPMiddleware):
-    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        response = await call_next(request)
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["Cache-Control"] = "no-store"
-        return response
+class _Guard:
+    """ASGI middleware: turns away requests that a page of another origin makes, and sets the headers of all answers."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        refused = self._refuse(Headers(scope=scope))
+        await (refused or self.app)(scope, receive, send_with_headers)
+
+    def _refuse(self, headers: Headers) -> Response | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        name = urlsplit(f"//{host}").hostname if _is_netloc(host) else None
+        if "*" not in self.hosts and name not in self.hosts:  # a name elsewhere that was made to point here
+            return _problem(400, "This server does not go by that name; see host= of the command.")
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+            return _problem(403, "A page of another site may not use this server.")
+        return None
+
+
+def _is_netloc(host: str) -> bool:
+    return re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d+)?", host) is not None
 
 
 class _Desk:
@@ -111,6 +145,7 @@ class _Desk:
 
     def __init__(self, looker: Looker, jobs: Jobs, offer: Offer) -> None:
         self.looker, self.jobs, self.offer = looker, jobs, offer
+        self.examples = {str(number): example for number, example in enumerate(offer.examples)}
 
     async def page(self, request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
@@ -138,48 +173,58 @@ class _Desk:
             keep_ratio = float(asked.get("keep_ratio", self.offer.keep_ratio))
         except ValueError:
             return _problem(400, f"keep_ratio={asked['keep_ratio']} must be a number above 0 and at most 1.")
+        if number is not None and number not in self.examples:
+            return _problem(404, f"There is no example {shorten(number, 20)}.")
+        name = asked.get("name", "")
+        if len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+            return _problem(400, f"The file name is too long: at most {LONGEST_NAME} bytes.")
         try:
-            self.jobs.check_room()
-            folder = self.jobs.folder()
-            if number is not None:
-                if not number.isdecimal() or int(number) >= len(self.offer.examples):
-                    shutil.rmtree(folder)
-                    return _problem(404, f"There is no example {number}.")
-                video = self.offer.examples[int(number)].path
-            else:
-                video = folder / plain_name(asked.get("name", ""))
-                try:
+            with self.jobs.arriving() as folder:
+                if number is not None:
+                    video = self.examples[number].path
+                else:
+                    video = folder / plain_name(name)
                     problem = await self._save(request, video)
-                except ClientDisconnect:
-                    problem = _problem(400, "The upload broke off.")
-                if problem is not None:
-                    shutil.rmtree(folder)
-                    return problem
-            job = self.jobs.add(
-                lambda folder: self.looker.look(video, pruner=pruner, keep_ratio=keep_ratio, folder=folder),
-                folder,
-            )
+                    if problem is not None:
+                        return problem
+                job = self.jobs.add(
+                    lambda folder: self.looker.look(
+                        video, pruner=pruner, keep_ratio=keep_ratio, folder=folder
+                    ),
+                    folder,
+                )
         except QueueFullError:
             return _problem(503, "Too many people are waiting. Please try again in a minute.")
         return JSONResponse({"job": job}, 202)
 
     async def _save(self, request: Request, path: Path) -> Response | None:
-        """Writes the body as it comes; says no as soon as it is too large, whatever its header promised."""
+        """Writes the body as it comes; says no as soon as it is too large or stalls, whatever its header promised."""
         largest = self.offer.max_upload_mb * 2**20
         too_large = _problem(
             413, f"The file is too large: at most {self.offer.max_upload_mb:g} MB are taken."
         )
         promised = request.headers.get("content-length", "")
-        if promised.isdecimal() and int(promised) > largest:
+        if promised.isdecimal() and (len(promised) > 20 or int(promised) > largest):
             return too_large
-        received = 0
-        with path.open("wb") as file:
-            async for chunk in request.stream():
-                received += len(chunk)
-                if received > largest:
-                    return too_large
-                file.write(chunk)
-        return None if received else _problem(400, "The file is empty.")
+        received, end = 0, monotonic() + UPLOAD_SECONDS
+        chunks = request.stream()
+        try:
+            with path.open("wb") as file:
+                while monotonic() < end:
+                    chunk = await asyncio.wait_for(anext(chunks), STALLED_SECONDS)
+                    received += len(chunk)
+                    if received > largest:
+                        return too_large
+                    file.write(chunk)
+        except StopAsyncIteration:
+            return None if received else _problem(400, "The file is empty.")
+        except (asyncio.TimeoutError, TimeoutError):
+            return _problem(408, "The upload stalled.")
+        except ClientDisconnect:
+            return _problem(400, "The upload broke off.")
+        except OSError as error:
+            return _problem(507, f"The server cannot store the file: {error.strerror}.")
+        return _problem(408, f"The upload took more than {UPLOAD_SECONDS / 60:g} minutes.")
 
     async def state(self, request: Request) -> Response:
         found = self.jobs.state(request.path_params["job"])
@@ -198,9 +243,9 @@ class _Desk:
 
     async def example(self, request: Request) -> Response:
         number = request.path_params["number"]
-        if number >= len(self.offer.examples):
-            return _problem(404, f"There is no example {number}.")
-        return FileResponse(self.offer.examples[number].path, media_type="video/mp4")
+        if number not in self.examples:
+            return _problem(404, f"There is no example {shorten(number, 20)}.")
+        return FileResponse(self.examples[number].path, media_type="video/mp4")
 
 
 def plain_name(name: str) -> str:
@@ -212,3 +257,12 @@ def plain_name(name: str) -> str:
 
 def _problem(status: int, text: str) -> Response:
     return JSONResponse({"error": text}, status)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _problem(error.status_code, f"{error.detail}.")
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return _problem(500, "Something went wrong on the server; its log says what.")
