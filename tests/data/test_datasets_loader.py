@@ -62,7 +62,7 @@ def test_bad_videos_are_samples_too(mixed: VideoList) -> None:
     dataset = VideoDataset(mixed, SAMPLER)
     errors = {sample.name: sample.error for sample in (dataset[i] for i in range(9)) if sample.error}
     assert set(errors) == {"a/4.mp4", "b/5.mp4"}
-    assert "is empty (0 bytes)" in errors["a/4.mp4"] and "Invalid data" in errors["b/5.mp4"]
+    assert "is empty (0 bytes)" in errors["a/4.mp4"] and "is a text" in errors["b/5.mp4"]
     bad = dataset[[record.name for record in mixed.records].index("a/4.mp4")]
     assert bad.frames is None and bad.frame_indices is None and bad.num_video_frames == 0
     assert bad.label == 0 and bad.decode_ms > 0

@@ -4,14 +4,14 @@ Whatever is asked for, a video is decoded in *one* forward pass: the indices of 
 and freed of repeats, and the frames are scattered to the clips afterwards. (Asking decord clip by clip takes
 three times as long, because it seeks back.)
 
-Both readers number the frames in the order in which they are shown, turn them upright when the file says that
-the camera was turned by a multiple of 90 degrees, keep the stored size (the pixel aspect ratio is ignored),
-and convert with FFmpeg's default to full-range RGB. Of several video streams they read the one that FFmpeg
-ranks best.
+Both readers number the frames in the order in which they are shown, turn and mirror them by quarter turns as the
+display matrix says, keep the stored size (the pixel aspect ratio is ignored), and convert with FFmpeg's default to
+full-range RGB. Of several video streams they read the one that FFmpeg ranks best; a still picture yields to a film.
+A stream that begins between key frames is read from the first key frame on.
 
 A video is refused rather than shown wrong: truncated files, damaged streams (FFmpeg patches damage over and
 goes on; both readers notice), and frames that change size all raise `VideoDecodeError`. What FFmpeg cannot tell
-from a healthy file passes: an MPEG-TS or raw stream that was cut off, a flipped bit that decodes to some picture.
+from a healthy file passes: an MPEG-TS or raw stream that was cut off, changed bytes that decode to some picture.
 
 The readers themselves are in `data.readers`.
 """
@@ -35,6 +35,7 @@ from .readers.decord import read_with_decord
 from .readers.packets import VideoStream, read_stream
 from .readers.pillow import read_image
 from .readers.pyav import read_with_pyav
+from .readers.timing import NO_TIMES, FrameTimes
 
 DECODERS = ("auto", "decord", "pyav", "pillow")
 REDUCING = ("auto", "pyav")  # those that can hand over smaller frames than the file holds
@@ -48,15 +49,20 @@ class DecodedClips:
         frames: (C, T, H, W, 3) uint8, RGB, upright.
         frame_indices: (C, T) int64, which frames of the video these are.
         num_video_frames: frames in the whole video.
-        fps: average frames per second, 0.0 when the file does not say.
+        times: when the frames of the whole video are shown.
         decoder: "decord", "pyav" or "pillow", the one that made `frames`.
     """
 
     frames: Frames
     frame_indices: Indices
     num_video_frames: int
-    fps: float
+    times: FrameTimes
     decoder: str
+
+    @property
+    def fps(self) -> float:
+        """Average frames per second, 0.0 when the file does not say."""
+        return self.times.fps
 
 
 def decode_clips(
@@ -96,12 +102,12 @@ def decode_clips(
         image = read_image(path, limits)
         wanted = _checked_indices(choose(1), 1)
         return DecodedClips(
-            np.broadcast_to(image, (*wanted.shape, *image.shape)).copy(), wanted, 1, 0.0, decoder
+            np.broadcast_to(image, (*wanted.shape, *image.shape)).copy(), wanted, 1, NO_TIMES, decoder
         )
     try:
         stream = read_stream(path, limits)
-    except Exception as error:
-        raise VideoDecodeError(f"cannot decode {printable(path)} ({decoder}): {reason(error)}") from None
+    except VideoDecodeError as error:
+        raise VideoDecodeError(f"cannot decode {printable(path)} ({decoder}): {error}") from None
 
     reasons = []
     if reduce is not None:
@@ -141,7 +147,8 @@ def _decode_with(
         except Exception as error:
             raise Refused(reason(error)) from None
         else:
-            return DecodedClips(frames[inverse.reshape(wanted.shape)], wanted, num_frames, stream.fps, name)
+            times = stream.times.for_frames(num_frames)
+            return DecodedClips(frames[inverse.reshape(wanted.shape)], wanted, num_frames, times, name)
     raise Refused("the number of frames differs between two passes")
 
 

@@ -29,9 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import ConfigError, VideoDecodeError
+from ..core.errors import ConfigError, VideoDecodeError, printable
 from ..data.decoding import decode_clips
 from ..data.readers.packets import read_stream
+from ..data.readers.timing import FrameTimes
 from ..data.sampling import choose_sampler
 from ..data.transforms import resize_and_crop
 from ..evaluation.cost import Engine, StageTimes
@@ -145,8 +146,8 @@ class ClipReader:
             raise ValueError(f"frames must be uint8 (n, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")
         return self.views(frames[torch.from_numpy(self.recipe.indices(len(frames), self.num_frames))])
 
-    def answer(self, views: Tensor, start: int, end: int, fps: float, clock: float) -> Answer:
-        """Classifies the views of the frames from `start` to `end`; `clock` is when the last frame was there."""
+    def answer(self, views: Tensor, start_seconds: float, end_seconds: float, clock: float) -> Answer:
+        """Classifies the views of a window; `clock` is when its last frame was there."""
         logits, mask = classify_views(
             self.pipeline, views, batch_size=self.recipe.batch_size, engine=self.engine, times=StageTimes()
         )
@@ -154,8 +155,8 @@ class ClipReader:
         mask = None if mask is None else mask.cpu()
         latency_ms = (perf_counter() - clock) * 1000
         return Answer(
-            start_seconds=start / fps if fps else 0.0,
-            end_seconds=end / fps if fps else 0.0,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
             guesses=best_guesses(probabilities, self.pipeline.backbone.class_names, self.top_k),
             probabilities=probabilities,
             latency_ms=latency_ms,
@@ -183,6 +184,29 @@ def window_frames(fps: float, window_seconds: float, stride_seconds: float | Non
         if not value > 0:
             raise ConfigError(f"{name}={value} must be a number above 0")
     return max(1, round(window_seconds * fps)), max(1, round(stride_seconds * fps))
+
+
+def cut_windows(
+    times: FrameTimes, window_seconds: float, stride_seconds: float | None
+) -> list[tuple[int, int | None]]:
+    """Windows of a video as (first frame, frame behind the last one), by the times at which frames are shown.
+
+    At a constant frame rate all windows have the same number of frames. Otherwise each border lies at the frame whose
+    time is nearest, and where no frame begins inside a window, the one that is on display is all there is.
+
+    Raises:
+        ConfigError: a length is not above 0.
+    """
+    length, stride = window_frames(times.fps, window_seconds, stride_seconds)
+    count = len(times.borders) - 1
+    if times.constant:
+        return [(start, min(start + length, count)) for start in window_starts(count, length, stride)]
+    step = window_seconds if stride_seconds is None else stride_seconds
+    last = max(times.seconds - window_seconds, 0.0)
+    starts = np.append(np.arange(0.0, last - 1e-9, step), last)  # the last one ends with the video
+    first = np.minimum(times.nearest(starts), count - 1)
+    behind = np.maximum(times.nearest(starts + window_seconds), first + 1)
+    return list(dict.fromkeys(zip(first.tolist(), behind.tolist(), strict=True)))
 
 
 class Timeline:
@@ -216,42 +240,45 @@ class Timeline:
         self.reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
         self.path = path
         self.num_frames, self.fps = 0, 0.0
-        self.starts, self.length = [0], 0
+        self.windows: list[tuple[int, int | None]] = [(0, None)]  # first frame, and the one behind the last
         if window_seconds is None:
             if stride_seconds is not None:
                 raise ConfigError(f"stride_seconds={stride_seconds} needs window_seconds")
             return
         try:
             stream = read_stream(path)
-        except Exception as error:  # FFmpeg's errors are of many kinds
-            raise VideoDecodeError(f"cannot decode {path}: {error}") from None
-        if not stream.fps:
-            raise VideoDecodeError(f"cannot cut {path} into windows: it does not say its frames per second")
-        self.num_frames, self.fps = stream.num_frames, stream.fps
-        self.length, stride = window_frames(stream.fps, window_seconds, stride_seconds)
-        self.starts = window_starts(self.num_frames, self.length, stride)
+        except VideoDecodeError as error:
+            raise VideoDecodeError(f"cannot decode {printable(path)}: {error}") from None
+        if not stream.times.fps:
+            raise VideoDecodeError(
+                f"cannot cut {printable(path)} into windows: it does not say its frames per second"
+            )
+        self.num_frames, self.fps = stream.num_frames, stream.times.fps
+        self.windows = cut_windows(stream.times, window_seconds, stride_seconds)
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return len(self.windows)
 
     def __iter__(self) -> Iterator[Answer]:
         reader, recipe = self.reader, self.reader.recipe
         at_once = max(1, FRAMES_AT_ONCE // (recipe.clips * reader.num_frames))
-        for first in range(0, len(self.starts), at_once):
-            starts = self.starts[first : first + at_once]
-            decoded = decode_clips(self.path, partial(self._indices, starts=starts), decoder=recipe.decoder)
+        for first in range(0, len(self.windows), at_once):
+            windows = self.windows[first : first + at_once]
+            decoded = decode_clips(self.path, partial(self._indices, windows=windows), decoder=recipe.decoder)
             self.num_frames, self.fps = decoded.num_video_frames, decoded.fps
             clips = torch.from_numpy(decoded.frames).split(recipe.clips)
-            for start, frames in zip(starts, clips, strict=True):
-                clock = perf_counter()
-                end = min(start + self.length, self.num_frames) if self.length else self.num_frames
-                yield reader.answer(reader.views(frames), start, end, self.fps, clock)
+            for (start, end), frames in zip(windows, clips, strict=True):
+                clock, span = perf_counter(), decoded.times.span(start, end)
+                yield reader.answer(reader.views(frames), *span, clock)
 
-    def _indices(self, num_frames: int, *, starts: list[int]) -> np.ndarray:
+    def _indices(self, num_frames: int, *, windows: list[tuple[int, int | None]]) -> np.ndarray:
         """(windows * C, T): the frames of several windows, in a video that turns out to have `num_frames`."""
-        length = min(self.length or num_frames, num_frames)
-        one = self.reader.recipe.indices(length, self.reader.num_frames)
-        return np.concatenate([np.minimum(start + one, num_frames - 1) for start in starts])
+        chosen = []
+        for start, end in windows:
+            length = min(num_frames if end is None else end - start, num_frames)
+            one = self.reader.recipe.indices(length, self.reader.num_frames)
+            chosen.append(np.minimum(start + one, num_frames - 1))
+        return np.concatenate(chosen)
 
 
 def predict(
@@ -271,7 +298,7 @@ def predict(
         ValueError: the frames have another shape or type.
     """
     reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
-    return reader.answer(reader.read(video), 0, 1, 1, perf_counter()).guesses
+    return reader.answer(reader.read(video), 0.0, 0.0, perf_counter()).guesses
 
 
 def predict_stream(
@@ -315,7 +342,7 @@ def _stream(
         crops = torch.stack(list(window), 1)  # (R, n, S, S, 3)
         chosen = torch.from_numpy(reader.recipe.indices(len(window), reader.num_frames))
         views = crops[:, chosen].transpose(0, 1).flatten(0, 1)  # crops of one clip adjacent
-        return reader.answer(views, count - len(window), count, fps, clock)
+        return reader.answer(views, (count - len(window)) / fps, count / fps, clock)
 
     for frame in frames:
         clock = perf_counter()

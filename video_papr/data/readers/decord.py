@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .answers import Frames, Indices, Refused, reason
+from .orientation import AS_STORED
 from .packets import VideoStream
 
 # decord can spin for ever on a damaged file. This time plus the length of the video is ample for a healthy one.
@@ -33,6 +34,12 @@ def read_with_decord(path: Path | str, stream: VideoStream, wanted: Indices) -> 
     """Returns (len(wanted), H, W, 3) for ascending indices, or refuses where decord would return wrong frames."""
     if stream.irregular:
         raise Refused(stream.irregular)
+    if not stream.is_best:
+        raise Refused("reads a still picture instead of the film")
+    if stream.interlaced:
+        raise Refused("not trusted with the colours of interlaced frames")
+    if stream.orientation != AS_STORED and "mp4" not in stream.container:
+        raise Refused(f"not trusted to turn frames of {stream.container} files")
     if not _CONTAINERS & set(stream.container.split(",")):
         raise Refused(f"not trusted to find frames in {stream.container} files")
     if stream.pixel_format not in _PIXEL_FORMATS:
@@ -60,7 +67,7 @@ def read_with_decord(path: Path | str, stream: VideoStream, wanted: Indices) -> 
         raise Refused(result[0])
     if complaints:
         raise Refused(f"damaged stream ({complaints[0]})")
-    return result[0]
+    return stream.orientation.mirror_turned(result[0])
 
 
 def _frames(path: Path | str, stream: VideoStream, wanted: Indices) -> Frames:

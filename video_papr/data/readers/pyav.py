@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .answers import EndedEarly, Frames, Indices, Refused, Resize
-from .packets import VideoStream, best_video_stream, listen_to_ffmpeg, open_container
+from .orientation import orientation_of
+from .packets import VideoStream, listen_to_ffmpeg, open_container, prepare_decoder
 
 # Seeking costs PyAV about as much as decoding some frames; below this gain the plain pass is as fast.
 _SEEK_GAIN_FRAMES = 50
@@ -42,11 +44,10 @@ def _pyav_pass(
     size: tuple[int, int] | None = None
     scaler = VideoReformatter()  # one for all frames: it keeps what it has worked out
     with listen_to_ffmpeg() as log, open_container(path) as container:
-        video = best_video_stream(container)
-        video.thread_type, video.codec_context.thread_count = "NONE", 1  # the workers are the parallelism
-        if stream.limits.max_pixels is not None:
-            video.codec_context.options = {"max_pixels": str(stream.limits.max_pixels)}
-        frames = container.decode(video)
+        video = container.streams[stream.index]
+        prepare_decoder(video, stream.limits)
+        del log[:]  # opening a file decodes its first packets, also those that are skipped
+        frames = _decoded(container, video, stream.skipped)
         position, jumped = 0, False  # position: index of the frame that comes next
         for slot, target in enumerate(wanted):
             if seek:
@@ -64,7 +65,7 @@ def _pyav_pass(
                 size = size or (frame.width, frame.height)
                 _check_frame(frame, size)
                 position += 1
-            pixels = _upright(_rgb(frame, scaler, reduce), frame.rotation)
+            pixels = _rgb(frame, scaler, reduce)
             if out is None:
                 out = np.empty((len(wanted), *pixels.shape), dtype=np.uint8)
             out[slot] = pixels
@@ -103,18 +104,20 @@ def _index_of(frame: Any, stream: VideoStream, *, at_most: int) -> int:
     return index
 
 
+def _decoded(container: Any, video: Any, skipped: frozenset[int]) -> Iterator[Any]:
+    for number, packet in enumerate(container.demux(video)):
+        if number not in skipped:
+            yield from packet.decode()
+
+
 def _rgb(frame: Any, scaler: Any, reduce: Resize | None) -> Frames:
-    """A frame as it is stored, in the size that `reduce` asks for once it is upright."""
+    """A frame as it is shown: turned and mirrored, and in the size that `reduce` asks for."""
+    orientation = orientation_of(frame)
+    size = None
     if reduce is not None:
-        step = -1 if frame.rotation % 180 == 90 else 1
-        stored = (frame.height, frame.width)
-        asked = reduce(*stored[::step])[::step]
-        if asked != stored:
-            scaled = scaler.reformat(frame, asked[1], asked[0], "rgb24", interpolation="BILINEAR")
-            return scaled.to_ndarray()
-    return frame.to_ndarray(format="rgb24")
-
-
-def _upright(pixels: Frames, rotation: int) -> Frames:
-    """Turns a frame by FFmpeg's `rotation` (degrees counterclockwise); other angles than quarter turns are ignored."""
-    return np.rot90(pixels, rotation // 90 % 4) if rotation % 90 == 0 else pixels
+        step = -1 if orientation.transpose else 1
+        size = reduce(*(frame.height, frame.width)[::step])[::step]
+    if size is None or size == (frame.height, frame.width):
+        return orientation.apply(frame.to_ndarray(format="rgb24"))
+    scaled = scaler.reformat(frame, size[1], size[0], "rgb24", interpolation="BILINEAR")
+    return orientation.apply(scaled.to_ndarray())
