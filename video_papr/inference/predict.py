@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import ConfigError, VideoDecodeError, printable
+from ..core.errors import ConfigError, VideoDecodeError
+from ..core.escape import printable
 from ..data.decoding import decode_clips
 from ..data.readers.packets import read_stream
 from ..data.readers.timing import FrameTimes

@@ -113,11 +113,10 @@ class Looker:
     def _check_length(self, video: Path) -> float:
         try:
             stream = read_stream(video)
-        except Exception as error:  # FFmpeg's errors are of many kinds
-            reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-            reason = reason.replace(f"{video.parent}/", "")
+        except VideoDecodeError as error:
+            reason = str(error).replace(f"{video.parent}/", "")
             raise VideoDecodeError(f"{video.name} cannot be read as a video: {reason}") from None
-        seconds = stream.duration_seconds or stream.num_frames / (stream.fps or RAW_FPS)
+        seconds = stream.duration_seconds or stream.num_frames / RAW_FPS
         seconds = max(seconds, stream.num_frames / MAX_FPS)
         if seconds > self.max_seconds:
             raise VideoDecodeError(
