@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,9 +92,34 @@ def test_files_hold_what_was_given(tmp_path: Path) -> None:
     found = evaluation()
     results = build_results(found, INFO)
     paths = write_results(tmp_path / "new", results, found)
-    assert [path.name for path in paths] == ["results.json", "predictions.jsonl"]
+    assert [path.name for path in paths] == [
+        "results.json",
+        "predictions.jsonl",
+        "classes.csv",
+        "confusion.csv",
+    ]
     assert json.loads(paths[0].read_text()) == json.loads(json.dumps(results))
     assert len(paths[1].read_text().splitlines()) == 5
+
+
+def test_results_are_written_whatever_the_names_hold(tmp_path: Path) -> None:
+    names = ("=cmd()", "b\udce9\n\x1b[2J")
+    found = evaluation()
+    found.answers[0] = replace(found.answers[0], name="caf\udce9\u2028.mp4")
+    paths = write_results(tmp_path, build_results(found, INFO), found, class_names=names)
+    lines = paths[1].read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert [json.loads(line)["path"] for line in lines] == ["caf\udce9\u2028.mp4", "b", "c", "d", "e"]
+    assert json.loads(lines[1])["label_name"] == names[1]  # JSON gives back what was there
+    assert paths[2].read_text().splitlines() == [
+        "label,class,videos,correct,top1",
+        "0,'=cmd(),2,1,50.00",
+        r"1,b\udce9\n\x1b[2J,2,1,50.00",
+    ]
+    assert paths[3].read_text().splitlines() == [
+        r"true / predicted,'=cmd(),b\udce9\n\x1b[2J,no answer",
+        "'=cmd(),1,1,0",
+        r"b\udce9\n\x1b[2J,0,1,1",
+    ]
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Writes what an evaluation found: `results.json` (one object) and `predictions.jsonl` (one line per video)."""
+"""Writes what an evaluation found: results.json, predictions.jsonl (a line per video), classes.csv, confusion.csv."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import torch
 from .answers import Evaluation, VideoAnswer
 from .cost import StageTimes
 from .metrics import compare_paired, percent_correct, standard_error
+from .reports.confusion import class_files, confusion_matrix
 
 TIMING = (
     "latency_ms: medians over batches of milliseconds per view (decode: over videos, in a worker process, beside the "
@@ -220,15 +221,21 @@ def write_results(
     *,
     class_names: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Writes both files into `run_dir` and returns their paths."""
-    paths = [run_dir / "results.json", run_dir / "predictions.jsonl"]
-    baseline = evaluation.dense is not None
-    lines = prediction_lines(evaluation.answers, baseline=baseline, class_names=class_names)
-    write_text(paths[1], "".join(f"{line}\n" for line in lines))
-    write_text(
-        paths[0], json.dumps(results, indent=2, ensure_ascii=False) + "\n"
-    )  # last: its presence means done
-    return paths
+    """Writes results.json, predictions.jsonl, classes.csv and confusion.csv into `run_dir` and returns their paths."""
+    answers, baseline = evaluation.answers, evaluation.dense is not None
+    lines = prediction_lines(answers, baseline=baseline, class_names=class_names)
+    pairs = [(answer.label, answer.top5[0] if answer.top5 else None) for answer in answers]
+    labelled = [(label, pred) for label, pred in pairs if label is not None]
+    num_classes = 1 + max((max(label, pred or 0) for label, pred in labelled), default=-1)
+    texts = {
+        "predictions.jsonl": "".join(f"{line}\n" for line in lines),
+        **class_files(confusion_matrix(labelled, num_classes), dict(enumerate(class_names or ()))),
+        "results.json": json.dumps(results, indent=2, ensure_ascii=False)
+        + "\n",  # last: its presence means done
+    }
+    for name, text in texts.items():
+        write_text(run_dir / name, text)
+    return [run_dir / name for name in ("results.json", "predictions.jsonl", "classes.csv", "confusion.csv")]
 
 
 def versions() -> dict[str, str]:

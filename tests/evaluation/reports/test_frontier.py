@@ -219,16 +219,37 @@ def test_report_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     main([str(tmp_path / "sweep"), "--out", str(tmp_path / "out")])
     assert "report.html" in capsys.readouterr().out
     text = (tmp_path / "out" / "report.md").read_text()
-    assert text.count("\n| x3d_s") == 3 and text.count("\n| random") == 3
+    table = text.split("## Frontier")[0]
+    assert table.count("\n| x3d_s") == 3 and table.count("\n| random") == 3
     assert "| jump |" in text
     for name in ("top1_gmacs.png", "top1_latency.png", "kept_x3d_s.png"):
         assert f"({name})" in text
         assert (tmp_path / "out" / name).read_bytes().startswith(picture)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 6  # two plots, kept tubelets, and three confusion matrices
     assert 'src="top1' not in page and "http" not in page  # nothing from outside
     again = run([tmp_path / "sweep"], tmp_path / "again")
-    assert (tmp_path / "again" / "report.md").read_text() == text and len(again) == 5
+    assert (tmp_path / "again" / "report.md").read_text() == text and len(again) == 8
+
+
+def test_names_of_classes_and_videos_stay_text(tmp_path: Path) -> None:
+    """Of run directories with names that hold markup, line breaks and cells; and what is mistaken for what."""
+    directory = write_run(tmp_path / "run", [0, 1, 2, 1, 1, None], dense=[0, 1, 2, 0, 1, 2])  # type: ignore[list-item]
+    names = ("<script>alert(1)</script>", "a|b\u2028$x^", "c" * 500)
+    rows = [json.loads(line) for line in (directory / "predictions.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["label_name"] = names[row["label"]]
+        row["pred_name"] = None if row["pred"] is None else names[row["pred"]]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (directory / "predictions.jsonl").write_text("".join(lines))
+    written = run([tmp_path], tmp_path / "out")
+    page, text = (tmp_path / "out/report.html").read_text(), (tmp_path / "out/report.md").read_text()
+    assert "<script" not in page + text and "\u2028" not in page + text
+    assert "| a&#124;b\\u2028$x^ |" in text and "c" * 500 in text
+    confused = text.split("## Confusion")[1]
+    assert "| center 0.3 | &lt;script>alert(1)&lt;/script> | a&#124;b\\u2028$x^ | 50.0 |" in confused
+    assert "| a&#124;b\\u2028$x^ | 100.0 | 100.0 |" in text.split("## Accuracy by class")[1]
+    assert tmp_path / "out/confusion_center.png" in written
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(

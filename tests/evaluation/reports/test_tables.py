@@ -9,6 +9,7 @@ import pytest
 
 from video_papr.core.console import make_console
 from video_papr.evaluation.reports.tables import (
+    print_failures,
     print_report,
     print_sweep,
     remarks,
@@ -97,6 +98,21 @@ def test_remarks() -> None:
     assert remarks(results(evaluated=0)) == []
 
 
+def test_no_top5_of_five_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    for classes, expected in ((5, False), (6, True), (None, True)):
+        print_report(results(), make_console(), num_classes=classes)
+        assert ("top-5" in capsys.readouterr().out) == expected
+
+
+def test_failures_have_a_table_of_their_own() -> None:
+    out = io.StringIO()
+    print_failures([], make_console(out))
+    assert out.getvalue() == ""
+    print_failures([(f"[/b]{i}.mp4", f"broken\x1b[2J{i}") for i in range(12)], make_console(out))
+    assert "12 videos without an answer" in out.getvalue() and "and 2 more" in out.getvalue()
+    assert r"[/b]0.mp4 │ broken\x1b[2J0" in out.getvalue() and "broken\x1b" not in out.getvalue()
+
+
 def test_printed_columns() -> None:
     text = shown(results())
     header = next(line for line in text.splitlines() if "keep 0.3" in line)
@@ -133,7 +149,7 @@ def test_printed_sweep(rows: list[dict[str, Any]]) -> None:
     console = make_console(io.StringIO(), width=140)
     print_sweep(rows, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "3 jobs" in text
+    assert "3 jobs" in text and "jobs that failed" in text and "pruner.keep_ratio=2: must be ..." in text
     assert "pruner=none" in text
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from ...core.tables import Table, render
 from ..results import write_text
+from .confusion import confusion_matrix, most_confused
 from .frontier import CONTROL, Interval, Point
-from .plots import AXES, frontier_plot
+from .plots import AXES, confusion_plot, frontier_plot
 from .precision import EXACT, agreements
 from .runs import DENSE, Run
 
+CONFUSIONS = 5  # shown of each method
+MOST_CLASSES = 40  # of a drawn confusion matrix
 CLASS_RATIO = 0.3  # per-class losses and pictures are shown at the keep ratio next to this
 
 
@@ -53,10 +56,15 @@ def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:
         ),
         Section("Frontier", "Top-1 against what a view costs.", pictures=plots),
     ]
-    classes = _class_table(runs, points)
-    if classes.rows:
+    names, chosen = _class_names(runs), [point for point in points if point.method == DENSE] + nearest(points)
+    losses = _class_table(names, [(point, point.class_loss) for point in chosen if point.method != DENSE])
+    if losses.rows:
         text = f"Points of top-1 lost against the dense model, at the keep ratio next to {CLASS_RATIO:g}."
-        made.append(Section("Loss by class", text, table=classes))
+        made.append(Section("Loss by class", text, table=losses))
+    accuracy = _class_table(names, [(point, point.class_top1) for point in chosen])
+    if accuracy.rows:
+        made.append(Section("Accuracy by class", "Per cent of the videos of a class.", table=accuracy))
+        made.append(_confusion(runs, chosen, names))
     pictures = _gallery(runs, points)
     if pictures:
         made.append(Section("Kept tubelets", "One run of each method.", pictures=pictures))
@@ -110,15 +118,41 @@ def _main_table(points: Sequence[Point]) -> Table:
     return Table([*columns, "videos", "runs"], rows)
 
 
-def _class_table(runs: Sequence[Run], points: Sequence[Point]) -> Table:
-    chosen = [point for point in nearest(points) if point.class_loss]
-    names = _class_names(runs)
-    labels = sorted({label for point in chosen for label in point.class_loss})
+def _class_table(names: Mapping[int, str], figures: Sequence[tuple[Point, Mapping[int, float]]]) -> Table:
+    """One line for each class, one column for each point that has figures by class."""
+    known = [(point, by_class) for point, by_class in figures if by_class]
+    labels = sorted({label for _, by_class in known for label in by_class})
     rows = [
-        [names.get(label, str(label)), *(_number(point.class_loss.get(label), 1) for point in chosen)]
+        [names.get(label, str(label)), *(_number(by_class.get(label), 1) for _, by_class in known)]
         for label in labels
     ]
-    return Table(["class", *(f"{point.method} {point.keep_ratio:g}" for point in chosen)], rows)
+    return Table(["class", *(f"{point.method} {point.keep_ratio:g}" for point, _ in known)], rows)
+
+
+def _confusion(runs: Sequence[Run], chosen: Sequence[Point], names: Mapping[int, str]) -> Section:
+    """The classes that are mistaken for others most often, and the matrices where there are few classes."""
+    rows, pictures = [], {}
+    for point in chosen:
+        answers = [
+            answer
+            for run in runs
+            if (run.method, run.keep_ratio) == (point.method, point.keep_ratio)
+            for answer in run.answers.values()
+        ]
+        pairs = [(answer.label, answer.pred) for answer in answers if answer.label is not None]
+        size = 1 + max(max(label, pred or 0) for label, pred in pairs)
+        matrix = confusion_matrix(pairs, size)
+        title = [names.get(label, str(label)) for label in range(size)]
+        for label, pred in most_confused(matrix, CONFUSIONS):
+            share = matrix[label, pred] / matrix[label].sum()
+            rows.append(
+                [f"{point.method} {point.keep_ratio:g}", title[label], title[pred], f"{100 * share:.1f}"]
+            )
+        if size <= MOST_CLASSES:
+            pictures[f"confusion_{_plain(point.method)}.png"] = confusion_plot(matrix, title, point.method)
+    text = "What is mistaken for what most often, in per cent of the videos of the class."
+    table = Table(["method", "class", "taken for", "%"], rows, left=(0, 1, 2))
+    return Section("Confusion", text, table=table if rows else None, pictures=pictures)
 
 
 def nearest(points: Sequence[Point]) -> list[Point]:
@@ -134,7 +168,10 @@ def nearest(points: Sequence[Point]) -> list[Point]:
 
 
 def _class_names(runs: Sequence[Run]) -> dict[int, str]:
-    """The directory of each class, where videos lie in one directory per class."""
+    """The names that the runs know; else the directory of each class, where videos lie in one directory per class."""
+    known = {label: name for run in runs for label, name in run.class_names.items()}
+    if known:
+        return known
     found: dict[int, set[str]] = {}
     for run in runs:
         for (_, path), answer in run.answers.items():
@@ -149,14 +186,17 @@ def _class_names(runs: Sequence[Run]) -> dict[int, str]:
     )
 
 
+def _plain(method: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in method)
+
+
 def _gallery(runs: Sequence[Run], points: Sequence[Point]) -> dict[str, bytes]:
     pictures = {}
     for point in nearest(points):
         for run in runs:
             file = run.directory / "kept_tubelets.png"
             if (run.method, run.keep_ratio) == (point.method, point.keep_ratio) and file.is_file():
-                name = "".join(c if c.isalnum() else "_" for c in point.method)
-                pictures[f"kept_{name}.png"] = file.read_bytes()
+                pictures[f"kept_{_plain(point.method)}.png"] = file.read_bytes()
                 break
     return pictures
 

@@ -7,13 +7,13 @@ outcome of a video is its mean over those runs, so seeds do not pretend to be mo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
 
-from .runs import Run, Video
+from .runs import Answer, Run, Video
 
 RESAMPLES = 2000
 CONTROL = "random"  # what every method should beat
@@ -39,7 +39,7 @@ class Point:
         gain: points of top-1 won over `CONTROL` at the same keep ratio on the same videos; None without such runs.
         agreement: per cent of the videos that get the dense model's class.
         kept_tokens, gmacs, latency_ms: means over runs, per view (latency without decoding).
-        class_loss: label -> points lost.
+        class_loss, class_top1: label -> points lost, per cent right.
         on_frontier: no other point is at least as good for fewer GMACs.
     """
 
@@ -55,6 +55,7 @@ class Point:
     gmacs: float
     latency_ms: float | None
     class_loss: Mapping[int, float]
+    class_top1: Mapping[int, float]
     on_frontier: bool = False
 
 
@@ -117,7 +118,8 @@ def _point(method: str, ratio: float, group: list[Run], control: Mapping[Video, 
         kept_tokens=fmean(kept) if kept else None,
         gmacs=fmean(run.results["gmacs_per_view"]["total"] for run in group),
         latency_ms=fmean(known) if known else None,
-        class_loss=_class_loss(paired),
+        class_loss=_by_class(paired, lambda answer: float(answer.dense_correct) - float(answer.correct)),
+        class_top1=_by_class(group, lambda answer: float(answer.correct)),
     )
 
 
@@ -132,13 +134,14 @@ def _mean_by_video(pairs: Iterable[tuple[Video, float]]) -> dict[Video, float]:
     return {video: fmean(found) for video, found in values.items()}
 
 
-def _class_loss(group: Sequence[Run]) -> dict[int, float]:
-    losses: dict[int, list[float]] = defaultdict(list)
+def _by_class(group: Sequence[Run], read: Callable[[Answer], float]) -> dict[int, float]:
+    """Label -> the mean over its videos, in per cent."""
+    values: dict[int, list[float]] = defaultdict(list)
     for run in group:
         for answer in run.answers.values():
             if answer.label is not None:
-                losses[answer.label].append(float(answer.dense_correct) - float(answer.correct))
-    return {label: 100 * fmean(found) for label, found in sorted(losses.items())}
+                values[answer.label].append(read(answer))
+    return {label: 100 * fmean(found) for label, found in sorted(values.items())}
 
 
 def _latency(run: Run) -> float | None:

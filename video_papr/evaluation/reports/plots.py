@@ -1,11 +1,16 @@
-"""The two pictures of a comparison: accuracy against compute, and against measured time."""
+"""Plots of a comparison: accuracy against compute and against time, and confusion matrices."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
 from io import BytesIO
+from typing import Any
 
+import numpy as np
+
+from ...core.escape import printable, shorten
+from .confusion import NO_ANSWER, Matrix
 from .frontier import Point
 
 # What each axis reads from a point; points without the value are left out.
@@ -52,7 +57,36 @@ def frontier_plot(points: Sequence[Point], axis: str) -> bytes | None:
     axes.set_xlabel(title)
     axes.set_ylabel("top-1, % of all videos")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    for text in axes.legend(fontsize="small").get_texts():
+        text.set_parse_math(False)
+    return _png(figure)
+
+
+def confusion_plot(matrix: Matrix, names: Sequence[str], title: str) -> bytes:
+    """A confusion matrix (see `confusion`) as a PNG: each row in per cent of the videos of its class."""
+    from matplotlib.figure import Figure
+
+    columns = [*names, NO_ANSWER] if matrix[:, -1].any() else list(names)
+    counts = matrix[:, : len(columns)]
+    percent = 100 * counts / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 2.5 + 0.32 * len(columns)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(picture, label="% of the videos of a class", shrink=0.8)
+    for axis, own in ((axes.xaxis, columns), (axes.yaxis, names)):
+        axis.set_ticks(range(len(own)), [shorten(printable(name), 24) for name in own], parse_math=False)
+    axes.tick_params(axis="x", labelrotation=90)
+    for (row, column), value in np.ndenumerate(percent):
+        if value >= 0.5:
+            color = "white" if value > 50 else "black"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(shorten(printable(title), 60), parse_math=False, fontsize="medium")
+    return _png(figure)
+
+
+def _png(figure: Any) -> bytes:
     file = BytesIO()
     figure.savefig(file, format="png", dpi=130)
     return file.getvalue()

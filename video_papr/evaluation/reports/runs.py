@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Run:
         results: the content of results.json.
         answers: by video.
         has_dense: the run holds the dense model's answers too.
+        class_names: of the classes that occur, where the run knows names.
         variant: keys that tell it from other runs of its method, see `named_apart`.
     """
 
@@ -51,6 +52,7 @@ class Run:
     results: Mapping[str, Any]
     answers: Mapping[Video, Answer]
     has_dense: bool
+    class_names: Mapping[int, str] = field(default_factory=dict)
     variant: str = ""
 
     @property
@@ -124,7 +126,9 @@ def read_run(directory: Path) -> Run:
         raise DataError(f"{directory / 'results.json'} lacks {', '.join(lacking)}")
     file = directory / "predictions.jsonl"
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = (
+            file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        )  # names may hold other line breaks
     except OSError:
         raise DataError(f"{file} is missing; a report needs the answers video by video") from None
     split = f"{results['dataset']} seed {results.get('dataset_seed')}"
@@ -135,7 +139,8 @@ def read_run(directory: Path) -> Run:
         }
     except KeyError as error:
         raise DataError(f"{file}: a line lacks {error}") from None
-    return Run(directory, results, answers, any("baseline_pred" in row for row in rows))
+    names = {row[of]: row[f"{of}_name"] for row in rows for of in ("label", "pred") if row.get(f"{of}_name")}
+    return Run(directory, results, answers, any("baseline_pred" in row for row in rows), names)
 
 
 def with_dense(runs: list[Run]) -> list[Run]:
@@ -159,7 +164,7 @@ def with_dense(runs: list[Run]) -> list[Run]:
             video: Answer(answer.label, answer.pred, dense[run.setting, run.dtype, video].pred)
             for video, answer in run.answers.items()
         }
-        return Run(run.directory, run.results, answers, True)
+        return replace(run, answers=answers, has_dense=True)
 
     return [paired(run) for run in runs]
 
@@ -226,7 +231,7 @@ def _baselines(runs: list[Run]) -> list[Run]:
             answers = {v: Answer(a.label, a.dense_pred, a.dense_pred) for v, a in run.answers.items()}
             settings = {"dataset": run._settings("dataset")}  # the same videos, nothing done to their tokens
             results = {**run.results, **run.results["baseline"], "settings": settings}
-            made.append(Run(run.directory, results, answers, True))
+            made.append(replace(run, results=results, answers=answers, has_dense=True))
             shown |= keys
     return made
 
