@@ -31,7 +31,7 @@ from ..predict import ClipReader, Recipe, best_guesses
 from ..visualize import Panel, animate_kept_tubelets
 
 MAX_FPS = 240  # a video that claims to be faster is as long as its frames would be at this speed
-RAW_FPS = 25  # of a raw stream, which stores no times; FFmpeg's own guess
+RAW_FPS = 25  # of a stream without times; FFmpeg's own guess
 DECODED_MB = 128  # frames of one video in memory; larger ones are made smaller as they are decoded
 FILM = "kept.mp4"
 FILM_FPS = 8  # slow enough to look at
