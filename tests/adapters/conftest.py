@@ -80,6 +80,15 @@ def build_swin(name: str = "SwinTransformer", **options: Any) -> Any:
     return shaken(getattr(models, name)(**{**settings, "num_classes": 5, "drop_path_rate": 0.0, **options}))
 
 
+def build_hiera(**options: Any) -> Any:
+    """A Hiera of timm for images of 64 pixels: 4 x 4 mask units of 4 x 4 tokens."""
+    from timm.models.hiera import Hiera
+
+    settings = {"img_size": (64, 64), "embed_dim": 8, "num_heads": 1, "stages": (1, 2, 1), "q_pool": 2}
+    attention = {"mask_unit_size": (4, 4), "mask_unit_attn": (True, True, False)}
+    return shaken(Hiera(**{**settings, **attention, "num_classes": 5, **options}))
+
+
 def draw_clip(batch: int = 2, seed: int = 0) -> Tensor:
     """Pixels (B, T, 3, S, S), normalised roughly as photographs are."""
     generator = torch.Generator().manual_seed(seed)
@@ -129,6 +138,7 @@ HOSTS: dict[str, Callable[[], Example]] = {
         build_convnext(use_grn=True, ls_init_value=None, conv_mlp=True), draw_large_images, reads_images=True
     ),
     "Swin": lambda: Example(build_swin(), draw_large_images, reads_images=True),
+    "Hiera": lambda: Example(build_hiera(), draw_large_images, reads_images=True),
     "Swin V2": lambda: Example(build_swin("SwinTransformerV2"), draw_large_images, reads_images=True),
 }
 

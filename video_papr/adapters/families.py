@@ -6,7 +6,7 @@ from torch import nn
 
 from ..core.errors import ConfigError
 from ..core.tables import Table
-from . import convnext, swin, timesformer, timm_vit, videomae, videoprism, vjepa2
+from . import convnext, hiera, swin, timesformer, timm_vit, videomae, videoprism, vjepa2
 from .host import Family, Host, class_of
 
 FAMILIES = (
@@ -17,6 +17,7 @@ FAMILIES = (
     timm_vit.FAMILY,
     convnext.FAMILY,
     swin.FAMILY,
+    hiera.FAMILY,
 )
 
 

@@ -133,6 +133,59 @@ class EmbeddingHooks:
         return self.keep(tokens, self.selector(args[0] if args else kwargs[self.argument]))
 
 
+class HandedOver:
+    """Hands a thread's choice from the module that sees the pixels to one whose output are the placed tokens.
+
+    A choice is taken out when it is used, and replaced by the next pass of the first module, which comes first in every
+    forward pass: what a pass that failed has left behind never reaches another one.
+
+    Args:
+        selector, keep: as for `EmbeddingHooks`.
+    """
+
+    def __init__(self, selector: Selector, keep: Callable[[Tensor, TokenSelection], Tensor]) -> None:
+        self.selector, self.keep = selector, keep
+        self.chosen, self.shorter = PerThread(), PerThread()
+
+    def attach(self, model: nn.Module, sees: nn.Module, gives: nn.Module) -> list[Handle]:
+        return [
+            sees.register_forward_pre_hook(self._check, with_kwargs=True),
+            sees.register_forward_hook(self._choose),
+            gives.register_forward_hook(self._drop),
+            model.register_forward_hook(self._forget, always_call=True),
+        ]
+
+    def refuse_maps(self, use: str) -> None:
+        """Raises ValueError if this thread's last pass has dropped tokens; `use` says what serves instead of a map."""
+        if self.shorter.value:
+            raise ValueError(
+                f"a pruned model has no full grid to lay its tokens out on; use {use}, and "
+                "video_papr.kept_tokens(model, pixels) for their places"
+            )
+
+    def _check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if kwargs.get("mask") is not None:
+            raise ValueError("a pruned model takes no mask: it numbers tokens that were dropped")
+        self.selector.check(args[0])
+
+    def _choose(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        self.chosen.value = self.selector(args[0])
+
+    def _drop(self, module: nn.Module, args: tuple[Any, ...], tokens: Tensor) -> Tensor:
+        selection, self.chosen.value = self.chosen.value, None
+        kept = tokens if selection is None else self.keep(tokens, selection)
+        self.shorter.value = kept.shape[1] < tokens.shape[1]
+        return kept
+
+    def _forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.chosen.value = None
+
+
+def keep_behind(tokens: Tensor, selection: TokenSelection, *, num_prefix: int) -> Tensor:
+    """tokens (B, P + N, D) of a selection from the N -> (B, P + K, D)."""
+    return keep_tokens(tokens, selection.keep_idx, num_prefix)
+
+
 @dataclass
 class Attachment:
     """What `prune` has added to a model: enough to use it, and to take it away."""

@@ -60,7 +60,7 @@ class Selector:
         """
         self.check(pixels)
         pruner = self._pruner(pixels.device)
-        significance = pruner.significance(self.frames(pixels), self.grid)
+        significance = pruner.scorer(self.frames(pixels), self.grid)
         if self.first_stays:
             significance = significance.clone()
             significance[:, 0, 0, 0] = torch.inf
@@ -79,7 +79,7 @@ class Selector:
         at_once: Any = getattr(
             pruner.scorer, "maps", None
         )  # a network looks once, whatever the number of stages
-        maps = at_once(frames, grids) if at_once else [pruner.significance(frames, grid) for grid in grids]
+        maps = at_once(frames, grids) if at_once else [pruner.scorer(frames, grid) for grid in grids]
         return {stage: pruner.choose(found) for stage, found in zip(self.reductions, maps, strict=True)}
 
     @property

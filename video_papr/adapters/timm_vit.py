@@ -9,12 +9,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.errors import ConfigError
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..core.types import TokenGrid
-from .host import Colors, Family, Handle, Host, Override, PerThread, class_of, keep_tokens
+from .host import Colors, Family, HandedOver, Handle, Host, Override, class_of, keep_behind
 from .selector import Selector
 
 IMAGENET: dict[str, Colors] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -41,13 +41,10 @@ def open_model(model: Any, name: str) -> Host:
     mean, std = (tuple(cfg.get(key) or IMAGENET[key]) for key in ("mean", "std"))
 
     def attach(selector: Selector) -> list[Handle]:
-        hooks = _Hooks(selector, model.num_prefix_tokens)
+        hooks = HandedOver(selector, partial(keep_behind, num_prefix=model.num_prefix_tokens))
         return [
-            embed.register_forward_pre_hook(hooks.check),
-            embed.register_forward_hook(hooks.choose),
-            model.patch_drop.register_forward_hook(hooks.drop),
-            model.register_forward_hook(hooks.forget, always_call=True),
-            Override(embed, "dynamic_feat_size", partial(hooks.map_size, embed)),
+            *hooks.attach(model, embed, model.patch_drop),
+            Override(embed, "dynamic_feat_size", partial(_map_size, hooks, embed)),
         ]
 
     return Host(
@@ -61,41 +58,11 @@ def open_model(model: Any, name: str) -> Host:
     )
 
 
-class _Hooks:
-    """Hands a thread's choice from `patch_embed` to `patch_drop`.
-
-    A choice is taken out when it is used, and replaced by the next call of `patch_embed`, which comes first in every
-    forward pass: what a pass that failed has left behind never reaches another one.
-    """
-
-    def __init__(self, selector: Selector, num_prefix: int) -> None:
-        self.selector, self.num_prefix = selector, num_prefix
-        self.chosen, self.shorter = PerThread(), PerThread()
-
-    def check(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.selector.check(args[0])
-
-    def choose(self, module: nn.Module, args: tuple[Any, ...], tokens: Tensor) -> None:
-        self.chosen.value = self.selector(args[0]).keep_idx
-
-    def drop(self, module: nn.Module, args: tuple[Any, ...], tokens: Tensor) -> Tensor:
-        keep_idx, self.chosen.value = self.chosen.value, None
-        kept = tokens if keep_idx is None else keep_tokens(tokens, keep_idx, self.num_prefix)
-        self.shorter.value = kept.shape[1] < tokens.shape[1]
-        return kept
-
-    def forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.chosen.value = None
-
-    def map_size(self, embed: Any, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the map that `forward_intermediates` lays tokens out on, if it has all of them."""
-        if self.shorter.value:
-            raise ValueError(
-                "a pruned model has no full grid to lay its tokens out on; use output_fmt='NLC' or reshape=False, and "
-                "video_papr.kept_tokens(model, pixels) for their places"
-            )
-        size: tuple[int, int] = type(embed).dynamic_feat_size(embed, image_size)
-        return size
+def _map_size(hooks: HandedOver, embed: Any, image_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the map that `forward_intermediates` lays tokens out on, if it has all of them."""
+    hooks.refuse_maps("output_fmt='NLC' or reshape=False")
+    size: tuple[int, int] = type(embed).dynamic_feat_size(embed, image_size)
+    return size
 
 
 FAMILY = Family(

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
-from ..core.types import TokenGrid, TokenSelection
-from .host import Colors, EmbeddingHooks, Family, Handle, Host, keep_tokens, pair
+from ..core.types import TokenGrid
+from .host import Colors, EmbeddingHooks, Family, Handle, Host, keep_behind, pair
 from .selector import Selector
 
 # What the published weights were trained with; a processor may do something else.
@@ -38,7 +38,7 @@ def open_model(model: Any, name: str) -> Host:
     num_prefix = 0 if videomae else 1
 
     def attach(selector: Selector) -> list[Handle]:
-        hooks = EmbeddingHooks(selector, partial(_keep, num_prefix=num_prefix))
+        hooks = EmbeddingHooks(selector, partial(keep_behind, num_prefix=num_prefix))
         return [
             base.register_forward_pre_hook(_refuse_masks, with_kwargs=True),
             *hooks.attach(base.embeddings),
@@ -54,11 +54,6 @@ def open_model(model: Any, name: str) -> Host:
         attach=attach,
         first_stays=name == "VideoMAEForVideoClassification" and not config.use_mean_pooling,
     )
-
-
-def _keep(tokens: Tensor, selection: TokenSelection, *, num_prefix: int) -> Tensor:
-    """tokens (B, P + N, D) -> (B, P + K, D)."""
-    return keep_tokens(tokens, selection.keep_idx, num_prefix)
 
 
 def _refuse_masks(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
