@@ -16,7 +16,7 @@ from video_papr.backbones.videomae import VideoMAE
 from video_papr.core.errors import ConfigError
 from video_papr.data.datasets import VideoSample
 from video_papr.evaluation.cost import Engine
-from video_papr.evaluation.evaluator import evaluate
+from video_papr.evaluation.evaluator import Evaluator
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.scorers.channels_last import speed_up
@@ -91,16 +91,15 @@ def test_an_evaluation_makes_no_graph_for_short_batches(
             yield VideoSample(index, str(index), 0, frames_of(views, index), None, 1.0, None, 8, 25.0)
 
     def answers(full: bool) -> list[Any]:
-        found = evaluate(
+        found = Evaluator(
             flow,
-            samples(),
             prepare=lambda clips: clips,
             views_per_video=views,
             batch_size=batch_size,
             engine=Engine(CPU),
             baseline=True,
             full_batches=full,
-        )
+        ).run(samples())
         assert sum(found.kept.values()) == 5 * views
         return [(answer.top5, answer.baseline_top5) for answer in found.answers]
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from video_papr.assembly import build, runtime
+from video_papr.assembly.views import frame_sampler
 from video_papr.backbones.builders import build_backbone
-from video_papr.config import DatasetConfig, RuntimeConfig, ViewsConfig
+from video_papr.config import DatasetConfig, RuntimeConfig
 from video_papr.core.errors import ConfigError, DataError
 from video_papr.data.annotations import VideoList, VideoRecord
 
@@ -68,10 +69,10 @@ def test_number_of_classes() -> None:
 
 
 def test_frames_of_a_clip() -> None:
-    dense = build.frame_sampler(DatasetConfig("folder", root=".", frame_stride=3), 2, 4)(100)
+    dense = frame_sampler(DatasetConfig("folder", root=".", frame_stride=3), 2, 4)(100)
     assert dense.shape == (2, 4)
     assert (dense[0, 1:] - dense[0, :-1] == 3).all()
-    spread = build.frame_sampler(DatasetConfig("folder", root=".", sampling="uniform"), 1, 4)(100)
+    spread = frame_sampler(DatasetConfig("folder", root=".", sampling="uniform"), 1, 4)(100)
     assert (spread[0, 1:] - spread[0, :-1] == 25).all()
 
 
@@ -153,13 +154,6 @@ def test_out_of_memory_names_the_key() -> None:
 def test_bugs_stay_bugs() -> None:
     with pytest.raises(KeyError), runtime.mendable_errors(64):
         raise KeyError("x")
-
-
-def test_actor_is_known_for_whole_synthetic_frames_only(tmp_path: Path) -> None:
-    one, three = ViewsConfig(1, 1), ViewsConfig(1, 3)
-    assert build.build_actor_share(DatasetConfig("folder", root="."), tmp_path, one, 64) is None
-    assert build.build_actor_share(DatasetConfig("synthetic"), tmp_path, three, 64) is None
-    assert build.build_actor_share(DatasetConfig("synthetic", short_side=80), tmp_path, one, 64) is None
 
 
 def test_spread_covers_the_dataset() -> None:

@@ -49,7 +49,7 @@ def start(
     status = 70
     try:
         os.environ.update(environment or {})
-        store: Callable[[Journal, Evaluation], None] = Journal.add
+        store: Callable[[Journal, Evaluation], None] = Journal.on_batch
 
         def note(journal: Journal, part: Evaluation) -> None:
             with (notes / f"{out.name}.batches").open("a") as file:
@@ -57,7 +57,7 @@ def start(
             time.sleep(pause_s)
             store(journal, part)
 
-        Journal.add = note  # type: ignore[method-assign]
+        Journal.on_batch = note  # type: ignore[method-assign]
         silence = os.open(notes / f"{out.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(silence, 1)
         os.dup2(silence, 2)

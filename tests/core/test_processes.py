@@ -54,9 +54,9 @@ def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched() == 1
     with join() as ranks:
         assert ranks is ALONE
-    ALONE.offer({"config": {}})
-    ALONE.begin({})
-    ALONE.meet()
-    ALONE.end()
+    ALONE.broadcast(done=[1])
+    ALONE.barrier()
+    ALONE.dismiss()
     assert ALONE.mean(0.5) == 0.5
     assert (ALONE.rank, ALONE.size, ALONE.busy) == (0, 1, False)
+    assert ALONE.job == {}

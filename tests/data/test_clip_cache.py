@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from video_papr.assembly.build import build_clip_cache
+from video_papr.assembly.views import build_clip_cache
 from video_papr.config import DatasetConfig, ViewsConfig
 from video_papr.core.errors import ConfigError
 from video_papr.data import clip_cache
@@ -246,14 +246,16 @@ def test_same_results_with_and_without_and_nothing_is_decoded_twice(
 
     import torch
 
+    from video_papr.backbones.builders import build_backbone
     from video_papr.data import datasets
     from video_papr.data.annotations import read_folder
     from video_papr.data.sampling import choose_sampler
     from video_papr.data.transforms import resize_and_crop
     from video_papr.evaluation.answers import Evaluation
     from video_papr.evaluation.cost import Engine
-    from video_papr.evaluation.evaluator import _note_videos, _views
-    from video_papr.evaluation.prefetch import Upload
+    from video_papr.evaluation.evaluator import Evaluator
+    from video_papr.evaluation.observers import AnsweredVideo, KeepViews, Observer
+    from video_papr.pipeline import Pipeline
 
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / "bad.mp4").write_bytes(b"no video")
@@ -262,17 +264,21 @@ def test_same_results_with_and_without_and_nothing_is_decoded_twice(
     videos = read_folder(tmp_path)
     sampler = choose_sampler("uniform", num_frames=4, num_clips=2, frame_stride=1)
     cut = partial(resize_and_crop, size=16, num_crops=3)
+    flow = Pipeline(build_backbone("videomae_tiny", num_classes=2, num_frames=4, input_size=16))
 
     def run(cache: ClipCache | None) -> tuple[torch.Tensor, list[datasets.VideoSample], Evaluation]:
         dataset = datasets.VideoDataset(videos, sampler, cache=cache)
         samples = [dataset[number] for number in range(len(videos))]
-        readable = [sample for sample in samples if sample.error is None]
-        done = Evaluation()
-        keep = None if cache is None else partial(datasets.keep_views, cache)
-        cpu = torch.device("cpu")
-        views = _views(readable, cut, 6, Engine(cpu), done.pruned, Upload(cpu))
-        _note_videos(readable, views, 6, done, keep)
-        return views, samples, done
+        seen: list[torch.Tensor] = []
+
+        class Views(Observer):
+            def on_video(self, video: AnsweredVideo, part: Evaluation) -> None:
+                seen.append(video.views.clone())
+
+        observers = [Views()] if cache is None else [Views(), KeepViews(cache)]
+        cpu = Engine(torch.device("cpu"))
+        done = Evaluator(flow, cut, 6, 12, cpu, observers=observers).run(samples)
+        return torch.cat(seen), samples, done
 
     plain, samples, _ = run(None)
     assert [sample.error is None for sample in samples] == [True, True, False]

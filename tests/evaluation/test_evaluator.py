@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -16,9 +15,10 @@ from video_papr.core.types import TokenSelection
 from video_papr.data.datasets import VideoSample
 from video_papr.data.transforms import resize_and_crop
 from video_papr.evaluation import evaluator
-from video_papr.evaluation.answers import Evaluation, VideoAnswer
+from video_papr.evaluation.answers import NOT_FINITE, Evaluation, VideoAnswer
 from video_papr.evaluation.cost import Engine
-from video_papr.evaluation.evaluator import evaluate
+from video_papr.evaluation.evaluator import Evaluator
+from video_papr.evaluation.observers import AnsweredVideo, ExtraMetric, Observer, Pictures
 from video_papr.evaluation.views import aggregate_views
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
@@ -59,14 +59,8 @@ def prepare(clips: Tensor) -> Tensor:
 def run(
     pipeline: Pipeline, samples: list[VideoSample], batch_size: int = 12, **options: object
 ) -> Evaluation:
-    return evaluate(
-        pipeline,
-        samples,
-        prepare=prepare,
-        views_per_video=CLIPS * CROPS,
-        batch_size=batch_size,
-        **{"engine": CPU, **options},  # type: ignore[arg-type]
-    )
+    settings: dict[str, Any] = {"engine": CPU, **options}
+    return Evaluator(pipeline, prepare, CLIPS * CROPS, batch_size, **settings).run(samples)
 
 
 def close(one: list[VideoAnswer], two: list[VideoAnswer]) -> None:
@@ -136,7 +130,7 @@ def test_stages_are_timed_over_all_views_once(pipeline: Pipeline) -> None:
 
 def test_dense_pipeline(pipeline: Pipeline) -> None:
     samples = [video(index) for index in range(2)]
-    found = run(Pipeline(pipeline.backbone), samples, examples={0, 1})
+    found = run(Pipeline(pipeline.backbone), samples, observers=[Pictures({0, 1})])
     assert found.dense is None
     assert found.pruned.score == []
     assert found.examples == []  # nothing was dropped, so there is nothing to show
@@ -147,7 +141,7 @@ def test_dense_pipeline(pipeline: Pipeline) -> None:
 
 def test_examples_are_the_first_views_of_the_videos_asked_for(pipeline: Pipeline) -> None:
     samples = [video(index, error="broken" if index == 1 else None) for index in range(5)]
-    found = run(pipeline, samples, examples={1, 2, 4, 99})
+    found = run(pipeline, samples, observers=[Pictures({1, 2, 4, 99})])
     assert [example.answer.name for example in found.examples] == ["2.mp4", "4.mp4"]
     for sample, example in zip((samples[2], samples[4]), found.examples, strict=True):
         assert sample.frames is not None
@@ -158,7 +152,7 @@ def test_examples_are_the_first_views_of_the_videos_asked_for(pipeline: Pipeline
         assert torch.equal(example.mask, selection.mask()[0])
 
 
-def test_actor_share_sees_each_video_with_its_own_selection(pipeline: Pipeline) -> None:
+def test_an_extra_metric_sees_each_video_with_its_own_selection(pipeline: Pipeline) -> None:
     seen: list[tuple[str, int]] = []
 
     def share(sample: VideoSample, selection: TokenSelection) -> float | None:
@@ -169,16 +163,62 @@ def test_actor_share_sees_each_video_with_its_own_selection(pipeline: Pipeline) 
         seen.append((sample.name, len(selection.keep_idx)))
         return None if sample.index == 1 else sample.index / 10
 
-    found = run(pipeline, [video(index) for index in range(3)], actor_share=share)
+    found = run(pipeline, [video(index) for index in range(3)], observers=[ExtraMetric("share", share)])
     assert seen == [(f"{index}.mp4", CLIPS * CROPS) for index in range(3)]
-    assert [answer.actor_share for answer in found.answers] == [0.0, None, 0.2]
+    assert [answer.extra["share"] for answer in found.answers] == [0.0, None, 0.2]
 
 
-def test_every_answer_is_reported_in_order(pipeline: Pipeline) -> None:
-    told: list[VideoAnswer] = []
-    note: Callable[[VideoAnswer], None] = told.append
-    found = run(pipeline, [video(0), video(1, error="broken"), video(2)], on_answer=note)
-    assert told == found.answers
+def test_observers_see_everything_in_order(pipeline: Pipeline) -> None:
+    told: list[tuple[str, Any]] = []
+
+    class Notes(Observer):
+        def on_views(self, sample: VideoSample, views: Tensor, preprocess_ms: float) -> None:
+            assert sample.frames is not None and torch.equal(views, prepare(sample.frames))
+            told.append(("views", sample.index))
+
+        def on_video(self, video: AnsweredVideo, part: Evaluation) -> None:
+            assert len(video.views) == CLIPS * CROPS
+            told.append(("video", video.answer))
+
+        def on_batch(self, part: Evaluation) -> None:
+            told.append(("batch", part.answers))
+
+    samples = [video(0), video(1, error="broken"), video(2)]
+    found = run(pipeline, samples, CLIPS * CROPS, observers=[Notes()])
+    first, broken, last = found.answers
+    assert told == [
+        *(("views", 0), ("video", first), ("batch", [first]), ("batch", [broken])),
+        *(("views", 2), ("video", last), ("batch", [last])),
+    ]
+    assert (found.failed, found.top1) == ([broken], found.accuracy(1))
+
+
+class Broken(torch.nn.Module):
+    """Spoils the logits of clips that are bright on the whole."""
+
+    def __init__(self, head: torch.nn.Module, value: float) -> None:
+        super().__init__()
+        self.head, self.value = head, value
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.head(features)
+        spoilt = logits.clone()
+        spoilt[1, 3] = self.value
+        return spoilt if len(logits) > 6 else logits
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_failures(value: float) -> None:
+    """One logit of one view; the other video of its batch keeps its answer."""
+    flow = Pipeline(build_backbone("videomae_tiny", num_classes=7, num_frames=FRAMES, input_size=SIZE))
+    samples = [video(0), video(1), video(2)]
+    whole = run(flow, samples).answers
+    flow.backbone.head = Broken(flow.backbone.head, value)
+    found = run(flow, samples)
+    first, *others = found.answers
+    assert first == VideoAnswer("0.mp4", 0, error=NOT_FINITE)
+    close(others, whole[1:])
+    assert found.failed == [first]
 
 
 def test_fewer_than_five_classes() -> None:
@@ -219,8 +259,13 @@ def test_batches_that_do_not_fit_are_halved_once(pipeline: Pipeline, monkeypatch
         return found
 
     monkeypatch.setattr(evaluator, "classify_views", tight)
-    found = run(pipeline, samples, 12, baseline=True, on_smaller_batch=told.append)
-    assert told == [6]
+
+    class Notes(Observer):
+        def on_smaller_batch(self, asked: int, size: int) -> None:
+            told.append((asked, size))
+
+    found = run(pipeline, samples, 12, baseline=True, observers=[Notes()])
+    assert told == [(12, 6)]
     close(found.answers, roomy.answers)
     assert (
         sum(views for _, views in found.pruned.backbone) == 5 * CLIPS * CROPS
@@ -247,7 +292,8 @@ def test_views_that_keep_unequal_numbers_of_tokens(pipeline: Pipeline, batch_siz
         shares.append(selection.counts().tolist())
         return None
 
-    found = run(flow, samples, batch_size, baseline=True, actor_share=share, examples={1})
+    observers = [ExtraMetric("share", share), Pictures({1})]
+    found = run(flow, samples, batch_size, baseline=True, observers=observers)
     all_kept: list[int] = []
     for sample, answer, kept in zip(samples, found.answers, shares, strict=True):
         assert sample.frames is not None

@@ -20,15 +20,14 @@ from video_papr.evaluation.answers import Evaluation, Example, VideoAnswer
 from video_papr.evaluation.cost import StageTimes
 from video_papr.evaluation.journal import (
     Journal,
-    Record,
-    hold,
+    Stamps,
     join_journal,
-    line_of,
     open_journal,
     read_finished,
-    read_records,
+    stamp_files,
 )
-from video_papr.evaluation.records import batch_record
+from video_papr.evaluation.lock import hold
+from video_papr.evaluation.records import Record, batch_record, line_of, read_records
 
 IDENTITY = {"pruner.keep_ratio": 0.3, "dataset.root": "videos", "weights": "abc", "views": (5, 3)}
 SESSION = {"device": "cpu (test)"}
@@ -45,7 +44,7 @@ answers = st.builds(
     probs_top5=st.none() | st.lists(st.floats(0, 1), max_size=5).map(tuple),
     kept_tokens=st.none() | st.integers(0, 9999) | st.floats(0, 9999),
     baseline_top5=ranking,
-    actor_share=st.none() | st.floats(0, 1),
+    extra=st.dictionaries(st.text(max_size=3), st.none() | st.floats(0, 1), max_size=2),
     error=st.none() | st.text(),
 )
 
@@ -69,7 +68,7 @@ def write(run_dir: Path, parts: list[Evaluation]) -> Path:
     """A run that finished these batches."""
     journal, _ = open_journal(run_dir, IDENTITY, SESSION)
     for part in parts:
-        journal.add(part)
+        journal.on_batch(part)
     journal.close()
     return journal.path
 
@@ -117,7 +116,7 @@ def test_a_run_that_is_cut_off_anywhere_keeps_its_whole_batches(
     assert read(run_dir).evaluation == together(parts[:whole])
     more = VideoAnswer("more", 1, index=99)
     journal, _ = open_journal(run_dir, IDENTITY, SESSION)
-    journal.add(Evaluation([more]))  # the run goes on in the same file
+    journal.on_batch(Evaluation([more]))  # the run goes on in the same file
     journal.close()
     assert read(run_dir).evaluation.answers == [*together(parts[:whole]).answers, more]
 
@@ -180,7 +179,9 @@ def test_starting_over_forgets_everything(tmp_path: Path) -> None:
 def test_a_record_of_another_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "progress").mkdir()
     (tmp_path / "progress/journal.jsonl").write_bytes(line_of({"format": 99, "identity": IDENTITY}))
-    with pytest.raises(DataError, match="has format 99, this version reads 1"):
+    with pytest.raises(
+        DataError, match="has format 99, from another version of video_papr; this one reads 2"
+    ):
         open_journal(tmp_path, IDENTITY, SESSION)
 
 
@@ -188,6 +189,35 @@ def test_no_video_counts_twice(tmp_path: Path) -> None:
     part = Evaluation([VideoAnswer("a", 0, (0,), index=0)], StageTimes([(1.0, 1)]))
     write(tmp_path, [part, part])
     assert read(tmp_path).evaluation == part
+
+
+def test_a_replaced_file_is_answered_anew_with_its_batch(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.mp4" for index in range(4)]
+    for path in paths:
+        path.write_bytes(b"video")
+    answers = [VideoAnswer(path.name, 0, (0,), index=index) for index, path in enumerate(paths)]
+    run_dir, stamps = tmp_path / "run", stamp_files(paths)
+
+    def session(*parts: Evaluation, stamps: Stamps) -> journal_module.Finished:
+        journal, finished = open_journal(run_dir, IDENTITY, SESSION, stamps=stamps)
+        for part in parts:
+            journal.on_batch(part)
+        journal.close()
+        return finished
+
+    session(Evaluation(answers[:2]), Evaluation(answers[2:]), stamps=stamps)
+    assert session(stamps=stamp_files(paths)).evaluation.answers == answers
+    paths[2].write_bytes(b"another")
+    paths[3].unlink()
+    now = stamp_files(paths)
+    assert now[3] is None and now[:2] == stamps[:2]
+    finished = session(stamps=now)
+    assert (finished.evaluation.answers, finished.changed) == (answers[:2], 2)
+    others = [VideoAnswer(answer.name, 0, (1,), index=answer.index) for answer in answers[2:]]
+    session(Evaluation(others), stamps=now)
+    finished = session(stamps=now)
+    assert (finished.evaluation.answers, finished.changed) == ([*answers[:2], *others], 0)
+    assert [one["videos"] for one in finished.sessions] == [2, 0, 0, 2, 0]
 
 
 def example(index: int) -> Example:
@@ -216,7 +246,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         StorageError, match=r"cannot write .*full: No space left on device. What was finished"
     ) as error:
-        journal.add(Evaluation([VideoAnswer("a", 0, index=0)]))
+        journal.on_batch(Evaluation([VideoAnswer("a", 0, index=0)]))
     assert "\n" not in str(error.value)
 
 
@@ -234,13 +264,13 @@ def test_a_record_that_only_fits_in_part_leaves_no_trace(tmp_path: Path) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 200, size + 200))
         journal = Journal(path)
         with pytest.raises(StorageError, match="File too large"):
-            journal.add(parts[1])
+            journal.on_batch(parts[1])
 
     assert in_child(fill_up) == 0
     assert path.stat().st_size == size
     journal, finished = open_journal(tmp_path, IDENTITY, SESSION)
     assert finished.evaluation == parts[0]
-    journal.add(parts[1])
+    journal.on_batch(parts[1])
     journal.close()
     assert read(tmp_path).evaluation == together(parts[:2])
 
@@ -313,7 +343,7 @@ def test_many_writers_one_after_the_other(tmp_path: Path) -> None:
                 with hold(tmp_path):
                     journal, finished = open_journal(tmp_path, IDENTITY, SESSION)
                     assert number not in [answer.index for answer in finished.evaluation.answers]
-                    journal.add(Evaluation([VideoAnswer(f"{number}", number, index=number)]))
+                    journal.on_batch(Evaluation([VideoAnswer(f"{number}", number, index=number)]))
                     journal.close()
                     return
             except ConfigError:
@@ -362,14 +392,14 @@ def test_ranks_and_sessions_together_make_the_run(
         counts.append(0)
         for _ in range(data.draw(st.integers(0, len(left)))):
             part = left.pop(data.draw(st.integers(0, len(left) - 1)))
-            data.draw(st.sampled_from([first, *others])).add(part)
+            data.draw(st.sampled_from([first, *others])).on_batch(part)
             counts[-1] += len(part.answers)
         dying = data.draw(st.none() | st.sampled_from([first, *others]))
         for journal in (first, *others):
             journal.close()
         if dying is not None:
             with dying.path.open("ab") as file:
-                file.write(line_of({"batch": batch_record(parts[0])} if parts else {})[:-3])
+                file.write(line_of({"batch": batch_record(parts[0]), "files": []} if parts else {})[:-3])
     found = read_finished(run_dir, IDENTITY)
     done = together([part for part in parts if part not in left])
     assert found.evaluation.answers == done.answers

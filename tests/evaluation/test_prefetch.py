@@ -17,7 +17,8 @@ from video_papr.backbones.builders import build_backbone
 from video_papr.data.datasets import VideoSample
 from video_papr.evaluation.answers import Evaluation
 from video_papr.evaluation.cost import Engine
-from video_papr.evaluation.evaluator import evaluate
+from video_papr.evaluation.evaluator import Evaluator
+from video_papr.evaluation.observers import Observer, Pictures
 from video_papr.evaluation.prefetch import Upload, behind
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
@@ -83,22 +84,23 @@ def test_answers_are_those_of_the_plain_loop_to_the_bit(videos: int, monkeypatch
                 order.append(f"fetch {index}")
                 yield sample(index)
 
-        def keep(video: VideoSample, views: Tensor, ms: float) -> None:
-            assert video.frames is not None and torch.equal(views, video.frames)
-            kept_ms.append(ms)
+        class Notes(Observer):
+            def on_views(self, sample: VideoSample, views: Tensor, preprocess_ms: float) -> None:
+                assert sample.frames is not None and torch.equal(views, sample.frames)
+                kept_ms.append(preprocess_ms)
 
-        found = evaluate(
+            def on_batch(self, part: Evaluation) -> None:
+                order.extend(f"read {answer.name}" for answer in part.answers)
+
+        found = Evaluator(
             pipeline,
-            samples(),
             prepare=lambda clips: clips,
             views_per_video=2,
             batch_size=2,
             engine=engine,
             baseline=True,
-            examples={0, 4},
-            keep_views=keep,
-            on_answer=lambda answer: order.append(f"read {answer.name}"),
-        )
+            observers=[Pictures({0, 4}), Notes()],
+        ).run(samples())
         return found, order, kept_ms
 
     (plain, one_by_one, _), (queued, ahead, kept_ms) = run(Engine(CPU)), run(Queued(CPU))

@@ -10,7 +10,7 @@ import torch
 from video_papr.evaluation import results
 from video_papr.evaluation.answers import Evaluation, VideoAnswer
 from video_papr.evaluation.cost import StageTimes
-from video_papr.evaluation.results import RunInfo, build_results, prediction_lines, write_results, write_text
+from video_papr.evaluation.results import RunInfo, build_results, prediction_lines, write_results
 
 INFO = RunInfo(
     dataset="folder",
@@ -24,6 +24,7 @@ INFO = RunInfo(
     device="cpu (test)",
     dtype="fp32",
     seed=3,
+    extra={"shown": 1.0},
 )
 
 
@@ -32,8 +33,8 @@ def evaluation() -> Evaluation:
     right = {"probs_top5": (0.7, 0.3), "kept_tokens": 470}
     return Evaluation(
         answers=[
-            VideoAnswer("a", 0, (0, 1), baseline_top5=(0, 1), actor_share=0.5, **right),  # type: ignore[arg-type]
-            VideoAnswer("b", 1, (1, 0), baseline_top5=(1, 0), actor_share=1.0, **right),  # type: ignore[arg-type]
+            VideoAnswer("a", 0, (0, 1), baseline_top5=(0, 1), extra={"shown": 0.5}, **right),  # type: ignore[arg-type]
+            VideoAnswer("b", 1, (1, 0), baseline_top5=(1, 0), extra={"shown": 1.0}, **right),  # type: ignore[arg-type]
             VideoAnswer("c", 0, (1, 0), baseline_top5=(0, 1), **right),  # type: ignore[arg-type]
             VideoAnswer("d", 1, error="broken"),
             VideoAnswer("e", None, error="missing"),
@@ -49,7 +50,7 @@ def test_figures_follow_from_the_answers() -> None:
     assert [results[key] for key in counts] == [5, 3, 1, 1]
     assert (results["top1"], results["top5"]) == (40.0, 60.0)
     assert results["top1_standard_error"] == pytest.approx(100 * (0.4 * 0.6 / 5) ** 0.5)
-    assert (results["mean_kept_tokens"], results["actor_tokens_kept"]) == (470, 0.75)
+    assert (results["mean_kept_tokens"], results["shown"]) == (470, 0.75)
     assert results["latency_ms"] == {"decode": 10, "preprocess": 1, "score": 3, "backbone": 2, "total": 16}
     assert results["videos_per_second"] == pytest.approx(3 / 0.066)
     assert results["comparison"]["loss_points"] == pytest.approx(20)
@@ -120,21 +121,6 @@ def test_results_are_written_whatever_the_names_hold(tmp_path: Path) -> None:
         "'=cmd(),1,1,0",
         r"b\udce9\n\x1b[2J,0,1,1",
     ]
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "results.json"
-    write_text(path, "old")
-    assert path.stat().st_mode & 0o777 == 0o644
-
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(results.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_text(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path], "no half file stays"
 
 
 def test_what_ran_is_recorded() -> None:

@@ -17,7 +17,7 @@ from video_papr.core.errors import ConfigError
 from video_papr.core.types import TokenGrid, TokenSelection
 from video_papr.data.datasets import VideoSample
 from video_papr.evaluation.cost import Engine, choice_cost, gmacs_per_view, mean_gmacs
-from video_papr.evaluation.evaluator import evaluate
+from video_papr.evaluation.evaluator import Evaluator
 from video_papr.inference.export import check_exportable
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.budget import keep_count
@@ -281,14 +281,13 @@ def test_an_evaluation_counts_the_choice_of_its_own_videos(mode: str) -> None:
         VideoSample(index, str(index), 0, view, None, 1.0, None, FRAMES, 25.0)
         for index, view in enumerate(views.split(1))
     ]
-    found = evaluate(
+    found = Evaluator(
         flow,
-        samples,
         prepare=lambda clip: clip,
         views_per_video=1,
         batch_size=2,
         engine=Engine(torch.device("cpu")),
-    )
+    ).run(samples)
     runs = found.pruned.scorer_gmacs
     if mode == "ratio":  # the same for every clip, and counted once beforehand
         assert runs == []

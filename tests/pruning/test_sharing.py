@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from video_papr.assembly.build import build_shared_maps
+from video_papr.assembly.views import build_shared_maps
 from video_papr.backbones.builders import build_backbone
 from video_papr.config import DatasetConfig, ViewsConfig
 from video_papr.core.errors import ConfigError
@@ -18,7 +18,7 @@ from video_papr.core.types import TokenGrid
 from video_papr.data.datasets import VideoSample
 from video_papr.data.transforms import crop_places, resize_and_crop
 from video_papr.evaluation.cost import Engine
-from video_papr.evaluation.evaluator import evaluate
+from video_papr.evaluation.evaluator import Evaluator
 from video_papr.evaluation.sharing import SharedMaps
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import Pruner, build_pruner
@@ -133,15 +133,14 @@ def test_an_evaluation_keeps_what_the_shared_maps_say_and_counts_what_they_cost(
     clips = noise(2, 8, 32, 64, 3)
     shared = SharedMaps(chosen, backbone.grid, lambda h, w: crop_places(h, w, size=SIZE, num_crops=3))
     found = {
-        batch: evaluate(
+        batch: Evaluator(
             flow,
-            [_video(clips)],
             prepare=lambda frames: resize_and_crop(frames, size=SIZE, num_crops=3),
             views_per_video=6,
             batch_size=batch,
             engine=Engine(torch.device("cpu")),
             shared_maps=shared,
-        )
+        ).run([_video(clips)])
         for batch in (2, 6)
     }
     views = resize_and_crop(clips, size=SIZE, num_crops=3)

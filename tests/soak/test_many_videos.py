@@ -24,8 +24,9 @@ from video_papr.data.sampling import dense_clips
 from video_papr.data.transforms import resize_and_crop
 from video_papr.evaluation.answers import Evaluation
 from video_papr.evaluation.cost import Engine
-from video_papr.evaluation.evaluator import evaluate
+from video_papr.evaluation.evaluator import Evaluator
 from video_papr.evaluation.journal import open_journal
+from video_papr.evaluation.observers import Observer
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
 
@@ -71,21 +72,20 @@ def test_memory_stays_flat(
     journal, _ = open_journal(tmp_path, {"run": "long"}, {})
     curve: list[float] = []
 
-    def store(part: Evaluation) -> None:
-        journal.add(part)
-        if part.answers[-1].index % (count // 20) < len(part.answers):
-            curve.append(memory_mb())
+    class Curve(Observer):
+        def on_batch(self, part: Evaluation) -> None:
+            if part.answers[-1].index % (count // 20) < len(part.answers):
+                curve.append(memory_mb())
 
     begin = time.monotonic()
-    found = evaluate(
+    found = Evaluator(
         pipeline,
-        chain.from_iterable(iter_samples(dataset, workers=2, timeout_s=5)),
         prepare=partial(resize_and_crop, size=16),
         views_per_video=1,
         batch_size=8,
         engine=Engine(torch.device("cpu")),
-        on_batch=store,
-    )
+        observers=[journal, Curve()],
+    ).run(chain.from_iterable(iter_samples(dataset, workers=2, timeout_s=5)))
     journal.close()
     reasons = Counter(
         re.sub(r"^cannot decode \S+ \((.*); tried twice\)$", r"\1", answer.error)

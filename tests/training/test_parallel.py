@@ -45,14 +45,13 @@ def forked() -> Callable[[int, Callable[[Ranks], None]], list[int]]:
                     torch.set_num_threads(1)
                     with join() as ranks:
                         if rank == 0:
-                            ranks.offer({})
-                            ranks.begin({})
+                            ranks.broadcast()
                         else:
-                            ranks.hear()
+                            assert ranks.receive()
                         work(ranks)
-                        ranks.meet()
+                        ranks.barrier()
                         if rank:
-                            assert ranks.hear() is None
+                            assert not ranks.receive()
                     status = 0
                 except RankError:
                     status = 2

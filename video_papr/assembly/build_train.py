@@ -24,8 +24,9 @@ from ..training.loop import Schedule
 from ..training.parallel import check_split
 from ..training.store import ClipStore, build_store
 from ..training.targets import Target, backbone_target, scorer_target
-from .build import build_video_list, build_videos, frame_sampler
+from .build import build_video_list, build_videos
 from .runtime import num_workers
+from .views import frame_sampler
 
 
 def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:

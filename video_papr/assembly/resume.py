@@ -89,12 +89,16 @@ def _short(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def tell(finished: Finished, total: int) -> None:
+def report(finished: Finished, total: int) -> None:
     """Says in one line each what an earlier session left, and what is different now."""
     done = len(finished.evaluation.answers)
     if finished.damaged:
         warn(
             f"{finished.damaged} damaged records of the journal are left out; their videos are evaluated again"
+        )
+    if finished.changed:
+        warn(
+            f"{finished.changed} answered videos have changed since, or others of their batch; they are evaluated again"
         )
     if not done:
         return

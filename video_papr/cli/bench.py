@@ -245,15 +245,14 @@ def _version_of(package: str) -> dict[str, str]:
 
 def _write(results: dict[str, Any], report: str, pictures: dict[str, bytes | None], out: Path) -> list[Path]:
     """Writes the files; bench.json last, so that its presence means done."""
-    import json
-
-    from ..evaluation.results import write_text
+    from ..core.files import atomic_write
+    from ..evaluation.results import to_json
 
     out.mkdir(parents=True, exist_ok=True)
     drawn = {out / name: picture for name, picture in pictures.items() if picture is not None}
     for path, picture in drawn.items():
         path.write_bytes(picture)
     paths = [*drawn, out / "bench.md", out / "bench.json"]
-    write_text(paths[-2], report)
-    write_text(paths[-1], json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    atomic_write(paths[-2], report)
+    atomic_write(paths[-1], to_json(results))
     return paths

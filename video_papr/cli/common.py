@@ -5,15 +5,16 @@ Nothing heavy is imported here, so `--help` and a mistyped key answer at once.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,23 +24,31 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config import plain
 from ..config.hydra import config_source, explain
-from ..core.console import fail, make_console
+from ..core.console import Terminal, fail, make_console
 from ..core.errors import RankError, StorageError, VideoPaprError
+from ..core.files import atomic_write
 from ..core.processes import ALONE, Ranks, join, refuse_ranks
 from ..evaluation.reports.tables import print_sweep, sweep_files, sweep_row
-
-if TYPE_CHECKING:
-    pass
 
 USAGE_ERROR = 2  # exit status when the user can mend it
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
+_SPACE = "Free some space and run the same command again."
+_PLACE = "Give another output_dir, one that can be written."
+_HANDLES = "Allow more open files (ulimit -n) and run the same command again."
+SYSTEM_ERRORS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR), _PLACE
+    ),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), _HANDLES),
+}
 Work = Callable[[DictConfig, Path], "dict[str, Any] | float"]
 
 
 def run_shared_command(config_name: str, work: Callable[[Ranks, DictConfig, Path], Any]) -> None:
-    """Like `run_command`, for work that several ranks can share (`torchrun tools/...`); see `distributed`.
+    """Like `run_command`, for work that several ranks can share (`torchrun tools/...`); see `core.processes`.
 
     Only rank 0 reads the command line; the others do as they are told.
     """
@@ -57,13 +66,14 @@ def run_shared_command(config_name: str, work: Callable[[Ranks, DictConfig, Path
 def _follow(ranks: Ranks, work: Work) -> None:
     """The jobs that rank 0 gives. What is said along the way goes to a file, but for the error that ends it."""
     try:
-        while (job := ranks.hear()) is not None:
-            with _into(Path(job["out"]), f"rank_{ranks.rank}.log"):
-                work(DictConfig(job["config"]), Path(job["out"]))
+        while ranks.receive():
+            out = Path(ranks.job["out"])
+            with _into(out, f"rank_{ranks.rank}.log"):
+                work(DictConfig(ranks.job["config"]), out)
     except RankError:
         raise
     except VideoPaprError as error:
-        if ranks.first_to_tell():  # some errors are those of all ranks
+        if ranks.first_to_report():  # some errors are those of all ranks
             fail(f"{ranks}: {error}")
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt:
@@ -110,12 +120,12 @@ def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
         out = Path(state.runtime.output_dir)
         try:
             if ranks.size > 1:
-                ranks.offer({"config": plain(cfg), "out": str(out)})
+                ranks.job = {"config": plain(cfg), "out": str(out)}
             return work(cfg, out)
         except VideoPaprError as error:
             if trace:
                 raise
-            if isinstance(error, RankError) or not ranks.busy or ranks.first_to_tell():
+            if isinstance(error, RankError) or not ranks.busy or ranks.first_to_report():
                 fail(error)
             if state.mode == RunMode.MULTIRUN and not ranks.busy:
                 return str(error)
@@ -128,7 +138,7 @@ def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
         print("stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        line = explain(error)
+        line = explain(error) or system_error(error)
         if trace or line is None:
             raise
         fail(line)
@@ -136,6 +146,22 @@ def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
     finally:
         if before is None:
             del os.environ[FULL_ERROR]
+
+
+def print_written(paths: Iterable[Path], console: Terminal | None = None) -> None:
+    """Says where the files of a run are."""
+    console = console or make_console()
+    for path in paths:
+        console.print(f"wrote {path}")
+
+
+def system_error(error: Exception) -> str | None:
+    """One line for an error of the operating system that the user can mend; None for any other."""
+    if not isinstance(error, OSError) or error.errno not in SYSTEM_ERRORS:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    hint = SYSTEM_ERRORS[error.errno]
+    return f"{place}{error.strerror}. {hint}"
 
 
 class SweepSummary(Callback):
@@ -153,8 +179,6 @@ class SweepSummary(Callback):
             old.unlink()
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
-        from ..evaluation.results import write_text
-
         state = config.hydra
         if state.mode != RunMode.MULTIRUN:
             return
@@ -167,7 +191,7 @@ class SweepSummary(Callback):
         overrides = OmegaConf.to_container(state.overrides.task)
         assert isinstance(overrides, list)
         row = sweep_row(int(state.job.num), [str(word) for word in overrides], results, error)
-        write_text(Path(state.sweep.dir) / ".jobs" / f"{state.job.num}.json", json.dumps(row))
+        atomic_write(Path(state.sweep.dir) / ".jobs" / f"{state.job.num}.json", json.dumps(row))
         self._write(Path(state.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -175,8 +199,7 @@ class SweepSummary(Callback):
         directory = Path(config.hydra.sweep.dir)
         rows = self._rows(directory)
         print_sweep(rows, console)
-        for path in self._write(directory):
-            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        print_written(self._write(directory), console)
         if any(row["error"] is not None for row in rows):
             sys.exit(USAGE_ERROR)
 
@@ -185,11 +208,9 @@ class SweepSummary(Callback):
         return sorted(rows, key=lambda row: row["job"])
 
     def _write(self, sweep_dir: Path) -> list[Path]:
-        from ..evaluation.results import write_text
-
         paths = []
         for name, text in sweep_files(self._rows(sweep_dir)).items():
-            write_text(sweep_dir / name, text)
+            atomic_write(sweep_dir / name, text)
             paths.append(sweep_dir / name)
         return paths
 

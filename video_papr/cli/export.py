@@ -161,11 +161,10 @@ def _versions_of(*packages: str) -> dict[str, str]:
 
 
 def _write_description(path: Path, facts: Mapping[str, Any]) -> None:
-    import json
+    from ..core.files import atomic_write
+    from ..evaluation.results import to_json
 
-    from ..evaluation.results import write_text
-
-    write_text(path, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    atomic_write(path, to_json(facts))
 
 
 def _print(checked: Mapping[str, Mapping[str, Any]], written: list[Path]) -> None:

@@ -10,6 +10,7 @@ from ..config import BackboneConfig, DatasetConfig, RuntimeConfig, check_command
 from ..config.rules import flag, one_of, or_else, positive, setting, text
 from ..core.console import make_console, warn
 from ..core.errors import ConfigError
+from ..core.files import atomic_write
 from .common import run_command
 
 
@@ -76,19 +77,12 @@ def run(config: PrepareConfig, out: Path) -> dict[str, Any]:
     counts = count_statuses(entries)
 
     index, report = out / "index.csv", out / "report.md"
-    _write(index, index_text(entries))
+    # The names of files that are not UTF-8 keep their bytes.
+    atomic_write(index, index_text(entries).encode("utf-8", "surrogateescape"))
     title = f"{dataset.name}: {root}" + (f", {dataset.annotations}" if dataset.annotations else "")
-    _write(report, report_text(title, entries, problems))
+    atomic_write(report, report_text(title, entries, problems))
     _print(title, counts, problems, [index, report])
     return counts
-
-
-def _write(path: Path, content: str) -> None:
-    """Writes a file whole or not at all; names of files that are no UTF-8 stay as they are."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode("utf-8", "surrogateescape"))
-    partial.replace(path)
 
 
 def _print(title: str, counts: dict[str, int], problems: list[str], written: list[Path]) -> None:

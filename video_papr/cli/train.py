@@ -57,7 +57,7 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
         f"{target.name}: {len(class_names)} classes, {len(stores[-1])} clips, {len(val)} for validation"
     )
     if ranks.rank == 0:
-        ranks.begin({})
+        ranks.broadcast()
     rows = fit(
         target.model,
         plan=target.plan,
@@ -76,7 +76,7 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
         log=build_train.tensorboard_log(out) if train.tensorboard and ranks.rank == 0 else None,
         ranks=ranks,
     )
-    ranks.meet()
+    ranks.barrier()
     if ranks.rank:
         return {}
     last = rows[-1]

@@ -1,4 +1,4 @@
-"""The terminal: errors and warnings of one line, notes, tables on stdout, progress bars.
+"""The terminal: errors and warnings of one line, notes, tables on stdout.
 
 rich follows the width of the terminal, `COLUMNS` and `NO_COLOR`.
 """
@@ -10,25 +10,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from rich.console import Console
 from rich.text import Text
-from tqdm import tqdm
 
 from .errors import CheckpointWarning
 from .escape import printable
 
 PIPE_WIDTH = 10_000  # of a file or a pipe, which has no width of its own: nothing is folded there
-
-
-class Answered(Protocol):
-    """What a bar over videos needs to know of an answer."""
-
-    @property
-    def label(self) -> int | None: ...
-    @property
-    def top5(self) -> tuple[int, ...] | None: ...
 
 
 class Terminal(Console):
@@ -80,27 +70,3 @@ def loading_said_aloud() -> Iterator[None]:
     for entry in caught:
         if entry not in changes:
             warnings.warn_explicit(entry.message, entry.category, entry.filename, entry.lineno)
-
-
-class Progress:
-    """A bar over the videos of a run, with running top-1 and the number of failed ones."""
-
-    def __init__(self, total: int, *, show: bool, what: str | None = None) -> None:
-        quiet = not sys.stderr.isatty()  # in a log file a line every ten seconds is enough
-        self._bar = tqdm(
-            total=total, desc=what, unit="video", disable=not show, mininterval=10 if quiet else 0.2
-        )
-        self._correct = self._failed = 0
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def __call__(self, answer: Answered) -> None:
-        self._failed += answer.top5 is None
-        self._correct += answer.top5 is not None and answer.top5[0] == answer.label
-        self._bar.update()
-        top1 = 100 * self._correct / max(self._bar.n, 1)
-        self._bar.set_postfix_str(f"top-1 {top1:.1f} %, failed {self._failed}", refresh=False)

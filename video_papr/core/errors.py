@@ -19,6 +19,10 @@ class VideoDecodeError(VideoPaprError):
     """One video cannot be decoded. Evaluation counts it as failed and goes on."""
 
 
+class LogitsError(VideoPaprError):
+    """Logits of a network are not finite: NaN or infinite."""
+
+
 class StorageError(VideoPaprError):
     """What a run found cannot be written, for example because the disk is full."""
 

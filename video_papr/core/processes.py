@@ -1,15 +1,13 @@
-"""One command in several processes (ranks), as `torchrun` starts them: who leads, who follows, and what they share.
+"""Multi-process runs (torchrun): ranks that share the videos or clips of one command.
 
-Rank 0 leads: it reads the command line, prepares everything, and only then tells the others what to do. So a wrong
-option is one line and not one for each rank, and what has to be made once (synthetic videos, decoded clips,
-downloads) is made once. The others build the same objects from the same configuration, do their share, and wait.
+Every rank has the same configuration, takes its share of the indices (`share`), and leaves a file of its own; after a
+barrier, rank 0 puts these together. Rank 0 alone reads the command line and prepares what has to be made once
+(synthetic videos, downloads); then it broadcasts the configuration. So a wrong option is one line, and sweepers whose
+next job depends on the last one's result run once.
 
-    rank 0   compose - prepare - journal - begin ---- own share ---- meet - merge - write
-    rank 1                                 hear - prepare - own share ---- meet
-    rank 2                                 hear - prepare - own share ---- meet
-
-What they tell each other is JSON in torch's key-value store; results go through files in the run directory; gloo
-waits for those who are not ready. Nothing is unpickled.
+    rank 0   compose - prepare - broadcast ---- own share ---- barrier - put together - write
+    rank 1                         receive - prepare - own share ---- barrier
+    rank 2                         receive - prepare - own share ---- barrier
 
 Torch is imported in functions only, so that `--help` answers at once.
 """
@@ -32,11 +30,9 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Store
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets for each process
-MEETING = timedelta(minutes=10)  # that all ranks start
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 # One rank may be long at work while another waits. That one is lost is noticed at once, by the connection.
-PATIENCE = timedelta(days=7)
-
-Job = dict[str, Any]
+TIMEOUT = timedelta(days=7)
 
 
 class Ranks:
@@ -46,6 +42,8 @@ class Ranks:
         rank: 0 leads.
         size: number of ranks.
         local_rank, local_size: the same on this machine.
+        job: plain values (JSON) that all ranks know: rank 0 sets them and sends them with `broadcast`.
+        busy: at work on a job: who leaves now leaves the others alone.
     """
 
     def __init__(
@@ -59,75 +57,52 @@ class Ranks:
     ) -> None:
         self.rank, self.size = rank, size
         self.local_rank, self.local_size = local_rank, local_size
+        self.job: dict[str, Any] = {}
+        self.busy = False
         self._store = store
-        self._jobs = 0
-        self._job: Job | None = None
         self._advice = ""
-        self.busy = False  # at work on a job: who leaves now leaves the others alone
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {socket.gethostname()}"
 
-    # ---- what rank 0 says, and what the others hear ----
-
-    def offer(self, job: Job) -> None:
-        """Rank 0: what the others will be told by `begin`. Plain values only."""
+    def broadcast(self, **facts: Any) -> None:
+        """Rank 0: everything is prepared; the others start on `job`, and know these facts."""
         if self._store is not None:
-            self._job = job
-
-    def begin(self, facts: Job) -> None:
-        """Rank 0: everything is prepared; the others start on the job that was offered, with these facts."""
-        if self._store is not None:
-            assert self._job is not None
+            self.job = {**self.job, **facts}
+            self._exchange(self.job)
             self.busy = True
-            self._say({**self._job, "facts": facts})
 
-    def hear(self) -> Job | None:
-        """Other ranks: waits for the next job; None: there is none any more.
+    def receive(self) -> bool:
+        """Other ranks: wait for the next job; False: there is none any more.
 
         Raises:
             RankError: rank 0 is gone.
         """
-        assert self._store is not None
-        key = f"job/{self._jobs}"
-        self._jobs += 1
-        with self._lost_ones():
-            self._store.wait([key], PATIENCE)
-            self._job = json.loads(self._store.get(key))
-        self.busy = self._job is not None
-        if not self.busy:
-            self._part()
-        return self._job
+        job = self._exchange(None)
+        self.busy, self.job = job is not None, job or {}
+        return self.busy
 
-    @property
-    def facts(self) -> Job:
-        """Other ranks: what rank 0 gave along with the job."""
-        assert self._job is not None
-        return self._job["facts"]
-
-    def end(self) -> None:
+    def dismiss(self) -> None:
         """Rank 0: there is no further job."""
         if self._store is not None and not self.busy:
-            with suppress(RuntimeError):  # they may be gone already
-                self._say(None)
-            self._part()
+            with suppress(RuntimeError, RankError):  # they may be gone already
+                self._exchange(None)
 
-    def _say(self, job: Job | None) -> None:
-        assert self._store is not None
-        self._store.set(f"job/{self._jobs}", json.dumps(job))
-        self._jobs += 1
-
-    def _part(self) -> None:
-        """Waits for the others once more: without torchrun, rank 0 takes the store along."""
+    def _exchange(self, job: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Rank 0's job on all ranks, as JSON: nothing is unpickled."""
+        import torch
         import torch.distributed as dist
 
-        with suppress(RuntimeError):
-            dist.barrier()
-            dist.destroy_process_group()
+        data = torch.frombuffer(bytearray(json.dumps(job).encode()), dtype=torch.uint8)
+        length = torch.tensor(len(data))
+        with self._lost_ranks():
+            dist.broadcast(length, src=0)
+            data = data if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
+            dist.broadcast(data, src=0)
+        received: dict[str, Any] | None = json.loads(bytes(data.tolist()))
+        return received
 
-    # ---- together ----
-
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Waits until all ranks are here.
 
         Raises:
@@ -136,7 +111,7 @@ class Ranks:
         if self._store is not None:
             import torch.distributed as dist
 
-            with self._lost_ones():
+            with self._lost_ranks():
                 dist.barrier()
             self.busy = False
 
@@ -148,7 +123,7 @@ class Ranks:
         import torch.distributed as dist
 
         shared = torch.tensor(value, dtype=torch.float64)
-        with self._lost_ones():
+        with self._lost_ranks():
             dist.all_reduce(shared)
         return shared.item() / self.size
 
@@ -159,16 +134,14 @@ class Ranks:
 
         if self._store is None or self.mean(float(torch.cuda.device_count() >= self.local_size)) < 1:
             return None
-        group = dist.new_group(backend="nccl", timeout=PATIENCE)
+        group = dist.new_group(backend="nccl", timeout=TIMEOUT)
         assert not isinstance(group, int)  # that is for those left out
         return group
 
-    # ---- the end of one is the end of all ----
-
-    def first_to_tell(self) -> bool:
+    def first_to_report(self) -> bool:
         """Whether no other rank has said why the run ends. Every survivor could, and one line is enough."""
         try:
-            return self._store is None or self._store.add("told", 1) == 1
+            return self._store is None or self._store.add("reported", 1) == 1
         except RuntimeError:  # the store is gone too: better twice than never
             return True
 
@@ -186,7 +159,7 @@ class Ranks:
 
         def leave(number: int, frame: object) -> NoReturn:
             # Not an exception: whoever catches one at this moment would take it for a fault of a video.
-            if os.getpid() == owner and self.first_to_tell():
+            if os.getpid() == owner and self.first_to_report():
                 said = f"error: {self} was told to stop: another rank is lost, or the job was ended. {advice}"
                 os.write(2, f"{said}\n".encode())
             os._exit(128 + number)
@@ -194,29 +167,25 @@ class Ranks:
         before = signal.signal(signal.SIGTERM, leave)
         self._advice = advice
         try:
-            with self._lost_ones():
+            with self._lost_ranks():
                 yield
         finally:
             self._advice = ""
             signal.signal(signal.SIGTERM, before)
 
     @contextmanager
-    def _lost_ones(self) -> Iterator[None]:
+    def _lost_ranks(self) -> Iterator[None]:
         """Turns torch's errors about a connection that broke into one line."""
+        from torch.distributed import DistError
+
         try:
             yield
         except RuntimeError as error:
-            if not _is_about_connections(error):
+            if not isinstance(error, DistError) and "gloo" not in str(error):
                 raise
-            if not self.first_to_tell():
+            if not self.first_to_report():
                 sys.exit(1)
             raise RankError(f"another rank is lost, so {self} stops. {self._advice}".rstrip()) from error
-
-
-def _is_about_connections(error: RuntimeError) -> bool:
-    from torch.distributed import DistError
-
-    return isinstance(error, DistError) or "gloo" in str(error)
 
 
 ALONE = Ranks()
@@ -240,11 +209,11 @@ def join() -> Iterator[Ranks]:
     import torch.distributed as dist
 
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=MEETING))
+        store, rank, size = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
         # torchrun may start the ranks again after a loss, with the same store.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(
-            "gloo", store=dist.PrefixStore("gloo", store), rank=rank, world_size=size, timeout=PATIENCE
+            "gloo", store=dist.PrefixStore("gloo", store), rank=rank, world_size=size, timeout=TIMEOUT
         )
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -259,8 +228,12 @@ def join() -> Iterator[Ranks]:
     try:
         yield ranks
     finally:
-        if ranks.rank == 0:
-            ranks.end()
+        if rank == 0:
+            ranks.dismiss()
+        if not ranks.busy:
+            with suppress(RuntimeError):  # without torchrun, rank 0 takes the store along, so it leaves last
+                dist.barrier()
+                dist.destroy_process_group()
 
 
 def share(items: Sequence[int], ranks: Ranks, *, together: int) -> list[int]:

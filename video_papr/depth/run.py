@@ -10,7 +10,6 @@ progressive/checkpoint.pt the chosen blocks moved to their pruned branch, fine-t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from ..backbones.depth_pruned import REMOVED
 from ..core.errors import CheckpointError
+from ..core.files import atomic_write
 from ..training.loop import CHECKPOINT
 from ..training.store import ClipStore
 from .fit import fit_branches
@@ -149,7 +149,7 @@ def _table(work: Work) -> LatencyTable:
             described=measured,
             on_block=bar.update,
         )
-    _write(path, asdict(table))
+    atomic_write(path, json.dumps(asdict(table), indent=1) + "\n")
     return table
 
 
@@ -184,7 +184,8 @@ def _searched(supernet: nn.Module, budget: Budget, work: Work) -> Found:
 
         def keep(mask: Mask, score: float) -> None:
             known[mask] = score
-            _write(path, {"scores": [[list(mask), score] for mask, score in known.items()]})
+            scores = [[list(mask), score] for mask, score in known.items()]
+            atomic_write(path, json.dumps({"scores": scores}, indent=1) + "\n")
             bar.update()
             bar.set_postfix(best=f"{max(known.values()):.2f}", refresh=False)
 
@@ -227,14 +228,6 @@ def _judge(net: nn.Module, work: Work) -> Judge:
         alike=plan.alike,
         teacher=work.teacher,
     )
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON; a run killed while writing keeps what was there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _read(path: Path, keys: set[str]) -> dict[str, Any]:

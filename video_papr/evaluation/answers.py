@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .cost import StageTimes
+from .metrics import percent_correct
+
+NOT_FINITE = "the logits are not finite (NaN or infinite)"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class VideoAnswer:
         probs_top5: their probabilities.
         kept_tokens: tokens that the pruner leaves of a view; the mean where views differ.
         baseline_top5: the dense model's answer; None without a baseline.
-        actor_share: share of the actor's tokens that was kept; None where no actor is known.
+        extra: extra metrics by name, see `observers.ExtraMetric`; None where one cannot be computed.
         error: why there is no answer.
         index: place of the video in the dataset; -1 for one that is not on disk.
     """
@@ -34,7 +37,7 @@ class VideoAnswer:
     probs_top5: tuple[float, ...] | None = None
     kept_tokens: float | None = None
     baseline_top5: tuple[int, ...] | None = None
-    actor_share: float | None = None
+    extra: dict[str, float | None] = field(default_factory=dict)
     error: str | None = None
     index: int = field(default=-1, compare=False)
 
@@ -73,3 +76,25 @@ class Evaluation:
         self.examples += other.examples
         self.kept.update(other.kept)
         self.warmup.extend(other.warmup)
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy in percent of all videos; those without an answer count as wrong."""
+        return self.accuracy(1)
+
+    @property
+    def top5(self) -> float:
+        """Top-5 accuracy in percent of all videos."""
+        return self.accuracy(5)
+
+    def accuracy(self, k: int, *, baseline: bool = False) -> float:
+        """Top-k accuracy (k up to 5) in percent of all videos, of the pruned or of the dense model."""
+        known = [answer for answer in self.answers if answer.label is not None]
+        rankings = [answer.baseline_top5 if baseline else answer.top5 for answer in known]
+        labels = [answer.label for answer in known if answer.label is not None]
+        return percent_correct(rankings, labels, k=k, total=len(self.answers))
+
+    @property
+    def failed(self) -> list[VideoAnswer]:
+        """The videos without an answer; `error` says why."""
+        return [answer for answer in self.answers if answer.error is not None]

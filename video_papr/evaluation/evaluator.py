@@ -5,7 +5,8 @@ Letters: V views in a batch, T frames, S x S pixels, C classes, K kept tokens, T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -14,22 +15,16 @@ from torch import Tensor
 
 from ..core.types import TokenSelection
 from ..pipeline import Pipeline
-from .answers import Evaluation, Example, VideoAnswer
+from .answers import NOT_FINITE, Evaluation, VideoAnswer
 from .cost import ChoiceCost, Engine, StageTimes, choice_cost
 from .memory import FittingBatch
-from .prefetch import Found, Launched, Upload, behind
+from .observers import AnsweredVideo, Observer
+from .prefetch import BatchOutput, Launched, Upload, behind
 from .sharing import SharedMaps, select_together
 from .views import aggregate_views
 
 if TYPE_CHECKING:
     from ..data.datasets import VideoSample
-
-ActorShare = Callable[["VideoSample", TokenSelection], "float | None"]
-"""(video, selection of each of its views) -> share of the actor's tokens that is kept; None when it is not known."""
-
-
-KeepViews = Callable[["VideoSample", Tensor, float], None]
-"""(video, its views (V, T, S, S, 3) uint8, milliseconds that resizing and cropping took)."""
 
 
 def classify_views(
@@ -78,117 +73,143 @@ def classify_views(
     return torch.cat(logits), torch.cat(kept) if kept else None
 
 
-def evaluate(
-    pipeline: Pipeline,
-    samples: Iterable[VideoSample],
-    *,
-    prepare: Callable[[Tensor], Tensor],
-    views_per_video: int,
-    batch_size: int,
-    engine: Engine,
-    baseline: bool = False,
-    examples: Collection[int] = (),
-    actor_share: ActorShare | None = None,
-    on_answer: Callable[[VideoAnswer], None] | None = None,
-    keep_views: KeepViews | None = None,
-    on_batch: Callable[[Evaluation], None] | None = None,
-    on_smaller_batch: Callable[[int], None] | None = None,
-    full_batches: bool = False,
-    shared_maps: SharedMaps | None = None,
-) -> Evaluation:
-    """Runs the pipeline, and the dense model on the same views, over all videos.
-
-    A GPU is handed the next batch before the answers to this one are read; see `ahead`. A video that could not be
-    decoded becomes an answer that says why; it never ends the run. The first batch runs once beforehand, with compiled
-    networks twice, as a warm-up that is not timed.
+@dataclass
+class Evaluator:
+    """Runs a pipeline, and the dense model on the same views, over decoded videos, and tells observers about it.
 
     Args:
         pipeline: backbone and pruner, on the device.
-        samples: decoded videos, in the order of the dataset.
         prepare: (clips, T, H, W, 3) uint8 of one video -> its views (views_per_video, T, S, S, 3) uint8.
         views_per_video: clips x crops.
         batch_size: views per forward pass, at most.
+        engine: device and precision.
         baseline: also classify every view with all its tokens.
-        examples: indices of the videos whose first view is kept for a picture.
-        actor_share: see `ActorShare`.
-        on_answer: called with each answer, for a progress bar.
-        keep_views: called with the views of each video that was decoded, for a clip cache.
-        on_batch: called with each finished batch, before its answers are reported.
-        on_smaller_batch: called with the new number of views per forward pass when memory ran out.
         full_batches: fill up batches that are short, for compiled networks; see `classify_views`.
         shared_maps: scores all views of a video in one go; None: every view is scored by itself.
-
-    Raises:
-        ConfigError: memory runs out with half of `batch_size` too.
+        observers: see `Observer`.
     """
-    done = Evaluation(dense=StageTimes() if baseline else None)
-    whole = Pipeline(pipeline.backbone)
-    counting = choice_cost(pipeline)
-    warm = False
 
-    group = videos_per_batch(batch_size, views_per_video)
-    fitting = FittingBatch(batch_size, on_smaller_batch)
-    upload = Upload(engine.device)
+    pipeline: Pipeline
+    prepare: Callable[[Tensor], Tensor]
+    views_per_video: int
+    batch_size: int
+    engine: Engine
+    baseline: bool = False
+    full_batches: bool = False
+    shared_maps: SharedMaps | None = None
+    observers: Sequence[Observer] = ()
 
-    def probabilities(flow: Pipeline, frames: Tensor, selection: TokenSelection | None = None) -> Found:
-        def classify(size: int) -> Found:
+    def __post_init__(self) -> None:
+        self._dense = Pipeline(self.pipeline.backbone)
+        self._choice_cost = choice_cost(self.pipeline)
+        self._fitting = FittingBatch(self.batch_size, self._smaller_batch)
+        self._upload = Upload(self.engine.device)
+        self._warm = False
+
+    @property
+    def videos_per_batch(self) -> int:
+        """Videos that meet in one batch; one at least."""
+        return max(1, self.batch_size // self.views_per_video)
+
+    def run(self, samples: Iterable[VideoSample]) -> Evaluation:
+        """Answers all videos.
+
+        A GPU is handed the next batch before the answers to this one are read; see `prefetch`. A video that could not
+        be decoded, or whose logits are not finite, becomes an answer that says why; it never ends the run. The first
+        batch runs once beforehand, with compiled networks twice, as a warm-up that is not timed.
+
+        Args:
+            samples: decoded videos, in the order of the dataset.
+
+        Raises:
+            ConfigError: memory runs out with half of `batch_size` too.
+        """
+        done = Evaluation(dense=StageTimes() if self.baseline else None)
+        launched = map(self._launch, _groups(samples, self.videos_per_batch))
+        for made in behind(launched, 1 if self.engine.queues else 0):
+            part = self._finish(made)
+            del made  # and its frames, before the batch after the next one is launched
+            for observer in self.observers:
+                observer.on_batch(part)
+            done.extend(part)
+        return done
+
+    def _launch(self, batch: list[VideoSample]) -> Launched:
+        """Hands a batch to the device."""
+        part = Evaluation(dense=StageTimes() if self.baseline else None)
+        readable = [sample for sample in batch if sample.error is None]
+        if not readable:
+            return Launched(batch, part)
+        frames = self._views(readable, part.pruned)
+        selection = None
+        if self.shared_maps is not None:
+            if not self._warm:
+                select_together(self.shared_maps, readable, frames, self.engine, part.warmup)
+            selection = select_together(self.shared_maps, readable, frames, self.engine, part.pruned)
+        if not self._warm:
+            for _ in range(2 if self.full_batches else 1):  # a CUDA graph is recorded by the second run
+                part.warmup.extend(self._probabilities(self.pipeline, frames, selection).times)
+                if self.baseline:
+                    part.warmup.extend(self._probabilities(self._dense, frames).times)
+            self._warm = True
+        pruned = self._probabilities(self.pipeline, frames, selection)
+        dense = self._probabilities(self._dense, frames) if self.baseline else None
+        return Launched(batch, part, readable, frames, pruned, dense)
+
+    def _views(self, samples: Sequence[VideoSample], times: StageTimes) -> Tensor:
+        """Moves videos to the device, resizes and crops them (each has its own size): (V, T, S, S, 3) uint8.
+
+        Views that a clip cache had are taken as they are, and stand in `preprocess` with what they took once.
+        """
+        cached = [sample for sample in samples if sample.views is not None]
+        cut = {sample.index: self._upload(sample.views) for sample in cached if sample.views is not None}
+        times.preprocess += [(sample.preprocess_ms, self.views_per_video) for sample in cached]
+        decoded = [sample for sample in samples if sample.frames is not None]
+        if decoded:
+            views = len(decoded) * self.views_per_video
+            with torch.inference_mode(), self.engine.timed(times, "preprocess", views):
+                for sample in decoded:  # one after the other: the views are small, the videos may be large
+                    assert sample.frames is not None
+                    cut[sample.index] = self.prepare(self._upload(sample.frames))
+        times.decode += [(sample.decode_ms, self.views_per_video) for sample in samples]
+        return torch.cat([cut[sample.index] for sample in samples])
+
+    def _probabilities(
+        self, flow: Pipeline, frames: Tensor, selection: TokenSelection | None = None
+    ) -> BatchOutput:
+        def classify(size: int) -> BatchOutput:
             own = StageTimes()  # what a failed attempt took is no cost of the model
-            full = group * views_per_video if full_batches else 1
             logits, kept = classify_views(
                 flow,
                 frames,
                 batch_size=size,
-                engine=engine,
+                engine=self.engine,
                 times=own,
-                full=full,
+                full=self.videos_per_batch * self.views_per_video if self.full_batches else 1,
                 selection=selection,
-                choice_cost=counting,
+                choice_cost=self._choice_cost,
             )
-            return Found(own, aggregate_views(logits, views_per_video), kept)
+            return BatchOutput(own, aggregate_views(logits, self.views_per_video), kept)
 
-        return fitting.run(classify, len(frames))
+        return self._fitting.run(classify, len(frames))
 
-    def launch(batch: list[VideoSample]) -> Launched:
-        nonlocal warm
-        part = Evaluation(dense=StageTimes() if baseline else None)
-        readable = [sample for sample in batch if sample.error is None]
-        if not readable:
-            return Launched(batch, part)
-        frames = _views(readable, prepare, views_per_video, engine, part.pruned, upload)
-        selection = None
-        if shared_maps is not None:
-            if not warm:
-                select_together(shared_maps, readable, frames, engine, part.warmup)
-            selection = select_together(shared_maps, readable, frames, engine, part.pruned)
-        if not warm:
-            for _ in range(2 if full_batches else 1):  # a CUDA graph is recorded by the second run
-                part.warmup.extend(probabilities(pipeline, frames, selection).times)
-                if baseline:
-                    part.warmup.extend(probabilities(whole, frames).times)
-            warm = True
-        pruned = probabilities(pipeline, frames, selection)
-        dense = probabilities(whole, frames) if baseline else None
-        return Launched(batch, part, readable, frames, pruned, dense)
-
-    def finish(made: Launched) -> Evaluation:
+    def _finish(self, made: Launched) -> Evaluation:
+        """Reads the answers to a batch and tells the observers about its videos."""
         part, answers = made.part, dict[int, VideoAnswer]()
         if made.pruned is not None and made.frames is not None:
-            probs, dense_probs, kept = made.read()
-            _note_videos(made.readable, made.frames, views_per_video, part, keep_views)
+            probs, dense, kept = made.read()
+            self._share_views(made.readable, made.frames, part)
             if kept is not None:
                 part.kept.update(kept.flatten(1).sum(1).tolist())
             for row, sample in enumerate(made.readable):
-                first = row * views_per_video
-                own = (
-                    None if kept is None else TokenSelection.from_mask(kept[first : first + views_per_video])
-                )
-                dense = None if dense_probs is None else dense_probs[row]
-                answer = _answer(
-                    sample, probs[row], dense, own, pipeline.backbone.grid.num_tokens, actor_share
-                )
+                rows = slice(row * self.views_per_video, (row + 1) * self.views_per_video)
+                own = None if kept is None else TokenSelection.from_mask(kept[rows])
+                answer = self._answer(sample, probs[row], None if dense is None else dense[row], own)
                 answers[sample.index] = answer
-                if own is not None and sample.index in examples:
-                    part.examples.append(Example(answer, made.frames[first].cpu(), own.mask()[0]))
+                if answer.error is None:
+                    video = AnsweredVideo(sample, made.frames[rows], own, answer)
+                    for observer in self.observers:
+                        observer.on_video(video, part)
         part.answers += [
             answers.get(sample.index)
             or VideoAnswer(sample.name, sample.label, error=sample.error, index=sample.index)
@@ -196,21 +217,41 @@ def evaluate(
         ]
         return part
 
-    for made in behind(map(launch, _groups(samples, group)), 1 if engine.queues else 0):
-        part = finish(made)
-        del made  # and its frames, before the batch after the next one is launched
-        if on_batch:
-            on_batch(part)
-        done.extend(part)
-        if on_answer:
-            for answer in part.answers:
-                on_answer(answer)
-    return done
+    def _share_views(self, samples: Sequence[VideoSample], frames: Tensor, part: Evaluation) -> None:
+        """Hands views (V, T, S, S, 3) that were cut just now to the observers; the dense model reads the same ones."""
+        part.pruned.settle()
+        decoded = [(row, sample) for row, sample in enumerate(samples) if sample.frames is not None]
+        for row, sample in decoded:
+            views = frames[row * self.views_per_video : (row + 1) * self.views_per_video]
+            for observer in self.observers:
+                observer.on_views(sample, views, part.pruned.preprocess[-1][0] / len(decoded))
+        if part.dense is not None:
+            part.dense.preprocess += part.pruned.preprocess
+            part.dense.decode += part.pruned.decode
 
+    def _answer(
+        self, sample: VideoSample, probs: Tensor, dense: Tensor | None, kept: TokenSelection | None
+    ) -> VideoAnswer:
+        """Puts the answer to one video together, from its probabilities (C,) and those of the dense model."""
+        if not bool(probs.isfinite().all()):
+            return VideoAnswer(sample.name, sample.label, error=NOT_FINITE, index=sample.index)
+        best = probs.topk(min(5, len(probs)))
+        known = dense is not None and bool(dense.isfinite().all())
+        return VideoAnswer(
+            name=sample.name,
+            label=sample.label,
+            top5=tuple(best.indices.tolist()),
+            probs_top5=tuple(best.values.tolist()),
+            kept_tokens=self.pipeline.backbone.grid.num_tokens if kept is None else _mean(kept.counts()),
+            baseline_top5=tuple(dense.topk(len(best.indices)).indices.tolist())
+            if known and dense is not None
+            else None,
+            index=sample.index,
+        )
 
-def videos_per_batch(batch_size: int, views_per_video: int) -> int:
-    """The number of videos that meet in one batch of at most `batch_size` views; one at least."""
-    return max(1, batch_size // views_per_video)
+    def _smaller_batch(self, size: int) -> None:
+        for observer in self.observers:
+            observer.on_smaller_batch(self.batch_size, size)
 
 
 def _groups(samples: Iterable[VideoSample], size: int) -> Iterator[list[VideoSample]]:
@@ -218,74 +259,6 @@ def _groups(samples: Iterable[VideoSample], size: int) -> Iterator[list[VideoSam
     rest = iter(samples)
     while group := list(islice(rest, size)):
         yield group
-
-
-def _views(
-    samples: Sequence[VideoSample],
-    prepare: Callable[[Tensor], Tensor],
-    views_per_video: int,
-    engine: Engine,
-    times: StageTimes,
-    upload: Upload,
-) -> Tensor:
-    """Moves videos to the device, resizes and crops them (each has its own size): (V, T, S, S, 3) uint8.
-
-    Views that a clip cache had are taken as they are, and stand in `preprocess` with what they took once.
-    """
-    cut: dict[int, Tensor] = {s.index: upload(s.views) for s in samples if s.views is not None}
-    times.preprocess += [
-        (sample.preprocess_ms, views_per_video) for sample in samples if sample.views is not None
-    ]
-    decoded = [sample for sample in samples if sample.frames is not None]
-    if decoded:
-        with torch.inference_mode(), engine.timed(times, "preprocess", len(decoded) * views_per_video):
-            for sample in decoded:  # one after the other: the views are small, the videos may be large
-                assert sample.frames is not None
-                cut[sample.index] = prepare(upload(sample.frames))
-    times.decode += [(sample.decode_ms, views_per_video) for sample in samples]
-    return torch.cat([cut[sample.index] for sample in samples])
-
-
-def _note_videos(
-    samples: Sequence[VideoSample],
-    frames: Tensor,
-    views_per_video: int,
-    part: Evaluation,
-    keep_views: KeepViews | None,
-) -> None:
-    """Hands views (V, T, S, S, 3) that were cut just now to the clip cache; the dense model reads the same ones."""
-    part.pruned.settle()
-    decoded = [(row, sample) for row, sample in enumerate(samples) if sample.frames is not None]
-    if keep_views is not None:
-        for row, sample in decoded:
-            views = frames[row * views_per_video : (row + 1) * views_per_video]
-            keep_views(sample, views, part.pruned.preprocess[-1][0] / len(decoded))
-    if part.dense is not None:
-        part.dense.preprocess += part.pruned.preprocess
-        part.dense.decode += part.pruned.decode
-
-
-def _answer(
-    sample: VideoSample,
-    probs: Tensor,
-    dense_probs: Tensor | None,
-    kept: TokenSelection | None,
-    num_tokens: int,
-    actor_share: ActorShare | None,
-) -> VideoAnswer:
-    """Puts the answer to one video together, from its probabilities (C,) and those of the dense model."""
-    best = probs.topk(min(5, len(probs)))
-    dense = None if dense_probs is None else dense_probs.topk(len(best.indices)).indices
-    return VideoAnswer(
-        name=sample.name,
-        label=sample.label,
-        top5=tuple(best.indices.tolist()),
-        probs_top5=tuple(best.values.tolist()),
-        kept_tokens=num_tokens if kept is None else _mean(kept.counts()),
-        baseline_top5=None if dense is None else tuple(dense.tolist()),
-        actor_share=actor_share(sample, kept) if actor_share and kept is not None else None,
-        index=sample.index,
-    )
 
 
 def _mean(counts: Tensor) -> float:

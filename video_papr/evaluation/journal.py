@@ -1,14 +1,15 @@
-"""What a run has finished, on disk, so that the next one goes on after a crash at any moment.
+"""Journal (checkpoint) of an evaluation: what has finished, on disk, so that a run can be resumed after any crash.
 
     progress/journal.jsonl     one record in each line: CRC-32 of the rest, a blank, JSON
     progress/example_00012.npz frames and mask of one example for the picture
     progress/lock              held while a process writes here; holds its number
 
-With several ranks (see `distributed`) each writes files of its own: journal.1.jsonl and lock.1 for rank 1. A run is all
-of them together, however many ranks began it and however many go on.
+With several ranks (see `core.processes`) each writes files of its own: journal.1.jsonl and lock.1 for rank 1. A run is
+all of them together, however many ranks began it and however many go on.
 
 The first record says what is evaluated, with what (`identity`); then one for each session (a start of the command)
-and one for each finished batch. A batch is written with a single call once all its videos are answered, so a killed
+and one for each finished batch, with size and time of each video's file: where one has changed since, the batch is
+evaluated again. A batch is written with a single call once all its videos are answered, so a killed
 run loses the batch in flight and nothing else. Half a line at the end is what was being written: it is cut off. A
 whole line whose checksum is wrong is damage: its videos are evaluated again.
 
@@ -22,104 +23,82 @@ import errno
 import json
 import os
 import time
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from ..core.errors import ConfigError, DataError
-from .answers import Evaluation, Example, VideoAnswer
-from .records import Record, batch_of, batch_record, line_of, read_header, read_records, storing
-
-DIRECTORY, FILE, FILES = "progress", "journal.jsonl", "journal*.jsonl"
-FORMAT = 1
-SYNC_SECONDS = (
-    1.0  # a power failure (not a kill) may lose this much more; waiting for the disk costs milliseconds
+from ..core.files import remove_partial, storing
+from .answers import Evaluation
+from .observers import Observer
+from .records import (
+    DIRECTORY,
+    Record,
+    batch_of,
+    batch_record,
+    line_of,
+    read_examples,
+    read_header,
+    read_records,
+    write_example,
 )
 
+FILE, FILES = "journal.jsonl", "journal*.jsonl"
+FORMAT = 2
+# A power failure (not a kill) may lose this much more; waiting for the disk costs milliseconds.
+SYNC_SECONDS = 1.0
+Stamps = Sequence[Sequence[int] | None]
+"""Size in bytes and time of change in ns of the file of each video; None where there is none."""
 
-@contextmanager
-def hold(run_dir: Path, rank: int = 0) -> Iterator[None]:
-    """Keeps every other process out of `run_dir` for as long as the body runs; a killed process lets go at once.
 
-    Args:
-        rank: those above 0 come in when rank 0 is there. It sees to it that none of an earlier run is left.
+def stamp_files(paths: Iterable[str | Path]) -> list[list[int] | None]:
+    """Size and time of change of files, by which a replaced one is recognised."""
 
-    Raises:
-        ConfigError: another process is at work there.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock there
-        yield
-        return
+    def stamp(path: str | Path) -> list[int] | None:
+        with suppress(OSError, ValueError):
+            found = os.stat(path)
+            return [found.st_size, found.st_mtime_ns]
+        return None
 
-    def lock(handle: int) -> None:
-        try:
-            # Not flock: its locks pass on to decoding processes, which may outlive a killed run by a moment.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            holder = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            raise ConfigError(
-                f"output_dir={run_dir}: process {holder} is at work there; wait for it, or give another output_dir."
-            ) from None
-
-    path = run_dir / DIRECTORY / (f"lock.{rank}" if rank else "lock")
-    with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        lock(handle)
-        for other in () if rank else path.parent.glob("lock.*"):
-            with other.open("r+b") as file:  # closing it lets go
-                lock(file.fileno())
-        with suppress(OSError):  # a full disk shows where it matters
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(handle)
+    return [stamp(path) for path in paths]
 
 
 @dataclass
 class Finished:
     """What the journal holds: the merged evaluation, its videos in the order of the dataset, and the sessions.
 
-    `damaged` is the number of records that were lost to damage, `session` the number of the session that runs.
+    `damaged` is the number of records that were lost to damage, `changed` that of answered videos in batches of which
+    a file has changed since, `session` the number of the session that runs.
     """
 
     evaluation: Evaluation
     sessions: list[Record] = field(default_factory=list)
     damaged: int = 0
+    changed: int = 0
     session: int = 0
 
 
-class Journal:
-    """The open journal of a run; see `open_journal`."""
+class Journal(Observer):
+    """The open journal of a run; see `open_journal`. As an observer it stores each batch."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, stamps: Stamps = ()) -> None:
+        self.path, self.stamps = path, stamps
         with storing(path):
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._synced = time.monotonic()
 
-    def add(self, part: Evaluation) -> None:
+    def on_batch(self, part: Evaluation) -> None:
         """Stores a finished batch.
 
         Raises:
             StorageError: the disk is full, or fails.
         """
         for example in part.examples:
-            self._add_example(example)
-        self.append({"batch": batch_record(part)})
+            write_example(self.path.parent, example)
+        indices = [answer.index for answer in part.answers]
+        self.append({"batch": batch_record(part), "files": _stamps_of(self.stamps, indices)})
 
     def append(self, record: Record) -> None:
         """Adds one record: whole, or not at all."""
@@ -139,8 +118,12 @@ class Journal:
 
     def sync(self) -> None:
         """Waits until everything is on the disk itself."""
-        with storing(self.path), _syncable():
-            os.fsync(self._file)
+        with storing(self.path):
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # pipes and devices cannot be synced
+                    raise
         self._synced = time.monotonic()
 
     def close(self) -> None:
@@ -150,23 +133,9 @@ class Journal:
         finally:
             os.close(self._file)
 
-    def _add_example(self, example: Example) -> None:
-        path = example_file(self.path.parent, example.answer.index)
-        half = path.with_suffix(".part")
-        with storing(path):
-            with half.open("wb") as file:
-                np.savez(file, frames=example.frames.numpy(), mask=example.mask.numpy())
-            half.replace(path)
 
-
-@contextmanager
-def _syncable() -> Iterator[None]:
-    """Lets files pass that cannot be synced, such as pipes and devices."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
+def _stamps_of(stamps: Stamps, indices: Iterable[int]) -> list[Sequence[int] | None]:
+    return [stamps[index] if index < len(stamps) else None for index in indices]
 
 
 def open_journal(
@@ -174,6 +143,7 @@ def open_journal(
     identity: Mapping[str, Any],
     session: Mapping[str, Any],
     *,
+    stamps: Stamps = (),
     resume: bool = True,
     ranks: int = 1,
 ) -> tuple[Journal, Finished]:
@@ -183,6 +153,7 @@ def open_journal(
         run_dir: of the run.
         identity: what decides about the answers: flat, plain values.
         session: what is worth knowing about this start of the command.
+        stamps: of the videos' files, from `stamp_files`.
         resume: False forgets what is there.
         ranks: how many will write. Their files are made here: a network disk may show other machines' new ones late.
 
@@ -195,17 +166,15 @@ def open_journal(
     path = directory / FILE
     with storing(path):
         directory.mkdir(parents=True, exist_ok=True)
-        for half in (*run_dir.glob(".results.json.*"), *run_dir.glob(".predictions.jsonl.*")):
-            half.unlink()  # a run was killed while it wrote them
+        remove_partial(run_dir)
+        remove_partial(directory)
         if not resume:
             for name in (FILES, "example_*"):
                 for old in directory.glob(name):
                     old.unlink()
-            (run_dir / "results.json").unlink(
-                missing_ok=True
-            )  # its presence would say that the run has ended
-    finished = read_finished(run_dir, identity)
-    journal = Journal(path)
+            (run_dir / "results.json").unlink(missing_ok=True)  # else it would say that the run has ended
+    finished = read_finished(run_dir, identity, stamps)
+    journal = Journal(path, stamps)
     if not path.stat().st_size:
         journal.append(_header(identity))
     finished.sessions.append({**session, "videos": 0})
@@ -216,11 +185,14 @@ def open_journal(
     return journal, finished
 
 
-def join_journal(run_dir: Path, rank: int, identity: Mapping[str, Any], number: int) -> Journal:
+def join_journal(
+    run_dir: Path, rank: int, identity: Mapping[str, Any], number: int, *, stamps: Stamps = ()
+) -> Journal:
     """Opens the journal of a rank above 0, once rank 0 has opened its own. Call it inside `hold`.
 
     Args:
         number: of the session, from rank 0.
+        stamps: as for `open_journal`.
 
     Raises:
         DataError: this rank would answer something else than rank 0, or does not see the directory of rank 0.
@@ -231,14 +203,14 @@ def join_journal(run_dir: Path, rank: int, identity: Mapping[str, Any], number: 
     if different:
         raise DataError("the ranks do not do the same:\n" + "\n".join(different))
     path = _of_rank(run_dir / DIRECTORY, rank)
-    journal = Journal(path)
+    journal = Journal(path, stamps)
     if not path.stat().st_size:
         journal.append(_header(identity))
     journal.append({"session": {}, "number": number})  # rank 0 describes it
     return journal
 
 
-def read_finished(run_dir: Path, identity: Mapping[str, Any]) -> Finished:
+def read_finished(run_dir: Path, identity: Mapping[str, Any], stamps: Stamps = ()) -> Finished:
     """What all sessions and ranks have finished. Nobody may be writing.
 
     Raises:
@@ -252,9 +224,9 @@ def read_finished(run_dir: Path, identity: Mapping[str, Any]) -> Finished:
         if records:
             check_same(records[0], identity, path)
             ranks.append(records[1:])
-    finished = merge_records(ranks)
+    finished = merge_records(ranks, stamps)
     finished.damaged = damaged
-    finished.evaluation.examples = _read_examples(directory, finished.evaluation.answers)
+    finished.evaluation.examples = read_examples(directory, finished.evaluation.answers)
     return finished
 
 
@@ -270,7 +242,8 @@ def check_same(header: Record, identity: Mapping[str, Any], path: Path) -> None:
     """Raises ConfigError unless the journal belongs to the run that `identity` describes."""
     if header.get("format") != FORMAT:
         raise DataError(
-            f"{path} has format {header.get('format')}, this version reads {FORMAT}; resume=false starts over."
+            f"{path} has format {header.get('format')}, from another version of video_papr; this one reads {FORMAT}. "
+            "Give another output_dir, or resume=false to start over there."
         )
     lines = differences(header["identity"], identity, "there", "now")
     if lines:
@@ -291,11 +264,12 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def merge_records(ranks: Sequence[Sequence[Record]]) -> Finished:
+def merge_records(ranks: Sequence[Sequence[Record]], stamps: Stamps = ()) -> Finished:
     """Puts sessions and batches together, of each rank in the order of its file; a video counts once, whatever the
-    journals hold."""
+    journals hold, and not at all where a file of its batch is another one now."""
     found = Finished(Evaluation())
     seen: set[int] = set()
+    changed: set[int] = set()
     sessions: dict[int, Record] = {}
     for records in ranks:
         number = -1
@@ -305,37 +279,18 @@ def merge_records(ranks: Sequence[Sequence[Record]]) -> Finished:
                 sessions.setdefault(number, {**record["session"], "videos": 0})
             elif "batch" in record:
                 part = batch_of(record["batch"])
-                indices = {answer.index for answer in part.answers}
-                if seen & indices:
+                indices = [answer.index for answer in part.answers]
+                if record["files"] != _stamps_of(stamps, indices):
+                    changed.update(indices)
                     continue
-                seen |= indices
+                if seen.intersection(indices):
+                    continue
+                seen.update(indices)
                 found.evaluation.extend(part)
                 if number in sessions:
                     sessions[number]["videos"] += len(indices)
     found.evaluation.answers.sort(key=lambda answer: answer.index)
     found.sessions = [sessions[number] for number in sorted(sessions)]
     found.session = max(sessions, default=-1) + 1
+    found.changed = len(changed - seen)
     return found
-
-
-def example_file(directory: Path, index: int) -> Path:
-    return directory / f"example_{index:05d}.npz"
-
-
-def _read_examples(directory: Path, answers: list[VideoAnswer]) -> list[Example]:
-    """The examples of finished videos. One that is damaged is left out of the picture: no answer depends on it."""
-    known = {answer.index: answer for answer in answers}
-    examples = []
-    for path in sorted(directory.glob("example_*.npz")):
-        with suppress(ValueError, OSError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
-            answer = known[int(path.stem.removeprefix("example_"))]
-            with np.load(path, allow_pickle=False) as stored:
-                frames, mask = torch.from_numpy(stored["frames"]), torch.from_numpy(stored["mask"])
-            if (
-                frames.ndim == 4
-                and frames.dtype == torch.uint8
-                and mask.ndim == 3
-                and mask.dtype == torch.bool
-            ):
-                examples.append(Example(answer, frames, mask))
-    return examples

@@ -73,7 +73,7 @@ class Upload:
 
 
 @dataclass
-class Found:
+class BatchOutput:
     """What one flow says about a batch, where the device left it, and what that took.
 
     probs (videos, C); kept (V, T', H', W') bool, None: all.
@@ -92,8 +92,8 @@ class Launched:
     part: Evaluation
     readable: list[VideoSample] = field(default_factory=list)
     frames: Tensor | None = None
-    pruned: Found | None = None
-    dense: Found | None = None
+    pruned: BatchOutput | None = None
+    dense: BatchOutput | None = None
 
     def read(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Waits for the answers and adds what they took to `part`: probabilities, the dense model's, and the mask."""

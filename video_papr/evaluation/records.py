@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import DataError, StorageError
-from .answers import Evaluation, VideoAnswer
+import numpy as np
+import torch
+
+from ..core.errors import DataError
+from ..core.files import atomic_write, storing
+from .answers import Evaluation, Example, VideoAnswer
 from .cost import StageTimes
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DIRECTORY = "progress"  # of a run directory
 
 Record = dict[str, Any]
-
-
-@contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turns a full disk, and other errors of writing `path`, into one line.
-
-    Raises:
-        StorageError: the system could not write.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        hint = (
-            "free some space and run the same command again" if error.errno in _FULL else "run it again then"
-        )
-        raise StorageError(
-            f"cannot write {path}: {reason}. What was finished before is kept; {hint}."
-        ) from error
 
 
 def line_of(record: Record) -> bytes:
@@ -132,10 +117,41 @@ def _answer(values: Record) -> VideoAnswer:
 
 
 def _times(values: Record) -> StageTimes:
-    peak = values["peak_memory_mb"]
     runs = {
-        name: [(ms, views) for ms, views in values[name]]
-        for name in ("decode", "preprocess", "score", "backbone")
+        name: [(each, views) for each, views in values[name]]
+        for name in ("decode", "preprocess", "score", "backbone", "scorer_gmacs")
     }
-    scored = [(each, views) for each, views in values.get("scorer_gmacs", [])]  # since crops share maps
-    return StageTimes(**runs, scorer_gmacs=scored, peak_memory_mb=peak)
+    return StageTimes(**runs, peak_memory_mb=values["peak_memory_mb"])
+
+
+# ---- examples ----
+
+
+def write_example(directory: Path, example: Example) -> None:
+    """Writes the frames and the mask of an example.
+
+    Raises:
+        StorageError: the disk is full, or fails.
+    """
+    frames, mask = example.frames.numpy(), example.mask.numpy()
+    path = directory / f"example_{example.answer.index:05d}.npz"
+    atomic_write(path, lambda file: np.savez(file, frames=frames, mask=mask))
+
+
+def read_examples(directory: Path, answers: Iterable[VideoAnswer]) -> list[Example]:
+    """The examples of finished videos. One that is damaged is left out of the picture: no answer depends on it."""
+    known = {answer.index: answer for answer in answers if answer.error is None}
+    examples = []
+    for path in sorted(directory.glob("example_*.npz")):
+        with suppress(ValueError, OSError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
+            answer = known[int(path.stem.removeprefix("example_"))]
+            with np.load(path, allow_pickle=False) as stored:
+                frames, mask = torch.from_numpy(stored["frames"]), torch.from_numpy(stored["mask"])
+            if (
+                frames.ndim == 4
+                and frames.dtype == torch.uint8
+                and mask.ndim == 3
+                and mask.dtype == torch.bool
+            ):
+                examples.append(Example(answer, frames, mask))
+    return examples

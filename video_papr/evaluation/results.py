@@ -8,8 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..core.files import atomic_write
 from .answers import Evaluation, VideoAnswer
 from .cost import StageTimes
 from .metrics import compare_paired, percent_correct, standard_error
@@ -50,7 +50,7 @@ class RunInfo:
 
     Where the clips decide about `keep_ratio`, it is the mean share of the tokens that was kept. `settings` has the keys
     of the groups pruner and merger as they were set, and the camera of synthetic videos. `sessions`: the starts of the
-    command, more than one when the run was resumed.
+    command, more than one when the run was resumed. `extra`: names of extra metrics, and what the dense model has.
     """
 
     dataset: str
@@ -67,6 +67,12 @@ class RunInfo:
     dataset_seed: int | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)
+    extra: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def _mean_of(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
@@ -79,7 +85,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
     labels = [answer.label for answer in labelled if answer.label is not None]
     pruned = [answer.top5 for answer in labelled]
     dense = [answer.baseline_top5 for answer in labelled]
-    shares = [answer.actor_share for answer in answers if answer.actor_share is not None]
+    extra = {name: _mean_of(answer.extra.get(name) for answer in answers) for name in info.extra}
     kept = [answer.kept_tokens for answer in answers if answer.kept_tokens is not None]
     common: dict[str, Any] = {
         "dataset": info.dataset,
@@ -106,7 +112,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
         keep_ratio: float,
         settings: dict[str, dict[str, Any]],
         kept_tokens: float | None,
-        actor_kept: float | None,
+        extra: Mapping[str, float | None],
         gmacs: dict[str, float],
     ) -> dict[str, Any]:
         top1 = percent_correct(rankings, labels, k=1, total=len(answers))
@@ -121,7 +127,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
             "settings": settings,
             "mean_kept_tokens": kept_tokens,
             "num_tokens": info.num_tokens,
-            "actor_tokens_kept": actor_kept,
+            **extra,
             "backbone": info.backbone,
             "weights": info.weights,
             "views": info.views,
@@ -142,7 +148,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
             keep_ratio=1.0,
             settings={},
             kept_tokens=float(info.num_tokens) if kept else None,
-            actor_kept=1.0 if shares else None,
+            extra={name: None if extra[name] is None else value for name, value in info.extra.items()},
             gmacs={"backbone": full, "scorer": 0.0, "total": full, "dense": full},
         )
         comparison = asdict(compare_paired(dense, pruned, labels, total=len(answers)))
@@ -153,7 +159,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
         keep_ratio=info.keep_ratio,
         settings=info.settings,
         kept_tokens=fmean(kept) if kept else None,
-        actor_kept=fmean(shares) if shares else None,
+        extra=extra,
         gmacs=info.gmacs_per_view,
     )
     return {
@@ -191,27 +197,13 @@ def prediction_lines(
             row["label_name"], row["pred_name"] = named(row["label"]), named(row["pred"])
         if baseline:
             row["baseline_pred"] = answer.baseline_top5[0] if answer.baseline_top5 else None
-        lines.append(json.dumps(row, ensure_ascii=False))
+        lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
     return lines
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a reader never sees half of it, not even after a crash.
-
-    Bytes of file names that are not UTF-8 (lone surrogates) become escapes such as `\\udce9`, which JSON reads back.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(handle)  # else a power failure may leave the new name with nothing behind it
-        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+def to_json(content: Mapping[str, Any]) -> str:
+    """A JSON object over several lines."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_results(
@@ -230,11 +222,10 @@ def write_results(
     texts = {
         "predictions.jsonl": "".join(f"{line}\n" for line in lines),
         **class_files(confusion_matrix(labelled, num_classes), dict(enumerate(class_names or ()))),
-        "results.json": json.dumps(results, indent=2, ensure_ascii=False)
-        + "\n",  # last: its presence means done
+        "results.json": to_json(results),  # last: its presence means done
     }
     for name, text in texts.items():
-        write_text(run_dir / name, text)
+        atomic_write(run_dir / name, text)
     return [run_dir / name for name in ("results.json", "predictions.jsonl", "classes.csv", "confusion.csv")]
 
 

@@ -1,7 +1,8 @@
-"""From the logits of a video's views to one answer. Letters: V videos, C classes."""
+"""View aggregation: from the logits of a video's views to one answer. Letters: V videos, C classes."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -13,7 +14,7 @@ def aggregate_views(logits: Tensor, views_per_video: int) -> Tensor:
         views_per_video: clips x crops.
 
     Returns:
-        (V, C) float32 probabilities, each row summing to 1.
+        (V, C) float32 probabilities, each row summing to 1; NaN throughout for a video with a logit that is not finite.
 
     Raises:
         ValueError: the rows do not divide into videos.
@@ -22,5 +23,7 @@ def aggregate_views(logits: Tensor, views_per_video: int) -> Tensor:
         raise ValueError(
             f"logits of shape {tuple(logits.shape)} are not whole videos of {views_per_video} views"
         )
-    probs = logits.float().softmax(dim=1)
+    logits = logits.float()
+    finite = logits.isfinite().all(dim=1, keepdim=True)  # softmax would turn minus infinity into a 0
+    probs = logits.softmax(dim=1).where(finite, torch.nan)
     return probs.view(-1, views_per_video, logits.shape[1]).mean(dim=1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from ..checkpoints.files import load_exactly, read_torch
 from ..core.errors import CheckpointError, ConfigError, TrainingError
+from ..core.files import atomic_write
 from ..core.processes import ALONE, Ranks
 from .augment import unchanged
 from .parallel import Loss, Shared, check_split, own_rows, share_steps
@@ -239,8 +239,7 @@ def _save(
         writer.writerows(rows)
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "rows": rows}
     state["schedule"] = repr(schedule)
-    torch.save(state, directory / f"{CHECKPOINT}.partial")
-    os.replace(directory / f"{CHECKPOINT}.partial", directory / CHECKPOINT)
+    atomic_write(directory / CHECKPOINT, lambda file: torch.save(state, file))
 
 
 def find_checkpoint(directory: Path) -> Path:

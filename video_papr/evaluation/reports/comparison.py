@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...core.files import atomic_write
 from ...core.tables import Table, render
-from ..results import write_text
 from .confusion import confusion_matrix, most_confused
 from .frontier import CONTROL, Interval, Point
 from .plots import AXES, confusion_plot, frontier_plot
@@ -40,7 +40,7 @@ def write_comparison(runs: Sequence[Run], points: Sequence[Point], out: Path) ->
         (out / name).write_bytes(png)
     for file in ("report.md", "report.html"):
         template = f"evaluation/reports/{file}.j2"
-        write_text(out / file, render(template, title=title, sections=sections, encoded=encoded))
+        atomic_write(out / file, render(template, title=title, sections=sections, encoded=encoded))
     return [out / name for name in ("report.md", "report.html", *pictures)]
 
 

@@ -1,0 +1,44 @@
+"""Files are written whole or not at all, and what the disk refuses is one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from video_papr.core.errors import StorageError
+from video_papr.core.files import atomic_write, remove_partial, storing
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new/results.json"
+    atomic_write(path, '"old \udcff"')  # from a name that is not UTF-8
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert json.loads(path.read_text(encoding="utf-8")) == "old \udcff"
+    atomic_write(path, lambda file: file.write(b"as written"))
+    assert path.read_bytes() == b"as written"
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", fail)
+        with pytest.raises(StorageError, match="results.json: No space left on device.*free some space"):
+            atomic_write(path, b"other")
+    assert path.read_bytes() == b"as written"
+    assert list(path.parent.iterdir()) == [path], "no half file stays"
+    (path.parent / ".results.json.x.partial").touch()  # a killed process leaves one
+    remove_partial(path.parent)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [(errno.EMFILE, "ulimit -n"), (errno.EDQUOT, "free some space"), (errno.EIO, "run it again")],
+)
+def test_errors_of_writing_say_what_to_do(number: int, hint: str) -> None:
+    with pytest.raises(StorageError, match=f"^cannot write here: .*{hint}"), storing(Path("here")):
+        raise OSError(number, os.strerror(number))

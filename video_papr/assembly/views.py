@@ -1,0 +1,117 @@
+"""How a dataset's videos become the views that a backbone reads: sampling, resizing and cropping, the clip cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..backbones.builders import Backbone
+from ..config import DatasetConfig, ViewsConfig
+from ..core.errors import ConfigError
+from ..core.paths import default_cache_dir
+from ..data.clip_cache import ClipCache
+from ..data.limits import Limits
+from ..data.sampling import choose_sampler
+from ..data.transforms import crop_places, reduced_size, resize_and_crop
+from ..evaluation.cost import Engine
+from ..evaluation.sharing import SHARABLE, SharedMaps
+from ..pipeline import Pipeline
+from ..pruning.similarity import SimilarityPruner
+
+
+def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callable:
+    """Returns (frames of the video) -> (clips, num_frames) frame indices."""
+    return choose_sampler(
+        dataset.sampling, num_frames=num_frames, num_clips=clips, frame_stride=dataset.frame_stride
+    )
+
+
+def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) -> partial[torch.Tensor]:
+    """Returns (clips, T, H, W, 3) uint8 of one video -> its views, as the backbone reads them.
+
+    Raises:
+        ConfigError: the shorter side is below the backbone's.
+    """
+    size = min(backbone.frame_size)
+    short_side = dataset.short_side or backbone.short_side or size
+    if short_side < size:
+        raise ConfigError(
+            f"dataset.short_side={short_side} must be at least {size}, which the backbone reads"
+        )
+    return partial(
+        resize_and_crop,
+        size=backbone.frame_size,
+        short_side=short_side,
+        num_crops=views.crops,
+        mode=backbone.interpolation,
+    )
+
+
+def frame_reducer(
+    dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone
+) -> partial[tuple[int, int]] | None:
+    """Returns (height, width) of a video -> the size in which it is decoded; None: its own.
+
+    Raises:
+        ConfigError: the backbone's frames are not resized as decoders do it.
+    """
+    if dataset.decode_size == "full":
+        return None
+    if backbone.interpolation != "bilinear":
+        raise ConfigError(
+            f"dataset.decode_size={dataset.decode_size}: decoders resize bilinearly, this backbone reads "
+            f"{backbone.interpolation} frames; use dataset.decode_size=full"
+        )
+    cutter = view_cutter(dataset, views, backbone).keywords
+    return partial(reduced_size, size=cutter["size"], short_side=cutter["short_side"])
+
+
+def build_shared_maps(
+    dataset: DatasetConfig, views: ViewsConfig, pipeline: Pipeline, *, wanted: bool
+) -> SharedMaps | None:
+    """One map for the crops of each clip, with share_maps=true.
+
+    Raises:
+        ConfigError: there are no crops to share it, nothing scores frames, or the scorer cannot.
+    """
+    if not wanted or pipeline.pruner is None:  # the dense model may be one of a sweep
+        return None
+    if views.crops == 1:
+        raise ConfigError(
+            f"share_maps=true: views={views} has one crop of each clip; use 3 crops or share_maps=false"
+        )
+    if isinstance(pipeline.pruner, SimilarityPruner):
+        raise ConfigError(
+            f"share_maps=true: pruner=similarity compares the tokens of one view; use one of {', '.join(SHARABLE)}"
+        )
+    places = partial(crop_places, **view_cutter(dataset, views, pipeline.backbone).keywords)
+    return SharedMaps(pipeline.pruner, pipeline.backbone.grid, places)
+
+
+def build_clip_cache(
+    dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone, engine: Engine
+) -> ClipCache | None:
+    """The folder that keeps decoded views between runs; None with dataset.clip_cache=off.
+
+    Raises:
+        ConfigError: the folder cannot be made.
+    """
+    if dataset.clip_cache is None:
+        return None
+    place = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
+    folder = place / "views" if dataset.clip_cache == "auto" else Path(dataset.clip_cache).expanduser()
+    recipe = {
+        "sampler": frame_sampler(dataset, views.clips, backbone.num_frames),
+        "decoder": dataset.decoder,
+        "limits": Limits(dataset.max_pixels, dataset.max_frames),
+        "reduce": frame_reducer(dataset, views, backbone),
+        "cut": view_cutter(dataset, views, backbone),
+        # Devices differ in rounding.
+        "device": torch.cuda.get_device_name(engine.device)
+        if engine.device.type == "cuda"
+        else torch.backends.cpu.get_cpu_capability(),
+    }
+    return ClipCache(folder, limit_bytes=int(dataset.clip_cache_gb * 1e9), recipe=recipe)
