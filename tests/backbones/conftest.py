@@ -43,10 +43,8 @@ def reference(family: str, settings: dict[str, Any], **config: Any) -> Any:
         hidden_size=settings["dim"],
         num_hidden_layers=settings["depth"],
         num_attention_heads=settings["num_heads"],
-        intermediate_size=4 * settings["dim"],
         num_labels=settings["num_classes"],
-        **tubelet,
-        **config,
+        **{"intermediate_size": 4 * settings["dim"], **tubelet, **config},
     )
     return shake(named[1](described))
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..backbones.weights import Checkpoint, check_model, choose_head, fit_positions, load, read_checkpoint
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid
 from .depth_pruned import shorten_backbone
+from .fitting import choose_head, fit_positions, load, settings_of
+from .layers import clip_grid
 from .timm_vit import TimmViT, build_timm_vit
 from .videomae import VideoMAE
 from .vivit import ViViT
+from .weights import Checkpoint, read_checkpoint
 
 Backbone = VideoMAE | ViViT | TimmViT
 
@@ -72,8 +75,8 @@ def build_backbone(
         weights: a bundled name, a file or folder, or a model of the Hugging Face Hub, see `checkpoints`; None is random
             weights.
         num_classes: of the logits; the model's own when None.
-        num_frames, input_size: of the clip; the model's own when None. Positions follow the grid. "timm_vit" reads one
-            frame, which need not be square: (H, W).
+        num_frames, input_size: of the clip; None: what the weights say, otherwise the model's own. Positions follow the
+            grid. "timm_vit" reads one frame, which need not be square: (H, W).
         replace_head: a new, untrained classifier of `num_classes` in place of the one that the weights have.
         model: timm's name of the network, for "timm_vit", whose `weights` may be "pretrained"; see `build_timm_vit`.
         seed: of random weights.
@@ -83,7 +86,8 @@ def build_backbone(
         CheckpointError: the weights are missing, damaged or of another model.
 
     Warns:
-        CheckpointWarning: positions or the classifier of the weights were changed.
+        CheckpointWarning: positions or the classifier of the weights were changed, or the weights say that they are of
+            another size, or were trained on another clip, than the named one.
     """
     if name not in BACKBONES:
         close = difflib.get_close_matches(name, BACKBONES, 1)
@@ -110,30 +114,38 @@ def build_backbone(
         raise ConfigError(f"backbone.input_size={list(input_size)}: {name} reads square frames, one number")
     clip = {"num_frames": num_frames, "input_size": input_size}
     asked = {key: value for key, value in clip.items() if value is not None}
-    settings = {**BACKBONES[name], **asked}
+    settings: dict[str, Any] = {**BACKBONES[name], **asked}
     checkpoint = None
     if weights is not None:
         checkpoint = read_checkpoint(weights, key="backbone.weights")
-        check_model(checkpoint, name, name.split("_")[0], settings, set(asked))
+        settings = settings_of(checkpoint, name, BACKBONES, asked)
         num_classes, checkpoint = choose_head(checkpoint, num_classes, fresh=replace_head)
-        trained = token_grid(name, **_trained_clip(checkpoint))
-        checkpoint = fit_positions(checkpoint, token_grid(name, **clip), trained)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        build = ViViT if name.startswith("vivit") else VideoMAE
-        backbone: Backbone = build(
-            **settings if num_classes is None else {**settings, "num_classes": num_classes}
-        )
+        trained = {**BACKBONES[name], **checkpoint.settings}
+        checkpoint = fit_positions(checkpoint, _grid(settings), _grid(trained))
+    if num_classes is not None:
+        settings["num_classes"] = num_classes
     if checkpoint is not None:
-        if checkpoint.blocks is not None:
-            shorten_backbone(backbone, checkpoint.blocks)
+        with torch.device("meta"):  # without memory: nothing is built for weights that do not fit
+            load(_build(name, settings, checkpoint, seed), checkpoint, only_check=True)
+    backbone = _build(name, settings, checkpoint, seed)
+    if checkpoint is not None:
         load(backbone, checkpoint)
-        backbone.class_names = checkpoint.names
+        backbone.class_names, backbone.read = checkpoint.names, checkpoint.read
+        if checkpoint.read is not None:
+            backbone.mean = checkpoint.read.mean or backbone.mean
+            backbone.std = checkpoint.read.std or backbone.std
     return backbone.eval().requires_grad_(False)
 
 
-def _trained_clip(checkpoint: Checkpoint) -> dict[str, int]:
-    """The clip that the weights were trained on, where they say it; otherwise it is the architecture's own."""
-    return {
-        key: checkpoint.settings[key] for key in ("num_frames", "input_size") if key in checkpoint.settings
-    }
+def _build(name: str, settings: Mapping[str, Any], checkpoint: Checkpoint | None, seed: int) -> Backbone:
+    """The network with random weights, and with the blocks that `checkpoint` has, if its depth was pruned."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone: Backbone = (ViViT if name.startswith("vivit") else VideoMAE)(**settings)
+        if checkpoint is not None and checkpoint.blocks is not None:
+            shorten_backbone(backbone, checkpoint.blocks)
+    return backbone
+
+
+def _grid(settings: Mapping[str, Any]) -> TokenGrid:
+    return clip_grid(settings["num_frames"], settings["input_size"], settings["tubelet"])

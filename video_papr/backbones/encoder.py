@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.pixels import normalize_planes
+from ..core.reading import ReadConfig
 from .blocks import Merger, run_blocks
-from .layers import LayerNorm, TubeletEmbed, clip_grid, frame_size
+from .layers import ACTIVATIONS, LayerNorm, TubeletEmbed, clip_grid, frame_size
 from .packing import Packing, run_packed
 
 
@@ -29,12 +30,14 @@ class Encoder(nn.Module):
         num_frames, input_size: the clip that the model reads, T frames of S x S pixels, or of (H, W).
         tubelet: (frames, height, width) of a token in pixels; must divide the clip.
         dim, depth, num_heads: of the transformer.
-        block_options: more arguments of timm's blocks.
+        mlp_dim: hidden channels of the feed-forward part; None: 4 D.
+        activation: of the feed-forward part, one of `layers.ACTIVATIONS`.
 
     Attributes:
         grid: the tokens of a clip, without class tokens.
         mean, std: of the pixels that `forward` expects, RGB in 0..1.
         class_names: names of the logits, or None.
+        read: how the weights say that clips are read, or None.
         num_prefix: class tokens in front of the tubelets' tokens.
         averages: whether the answer is read off the mean of the tokens, not off a class token.
         positions: (1, P + N, D), what `place` adds.
@@ -64,17 +67,24 @@ class Encoder(nn.Module):
         dim: int,
         depth: int,
         num_heads: int,
-        **block_options: Any,
+        mlp_dim: int | None = None,
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
         self.grid = clip_grid(num_frames, input_size, tubelet)
         self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
         self.frame_size, self.dim = frame_size(input_size), dim
         self.class_names: tuple[str, ...] | None = None
+        self.read: ReadConfig | None = None
         self.patch_embed = TubeletEmbed(tubelet, dim)
-        self.blocks = nn.ModuleList(
-            Block(dim, num_heads, qkv_bias=True, norm_layer=LayerNorm, **block_options) for _ in range(depth)
-        )
+        options: dict[str, Any] = {
+            "qkv_bias": True,
+            "norm_layer": LayerNorm,
+            "act_layer": ACTIVATIONS[activation],
+        }
+        if mlp_dim is not None:
+            options["mlp_ratio"] = (mlp_dim + 0.5) / dim  # timm rounds down
+        self.blocks = nn.ModuleList(Block(dim, num_heads, **options) for _ in range(depth))
 
     def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """tokens (B, K, D), keep_idx (B, K) their places in the grid, None: all N -> (B, P + K, D) with positions."""

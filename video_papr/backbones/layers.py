@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.layers import GELUTanh, QuickGELU
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +22,19 @@ class LayerNorm(nn.LayerNorm):
 
     def __init__(self, dim: int, **options: Any) -> None:  # newer timm also passes device and dtype
         super().__init__(dim, eps=1e-6, **options)
+
+
+# transformers' names (hidden_act) -> layers
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_fast": GELUTanh,
+    "gelu_new": GELUTanh,
+    "gelu_pytorch_tanh": GELUTanh,
+    "quick_gelu": QuickGELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+}
 
 
 def init_weights(module: nn.Module) -> None:

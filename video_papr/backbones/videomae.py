@@ -22,7 +22,7 @@ class VideoMAE(Encoder):
         num_classes: size of the logits.
         num_frames, input_size: the clip that the model reads, T frames of S x S pixels.
         tubelet: (frames, height, width) of a token in pixels; must divide the clip.
-        dim, depth, num_heads: of the transformer.
+        dim, depth, num_heads, mlp_dim, activation: of the transformer, see `Encoder`.
         positions: "flat" (VideoMAE's own table) or "space_time".
 
     Attributes: see `Encoder`. There is no class token.
@@ -41,6 +41,8 @@ class VideoMAE(Encoder):
         dim: int = 768,
         depth: int = 12,
         num_heads: int = 12,
+        mlp_dim: int | None = None,
+        activation: str = "gelu",
         positions: str = "flat",
     ) -> None:
         super().__init__(
@@ -51,6 +53,8 @@ class VideoMAE(Encoder):
             dim=dim,
             depth=depth,
             num_heads=num_heads,
+            mlp_dim=mlp_dim,
+            activation=activation,
         )
         self.register_buffer("positions", POSITIONS[positions](self.grid, dim), persistent=False)
         self.fc_norm = LayerNorm(dim)

@@ -7,7 +7,6 @@ linear layer on the class token).
 from __future__ import annotations
 
 import torch
-from timm.layers import GELUTanh
 from torch import Tensor, nn
 
 from .encoder import Encoder
@@ -23,7 +22,7 @@ class ViViT(Encoder):
         num_classes: size of the logits.
         num_frames, input_size: the clip that the model reads, T frames of S x S pixels.
         tubelet: (frames, height, width) of a token in pixels; must divide the clip.
-        dim, depth, num_heads: of the transformer.
+        dim, depth, num_heads, mlp_dim, activation: of the transformer, see `Encoder`.
 
     Attributes: see `Encoder`.
     """
@@ -45,8 +44,10 @@ class ViViT(Encoder):
         dim: int = 768,
         depth: int = 12,
         num_heads: int = 12,
+        mlp_dim: int | None = None,
+        activation: str = "gelu_fast",
     ) -> None:
-        # The published weights were trained with GELU's tanh approximation.
+        # The published weights were trained with GELU's tanh approximation ("gelu_fast").
         super().__init__(
             num_classes=num_classes,
             num_frames=num_frames,
@@ -55,7 +56,8 @@ class ViViT(Encoder):
             dim=dim,
             depth=depth,
             num_heads=num_heads,
-            act_layer=GELUTanh,
+            mlp_dim=mlp_dim,
+            activation=activation,
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.positions = nn.Parameter(

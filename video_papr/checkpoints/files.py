@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..core.errors import CheckpointError
+from ..core.signatures import foreign_content
+from .torch_files import check_sizes, few, first_line, read_torch, shape, state_dict
 
 BUNDLED = Path(__file__).parents[1] / "weights"
-WRAPPERS = ("model_state", "model", "module", "state_dict")
+TORCH_STARTS = (b"PK", b"\x80\x02")  # a zip archive, or a bare pickle of older releases
 # What a folder in Hugging Face's layout may hold, best first: whole, or in parts that an index names.
 FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -62,9 +63,12 @@ def weight_files(folder: Path) -> list[Path]:
         index = folder / f"{name}.index.json"
         if index.is_file():
             try:
-                parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                text = index.read_text(encoding="utf-8")
+                parts = sorted(set(parse_object(text, str(index))["weight_map"].values()))
+            except CheckpointError:
+                raise
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise CheckpointError(f"{index} is damaged: {_first_line(error)}") from None
+                raise CheckpointError(f"{index} is damaged: {first_line(error)}") from None
             files = [folder / Path(str(part)).name for part in parts]  # .name: nothing outside the folder
             if files and all(file.is_file() for file in files):
                 return files
@@ -72,56 +76,66 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_weights(weights: str | Path, *, key: str = "weights") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors, in float32, and the description ({} for torch files).
+    """Returns the tensors as they are stored, and the description.
+
+    The description of a torch file has what a training script stored of its command line, as `args`, if anything.
+    The file's content decides how it is read, not the end of its name.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or would need code to be run to be read.
+        CheckpointError: the file is missing, damaged, claims more than it contains, or would need code to be run to be
+            read.
     """
     path = find_weights(weights, key=key)
-    if path.suffix == ".safetensors":
+    _refuse_foreign(path)
+    with path.open("rb") as file:
+        head = file.read(9)
+    by_name = path.suffix == ".safetensors" and head[:2] not in TORCH_STARTS
+    if head[8:] == b"{" or by_name:  # behind the length of its header
         return _read_safetensors(path)
     stored = read_torch(path)
-    while isinstance(stored, Mapping) and (
-        inner := [k for k in WRAPPERS if isinstance(stored.get(k), Mapping)]
-    ):
-        stored = stored[inner[0]]
-    if not isinstance(stored, Mapping) or not any(isinstance(v, Tensor) for v in stored.values()):
-        raise CheckpointError(f"{path} holds no state dict, neither bare nor under {', '.join(WRAPPERS)}")
-    return {
-        k: v.float() if v.is_floating_point() else v for k, v in stored.items() if isinstance(v, Tensor)
-    }, {}
+    args = stored.get("args") if isinstance(stored, Mapping) else None
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    state = state_dict(stored, path)
+    check_sizes(state, path)
+    return state, {"args": dict(args)} if isinstance(args, Mapping) else {}
 
 
-def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote, as far as it is made of tensors, numbers, texts and containers.
-
-    Raises:
-        CheckpointError: the file is damaged, or would need code to be run to be read.
-    """
-    # Training scripts store their command line beside the weights. A Namespace only holds values; they are checked too.
-    torch.serialization.add_safe_globals([argparse.Namespace])
+def _refuse_foreign(path: Path) -> None:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError
-    ):  # torch raises it for other objects, and for a text that is no pickle at all
-        raise CheckpointError(
-            f"{path} is not read: it is no torch file, or it holds more than tensors, which could run code"
-        ) from None
-    except Exception as error:  # damaged bytes raise whatever the unpickler stumbles over
-        raise CheckpointError(f"{path} is damaged or not a torch file: {_first_line(error)}") from None
+        found = foreign_content(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
+    if found is not None:
+        raise CheckpointError(f"{path} contains no weights: it is {found}")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            described = json.loads((file.metadata() or {}).get("video_papr", "{}"))
-        if not isinstance(described, dict):
-            raise ValueError("its description is no JSON object")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {_first_line(error)}") from None
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, described
+            text = (file.metadata() or {}).get("video_papr", "{}")
+    except (SafetensorError, OSError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {first_line(error)}") from None
+    return state, parse_object(text, f"{path}: its description")
+
+
+def parse_object(text: str, source: str) -> dict[str, Any]:
+    """A JSON object of finite numbers.
+
+    Raises:
+        CheckpointError: it is something else; the line begins with `source`.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{source} is damaged: {first_line(error)}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{source} is damaged: it is no JSON object")
+    return value
 
 
 def write_weights(
@@ -139,29 +153,43 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
     """Loads a state dict into `module`.
 
     Raises:
-        CheckpointError: keys are missing, left over, or of another shape; the line names the first few.
+        CheckpointError: see `check_fit`; or a value is not finite.
     """
-    own = module.state_dict()
-    missing = [k for k in own if k not in state]
-    extra = [k for k in state if k not in own]
-    misshapen = [
-        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    faults = [f"{name}: {_few(keys)}" for name, keys in _named(missing, extra, misshapen) if keys]
-    if faults:
-        raise CheckpointError(f"{source} does not fit {type(module).__name__}; {'; '.join(faults)}")
+    check_fit(state, module.state_dict(), name=type(module).__name__, source=source)
+    for key, value in module.state_dict().items():
+        if not _is_finite(state[key].to(value.dtype)):
+            raise CheckpointError(f"{source}: {key} contains values that are not finite (NaN or infinity)")
     module.load_state_dict(dict(state))
 
 
-def _named(missing: list[str], extra: list[str], misshapen: list[str]) -> tuple[tuple[str, list[str]], ...]:
-    return ("missing", missing), ("unexpected", extra), ("of another shape", misshapen)
+def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], *, name: str, source: str) -> None:
+    """Compares weights with those that a network has, before anything is copied.
+
+    Raises:
+        CheckpointError: keys are missing, left over, or of another shape or kind; the line names the first few.
+    """
+    both = [key for key in own if key in state]
+    faults = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [key for key in state if key not in own],
+        "of another shape": [
+            f"{key} {shape(state[key])} instead of {shape(own[key])}"
+            for key in both
+            if state[key].shape != own[key].shape
+        ],
+        "of another kind": [
+            f"{key} {state[key].dtype} instead of {own[key].dtype}".replace("torch.", "")
+            for key in both
+            if state[key].is_floating_point() != own[key].is_floating_point()
+        ],
+    }
+    found = [f"{fault}: {few(keys)}" for fault, keys in faults.items() if keys]
+    if found:
+        raise CheckpointError(f"{source} does not fit {name}; {'; '.join(found)}")
 
 
-def _few(keys: list[str]) -> str:
-    return ", ".join(map(str, keys[:4])) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+def _is_finite(value: Tensor) -> bool:
+    if not value.is_floating_point() or value.numel() == 0:
+        return True
+    low, high = torch.aminmax(value.detach())  # NaN stays NaN, and nothing is allocated
+    return bool(low.isfinite() & high.isfinite())

@@ -2,10 +2,12 @@
 
     Hugging Face VideoMAE    videomae.encoder.layer.0.attention.attention.query.weight, ...q_bias, no bias for keys
     Hugging Face ViViT       vivit.encoder.layer.0.attention.attention.query.weight, ...query.bias, a class token
-    VideoMAE, VideoMAE V2    blocks.0.attn.qkv.weight, blocks.0.attn.q_bias; V2 may have a prefix such as backbone.
+    VideoMAE, VideoMAE V2    blocks.0.attn.qkv.weight, blocks.0.attn.q_bias
+    mmaction2 VideoMAE       blocks.0.mlp.layers.0.0.weight, cls_head.fc_cls.weight
     ours                     blocks.0.attn.qkv.weight, blocks.0.attn.qkv.bias
 
-Names that a mapping does not know stay as they are, so that loading reports them as unexpected.
+Wrappers' prefixes are gone by then, see `wrappers`. Names that a mapping does not know stay as they are, so that
+loading reports them as unexpected.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-State = dict[str, Tensor]
+from .renaming import State, renamed
+from .x3d_formats import X3D_FORMATS
 
 # Old and new names of transformers (up to 4, from 5 on) in the order in which they are tried.
 HF_NAMES = (
@@ -37,28 +40,57 @@ HF_NAMES = (
     (r"^layernorm\.", "norm."),
     (r"^classifier\.", "head."),
 )
-PREFIX = re.compile(r"^((module|_orig_mod|model|backbone|encoder)\.)+")
+MMACTION_NAMES = (
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"\.mlp\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.layers\.1\.", ".mlp.fc2."),
+    (r"^cls_head\.fc_cls\.", "head."),
+)
+MAX_TOKENS = 1 << 18  # of a clip; a longer sequence than any model was trained on
+# The first layer of each video transformer's format, behind whatever a wrapper puts before it.
+ANCHORS = (
+    "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.weight",
+    "patch_embed.projection.weight",
+)
 
 
 def from_huggingface_videomae(state: Mapping[str, Tensor]) -> State:
     """transformers' `VideoMAEForVideoClassification` -> `VideoMAE`. Keys have no bias there; ours is 0."""
-    return _flat_kernel(_merge_qkv(_renamed(state)))
+    return _flat_kernel(_merge_qkv(renamed(state, HF_NAMES)))
 
 
 def from_huggingface_vivit(state: Mapping[str, Tensor]) -> State:
     """transformers' `VivitForVideoClassification` -> `ViViT`."""
-    return _flat_kernel(_merge_qkv(_renamed(state)))
+    return _flat_kernel(_merge_qkv(renamed(state, HF_NAMES)))
 
 
 def from_original(state: Mapping[str, Tensor]) -> State:
     """The VideoMAE and VideoMAE V2 releases -> `VideoMAE`: `q_bias` and `v_bias` make one bias with 0 for the keys."""
-    mapped = {PREFIX.sub("", key): value for key, value in state.items()}
+    mapped = dict(state)
     for key in [key for key in mapped if key.endswith(".attn.q_bias")]:
         block = key.removesuffix("q_bias")
         if f"{block}v_bias" in mapped:
             query, value = mapped.pop(key), mapped.pop(f"{block}v_bias")
             mapped[f"{block}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
     return _flat_kernel(mapped)
+
+
+def from_mmaction(state: Mapping[str, Tensor]) -> State:
+    """mmaction2's VideoMAE -> `VideoMAE`. Its position table is left out, where it is the one that ours computes."""
+    mapped = renamed(state, MMACTION_NAMES)
+    table = mapped.get("pos_embed")
+    if table is not None and table.ndim == 3 and _is_sine_table(table[0]):
+        del mapped["pos_embed"]
+    return from_original(mapped)
+
+
+def _is_sine_table(table: Tensor) -> bool:
+    """Whether (N, D) is the sine-cosine code of the token number, so that it need not be kept."""
+    token = torch.arange(len(table), dtype=torch.float64)[:, None]
+    frequency = 10000 ** (-torch.arange(0, table.shape[1], 2, dtype=torch.float64) / table.shape[1])
+    codes = torch.stack([(token * frequency).sin(), (token * frequency).cos()], -1).flatten(1)
+    return codes.shape == table.shape and bool(torch.allclose(table.double(), codes, atol=2e-3))
 
 
 def from_own(state: Mapping[str, Tensor]) -> State:
@@ -84,6 +116,7 @@ class Format:
 HF_VIDEOMAE = Format("Hugging Face VideoMAE weights", "videomae", from_huggingface_videomae)
 HF_VIVIT = Format("Hugging Face ViViT weights", "vivit", from_huggingface_vivit)
 ORIGINAL = Format("original VideoMAE weights", "videomae", from_original)
+MMACTION = Format("mmaction2 VideoMAE weights", "videomae", from_mmaction)
 OWN_VIDEOMAE = Format("VideoMAE weights of video_papr", "videomae")
 OWN_VIVIT = Format("ViViT weights of video_papr", "vivit")
 
@@ -97,16 +130,17 @@ def recognise(keys: set[str], config: Mapping[str, Any]) -> Format:
         and any("layernorm_before" in key for key in keys)
     ):
         return Format(f"Hugging Face {kind} weights")
-    bare = {PREFIX.sub("", key) for key in keys}
-    if any(re.match(r"(module\.|model\.)?decoder\.", key) for key in keys):
+    if any(key.startswith("decoder.") for key in keys):
         return Format("VideoMAE pre-training weights, which have a decoder and no classifier")
     if any(".layernorm_before." in key for key in keys):
         return HF_VIVIT if any(key.endswith("cls_token") for key in keys) else HF_VIDEOMAE
-    if "blocks.0.attn.q_bias" in bare:
+    if "patch_embed.projection.weight" in keys:
+        return MMACTION
+    if "blocks.0.attn.q_bias" in keys:
         return ORIGINAL
     if "blocks.0.attn.qkv.bias" in keys:
         return OWN_VIVIT if "cls_token" in keys else OWN_VIDEOMAE
-    if any(key.startswith("blocks.0.conv.") for key in bare):
+    if any(anchor in keys for anchor in X3D_FORMATS):
         return Format("X3D weights")
     first = sorted(keys)[:3]
     return Format(f"weights that are not recognised ({', '.join(first)}, ...)")
@@ -116,19 +150,28 @@ def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a config.json of transformers gives, under the names of `builders.BACKBONES`.
 
     Raises:
-        KeyError, TypeError, ValueError: a key is missing or has no number.
+        KeyError, TypeError, ValueError, OverflowError: a key is missing, has no number, or one that cannot be.
     """
     size, tubelet = config["image_size"], config["tubelet_size"]
     if isinstance(tubelet, int):
         tubelet = (tubelet, *_pair(config["patch_size"]))
     height, width = _pair(size)
+    frames, rows, columns = (_count(side) for side in tubelet)
+    dim, inner = (
+        _count(config["hidden_size"]),
+        _count(config.get("intermediate_size", 4 * config["hidden_size"])),
+    )
+    num_frames = _count(config["num_frames"])
+    if num_frames * height * width > MAX_TOKENS * frames * rows * columns:
+        raise ValueError(f"a clip of {num_frames} x {height} x {width} has more than {MAX_TOKENS} tokens")
     return {
-        "num_frames": int(config["num_frames"]),
+        "num_frames": num_frames,
         "input_size": height if height == width else (height, width),
-        "tubelet": tuple(int(side) for side in tubelet),
-        "dim": int(config["hidden_size"]),
-        "depth": int(config["num_hidden_layers"]),
-        "num_heads": int(config["num_attention_heads"]),
+        "tubelet": (frames, rows, columns),
+        "dim": dim,
+        "depth": _count(config["num_hidden_layers"]),
+        "num_heads": _count(config["num_attention_heads"]),
+        **({} if inner == 4 * dim else {"mlp_dim": inner}),
     }
 
 
@@ -156,16 +199,13 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def _pair(value: Any) -> tuple[int, int]:
     first, second = (value, value) if isinstance(value, int) else value
-    return int(first), int(second)
+    return _count(first), _count(second)
 
 
-def _renamed(state: Mapping[str, Tensor]) -> State:
-    mapped = {}
-    for key, value in state.items():
-        for old, new in HF_NAMES:
-            key = re.sub(old, new, key)
-        mapped[key] = value
-    return mapped
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 < value < 1 << 20:
+        raise ValueError(f"{value!r:.40} where a positive number is expected")
+    return value
 
 
 def _merge_qkv(state: State) -> State:

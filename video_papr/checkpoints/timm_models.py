@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core.errors import CheckpointError, ConfigError
 from .files import load_exactly, read_weights, weight_files
 from .hub import hub_folder, is_hub_id, url_file
+from .wrappers import unwrap
 
 PRETRAINED = "pretrained"
 
@@ -61,6 +62,7 @@ def build_timm(
     if weights is not None:
         source = f"{key}={weights} ({model})" if weights == PRETRAINED else f"{key}={weights}"
         state, _ = read_weights(_find(network, weights, key), key=key)
+        state = unwrap(state, list(network.state_dict())[:1], source=source)
         heads = [f"{name}." for name in classifier_names(network)]
         stored = next((len(state[f"{head}weight"]) for head in heads if f"{head}weight" in state), 0)
         if num_classes is None:

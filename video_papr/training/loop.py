@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checkpoints.files import load_exactly, read_torch
+from ..checkpoints.files import load_exactly
+from ..checkpoints.torch_files import read_torch
 from ..core.errors import CheckpointError, ConfigError, TrainingError
 from ..core.files import atomic_write
 from ..core.processes import ALONE, Ranks

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -173,6 +175,86 @@ def test_half_precision_trunk_gives_a_float32_map() -> None:
 def test_options_out_of_range(options: dict[str, object], line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         X3DScorer(**{"frames": 4, "size": 32, **options})  # type: ignore[arg-type]
+
+
+# pytorchvideo's layers in the names of two other projects: outside the residual blocks, in them, and the blocks'.
+OUTSIDE = ("blocks.0.conv.conv_t", "blocks.0.conv.conv_xy", "blocks.0.norm", "blocks.5.pool.pre_conv")
+OUTSIDE += ("blocks.5.pool.pre_norm", "blocks.5.pool.post_conv", "blocks.5.proj")
+INSIDE = ("branch1_conv", "branch1_norm", "conv_a", "norm_a", "conv_b", "norm_b.0")
+INSIDE += ("norm_b.1.block.0", "norm_b.1.block.2", "conv_c", "norm_c")
+PROJECTS = {
+    "PySlowFast": (
+        "s1.pathway0_stem.conv_xy s1.pathway0_stem.conv s1.pathway0_stem.bn head.conv_5 head.conv_5_bn head.lin_5 "
+        "head.projection",
+        "branch1 branch1_bn branch2.a branch2.a_bn branch2.b branch2.b_bn branch2.se.fc1 branch2.se.fc2 branch2.c "
+        "branch2.c_bn",
+        "s{slow}.pathway0_res{number}",
+    ),
+    "mmaction2": (
+        "backbone.conv1_s.conv backbone.conv1_t.conv backbone.conv1_t.bn backbone.conv5.conv backbone.conv5.bn "
+        "cls_head.fc1 cls_head.fc2",
+        "downsample.conv downsample.bn conv1.conv conv1.bn conv2.conv conv2.bn se_module.fc1 se_module.fc2 conv3.conv "
+        "conv3.bn",
+        "backbone.layer{stage}.{number}",
+    ),
+}
+
+
+def foreign(state: dict[str, Tensor], project: str) -> dict[str, Tensor]:
+    outside, inside, block = PROJECTS[project]
+    stem = dict(zip(OUTSIDE, outside.split(), strict=True))
+    parts = dict(zip(INSIDE, inside.split(), strict=True))
+    named = {}
+    for key, value in state.items():
+        layer, kind = key.rsplit(".", 1)
+        found = re.fullmatch(r"blocks\.(\d)\.res_blocks\.(\d+)\.(?:branch2\.)?(.+)", layer)
+        if found is None:
+            named[f"{stem[layer]}.{kind}"] = value
+        else:
+            stage, number = int(found[1]), int(found[2])
+            place = block.format(stage=stage, slow=stage + 1, number=number)
+            named[f"{place}.{parts[found[3]]}.{kind}"] = value
+    return named
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+@pytest.mark.parametrize("wrap", ["", "module."])
+def test_features_of_weights_of_other_projects(tmp_path: Path, project: str, wrap: str) -> None:
+    """Their X3D has a batch norm more, in the shortcut of res2's first block; folded or not, it counts."""
+    net = pytorchvideo_x3d(4, 64)
+    block: Any = net.blocks[1].res_blocks[0]  # type: ignore[index,union-attr]
+    block.branch1_norm = nn.BatchNorm3d(24).eval().requires_grad_(False)
+    for value in (block.branch1_norm.running_mean, block.branch1_norm.running_var, block.branch1_norm.weight):
+        value.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
+    path = tmp_path / "x3d.pth"
+    torch.save({"state_dict": {wrap + k: v for k, v in foreign(net.state_dict(), project).items()}}, path)
+    pixels = torch.randn(1, 3, 4, 64, 64, dtype=torch.float64)
+    expected = outputs(net.double(), pixels)
+    for stage in ("res2", "head"):
+        pruner: Any = build_pruner("x3d_s", weights=path, frames=4, size=64, stage=stage)
+        trunk = pruner.scorer.trunk.double()
+        torch.testing.assert_close(trunk(pixels), expected[stage], rtol=0, atol=1e-9)
+        fold_norms(trunk)
+        torch.testing.assert_close(trunk(pixels), expected[stage], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("stage", ["res3", "head"])
+def test_an_x3d_of_another_size_is_refused(stage: str) -> None:
+    """Whatever part of it is used."""
+    state = x3d_classifier(3).state_dict()
+    deeper = {
+        key.replace("res_blocks.2.", "res_blocks.11."): v for key, v in state.items() if "blocks.3." in key
+    }
+    with pytest.raises(CheckpointError) as caught:
+        X3DTrunk(stage).load_classifier({**state, **deeper}, source="x=f")
+    assert str(caught.value).startswith("x=f holds an X3D of another size, with 3, 5, 12, 7 residual blocks")
+    extra = {**state, "blocks.1.extra.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"unexpected: blocks\.1\.extra\.weight"):
+        X3DTrunk(stage).load_classifier(extra, source="x=f")
+    with pytest.raises(
+        CheckpointError, match=r"^x=f holds no X3D of pytorchvideo, PySlowFast, mmaction2 \(layer1.weight"
+    ):
+        X3DTrunk(stage).load_classifier({"layer1.weight": torch.zeros(1)}, source="x=f")
 
 
 def test_checkpoint_of_another_network() -> None:

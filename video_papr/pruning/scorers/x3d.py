@@ -5,8 +5,9 @@ X3D-XS, S and M are one network; they differ in the clip that they see. Layers c
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ...checkpoints.files import BUNDLED, find_weights, load_exactly
 from ...checkpoints.hub import url_file
-from ...core.errors import ConfigError
+from ...checkpoints.x3d_formats import from_any_x3d
+from ...core.errors import CheckpointError, ConfigError
 from ...core.pixels import normalize_planes, resample_frames
 from ...core.types import TokenGrid
 from ..select import check_cell_center, resize_map
+from .x3d_depth_pruned import X3D_DEPTHS
 
 # A package behind pytorchvideo calls torch.jit.script, which torch deprecates.
 with warnings.catch_warnings():
@@ -34,6 +37,8 @@ STRIDE = 32  # of its last stages
 # Pixels of the clips that run side by side on a processor: the activations of more are too large for its caches, and
 # for memory that is used again without asking the system for it.
 SIDE_BY_SIDE = 1 << 19
+X3D_L_DEPTHS = (5, 10, 25, 15)
+RES2_SHORTCUT = "blocks.1.res_blocks.0"  # the block whose shortcut has a batch norm in some formats
 STAGES = ("res2", "res3", "res4", "res5", "head")
 # Trained on Kinetics-400 by X3D's authors; pytorchvideo publishes no checksums.
 PUBLISHED = {f"{name}_k400": checkpoint_paths[name] for name in CLIPS}
@@ -110,14 +115,51 @@ class X3DTrunk(nn.Module):
             yield "head", self.pre_act(self.pre_norm(self.pre_conv(pixels)))
 
     def load_classifier(self, state: Mapping[str, Tensor], *, source: str) -> None:
-        """Loads the trunk's part of a whole X3D state dict in pytorchvideo's naming; `source` names it in errors.
+        """Loads the trunk's part of a whole X3D in any of the formats of `checkpoints.x3d_formats`.
+
+        PySlowFast's and mmaction2's have a batch norm in the shortcut of res2, which the trunk gets too.
+
+        Args:
+            source: names the weights in errors.
 
         Raises:
-            CheckpointError: keys are missing or have other shapes.
+            CheckpointError: it is another network, or keys are missing, left over or of other shapes.
         """
-        own = self.state_dict().keys()
-        renamed = {key.replace("blocks.5.pool.pre_", "pre_"): value for key, value in state.items()}
-        load_exactly(self, {key: value for key, value in renamed.items() if key in own}, source=source)
+        state = from_any_x3d(state, source=source)
+        _check_depths(state, source)
+        if any(key.startswith(f"{RES2_SHORTCUT}.branch1_norm.") for key in state):
+            block: Any = self.get_submodule(RES2_SHORTCUT)
+            norm = nn.BatchNorm3d(block.branch1_conv.out_channels).requires_grad_(False)
+            block.branch1_norm = norm.train(self.training)
+        behind = tuple(f"blocks.{number}." for number in range(len(self.blocks), 5))
+        if self.stage != "head":
+            behind += ("blocks.5.pool.pre_",)
+        unused = (*behind, "blocks.5.pool.post_conv.", "blocks.5.proj.")
+        own = {
+            key.replace("blocks.5.pool.pre_", "pre_"): value
+            for key, value in state.items()
+            if not key.startswith(unused)
+        }
+        load_exactly(self, own, source=source)
+
+
+def _check_depths(state: Mapping[str, Tensor], source: str) -> None:
+    """Refuses an X3D of another size, by the number of its residual blocks."""
+    places = {
+        tuple(key.split(".")[1:4:2]) for key in state if re.match(r"blocks\.\d+\.res_blocks\.\d+\.", key)
+    }
+    depths = tuple(sum(stage == str(number) for stage, _ in places) for number in range(1, 5))
+    fits = tuple(X3D_DEPTHS.values())
+    if any(depths) and depths != fits:
+        named = "an X3D-L" if depths == X3D_L_DEPTHS else "an X3D of another size"
+        raise CheckpointError(
+            f"{source} holds {named}, with {_listed(depths)} residual blocks in its stages; X3D-XS, S and M have "
+            f"{_listed(fits)}"
+        )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 # convolution -> the norm behind it, as pytorchvideo names them, and the trunk's own.

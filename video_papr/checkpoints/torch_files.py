@@ -1,0 +1,127 @@
+"""Torch files from anywhere: read without running code, and refused when they claim more than they contain."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import CheckpointError, CheckpointWarning
+
+AVERAGES = (
+    "model_ema",
+    "ema_state_dict",
+    "state_dict_ema",
+    "ema_model",
+    "ema",
+)  # of the weights, while training
+WRAPPERS = ("model_state", "model", "module", "state_dict", *AVERAGES)
+MAX_NESTING = 8  # of the wrappers
+MAX_BLOAT, SMALL = 4, 16 << 20  # what tensors may claim: so many times the file's bytes, and 16 MiB
+
+
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, as far as it is made of tensors, numbers, texts and containers.
+
+    Raises:
+        CheckpointError: the file is damaged, claims more than it contains, or would need code to be run to be read.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # `torch.save` does not compress
+                _check_claim(
+                    sum(entry.file_size for entry in archive.infolist()), path, "its compressed parts"
+                )
+        with path.open("rb") as file, torch.serialization.safe_globals(_harmless()):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except pickle.UnpicklingError as error:  # also for a text that is no pickle at all
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise CheckpointError(
+            f"{path} is not read: it is no torch file, or it holds more than tensors"
+            f"{f' ({named[1]})' if named else ''}, which could run code"
+        ) from None
+    except Exception as error:  # damaged bytes raise whatever the unpickler stumbles over
+        raise CheckpointError(f"{path} is damaged or not a torch file: {first_line(error)}") from None
+
+
+def _harmless() -> list[Any]:
+    """Classes that training scripts store beside the weights, and that only hold values; these are checked too."""
+    scalars = [type(np.dtype(kind)) for kind in "fdeilqbBHILQ?"]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    return [argparse.Namespace, np.dtype, scalar, pathlib.PosixPath, pathlib.PurePosixPath, *scalars]
+
+
+def state_dict(stored: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors by name, bare or under `WRAPPERS`, which may be nested."""
+    for _ in range(MAX_NESTING):
+        inner = [k for k in WRAPPERS if isinstance(stored, Mapping) and isinstance(stored.get(k), Mapping)]
+        if not inner:
+            break
+        if any(name in AVERAGES for name in inner[1:]) and inner[0] not in AVERAGES:
+            averages = [name for name in inner if name in AVERAGES]
+            warnings.warn(
+                f"{path} also contains an average of the weights ({', '.join(averages)}); {inner[0]} is used",
+                CheckpointWarning,
+                stacklevel=4,
+            )
+        stored = stored[inner[0]]
+    else:
+        raise CheckpointError(f"{path} holds no state dict: its dictionaries are nested too deeply")
+    state = {k: v for k, v in stored.items() if isinstance(v, Tensor)} if isinstance(stored, Mapping) else {}
+    if not state:
+        raise CheckpointError(f"{path} holds no state dict, neither bare nor under {', '.join(WRAPPERS)}")
+    unnamed = [key for key in state if not isinstance(key, str)]
+    if unnamed:
+        raise CheckpointError(f"{path} holds no state dict: tensors are named {few(unnamed)}, not by texts")
+    return state
+
+
+def check_sizes(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses tensors that are not simply stored, or claim more values than the file has bytes for."""
+    claimed = 0
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
+            kind = "meta" if value.is_meta else "quantized" if value.is_quantized else str(value.layout)
+            kind = "complex" if value.is_complex() else kind.removeprefix("torch.")
+            raise CheckpointError(
+                f"{path}: {name} is a {kind} tensor; only plain (dense, real) ones are read"
+            )
+        size = value.numel() * value.element_size()
+        claimed += size
+        if size > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: {name} {shape(value)} claims {size} bytes, and {value.untyped_storage().nbytes()} are stored"
+            )
+    _check_claim(claimed, path, "its tensors")
+
+
+def _check_claim(claimed: int, path: Path, what: str) -> None:
+    stored = path.stat().st_size
+    if claimed > MAX_BLOAT * stored + SMALL:
+        raise CheckpointError(
+            f"{path} is not read: {what} claim {claimed >> 20} MiB, and the file has {stored >> 20} MiB"
+        )
+
+
+def shape(value: Tensor) -> str:
+    return str(tuple(value.shape))
+
+
+def few(keys: list[str]) -> str:
+    return ", ".join(map(str, keys[:4])) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -1,0 +1,68 @@
+"""Wrappers around a state dict: DDP, Lightning, DeepSpeed, torch.compile, EMA and others put prefixes before names.
+
+A prefix is whatever stands before the name of a network's first layer, so a wrapper need not be known to be taken off.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from ..core.errors import CheckpointError, CheckpointWarning
+
+# These also stand inside names: wrappers of single layers.
+INSIDE = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
+)
+AVERAGE = re.compile(
+    r"(^|[._])(ema|averaged?|avg|teacher|momentum|target|key_encoder|encoder_k)(?=[._])", re.IGNORECASE
+)
+COUNTERS = ("n_averaged", "num_updates")  # of torch's AveragedModel and others' averages
+
+
+def unwrap(state: Mapping[str, Tensor], anchors: Iterable[str], *, source: str) -> dict[str, Tensor]:
+    """The state dict without the prefix that a wrapper put before its names.
+
+    Names outside the wrapper lose as much of the prefix as they begin with. Of a network and its running average, both
+    in one state dict, the network is taken, with a warning.
+
+    Args:
+        anchors: names of the first layers that are looked for.
+        source: names the weights in messages.
+
+    Raises:
+        CheckpointError: there are several networks, and nothing says which is meant.
+    """
+    state = {INSIDE.sub("", name): value for name, value in state.items()}
+    prefixes = {name[: -len(a)] for a in anchors for name in state if name == a or name.endswith(f".{a}")}
+    if not prefixes:
+        return state
+    own = [prefix for prefix in prefixes if not AVERAGE.search(prefix)] or list(prefixes)
+    if len(own) > 1:
+        named = ", ".join(repr(prefix) for prefix in sorted(own))
+        raise CheckpointError(f"{source} holds several networks, under {named}; store the one that is meant")
+    prefix = own[0]
+    others = tuple(sorted(prefixes - {prefix}))
+    if others:
+        warnings.warn(
+            f"{source} also holds the weights under {', '.join(others)}; those under {prefix!r} are used",
+            CheckpointWarning,
+            stacklevel=4,
+        )
+    kept = {name: value for name, value in state.items() if not others or not name.startswith(others)}
+    if not prefix:
+        return kept
+    return {
+        _without(name, prefix.split(".")[:-1]): value for name, value in kept.items() if name not in COUNTERS
+    }
+
+
+def _without(name: str, prefix: list[str]) -> str:
+    parts = name.split(".")
+    common = 0
+    while common < min(len(prefix), len(parts) - 1) and parts[common] == prefix[common]:
+        common += 1
+    return ".".join(parts[common:])
