@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from .core.errors import CheckpointWarning as CheckpointWarning
     from .core.errors import ConfigError as ConfigError
     from .core.errors import DataError as DataError
+    from .core.errors import LogitsError as LogitsError
     from .core.errors import VideoDecodeError as VideoDecodeError
     from .core.errors import VideoPaprError as VideoPaprError
     from .core.types import TokenGrid as TokenGrid
     from .core.types import TokenSelection as TokenSelection
     from .inference.api import Pipeline as Pipeline
+    from .inference.api import evaluate as evaluate
+    from .inference.api import predict as predict
     from .pruning.builders import PRUNERS as PRUNERS
     from .pruning.builders import Pruner as Pruner
     from .pruning.builders import build_pruner as build_pruner
@@ -35,13 +38,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "adapters.prune": ("kept_tokens", "prune", "unprune"),
-    "inference.api": ("Pipeline",),
+    "inference.api": ("Pipeline", "evaluate", "predict"),
     "backbones.builders": ("BACKBONES", "build_backbone"),
     "core.errors": (
         "CheckpointError",
         "CheckpointWarning",
         "ConfigError",
         "DataError",
+        "LogitsError",
         "VideoDecodeError",
         "VideoPaprError",
     ),

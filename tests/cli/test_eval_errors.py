@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,6 +52,25 @@ def test_wrong_input_gives_one_line(
     assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
     assert "Traceback" not in errors + shown
     assert len([line for line in errors.splitlines() if not line.startswith("warning:")]) == 1
+
+
+def test_an_output_dir_that_cannot_be_made_is_one_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file/below", tmp_path / ("x" * 300)):
+        status, _, errors = command("dataset.limit=2", f"output_dir={place}")
+        assert status == 2
+        assert errors.splitlines()[-1].startswith("error: ") and str(place) in errors
+        assert "output_dir" in errors and "Traceback" not in errors and errors.count("\n") == 1
+
+    def full(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)  # before anything is written
+    status, _, errors = command("dataset.limit=2", f"output_dir={tmp_path / 'run'}")
+    assert (status, errors.count("\n")) == (2, 1)
+    assert errors.startswith("error: ") and "No space left on device. Free some space" in errors
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

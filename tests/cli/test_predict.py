@@ -115,6 +115,33 @@ def test_bad_videos_are_named_and_the_others_go_on(
     assert len(list((tmp_path / "out").glob("*.mp4"))) == 1
 
 
+def test_own_films_are_passed_over_and_short_videos_are_said(
+    predict: Command, video_root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(video_root / "left", tmp_path / "videos")
+    words = (f"video={tmp_path}", "dataset.sampling=dense", "dataset.frame_stride=20")
+    assert predict(*words)[0] == 0
+    films = sorted((tmp_path / "out").glob("*.mp4"))
+    assert films
+    first = records(tmp_path)
+    status, _, errors = predict(*words)
+    assert status == 0 and [r["video"] for r in records(tmp_path)] == [r["video"] for r in first]
+    assert f"warning: video={tmp_path}: {len(films)} films that predict drew itself are passed over" in errors
+    assert "shorter than the 61 frames of a clip, so frames are repeated; the first: " in errors
+    assert predict(f"video={films[0]}")[0] == 0  # one that is named is meant
+
+
+def test_logits_that_are_not_finite_are_failures(
+    predict: Command, video_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from video_papr.inference import predict as module
+
+    monkeypatch.setattr(module, "aggregate_views", lambda logits, _: logits[:1] * float("nan"))
+    status, _, errors = predict(f"video={video_root}")
+    assert status == 2 and "error: no video could be answered; the first: the logits are not finite" in errors
+    assert all("not finite" in record["error"] for record in records(tmp_path))
+
+
 def test_dense_model_has_no_picture(predict: Command, video_root: Path, tmp_path: Path) -> None:
     status, shown, _ = predict(f"video={video_root / 'right'}", "pruner=none")
     assert status == 0

@@ -35,13 +35,10 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 _SPACE = "Free some space and run the same command again."
-_PLACE = "Give another output_dir, one that can be written."
+_PLACE = "Check the path; output_dir must be a folder that can be made and written."
 _HANDLES = "Allow more open files (ulimit -n) and run the same command again."
 SYSTEM_ERRORS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR), _PLACE
-    ),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _HANDLES),
 }
 Work = Callable[[DictConfig, Path], "dict[str, Any] | float"]
@@ -156,12 +153,11 @@ def print_written(paths: Iterable[Path], console: Terminal | None = None) -> Non
 
 
 def system_error(error: Exception) -> str | None:
-    """One line for an error of the operating system that the user can mend; None for any other."""
-    if not isinstance(error, OSError) or error.errno not in SYSTEM_ERRORS:
+    """One line for an error of the operating system, such as a full disk; None for any other."""
+    if not isinstance(error, OSError) or error.errno is None:
         return None
     place = f"{error.filename}: " if error.filename else ""
-    hint = SYSTEM_ERRORS[error.errno]
-    return f"{place}{error.strerror}. {hint}"
+    return f"{place}{error.strerror}. {SYSTEM_ERRORS.get(error.errno, _PLACE)}"
 
 
 class SweepSummary(Callback):

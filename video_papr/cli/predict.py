@@ -17,17 +17,13 @@ from ..config.hydra import quote
 from ..config.rules import flag, natural, or_else, positive, positive_number, setting, text
 from ..core.console import make_console, warn
 from ..core.errors import ConfigError, DataError
-from .common import run_command
+from .common import print_written, run_command
 
 if TYPE_CHECKING:
     from ..inference.files import Outcome
-    from ..inference.predict import Recipe
-    from ..pipeline import Pipeline
 
 SOME_FAILED = 1  # exit status when there are answers, but not for every video
-SHOWN = 4  # windows of a long video in its picture
 BUNDLED = "videomae_tiny_synthetic"
-TIMELINE_CLASSES = 6  # lines in the plot of a timeline
 
 
 @dataclass(frozen=True)
@@ -81,9 +77,17 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
 
     from ..assembly import runtime
     from ..assembly.compose import build_reader
-    from ..inference.files import PredictionWriter
+    from ..evaluation.answers import NOT_FINITE
+    from ..inference.files import PredictionWriter, is_own_film, predict_file
     from .predict_report import print_predictions
 
+    found = [path for path in videos if path == config.video or not is_own_film(path)]
+    if len(found) < len(videos):
+        warn(
+            f"video={config.video}: {len(videos) - len(found)} films that predict drew itself are passed over"
+        )
+        if not found:
+            raise DataError(f"video={config.video}: there are no other videos")
     pipeline, recipe = build_reader(config)
     if config.backbone.weights == BUNDLED:
         warn(
@@ -91,22 +95,37 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
             "use dataset=k400, which downloads weights once, or give backbone= and backbone.weights="
         )
     outcomes: list[Outcome] = []
-    bar = tqdm(videos, unit="video", disable=not config.progress)
+    bar = tqdm(found, unit="video", disable=not config.progress)
     with PredictionWriter(out) as writer, runtime.mendable_errors(recipe.batch_size):
         for number, path in enumerate(bar):
             pictured = sum(outcome.error is None for outcome in outcomes) < config.visualize
-            outcome = _look(pipeline, recipe, path, config, pictured=pictured)
+            outcome = predict_file(
+                pipeline,
+                recipe,
+                path,
+                windows=(config.window_seconds, config.stride_seconds),
+                top_k=config.top_k,
+                pictured=pictured,
+                progress=config.progress,
+            )
             writer.add(number, outcome)
             outcomes.append(outcome.without_panels())
     failed = [outcome for outcome in outcomes if outcome.error]
     console = make_console()
     print_predictions(outcomes, console)
-    for path in writer.written:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    print_written(writer.written, console)
+    short = [outcome for outcome in outcomes if outcome.short is not None]
+    if short:
+        needed = recipe.frames_needed(pipeline.backbone.num_frames)
+        warn(
+            f"{len(short)} of {len(outcomes)} videos or their windows are shorter than the {needed} frames of a clip, "
+            f"so frames are repeated; the first: {short[0].path} ({short[0].short} frames)"
+        )
+    what = "answered" if any(NOT_FINITE in (outcome.error or "") for outcome in failed) else "read"
     if len(failed) == len(outcomes):
-        raise DataError(f"no video could be read; the first: {failed[0].error}")
+        raise DataError(f"no video could be {what}; the first: {failed[0].error}")
     if failed:
-        warn(f"{len(failed)} of {len(outcomes)} videos could not be read; the first: {failed[0].error}")
+        warn(f"{len(failed)} of {len(outcomes)} videos could not be {what}; the first: {failed[0].error}")
     return {"num_videos": len(outcomes), "num_failed": len(failed)}
 
 
@@ -151,35 +170,3 @@ def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
     if not found:
         raise DataError(f"video={video}: no file fits this pattern")
     return found
-
-
-def _look(pipeline: Pipeline, recipe: Recipe, path: str, config: PredictConfig, *, pictured: bool) -> Outcome:
-    """Answers one video, or says why not. Panels of what was kept are made if they are wanted."""
-    from tqdm import tqdm
-
-    from ..assembly import build
-    from ..core.errors import VideoDecodeError
-    from ..inference.files import Outcome, Window, panel_of
-    from ..inference.predict import Timeline
-
-    outcome = Outcome(path, num_tokens=pipeline.backbone.grid.num_tokens, pictured=pictured)
-    try:
-        timeline = Timeline(
-            pipeline,
-            path,
-            window_seconds=config.window_seconds,
-            stride_seconds=config.stride_seconds,
-            top_k=config.top_k,
-            recipe=recipe,
-        )
-        shown = build.spread(SHOWN, len(timeline)) if pictured else set()
-        quiet = not config.progress or len(timeline) == 1
-        for place, answer in enumerate(tqdm(timeline, unit="window", leave=False, disable=quiet)):
-            outcome.windows.append(Window.of(answer))
-            if place in shown and answer.mask is not None:
-                outcome.panels.append(panel_of(pipeline, path, answer))
-        outcome.num_frames, outcome.fps = timeline.num_frames, timeline.fps
-        outcome.summarise(pipeline.backbone.class_names, config.top_k, TIMELINE_CLASSES)
-    except VideoDecodeError as error:
-        return Outcome(path, num_tokens=outcome.num_tokens, error=str(error))
-    return outcome

@@ -1,4 +1,4 @@
-"""What `tools/predict.py` writes: predictions.jsonl, predictions.csv, and pictures, video by video."""
+"""Predictions of video files, and their files: predictions.jsonl, predictions.csv and pictures, video by video."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from ..assembly.build import significance_of
+from ..assembly.build import significance_of, spread
+from ..core.errors import LogitsError, VideoDecodeError
 from ..core.escape import shorten, spreadsheet
+from ..core.files import storing
 from ..pipeline import Pipeline
 from ..synthetic.videos import write_h264
-from .predict import Answer, Guess, best_guesses
+from .predict import Answer, Guess, Recipe, Timeline, best_guesses
 from .visualize import Panel, animate_kept_tubelets, save_gallery, save_timeline
 
+RECORDS = "predictions.jsonl"
+SHOWN = 4  # windows of a long video in its picture
+TIMELINE_CLASSES = 6  # lines in the plot of a timeline
 COLUMNS = ("video", "start_seconds", "end_seconds", "rank", "label", "name", "probability", "error")
 FILM_FPS = 8  # slow enough to look at
 
@@ -59,6 +65,7 @@ class Outcome:
         windows: one for a video that was not cut.
         guesses: of the whole video: the mean over its windows.
         lines: class -> probability in each window, for the classes that come out highest anywhere.
+        short: frames of the shortest window, where a clip reads more, so that frames are repeated; otherwise None.
         pictured: whether pictures are wanted; `panels` hold what was kept in some of the windows.
     """
 
@@ -70,6 +77,7 @@ class Outcome:
     windows: list[Window] = field(default_factory=list)
     guesses: tuple[Guess, ...] = ()
     lines: dict[str, list[float]] = field(default_factory=dict)
+    short: int | None = None
     pictured: bool = False
     panels: list[Panel] = field(default_factory=list)
 
@@ -108,6 +116,51 @@ class Outcome:
         }
 
 
+def predict_file(
+    pipeline: Pipeline,
+    recipe: Recipe,
+    path: str,
+    *,
+    windows: tuple[float | None, float | None] = (None, None),
+    top_k: int = 5,
+    pictured: bool = False,
+    progress: bool = False,
+) -> Outcome:
+    """Answers one video, or says why not.
+
+    Args:
+        windows: their length and stride in seconds, see `Timeline`.
+        pictured: make panels of what was kept.
+        progress: show a bar over windows.
+    """
+    outcome = Outcome(path, num_tokens=pipeline.backbone.grid.num_tokens, pictured=pictured)
+    length, stride = windows
+    try:
+        timeline = Timeline(
+            pipeline, path, window_seconds=length, stride_seconds=stride, top_k=top_k, recipe=recipe
+        )
+        shown = spread(SHOWN, len(timeline)) if pictured else set()
+        quiet = not progress or len(timeline) == 1
+        for place, answer in enumerate(tqdm(timeline, unit="window", leave=False, disable=quiet)):
+            outcome.windows.append(Window.of(answer))
+            if place in shown and answer.mask is not None:
+                outcome.panels.append(panel_of(pipeline, path, answer))
+        outcome.num_frames, outcome.fps = timeline.num_frames, timeline.fps
+        if timeline.shortest < recipe.frames_needed(pipeline.backbone.num_frames):
+            outcome.short = timeline.shortest
+        outcome.summarise(pipeline.backbone.class_names, top_k, TIMELINE_CLASSES)
+    except (VideoDecodeError, LogitsError) as error:
+        return Outcome(path, num_tokens=outcome.num_tokens, error=str(error))
+    return outcome
+
+
+def is_own_film(path: str) -> bool:
+    """Whether this is a film that an earlier prediction drew, beside its picture and the predictions."""
+    film = Path(path)
+    drawn = re.match(r"\d{3,}_", film.name) is not None and film.suffix == ".mp4"
+    return drawn and film.with_suffix(".png").is_file() and (film.parent / RECORDS).is_file()
+
+
 class PredictionWriter:
     """Writes each outcome as soon as it is there, so that a run that is stopped leaves what it found.
 
@@ -120,8 +173,9 @@ class PredictionWriter:
         self.written: list[Path] = []
 
     def __enter__(self) -> PredictionWriter:
-        self.out.mkdir(parents=True, exist_ok=True)
-        self._json = self._open("predictions.jsonl")
+        with storing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        self._json = self._open(RECORDS)
         self._csv = self._open("predictions.csv")
         self._rows = csv.writer(self._csv)
         self._rows.writerow(COLUMNS)
@@ -137,7 +191,13 @@ class PredictionWriter:
 
     def add(self, number: int, outcome: Outcome) -> None:
         """Writes the outcome of video `number`, counted from 0."""
-        self._json.write(json.dumps(outcome.record(), ensure_ascii=False) + "\n")
+        with storing(self.out):
+            self._write(outcome)
+            if outcome.error is None and outcome.pictured:
+                self._draw(f"{number + 1:03d}_{_plain(Path(outcome.path).stem)}", outcome)
+
+    def _write(self, outcome: Outcome) -> None:
+        self._json.write(json.dumps(outcome.record(), ensure_ascii=False, allow_nan=False) + "\n")
         name = spreadsheet(outcome.path)
         if outcome.error is not None:
             self._rows.writerow([name, *[""] * 6, spreadsheet(outcome.error)])
@@ -150,8 +210,6 @@ class PredictionWriter:
                 )
         self._json.flush()
         self._csv.flush()
-        if outcome.error is None and outcome.pictured:
-            self._draw(f"{number + 1:03d}_{_plain(Path(outcome.path).stem)}", outcome)
 
     def _draw(self, name: str, outcome: Outcome) -> None:
         if outcome.panels:

@@ -1,4 +1,4 @@
-"""A video file, frames at hand or a stream of them -> class names with probabilities.
+"""Inference on a video file, on frames at hand or on a stream of them: class names with probabilities.
 
     file    -> which frames (data/sampling) -> decode -> views ->  pipeline -> softmax, mean over the views -> Answer
     stream  -> frames are resized as they come -> a window of them is full -> views -> ... -> Answer
@@ -29,13 +29,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import ConfigError, VideoDecodeError
+from ..core.errors import ConfigError, LogitsError, VideoDecodeError
 from ..core.escape import printable
 from ..data.decoding import decode_clips
 from ..data.readers.packets import read_stream
 from ..data.readers.timing import FrameTimes
-from ..data.sampling import choose_sampler
+from ..data.sampling import choose_sampler, frames_needed
 from ..data.transforms import resize_and_crop
+from ..evaluation.answers import NOT_FINITE
 from ..evaluation.cost import Engine, StageTimes
 from ..evaluation.evaluator import classify_views
 from ..evaluation.views import aggregate_views
@@ -69,6 +70,10 @@ class Recipe:
         )
         return sampler(num_video_frames)
 
+    def frames_needed(self, num_frames: int) -> int:
+        """Frames that a video or window must have so that no frame of a clip is repeated."""
+        return frames_needed(self.sampling, num_frames=num_frames, frame_stride=self.frame_stride)
+
 
 class Guess(NamedTuple):
     """One class: its number, its name and its probability."""
@@ -101,7 +106,13 @@ class Answer:
 
 
 def best_guesses(probabilities: Tensor, names: tuple[str, ...] | None, top_k: int) -> tuple[Guess, ...]:
-    """probabilities (classes,) -> the `top_k` best classes, or all of them if there are fewer."""
+    """probabilities (classes,) -> the `top_k` best classes, or all of them if there are fewer.
+
+    Raises:
+        LogitsError: they are NaN, because a logit is not finite.
+    """
+    if not bool(probabilities.isfinite().all()):
+        raise LogitsError(f"{NOT_FINITE}; check the weights, and the precision where it is fp16")
     values, labels = probabilities.topk(min(top_k, len(probabilities)))
     name = names.__getitem__ if names else "class {}".format
     pairs = zip(labels.tolist(), values.tolist(), strict=True)
@@ -223,9 +234,13 @@ class Timeline:
         top_k: guesses of each answer.
         recipe: see `recipe_of`.
 
+    Attributes:
+        shortest: frames of the shortest window, once it was read.
+
     Raises:
         VideoDecodeError: the file cannot be decoded, or does not say how fast it runs.
         ConfigError: an argument is out of range.
+        LogitsError: the logits of a window are not finite.
     """
 
     def __init__(
@@ -241,6 +256,7 @@ class Timeline:
         self.reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
         self.path = path
         self.num_frames, self.fps = 0, 0.0
+        self.shortest = 0
         self.windows: list[tuple[int, int | None]] = [(0, None)]  # first frame, and the one behind the last
         if window_seconds is None:
             if stride_seconds is not None:
@@ -277,6 +293,7 @@ class Timeline:
         chosen = []
         for start, end in windows:
             length = min(num_frames if end is None else end - start, num_frames)
+            self.shortest = min(self.shortest or length, length)
             one = self.reader.recipe.indices(length, self.reader.num_frames)
             chosen.append(np.minimum(start + one, num_frames - 1))
         return np.concatenate(chosen)
@@ -296,6 +313,7 @@ def predict(
     Raises:
         VideoDecodeError: the file cannot be decoded.
         ConfigError: `top_k` is below 1.
+        LogitsError: the logits are not finite.
         ValueError: the frames have another shape or type.
     """
     reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
