@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import ExportError
+from ..core.errors import ExportError, LogitsError
 from ..core.pixels import normalize_pixels
 from ..core.types import TokenGrid, TokenSelection
 from ..pipeline import Pipeline
@@ -76,6 +76,7 @@ def compare(pipeline: Pipeline, run: Runner, frames: Tensor, *, source: str) -> 
 
     Raises:
         ExportError: the graph keeps other tubelets that do not score the same, or gives other logits.
+        LogitsError: the pipeline's logits are not finite.
     """
     device = next(pipeline.backbone.parameters()).device
     parts = [
@@ -101,6 +102,8 @@ def _compare(pipeline: Pipeline, run: Runner, frames: Tensor, *, source: str) ->
     if (selection is None) != (kept is None):
         raise ExportError(f"{source}: the graph has {len(outputs)} outputs, which do not fit the pruner")
     own = pipeline.classify(frames, selection)
+    if not bool(own.isfinite().all()):
+        raise LogitsError("the pipeline's own logits are not finite (NaN or infinite); check backbone.weights")
     expected, swapped, gap = own, torch.zeros(batch, dtype=torch.int64), 0.0
     if selection is not None and kept is not None:
         _check_indices(kept, batch, kept_tokens(pipeline), selection.grid, source)
