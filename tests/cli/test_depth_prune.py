@@ -191,7 +191,7 @@ WRONG = {
     "depth.target=scorer depth.weights=null": "depth.weights=null: there is nothing to learn from a random scorer",
     "depth.target=scorer depth.weights=absent": "depth.weights=absent is neither a file nor a bundled model",
     "depth.target=scorer depth.weights=videomae_tiny_synthetic": "depth.weights=videomae_tiny_synthetic is no",
-    "backbone=timm_vit": "dataset=synthetic, backbone=timm_vit: depth pruning is for video transformers and X3D",
+    "backbone=timm_vit": "dataset=synthetic, backbone=timm_vit: depth pruning is for VideoMAE, ViViT and X3D",
 }
 
 

@@ -41,9 +41,9 @@ def check_depth(config: DepthRunConfig) -> None:
         CheckpointError: the weights are missing.
     """
     dataset, backbone, depth = config.dataset, config.backbone, config.depth
-    if backbone.name == "timm_vit" or dataset.name == "images":
+    if backbone.name.startswith(("timm", "vjepa2")) or dataset.name == "images":
         raise ConfigError(
-            f"dataset={dataset.name}, backbone={backbone.name}: depth pruning is for video transformers and X3D"
+            f"dataset={dataset.name}, backbone={backbone.name}: depth pruning is for VideoMAE, ViViT and X3D"
         )
     if dataset.name == "synthetic" and dataset.split != "train":
         raise ConfigError(

@@ -17,11 +17,14 @@ from .layers import clip_grid
 from .timm_vit import TimmViT, build_timm_vit
 from .videomae import VideoMAE
 from .vivit import ViViT
+from .vjepa2 import VJEPA2
 from .weights import Checkpoint, read_checkpoint
 
-Backbone = VideoMAE | ViViT | TimmViT
+Backbone = VideoMAE | ViViT | VJEPA2 | TimmViT
+FAMILIES = {"videomae": VideoMAE, "vivit": ViViT, "vjepa2": VJEPA2}
 
 PAPER = {"num_frames": 16, "input_size": 224, "tubelet": (2, 16, 16), "num_classes": 400}
+ROTARY = {**PAPER, "num_frames": 64, "input_size": 256, "num_classes": 174, "pooler_depth": 3}
 # VideoMAE's own sizes (Tong et al., table 9), and one small enough to train and run on a laptop.
 BACKBONES: dict[str, dict[str, Any]] = {
     "videomae_tiny": {
@@ -40,6 +43,10 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "videomae_h": {**PAPER, "dim": 1280, "depth": 32, "num_heads": 16},
     # ViViT's factorised variants are other models; this is the joint one (Arnab et al., model 1, ViT-B, 16x2 tubelets).
     "vivit_b": {**PAPER, "num_frames": 32, "dim": 768, "depth": 12, "num_heads": 12},
+    # V-JEPA 2 at the clips of its published classifiers; H has none.
+    "vjepa2_l": {**ROTARY, "num_frames": 16, "dim": 1024, "depth": 24, "num_heads": 16},
+    "vjepa2_h": {**ROTARY, "dim": 1280, "depth": 32, "num_heads": 16},
+    "vjepa2_g": {**ROTARY, "input_size": 384, "dim": 1408, "depth": 40, "num_heads": 22, "mlp_dim": 6144},
     # Any VisionTransformer of timm; these are the sizes of most. It reads images: clips of one frame.
     "timm_vit": {**PAPER, "num_frames": 1, "tubelet": (1, 16, 16), "num_classes": 1000},
 }
@@ -141,7 +148,7 @@ def _build(name: str, settings: Mapping[str, Any], checkpoint: Checkpoint | None
     """The network with random weights, and with the blocks that `checkpoint` has, if its depth was pruned."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone: Backbone = (ViViT if name.startswith("vivit") else VideoMAE)(**settings)
+        backbone: Backbone = FAMILIES[name.split("_")[0]](**settings)
         if checkpoint is not None and checkpoint.blocks is not None:
             shorten_backbone(backbone, checkpoint.blocks)
     return backbone

@@ -36,7 +36,7 @@ from ..core.reading import ReadConfig
 from .depth_pruned import REMOVED, check_blocks
 from .layers import ACTIVATIONS
 
-ACTIVATION = {"videomae": "gelu", "vivit": "gelu_fast"}  # of the families
+ACTIVATION = {"videomae": "gelu", "vivit": "gelu_fast", "vjepa2": "gelu"}  # of the families
 CLIP = ("num_frames", "input_size")
 
 

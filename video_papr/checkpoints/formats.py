@@ -2,6 +2,7 @@
 
     Hugging Face VideoMAE    videomae.encoder.layer.0.attention.attention.query.weight, ...q_bias, no bias for keys
     Hugging Face ViViT       vivit.encoder.layer.0.attention.attention.query.weight, ...query.bias, a class token
+    Hugging Face V-JEPA 2    vjepa2.encoder.layer.0.attention.query.weight, pooler.query_tokens
     VideoMAE, VideoMAE V2    blocks.0.attn.qkv.weight, blocks.0.attn.q_bias
     mmaction2 VideoMAE       blocks.0.mlp.layers.0.0.weight, cls_head.fc_cls.weight
     ours                     blocks.0.attn.qkv.weight, blocks.0.attn.qkv.bias
@@ -40,6 +41,19 @@ HF_NAMES = (
     (r"^layernorm\.", "norm."),
     (r"^classifier\.", "head."),
 )
+VJEPA2_NAMES = (
+    (r"^encoder\.embeddings\.patch_embeddings\.", "patch_embed."),
+    (r"^encoder\.layernorm\.", "norm."),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"^pooler\.query_tokens$", "pooler.query"),
+    (r"^pooler\.self_attention_layers\.", "pooler.blocks."),
+    (r"^pooler\.cross_attention_layer\.(cross_attn\.)?", "pooler."),
+    (r"\.(?:attention|self_attn)\.([qkv])(?:uery|ey|alue|_proj)\.", r".attn.\1."),
+    (r"^pooler\.([qkv])_proj\.", r"pooler.\1."),
+    (r"\.(?:attention|self_attn)\.(?:out_)?proj\.", ".attn.proj."),
+    (r"\.layer_norm([12])\.", r".norm\1."),
+    (r"^classifier\.", "head."),
+)
 MMACTION_NAMES = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
     (r"\.mlp\.layers\.0\.0\.", ".mlp.fc1."),
@@ -49,6 +63,7 @@ MMACTION_NAMES = (
 MAX_TOKENS = 1 << 18  # of a clip; a longer sequence than any model was trained on
 # The first layer of each video transformer's format, behind whatever a wrapper puts before it.
 ANCHORS = (
+    "encoder.embeddings.patch_embeddings.proj.weight",
     "embeddings.patch_embeddings.projection.weight",
     "patch_embed.proj.weight",
     "patch_embed.projection.weight",
@@ -63,6 +78,12 @@ def from_huggingface_videomae(state: Mapping[str, Tensor]) -> State:
 def from_huggingface_vivit(state: Mapping[str, Tensor]) -> State:
     """transformers' `VivitForVideoClassification` -> `ViViT`."""
     return _flat_kernel(_merge_qkv(renamed(state, HF_NAMES)))
+
+
+def from_huggingface_vjepa2(state: Mapping[str, Tensor]) -> State:
+    """transformers' `VJEPA2ForVideoClassification` -> `VJEPA2`, without the predictor, which no answer needs."""
+    rest = {key: value for key, value in state.items() if not key.startswith("predictor.")}
+    return _flat_kernel(_merge_qkv(renamed(rest, VJEPA2_NAMES)))
 
 
 def from_original(state: Mapping[str, Tensor]) -> State:
@@ -104,7 +125,7 @@ class Format:
 
     Attributes:
         title: in words, for messages.
-        family: "videomae" or "vivit"; None is nothing that a backbone can load.
+        family: "videomae", "vivit" or "vjepa2"; None is nothing that a backbone can load.
         to_own: the mapping of its keys.
     """
 
@@ -115,10 +136,12 @@ class Format:
 
 HF_VIDEOMAE = Format("Hugging Face VideoMAE weights", "videomae", from_huggingface_videomae)
 HF_VIVIT = Format("Hugging Face ViViT weights", "vivit", from_huggingface_vivit)
+HF_VJEPA2 = Format("Hugging Face V-JEPA 2 weights", "vjepa2", from_huggingface_vjepa2)
 ORIGINAL = Format("original VideoMAE weights", "videomae", from_original)
 MMACTION = Format("mmaction2 VideoMAE weights", "videomae", from_mmaction)
 OWN_VIDEOMAE = Format("VideoMAE weights of video_papr", "videomae")
 OWN_VIVIT = Format("ViViT weights of video_papr", "vivit")
+OWN_VJEPA2 = Format("V-JEPA 2 weights of video_papr", "vjepa2")
 
 
 def recognise(keys: set[str], config: Mapping[str, Any]) -> Format:
@@ -134,10 +157,14 @@ def recognise(keys: set[str], config: Mapping[str, Any]) -> Format:
         return Format("VideoMAE pre-training weights, which have a decoder and no classifier")
     if any(".layernorm_before." in key for key in keys):
         return HF_VIVIT if any(key.endswith("cls_token") for key in keys) else HF_VIDEOMAE
+    if "encoder.embeddings.patch_embeddings.proj.weight" in keys:
+        return HF_VJEPA2
     if "patch_embed.projection.weight" in keys:
         return MMACTION
     if "blocks.0.attn.q_bias" in keys:
         return ORIGINAL
+    if "pooler.query" in keys:
+        return OWN_VJEPA2
     if "blocks.0.attn.qkv.bias" in keys:
         return OWN_VIVIT if "cls_token" in keys else OWN_VIDEOMAE
     if any(anchor in keys for anchor in X3D_FORMATS):
@@ -152,7 +179,8 @@ def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         KeyError, TypeError, ValueError, OverflowError: a key is missing, has no number, or one that cannot be.
     """
-    size, tubelet = config["image_size"], config["tubelet_size"]
+    rotary = config.get("model_type") == "vjepa2"
+    size, tubelet = config["crop_size" if rotary else "image_size"], config["tubelet_size"]
     if isinstance(tubelet, int):
         tubelet = (tubelet, *_pair(config["patch_size"]))
     height, width = _pair(size)
@@ -161,7 +189,9 @@ def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
         _count(config["hidden_size"]),
         _count(config.get("intermediate_size", 4 * config["hidden_size"])),
     )
-    num_frames = _count(config["num_frames"])
+    if rotary:
+        inner = _count(int(dim * config["mlp_ratio"]))
+    num_frames = _count(config["frames_per_clip" if rotary else "num_frames"])
     if num_frames * height * width > MAX_TOKENS * frames * rows * columns:
         raise ValueError(f"a clip of {num_frames} x {height} x {width} has more than {MAX_TOKENS} tokens")
     return {
@@ -172,6 +202,7 @@ def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
         "depth": _count(config["num_hidden_layers"]),
         "num_heads": _count(config["num_attention_heads"]),
         **({} if inner == 4 * dim else {"mlp_dim": inner}),
+        **({"pooler_depth": _count(config["num_pooler_layers"])} if rotary else {}),
     }
 
 

@@ -89,7 +89,8 @@ class BackboneConfig:
 
     name: str = setting(
         one_of(
-            *("videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h", "vivit_b", "timm_vit")
+            *("videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h", "vivit_b"),
+            *("vjepa2_l", "vjepa2_h", "vjepa2_g", "timm_vit"),
         )
     )
     model: str | None = setting(or_else(None, text), None)
