@@ -21,7 +21,7 @@ NAME = "VJEPA2ForVideoClassification"
 
 def masked_logits(model: Any, pixels: Tensor, keep_idx: Tensor) -> Tensor:
     """Every token goes through every layer of encoder and pooler; dropped ones are barred from attention as keys."""
-    kept = torch.zeros(len(pixels), 32, dtype=torch.bool).scatter_(1, keep_idx, True)
+    kept = torch.zeros(len(pixels), 8 * pixels.shape[1], dtype=torch.bool).scatter_(1, keep_idx, True)
 
     def barred(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
         weights = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
@@ -46,6 +46,21 @@ def test_logits_are_those_of_the_masked_model(host: Build, clip: Build, pruner: 
     assert torch.allclose(logits, masked_logits(reference, pixels, keep_idx), atol=1e-9)
     assert (logits - dense).abs().max() > 1e-3
     assert torch.allclose(model(pixels[1:]).logits, logits[1:], atol=1e-9)
+
+
+@torch.no_grad()
+def test_longer_and_shorter_clips(host: Build) -> None:
+    """Its rotary positions know no last frame."""
+    model = host(NAME).double()
+    reference = copy.deepcopy(model)
+    vp.prune(model, "motion", 0.3)
+    for frames in (2, 8):
+        pixels = torch.rand(2, frames, 3, 32, 32, dtype=torch.float64) * 2 - 1
+        found = vp.kept_tokens(model, pixels)
+        assert (found.grid.shape, found.num_kept) == ((frames // 2, 4, 4), int(0.3 * 8 * frames))
+        assert torch.allclose(
+            model(pixels).logits, masked_logits(reference, pixels, found.keep_idx), atol=1e-9
+        )
 
 
 @torch.no_grad()
@@ -88,7 +103,7 @@ def test_bare_model_gives_the_kept_tokens_and_skips_its_predictor(host: Build, c
     with pytest.raises(ValueError, match=r"^a pruned model takes no context_mask"):
         model(pixels, context_mask=[torch.arange(32).expand(2, -1)])
     with pytest.raises(ValueError, match=r"^pixels must be \(B, 4, 3, 32, 32\), got"):
-        model(pixels[:, :2])
+        model(pixels[:, :3])
 
 
 def test_processor_says_how_pixels_were_normalised(host: Build) -> None:

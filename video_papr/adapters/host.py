@@ -38,6 +38,7 @@ class Host:
         clip: (T, H, W) that it reads; T is 1 for an image model.
         mean, std: of its pixels, RGB in 0..1.
         attach: (selector) -> the hooks that drop tokens.
+        frame_step: a clip may have any multiple of so many frames, and the grid's follow it; None: those of `clip`.
         reductions: of each stage of a hierarchical model, the pixels along each side of one of its places. It reads
             any multiple of the largest, and has one selection for each stage, instead of `grid`'s.
         same_places: attention over space and over time are apart, so every frame has to keep the same places.
@@ -51,6 +52,7 @@ class Host:
     mean: Colors
     std: Colors
     attach: Callable[[Selector], Sequence[Handle]]
+    frame_step: int | None = None
     reductions: tuple[int, ...] = ()
     same_places: bool = False
     first_stays: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Selector:
     ) -> None:
         self.grid, self.clip, self.reads_images = host.grid, host.clip, reads_images
         self.first_stays, self.multiple = host.first_stays, max(host.reductions, default=None)
+        self.frame_step = host.frame_step
         self.reductions = {stage: host.reductions[stage] for stage in stages}
         self.mean, self.std = mean, std
         self.pruners = {"": pruner}
@@ -60,7 +62,10 @@ class Selector:
         """
         self.check(pixels)
         pruner = self._pruner(pixels.device)
-        significance = pruner.scorer(self.frames(pixels), self.grid)
+        grid = self.grid
+        if self.frame_step is not None:
+            grid = replace(grid, frames=pixels.shape[1] // self.frame_step)
+        significance = pruner.scorer(self.frames(pixels), grid)
         if self.first_stays:
             significance = significance.clone()
             significance[:, 0, 0, 0] = torch.inf
@@ -100,6 +105,8 @@ class Selector:
                     f"pixels must be (B, 3, H, W), H and W multiples of {self.multiple}, got {tuple(pixels.shape)}"
                 )
             return
+        if self.frame_step is not None and pixels.ndim == 5 and pixels.shape[1] % self.frame_step == 0:
+            frames = max(pixels.shape[1], self.frame_step)
         expected = (3, height, width) if self.reads_images else (frames, 3, height, width)
         if pixels.ndim != 1 + len(expected) or tuple(pixels.shape[1:]) != expected:
             raise ValueError(

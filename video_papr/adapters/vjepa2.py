@@ -48,6 +48,7 @@ def open_model(model: Any, name: str) -> Host:
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         attach=attach,
+        frame_step=config.tubelet_size,
     )
 
 

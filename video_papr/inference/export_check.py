@@ -103,7 +103,9 @@ def _compare(pipeline: Pipeline, run: Runner, frames: Tensor, *, source: str) ->
         raise ExportError(f"{source}: the graph has {len(outputs)} outputs, which do not fit the pruner")
     own = pipeline.classify(frames, selection)
     if not bool(own.isfinite().all()):
-        raise LogitsError("the pipeline's own logits are not finite (NaN or infinite); check backbone.weights")
+        raise LogitsError(
+            "the pipeline's own logits are not finite (NaN or infinite); check backbone.weights"
+        )
     expected, swapped, gap = own, torch.zeros(batch, dtype=torch.int64), 0.0
     if selection is not None and kept is not None:
         _check_indices(kept, batch, kept_tokens(pipeline), selection.grid, source)
