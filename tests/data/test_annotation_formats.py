@@ -12,12 +12,14 @@ import pytest
 from video_papr.core.errors import ConfigError, DataError
 from video_papr.data.annotations import (
     VideoList,
+    kinetics400_class_names,
     read_class_names,
     read_csv,
     read_hmdb51,
     read_ssv2,
     read_ucf101,
 )
+from video_papr.data.annotations.classes import class_lookup
 from video_papr.data.datasets import build_video_list
 
 
@@ -104,7 +106,7 @@ def test_ssv2_text_list(ssv2: Path) -> None:
             '[\n{"id": "1", "template": "Eating [something]"}]',
             ["list.json:2", "'Eating [something]'", "3 classes"],
         ),
-        ('[\n{"id": "1", "template": 7}]', ["list.json:2", "template 7"]),
+        ('[\n{"id": "1", "template": 7}]', ["list.json:2", "template of video 1: '7'"]),
         ('[\n{"id": "78687", "template": "Holding [something]"},\n"word"]', ["list.json:3", '"word"']),
         (
             '[{"id": "78687", "template": "Holding [something]"},\n'
@@ -236,10 +238,33 @@ def test_hmdb51_mistakes(hmdb51: Path) -> None:
 # class names
 
 
+def test_spellings_of_kinetics_stay_apart(tmp_path: Path) -> None:
+    """torchvision writes blanks as "_" and leaves out quotes and brackets; others write hyphens or other quotes."""
+    names = kinetics400_class_names()
+    bare = str.maketrans({" ": "_", "'": "", "(": "", ")": ""})
+    touch(tmp_path, *(f"{name.translate(bare)}/{label}.mp4" for label, name in enumerate(names)))
+    videos = build_video_list("k400", root=tmp_path)
+    assert [(record.label, record.path.stem) for record in videos.records] == [
+        (int(record.path.stem), record.path.stem) for record in videos.records
+    ]
+    assert len(videos) == 400
+    label_of = class_lookup(names)
+    for spelling in ("massaging person\u2019s head", "Massaging-Persons  Head", "massagingpersonshead"):
+        assert label_of(spelling) == names.index("massaging person's head")
+    assert class_lookup(["a+b", "a-b"])("a-b") == 1 and class_lookup(["a+b", "a-b"])("a b") is None
+    refused(
+        lambda: build_video_list("k400", root=touch(tmp_path, "abseilling/x.mp4")),
+        "did you mean 'abseiling'?",
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     ["run\nair drumming\n", "0 run\n1 air drumming\n", "1 run\r\n2 air drumming", "\n0,run\n1,air drumming\n"]
-    + ['["run", "air drumming"]', '{"air drumming": 1, "run": "0"}'],
+    + ["id,name\n1,air drumming\n0,run\n", "run\t0\nair drumming\t1\n", "air drumming\t2\nrun\t1\n"]
+    + ["name;id\nair drumming;1\nrun;0\n", 'id,name\n0,run\n1,"air drumming"\n', '"run"\n"air drumming"\n']
+    + ['["run", "air drumming"]', '{"air drumming": 1, "run": "0"}', '{"\\"air drumming\\"": 1, "run": 0}']
+    + ['{"0": "run", "1": "air drumming"}', '{"id2label": {"1": "air drumming", "0": "run"}, "x": 1}'],
 )
 def test_class_names(tmp_path: Path, text: str) -> None:
     assert read_class_names(write(tmp_path / "names", text)) == ("run", "air drumming")
@@ -250,8 +275,10 @@ def test_class_names(tmp_path: Path, text: str) -> None:
     [
         ("", ["empty"]),
         ("run\nRUN\n", ["0 and 1", "'RUN'"]),
-        ("1 run\n3 jump\n", ["names:2", "class number 2", "'3 jump'"]),
+        ("1 run\n3 jump\n", ["names:2", "class number 3 but no 2", "'3 jump'"]),
         ("7 run\n8 jump\n", ["names:1", "7", "0 or 1"]),
+        ("0 run\n0 jump\n", ["names:2", "class number 0 is there twice"]),
+        ("run\t0\njump\t2\n", ["names:2", "class number 2 but no 1"]),
         ('{"run": 0, "jump": 0}', ["'jump'", "0..1"]),
         ('{"run": 0, "jump": "last"}', ["'jump'", "'last'"]),
         ("[1, 2]", ["expected a list of names"]),
@@ -277,19 +304,19 @@ def test_wrong_entries_can_be_collected(ssv2: Path, ucf101: Path, hmdb51: Path) 
     """tools/prepare_data.py wants all mistakes, and the rest of the list."""
     problems: list[str] = []
     text = json.dumps([{"id": "9"}, *SSV2_LIST, SSV2_LIST[0]])
-    found = read_ssv2(ssv2.parent / "videos", write(ssv2, text), complain=problems.append)
+    found = read_ssv2(ssv2.parent / "videos", write(ssv2, text), on_invalid=problems.append)
     assert len(found) == 2 and len(problems) == 2
     write(ucf101 / "splits/testlist03.txt", "Hammering/v_Hammering_g01_c01.avi\nDancing/x.avi\nx\n")
     videos = build_video_list(
         "ucf101",
         root=ucf101 / "UCF-101",
         annotations=ucf101 / "splits/testlist03.txt",
-        complain=problems.append,
+        on_invalid=problems.append,
     )
     assert len(videos) == 1 and len(problems) == 4
     write(hmdb51 / "splits/brush_hair_test_split1.txt", "b.avi 2\nb.avi 2\nb.avi 7\n")
-    assert len(read_hmdb51(hmdb51 / "videos", hmdb51 / "splits", complain=problems.append)) == 1
+    assert len(read_hmdb51(hmdb51 / "videos", hmdb51 / "splits", on_invalid=problems.append)) == 1
     assert len(problems) == 6
     listed = write(hmdb51 / "list.csv", "wave/c.avi 1\nwave/c.avi 0\nbrush_hair/b.avi x\nbrush_hair/b.avi\n")
-    assert len(read_csv(listed, hmdb51 / "videos", complain=problems.append)) == 1
+    assert len(read_csv(listed, hmdb51 / "videos", on_invalid=problems.append)) == 1
     assert len(problems) == 9 and all("\n" not in line for line in problems)

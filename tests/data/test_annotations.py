@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,9 @@ from video_papr.data.annotations import (
     kinetics400_class_names,
     read_csv,
     read_folder,
+    read_hmdb51,
     read_kinetics,
+    read_ucf101,
 )
 
 
@@ -94,6 +97,82 @@ def test_folder_errors(tmp_path: Path) -> None:
         read_folder(empty)
 
 
+def test_splits_are_no_classes(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "train/run/a.mp4",
+        "train/jump/b.mp4",
+        "val/run/c.mp4",
+        "val/jump/d.mp4",
+        "__MACOSX/run/._c.mp4",
+    )
+    for read in (read_folder, read_ucf101, read_hmdb51):
+        with pytest.raises(DataError) as error:
+            read(tmp_path)
+        assert_one_line(
+            error, ["holds splits (train, val), not classes", f"dataset.root={tmp_path / 'val'}?"]
+        )
+    assert len(read_folder(tmp_path / "val")) == 2
+    one = touch(tmp_path / "one", "test/run/a.mp4")
+    with pytest.raises(DataError, match=r"holds splits \(test\)"):
+        read_folder(one)
+    assert read_folder(touch(tmp_path / "vehicles", "train/a.mp4", "car/b.mp4")).class_names == (
+        "car",
+        "train",
+    )
+
+
+def test_junk_is_no_class(tmp_path: Path) -> None:
+    junk = (
+        "__MACOSX/run",
+        "@eaDir",
+        "lost+found",
+        "$RECYCLE.BIN",
+        ".Trashes",
+        "#recycle",
+        "System Volume Information",
+    )
+    touch(
+        tmp_path,
+        "run/a.mp4",
+        "jump/b.mp4",
+        "run/@eaDir/a.mp4",
+        "run/._a.mp4",
+        *(f"{name}/x.mp4" for name in junk),
+    )
+    assert pairs(read_folder(tmp_path)) == [("jump/b.mp4", 0), ("run/a.mp4", 1)]
+
+
+def test_other_endings_are_read_or_told_of(tmp_path: Path) -> None:
+    names = [
+        f"run/{k}.{end}" for k, end in enumerate(["MTS", "m2ts", "vob", "asf", "gif", "y4m", "divx", "mxf"])
+    ]
+    videos = read_folder(touch(tmp_path, *names))
+    assert [record.name for record in videos.records] == sorted(names) and videos.notes == ()
+    touch(
+        tmp_path,
+        "run/x.dat",
+        "run/y.r3d",
+        "run/z",
+        "run/notes.txt",
+        "run/cover.jpg",
+        "run/sound.mp3",
+        "run/.hid.dat",
+    )
+    (note,) = read_folder(tmp_path).notes
+    assert "3 files of endings that are not read were passed over (none, .dat, .r3d)" in note
+    with pytest.raises(DataError, match=r"no videos found.*1 files of endings .*\(.dat\)"):
+        read_folder(touch(tmp_path / "other", "run/x.dat"))
+
+
+def test_names_that_are_not_utf8_can_be_written_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / os.fsdecode(b"caf\xe9.mp4")
+    path.write_bytes(b"x")
+    (record,) = read_folder(tmp_path).records
+    assert (record.name, record.path) == ("run/caf\\udce9.mp4", path)
+
+
 # csv
 
 
@@ -106,6 +185,18 @@ def test_folder_errors(tmp_path: Path) -> None:
         ["path label", "a.mp4\t0", "", "  sub/b.mp4   2  ", ""],
         ['"a.mp4", 0', "sub/b.mp4, 2"],
         ["\ufeffa.mp4,0\r", "sub/b.mp4,2\r"],
+        ["a.mp4;0", "sub/b.mp4;2"],
+        ["video;label", "a.mp4;0", "sub/b.mp4;2"],
+        ["a.mp4\t0", "sub/b.mp4\t2"],
+        [",path,label", "0,a.mp4,0", "1,sub/b.mp4,2"],
+        ["label,path", "0,a.mp4", "2,sub/b.mp4"],
+        ["filename,split,label", '"a.mp4",val,0', "sub/b.mp4,val,2"],
+        ["0,a.mp4,0", "1,sub/b.mp4,2"],
+        ["0 a.mp4 0", "1 sub/b.mp4 2"],
+        ["0,a.mp4", "2,sub/b.mp4"],
+        ["0 a.mp4", "2 sub/b.mp4"],
+        ["a.mp4,0.0", "sub/b.mp4,2.0"],
+        ["a.mkv,0", r"sub\b.mp4,2"],
     ],
 )
 def test_csv_forms(tmp_path: Path, lines: list[str]) -> None:
@@ -148,6 +239,52 @@ def test_csv_missing_videos_are_kept_apart(tmp_path: Path) -> None:
     assert videos.missing == ("a.mp4", "c.mp4")
 
 
+def test_a_missing_video_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of whole data sets name 100,000 videos that were never downloaded, on network storage."""
+    touch(tmp_path, "here.mp4", "other ending.MKV")
+    lines = [f"{k}.mp4,0" for k in range(500)] + [
+        "here.mp4,0",
+        "other ending.mp4,0",
+        f"{'x' * 300}.mp4,0",
+        "a\0b.mp4,0",
+    ]
+    asked: list[object] = []
+    for name in ("stat", "listdir"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *args, real=real, **more: (asked.append(args), real(*args, **more))[1]
+        )
+    videos = read_csv(listing(tmp_path, *lines), tmp_path)
+    assert [record.name for record in videos.records] == ["here.mp4", "other ending.MKV"]
+    assert len(videos.missing) == 502 and len(asked) < 530
+
+
+def test_labels_that_contradict_the_folders(tmp_path: Path) -> None:
+    """The list of another project counts in its own order, or from 1: accuracies near zero, and no error."""
+    touch(tmp_path, *(f"{name}/{k}.mp4" for name in ("run", "jump", "swim") for k in range(4)))
+    names = ["run", "jump", "swim", "yoga"]
+
+    def read(shift: int, count: int = 12) -> VideoList:
+        entries = [(f"{name}/{k}.mp4", label) for label, name in enumerate(names[:3]) for k in range(4)]
+        moved = [(path, label + shift * (place < count)) for place, (path, label) in enumerate(entries)]
+        return read_csv(
+            listing(tmp_path, *(f"{path} {label}" for path, label in moved)), tmp_path, class_names=names
+        )
+
+    assert read(0).notes == ()
+    with pytest.raises(DataError) as error:
+        read(1)
+    assert_one_line(error, ["the folder of 12 of 12 videos", "run/0.mp4: label 1 is 'jump'", "or from 1"])
+    (note,) = read(1, count=6).notes  # half of them may be meant
+    assert "the folder of 6 of 12 videos" in note
+    with pytest.raises(DataError, match="the folder of 7 of 12 videos"):
+        read(1, count=7)
+    flat = touch(tmp_path / "flat", "a.mp4", "b.mp4", "c.mp4")
+    lines = ["a.mp4 1", "b.mp4 2", "c.mp4 3"]
+    (note,) = read_csv(listing(tmp_path, *lines), flat, class_names=names).notes
+    assert "does the list count from 1?" in note
+
+
 @pytest.mark.parametrize(
     ("lines", "parts"),
     [
@@ -160,6 +297,9 @@ def test_csv_missing_videos_are_kept_apart(tmp_path: Path) -> None:
         (["a.mp4,0", "b.mp4,"], ["list.csv:2", "expected 'path,label'"]),
         (["a.mp4 0", "b.mp4"], ["list.csv:2", "expected 'path label'", "'b.mp4'"]),
         (["a.mp4,zero"], ["list.csv:1", "'zero'"]),
+        (["a.mp4,1", "b.mp4,3"], ["list.csv:2", "label 3", "does the list count from 1?"]),
+        (["a.mp4,0", f'"{"x" * 140_000}",0'], ["list.csv:2", "field larger than field limit"]),
+        (["path,label,other", "a.mp4,0,1", "b.mp4"], ["list.csv:3", "expected 'path,label'"]),
         (["a.mp4"], ["list.csv:1", "expected 'path label'"]),
         (["a.mp4,0", "b.mp4,1", "./a.mp4,1"], ["list.csv:3", "./a.mp4", "list.csv:1", "(0, here 1)"]),
         ([""], ["list.csv", "empty"]),
@@ -240,7 +380,7 @@ def test_kinetics_official_table(tmp_path: Path) -> None:
     rows = [
         "zumba,-Xy,100,110,val",
         '"air drumming",abc,1,11,val',
-        "yoga,short,7,17,val",
+        "yoga,short,7.0,17.0,val",
         "yoga,gone,0,10,val",
     ]
     videos = read_kinetics(tmp_path, listing(tmp_path, header, *rows))
@@ -251,7 +391,10 @@ def test_kinetics_official_table(tmp_path: Path) -> None:
         ("short.mp4", "yoga"),
     ]
     assert videos.missing == ("gone_000000_000010",)
+    semicolons = [row.replace(",", ";") for row in (header, *rows)]
+    assert pairs(read_kinetics(tmp_path, listing(tmp_path, *semicolons))) == pairs(videos)
     for row, parts in (
+        ("zumba,abc,nan,11,val", ["list.csv:2", "'nan'"]),
         ("polka,abc,1,11,val", ["list.csv:2", "'polka'"]),
         ("zumba,abc", ["list.csv:2", "time_start"]),
         ("zumba,abc,one,11,val", ["list.csv:2", "one"]),

@@ -121,7 +121,7 @@ def test_ways_out_of_the_root_are_refused(outside: tuple[Path, Path], tmp_path: 
     assert len(build_video_list("csv", root=root, annotations=listed, allow_outside_root=True)) == 3
     told: list[str] = []
     left = build_video_list(
-        "csv", root=root, annotations=listed, allow_outside_root=False, complain=told.append
+        "csv", root=root, annotations=listed, allow_outside_root=False, on_invalid=told.append
     )
     assert [record.name for record in left.records] == ["a/in.mp4", "a/same.mp4"] and len(told) == 1
 

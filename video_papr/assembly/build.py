@@ -11,7 +11,7 @@ from ..backbones.builders import Backbone, build_backbone
 from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig
 from ..core.console import loading_said_aloud, warn
 from ..core.errors import DataError
-from ..data.annotations import Complain, VideoList, read_class_names, refuse
+from ..data.annotations import OnInvalid, VideoList, read_class_names, refuse
 from ..data.datasets import build_video_list
 from ..data.index import apply_index, read_index
 from ..evaluation.answers import Example
@@ -26,13 +26,13 @@ from ..synthetic.videos import SyntheticSplit, generate
 
 
 def build_videos(
-    dataset: DatasetConfig, *, progress: bool = True, complain: Complain = refuse
+    dataset: DatasetConfig, *, progress: bool = True, on_invalid: OnInvalid = refuse
 ) -> tuple[Path, VideoList]:
     """Lists the videos of a dataset, making them first if they are synthetic.
 
     Args:
         progress: show a bar while they are made.
-        complain: called with one line for each wrong entry of the annotation file; the default raises it.
+        on_invalid: called with one line for each wrong entry of the annotation file; the default raises it.
 
     Returns:
         the root folder, and the list.
@@ -58,8 +58,10 @@ def build_videos(
         fold=dataset.fold,
         limit=dataset.limit,
         allow_outside_root=dataset.allow_outside_root,
-        complain=complain,
+        on_invalid=on_invalid,
     )
+    for line in videos.notes:
+        warn(line)
     return Path(root), videos if dataset.index is None else _indexed(videos, dataset.index)
 
 

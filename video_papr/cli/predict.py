@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,8 @@ def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
         ConfigError: `video` is None.
         DataError: there are none.
     """
-    from ..data.annotations.records import VIDEO_EXTENSIONS
+    from ..core.console import warn
+    from ..data.annotations.files import VIDEO_EXTENSIONS, passed_over_line, videos_below
 
     if video is None:
         raise ConfigError(
@@ -155,14 +157,14 @@ def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
     if os.path.isfile(named):
         return [named]
     if os.path.isdir(named):
-        below = sorted(
-            str(path) for path in Path(named).rglob("*") if path.suffix.lower() in VIDEO_EXTENSIONS
-        )
-        found = [path for path in below if os.path.isfile(path) and not Path(path).name.startswith(".")]
+        passed_over: Counter[str] = Counter()
+        found = [str(path) for path in videos_below(Path(named), passed_over=passed_over) if path.is_file()]
+        line = passed_over_line(f"video={video}", passed_over)
         if not found:
-            raise DataError(
-                f"video={video}: no video in this folder (endings: {', '.join(sorted(VIDEO_EXTENSIONS))})"
-            )
+            endings = ", ".join(sorted(VIDEO_EXTENSIONS))
+            raise DataError(f"video={video}: no video in this folder (endings: {endings})")
+        if line:
+            warn(line)
         return found
     if not glob.has_magic(named):
         raise DataError(f"video={video}: no such file or folder")

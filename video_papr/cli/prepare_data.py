@@ -62,7 +62,7 @@ def run(config: PrepareConfig, out: Path) -> dict[str, Any]:
 
     dataset, backbone = config.dataset, config.backbone
     problems: list[str] = []
-    root, videos = build.build_videos(dataset, progress=config.progress, complain=problems.append)
+    root, videos = build.build_videos(dataset, progress=config.progress, on_invalid=problems.append)
     num_frames, _ = clip_size(backbone.name, num_frames=backbone.num_frames)
     needed = frames_needed(dataset.sampling, num_frames=num_frames, frame_stride=dataset.frame_stride)
     probes = probe_videos(

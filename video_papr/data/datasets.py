@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ..core.errors import ConfigError, DataError, VideoDecodeError
 from .annotations import (
-    Complain,
+    OnInvalid,
     VideoList,
     inside_root,
     read_csv,
@@ -206,7 +206,7 @@ def build_video_list(
     limit: int | None = None,
     seed: int = 0,
     allow_outside_root: bool = True,
-    complain: Complain = refuse,
+    on_invalid: OnInvalid = refuse,
 ) -> VideoList:
     """Reads the videos of a dataset.
 
@@ -220,13 +220,13 @@ def build_video_list(
         limit: keeps so many videos, see `limit_videos`; None keeps all.
         seed: of the choice that `limit` makes.
         allow_outside_root: whether paths and links may lead out of `root`.
-        complain: called with one line for each wrong entry of the list; the default raises it.
+        on_invalid: called with one line for each wrong entry of the list; the default raises it.
 
     Raises:
         ConfigError: `name` is unknown, or an argument does not go with it.
         DataError: the dataset is absent or wrong.
     """
-    named: dict[str, Any] = {"class_names": class_names, "complain": complain}
+    named: dict[str, Any] = {"class_names": class_names, "on_invalid": on_invalid}
 
     def read_list() -> VideoList:
         return read_csv(annotations or "", root, num_classes=num_classes, **named)
@@ -250,7 +250,7 @@ def build_video_list(
         )
     videos = readers[name]()
     if not allow_outside_root:
-        videos = inside_root(videos, Path(root), complain)
+        videos = inside_root(videos, Path(root), on_invalid)
     largest = max(record.label for record in videos.records)
     if num_classes is not None and largest >= num_classes:
         example = next(record.name for record in videos.records if record.label == largest)

@@ -21,12 +21,12 @@ from .hmdb51 import read_hmdb51
 from .kinetics import kinetics400_class_names, read_kinetics
 from .lists import read_csv
 from .names import read_class_names
-from .records import Complain, VideoList, VideoRecord, inside_root, refuse
+from .records import OnInvalid, VideoList, VideoRecord, inside_root, refuse
 from .ssv2 import read_ssv2
 from .ucf101 import read_ucf101
 
 __all__ = [
-    "Complain",
+    "OnInvalid",
     "VideoList",
     "VideoRecord",
     "inside_root",

@@ -7,19 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...core.errors import ConfigError, DataError
+from .classes import class_lookup, unknown_class
 from .folder import read_folder
 from .lists import read_csv
-from .records import (
-    Complain,
-    Listing,
-    VideoList,
-    checked_root,
-    numbered_lines,
-    plain_name,
-    read_text,
-    refuse,
-    some,
-)
+from .records import Listing, OnInvalid, VideoList, checked_root, numbered_lines, read_text, refuse
 
 FLAGS = {"train": "1", "test": "2"}
 
@@ -31,7 +22,7 @@ def read_hmdb51(
     split: str = "test",
     fold: int = 1,
     class_names: Sequence[str] | None = None,
-    complain: Complain = refuse,
+    on_invalid: OnInvalid = refuse,
 ) -> VideoList:
     """Reads HMDB51.
 
@@ -46,37 +37,40 @@ def read_hmdb51(
         split: "test" or "train": which flag; for the split files.
         fold: 1, 2 or 3: which of the three splits; for the split files.
         class_names: the 51 names; by default those of the split files, in alphabetical order.
-        complain: called for each wrong line.
+        on_invalid: called for each wrong line.
 
     Raises:
         ConfigError: `split` is neither "test" nor "train".
         DataError: a directory or file is absent, or no video exists.
-        whatever `complain` raises: a line is malformed, a class is unknown, or a path is there twice. The text names
+        whatever `on_invalid` raises: a line is malformed, a class is unknown, or a path is there twice. The text names
             file and line.
     """
     root = checked_root(root)
     if annotations is None:
-        return read_folder(root, class_names=class_names, complain=complain)
+        return read_folder(root, class_names=class_names, on_invalid=on_invalid)
     annotations = Path(annotations)
     if not annotations.is_dir():
-        return read_csv(annotations, root, class_names=class_names, complain=complain)
+        return read_csv(annotations, root, class_names=class_names, on_invalid=on_invalid)
     if split not in FLAGS:
         raise ConfigError(f"dataset.split={split!r}: HMDB51's split files know {' and '.join(FLAGS)} only")
     files = _split_files(annotations, fold)
     names = tuple(files) if class_names is None else tuple(class_names)
-    labels = {plain_name(name): label for label, name in enumerate(names)}
-    listing = Listing(str(annotations), complain)
+    label_of = class_lookup(names)
+    listing = Listing(str(annotations), on_invalid)
     for name, path in files.items():
-        if plain_name(name) not in labels:
-            complain(f"{path}: {name!r} is none of the {len(names)} classes ({some(names)})")
+        label = label_of(name)
+        if label is None:
+            on_invalid(f"{path}: {unknown_class(name, names)}")
             continue
         for number, line in numbered_lines(read_text(path)):
             video, _, flag = line.rpartition(" ")
             if not video.strip() or flag not in ("0", "1", "2"):
-                complain(f"{path}:{number}: expected 'video.avi FLAG' with the flag 0, 1 or 2, got {line!r}")
+                on_invalid(
+                    f"{path}:{number}: expected 'video.avi FLAG' with the flag 0, 1 or 2, got {line!r}"
+                )
             elif flag == FLAGS[split]:
                 relative = f"{name}/{video.strip()}"
-                listing.add(f"{path}:{number}", relative, root / relative, labels[plain_name(name)])
+                listing.add(f"{path}:{number}", relative, root / relative, label)
     return listing.finish(root, names, expected=f"lines with the flag {FLAGS[split]} ({split})")
 
 

@@ -1,23 +1,21 @@
-"""Text files with a path and a label in each line, as users of VideoMAE and SlowFast have them."""
+"""Text files with a path and a label in each line, as users of VideoMAE, SlowFast and pandas have them."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .records import (
-    Complain,
-    Listing,
-    VideoList,
-    checked_root,
-    label_parser,
-    numbered_lines,
-    read_text,
-    refuse,
-)
+from .classes import label_parser
+from .files import is_video, words
+from .records import Listing, OnInvalid, VideoList, checked_root, numbered_lines, read_text, refuse, short
 
-_LABEL_HEADERS = frozenset(["label", "labels", "class", "class_name", "class_id", "target"])
+_LABEL_HEADERS = words("label labels class class_name class_id class_idx category target y")
+_PATH_HEADERS = words(
+    "path paths video videos video_path video_name filename file_name filepath file_path file name clip "
+    "clip_path id"
+)
 
 
 def read_csv(
@@ -26,77 +24,153 @@ def read_csv(
     *,
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
-    complain: Complain = refuse,
+    on_invalid: OnInvalid = refuse,
 ) -> VideoList:
-    """Reads lines of a path and a label, separated by a comma or by white space, after an optional header.
+    """Reads lines of a path and a label, separated by a comma, semicolon, tab or white space, after an optional header.
 
-    Which of the two separates is decided by the first line, for the whole file. Paths are relative to `root`
-    or absolute and may hold blanks; with commas, fields may be quoted. Labels are integers from 0, or names
-    if `class_names` is given.
+    Which of them separates is decided by the first line, for the whole file; so is whether the label comes first and
+    whether rows are numbered. Paths are relative to `root` or absolute and may hold blanks; fields may be quoted.
+    Labels are integers from 0, or names if `class_names` is given.
 
     Args:
         annotations: the list; UTF-8.
         root: where relative paths start.
         num_classes: labels at or above it are errors; the number of `class_names` when these are given.
         class_names: names in the order of the labels.
-        complain: called for each wrong line.
+        on_invalid: called for each wrong line.
 
     Raises:
         DataError: a file or directory is absent, the list is empty, or none of the listed videos exists.
-        whatever `complain` raises: a line is malformed, a label is out of range, a path appears twice. The text
+        whatever `on_invalid` raises: a line is malformed, a label is out of range, a path appears twice. The text
             names file and line. Such lines are left out when it returns.
     """
     root = checked_root(root)
     names = None if class_names is None else tuple(class_names)
     parse_label = label_parser(len(names) if names is not None else num_classes, names)
-    listing = Listing(str(annotations), complain)
-    for number, path, label_text in _split_lines(Path(annotations), parse_label, complain):
+    listing = Listing(str(annotations), on_invalid)
+    for number, path, label_text in _split_lines(Path(annotations), parse_label, on_invalid):
         try:
             label = parse_label(label_text)
         except ValueError as error:
-            complain(f"{annotations}:{number}: {error}")
+            on_invalid(f"{annotations}:{number}: {error}")
             continue
         listing.add(f"{annotations}:{number}", path, root / path, label)
     return listing.finish(root, names, expected="lines of a path and a label")
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How the lines of a list are read.
+
+    Attributes:
+        delimiter: ",", ";" or a tab; None: white space.
+        columns: places of path and label, where a header says so; else the last field is the label, and all before it
+            the path, which may then contain delimiters.
+        label_first: the first field is the label.
+        numbered: the first field counts the rows.
+        skip: lines of the header.
+    """
+
+    delimiter: str | None
+    columns: tuple[int, int] | None = None
+    label_first: bool = False
+    numbered: bool = False
+    skip: int = 0
+
+    def split(self, line: str) -> tuple[str, str]:
+        """(path, label) of a line; one of them is empty where fields are missing. Raises ValueError."""
+        if self.columns is not None:
+            fields = _fields(line, self.delimiter)
+            return ("", "") if len(fields) <= max(self.columns) else tuple(fields[k] for k in self.columns)  # type: ignore[return-value]
+        if self.numbered:
+            line = line.split(self.delimiter, 1)[-1]
+        if self.delimiter and '"' in line:
+            fields = _fields(line, self.delimiter)
+            label = fields.pop(0 if self.label_first else -1)
+            return self.delimiter.join(fields), label
+        if self.label_first:
+            label, _, path = line.strip().partition(self.delimiter or " ")
+        else:
+            path, label = [*line.strip().rsplit(self.delimiter, 1), ""][:2]
+        return path.strip(), label.strip()
+
+
+def _fields(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return line.split()
+    try:
+        return [
+            field.strip() for field in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
+        ]
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+
+
 def _split_lines(
-    annotations: Path, parse_label: Callable[[str], int], complain: Complain
+    annotations: Path, parse_label: Callable[[str], int], on_invalid: OnInvalid
 ) -> Iterator[tuple[int, str, str]]:
     """Yields (line number, path, label as text) for every line that is not blank, without the header."""
     lines = numbered_lines(read_text(annotations))
     if not lines:
         return
-    comma = "," in lines[0][1] and _separates(lines[0][1], parse_label)
-    for position, (number, line) in enumerate(lines):
-        path, label = _split(line, comma)
-        if position == 0 and label.lower() in _LABEL_HEADERS:
+    layout = _layout([line for _, line in lines[:3]], parse_label)
+    example = (layout.delimiter or " ").join(["label", "path"] if layout.label_first else ["path", "label"])
+    for number, line in lines[layout.skip :]:
+        try:
+            path, label = layout.split(line)
+        except ValueError as error:
+            on_invalid(f"{annotations}:{number}: {error}")
             continue
         if not path or not label:
-            expected = "path,label" if comma else "path label"
-            complain(f"{annotations}:{number}: expected '{expected}', got {line!r}")
+            on_invalid(f"{annotations}:{number}: expected {example!r}, got {short(line)!r}")
             continue
         yield number, path, label
 
 
-def _separates(line: str, parse_label: Callable[[str], int]) -> bool:
-    """Whether the comma of a first line separates: a label or a header follows it. ("a, b.mp4 3": it does not.)"""
-    label = _split(line, comma=True)[1]
-    try:
-        parse_label(label)
-    except ValueError:
+def _layout(lines: list[str], parse_label: Callable[[str], int]) -> _Layout:
+    """Judges by the first lines. A delimiter separates when a label or a header follows it (not so in "a, b.mp4 3")."""
+
+    def is_label(text: str) -> bool:
+        try:
+            parse_label(text)
+        except ValueError:
+            return False
+        return True
+
+    def separates(delimiter: str) -> bool:
+        if delimiter not in lines[0]:
+            return False
+        ends = [
+            field.strip(' "') for field in (lines[0].split(delimiter, 1)[0], lines[0].rsplit(delimiter, 1)[1])
+        ]
+        if any(is_label(end) or end.lower() in _LABEL_HEADERS for end in ends):
+            return True
         # An unknown or malformed label is still one when white space does not bring forth a better reading.
-        words = line.split()
-        return label.lower() in _LABEL_HEADERS or len(words) < 2 or not words[-1].isdigit()
-    return True
+        words = lines[0].split()
+        return len(words) < 2 or not words[-1].isdigit()
 
-
-def _split(line: str, comma: bool) -> tuple[str, str]:
-    if comma and '"' in line:
-        *path, label = next(csv.reader([line], skipinitialspace=True))
-        return ",".join(path).strip(), label.strip()
-    if comma:
-        path_text, _, label = line.rpartition(",")  # an unquoted path may hold commas too
-        return path_text.strip(), label.strip()
-    fields = line.rsplit(maxsplit=1)
-    return (fields[0], fields[1]) if len(fields) == 2 else (line, "")
+    layout = _Layout(next((delimiter for delimiter in ";\t," if separates(delimiter)), None))
+    try:
+        rows = [_fields(line, layout.delimiter) for line in lines]
+    except ValueError:  # the line is named when it is read
+        return layout
+    titles = [field.lower() for field in rows[0]]
+    label = next((k for k, title in enumerate(titles) if title in _LABEL_HEADERS), None)
+    path = next((k for k, title in enumerate(titles) if title in _PATH_HEADERS and k != label), None)
+    if label is not None and not is_label(rows[0][label]):
+        if path is None:
+            path = next((k for k in range(len(titles)) if k != label and titles[k]), None)
+        plain = len(titles) <= 2 and label == len(titles) - 1
+        return replace(layout, columns=None if plain or path is None else (path, label), skip=1)
+    first = [row[0] for row in rows if row]
+    if len(rows) > 1 and all(len(row) > 2 and is_label(row[-1]) for row in rows):
+        counted = [str(start + k) for start in (0, 1) for k in range(len(rows))]
+        layout = replace(layout, numbered=first in (counted[: len(rows)], counted[len(rows) :]))
+    if (
+        len(rows[0]) > 1
+        and not is_label(rows[0][-1])
+        and is_label(first[0])
+        and is_video(Path(rows[0][-1]).name)
+    ):
+        layout = replace(layout, label_first=True)
+    return layout

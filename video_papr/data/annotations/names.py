@@ -1,23 +1,34 @@
-"""Files of class names."""
+"""Files of class names, in the forms in which public projects hand them out."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ...core.errors import DataError
-from .records import numbered_lines, plain_name, read_text
+from .classes import plain_name
+from .files import words
+from .records import numbered_lines, read_text, short
 
-_NUMBERED = re.compile(r"(\d+)[\s,]+(\S.*)")
+_NUMBERED = (
+    re.compile(r"(?P<number>\d+)[\s,;]+(?P<name>\S.*)"),
+    re.compile(r"(?P<name>.*\S)\s*[\t,;]\s*(?P<number>\d+)"),
+)
+_HEADERS = words("id index label class class_id name class_name label_name number category")
 
 
 def read_class_names(path: Path | str) -> tuple[str, ...]:
     """Reads class names in the order of the labels.
 
     - a text file with one name in each line;
-    - the same with numbers in front, from 0 or from 1 (UCF101's classInd.txt);
-    - a JSON list of names, or a JSON object of names and numbers (labels.json of Something-Something v2).
+    - the same with numbers from 0 or from 1, in any order, in front (UCF101's classInd.txt, tables of "id,name") or
+      behind a tab or comma (UniFormer's lists);
+    - a JSON list of names, or a JSON object of names and numbers, either way round (labels.json of
+      Something-Something v2, PySlowFast's kinetics_classnames.json), also as `id2label` in a config.json.
 
     Raises:
         DataError: the file is absent, empty or malformed, a number is missing, or a name is there twice. The text
@@ -38,16 +49,37 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
 
 def _from_lines(path: Path, text: str) -> tuple[str, ...]:
     lines = numbered_lines(text)
-    matches = [match for _, line in lines if (match := _NUMBERED.fullmatch(line))]
-    if not matches or len(matches) < len(lines):
-        return tuple(line for _, line in lines)
-    first = int(matches[0][1])
-    if first not in (0, 1):
-        raise DataError(f"{path}:{lines[0][0]}: the first class has the number {first}, expected 0 or 1")
-    for expected, ((number, line), match) in enumerate(zip(lines, matches, strict=True), start=first):
-        if int(match[1]) != expected:
-            raise DataError(f"{path}:{number}: expected class number {expected}, got {line!r}")
-    return tuple(match[2] for match in matches)
+    fields = {field.strip(' "').lower() for field in re.split(r"[,;\t]", lines[0][1])} if lines else set()
+    if len(fields) == 2 and fields <= _HEADERS:
+        lines = lines[1:]
+    for form in _NUMBERED:
+        matches = [form.fullmatch(line) for _, line in lines]
+        if lines and all(matches):
+            break
+    else:
+        return tuple(_unquoted(line) for _, line in lines)
+    found = [int(match["number"]) for match in matches if match]
+    if min(found) not in (0, 1):
+        raise DataError(f"{path}:{lines[0][0]}: the first class has the number {min(found)}, expected 0 or 1")
+    by_number: dict[int, str] = {}
+    wanted = range(min(found), min(found) + len(lines))
+    for (place, line), match in zip(lines, matches, strict=True):
+        number = int(match["number"]) if match else -1
+        if number not in wanted or number in by_number:
+            lacking = next(n for n in wanted if n not in found) if number not in by_number else number
+            what = "is there twice" if number in by_number else f"but no {lacking}"
+            raise DataError(
+                f"{path}:{place}: class number {number} {what}; expected each of "
+                f"{wanted[0]}..{wanted[-1]} once, got {short(line)!r}"
+            )
+        by_number[number] = _unquoted(match["name"] if match else "")
+    return tuple(by_number[number] for number in wanted)
+
+
+def _unquoted(name: str) -> str:
+    """A name without the quotes around it, doubled ones inside made single."""
+    name = name.strip()
+    return next(csv.reader([name]))[0] if len(name) > 2 and name[0] == name[-1] == '"' else name
 
 
 def _from_json(path: Path, text: str) -> tuple[str, ...]:
@@ -55,16 +87,24 @@ def _from_json(path: Path, text: str) -> tuple[str, ...]:
         stored = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: no JSON ({error.msg})") from None
+    if isinstance(stored, dict):
+        stored = next((stored[key] for key in ("id2label", "label2id") if stored.get(key)), stored)
     if isinstance(stored, list) and all(isinstance(name, str) and name.strip() for name in stored):
-        return tuple(stored)
+        return tuple(_unquoted(name) for name in stored)
     if not isinstance(stored, dict):
         raise DataError(f'{path}: expected a list of names or an object of {{"name": number}}')
+    return _from_object(path, stored)
+
+
+def _from_object(path: Path, stored: Mapping[str, Any]) -> tuple[str, ...]:
+    if all(key.isdigit() and isinstance(name, str) and not name.isdigit() for key, name in stored.items()):
+        stored = {name: number for number, name in stored.items()}
     by_label: dict[int, str] = {}
     for name, number in stored.items():
-        label = int(number) if isinstance(number, int) or str(number).isdigit() else -1
+        label = int(number) if str(number).isdigit() else -1
         if label in by_label or not 0 <= label < len(stored):
             raise DataError(
-                f"{path}: class {name!r} has the number {number!r}; expected each of 0..{len(stored) - 1} once"
+                f"{path}: class {short(name)!r} has the number {number!r}; expected each of 0..{len(stored) - 1} once"
             )
-        by_label[label] = name
+        by_label[label] = _unquoted(name)
     return tuple(by_label[label] for label in range(len(by_label)))

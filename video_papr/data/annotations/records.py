@@ -1,4 +1,4 @@
-"""What the readers return, and what they share: finding videos, reading labels, complaining."""
+"""Video lists: what the readers of annotations return, and what they share."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...core.errors import DataError
+from ...core.escape import printable, shorten
+from .classes import class_lookup
+from .files import VideoFinder
 
-VIDEO_EXTENSIONS = frozenset(
-    [".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"]
-)
-
-IMAGE_EXTENSIONS = frozenset(
-    [".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
-)
-
-Complain = Callable[[str], None]
+OnInvalid = Callable[[str], None]
 """Takes one line about a wrong entry of a list. `refuse` raises it; a function that returns skips the entry."""
 
 
@@ -28,12 +23,16 @@ class VideoRecord:
     Attributes:
         path: where the file is.
         label: index of its class, from 0.
-        name: the path as users see it, relative to the root of the dataset where possible.
+        name: the path as users see it, relative to the root of the dataset where possible. Bytes that are not UTF-8
+            are shown as escapes, so that it can be written anywhere; `path` keeps them.
     """
 
     path: Path
     label: int
     name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name.encode("utf-8", "backslashreplace").decode())
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,21 @@ class VideoList:
         missing: names of videos that the list holds and the disk does not.
         unreadable: videos that are known to be damaged (see `data/index.py`): name -> reason. Nobody tries to
             decode them again.
+        notes: what a user should be told about the list, one line each.
     """
 
     records: tuple[VideoRecord, ...]
     class_names: tuple[str, ...] | None
     missing: tuple[str, ...] = ()
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
 
 
 def refuse(text: str) -> None:
-    """The `Complain` that stops at the first wrong entry. Raises DataError."""
+    """The `OnInvalid` that stops at the first wrong entry. Raises DataError."""
     raise DataError(text)
 
 
@@ -67,11 +68,11 @@ class Listing:
 
     Args:
         source: the list, for messages.
-        complain: called for an entry whose path is there already.
+        on_invalid: called for an entry whose path is there already.
     """
 
-    def __init__(self, source: str, complain: Complain) -> None:
-        self._source, self._complain = source, complain
+    def __init__(self, source: str, on_invalid: OnInvalid) -> None:
+        self._source, self._on_invalid = source, on_invalid
         self._seen: dict[str, tuple[str, int]] = {}
         self._entries: list[tuple[str, Path, int]] = []
 
@@ -81,7 +82,7 @@ class Listing:
         if key in self._seen:
             where, other = self._seen[key]
             again = "" if other == label else f" with another label ({other}, here {label})"
-            self._complain(f"{place}: {name!r} is listed already at {where}{again}")
+            self._on_invalid(f"{place}: {name!r} is listed already at {where}{again}")
             return
         self._seen[key] = place, label
         self._entries.append((name, path, label))
@@ -95,8 +96,9 @@ class Listing:
         if not self._entries:
             raise DataError(f"{self._source}: the list is empty; expected {expected}")
         records, missing = [], []
+        finder = VideoFinder()
         for name, path, label in self._entries:
-            found = find_video(path)
+            found = finder.find(path)
             if found is None:
                 missing.append(name)
             else:
@@ -104,17 +106,45 @@ class Listing:
         if not records:
             raise DataError(
                 f"{self._source} under root {root}: none of the {len(missing)} listed videos exists "
-                f"(first: {missing[0]})"
+                f"(first: {short(missing[0])})"
             )
-        return VideoList(tuple(records), class_names, tuple(missing))
+        notes = self._check_labels(root, class_names or ())
+        return VideoList(tuple(records), class_names, tuple(missing), notes=notes)
+
+    def _check_labels(self, root: Path, class_names: Sequence[str]) -> tuple[str, ...]:
+        """Compares labels with the folders of the videos, where these are names of classes.
+
+        A list that counts in another order than the weights, or from 1, gives accuracies near zero and no error.
+        When most folders name another class the list is invalid; when few do, or no label is 0, a note says so.
+        """
+        label_of, wrong, known = class_lookup(class_names), [], 0
+        for name, path, label in self._entries:
+            folder = label_of(path.parent.name) if path.parent != root else None
+            if folder is not None:
+                known += 1
+                wrong += [(name, label)] if folder != label else []
+        if wrong:
+            name, label = wrong[0]
+            line = (
+                f"{self._source}: the folder of {len(wrong)} of {known} videos names another class than its label "
+                f"(first: {short(name)}: label {label} is {class_names[label]!r}); "
+                "the list counts in another order than the class names, or from 1"
+            )
+            if 2 * len(wrong) > known:
+                self._on_invalid(line)
+            return (line,)
+        labels = {label for _, _, label in self._entries}
+        if class_names and not known and labels == set(range(1, len(class_names))) and len(labels) > 1:
+            return (f"{self._source}: no video has the label 0; does the list count from 1?",)
+        return ()
 
 
-def inside_root(videos: VideoList, root: Path, complain: Complain) -> VideoList:
-    """Leaves out the videos that lie outside `root` once all links are followed, after `complain` was told.
+def inside_root(videos: VideoList, root: Path, on_invalid: OnInvalid) -> VideoList:
+    """Leaves out the videos that lie outside `root` once all links are followed, after `on_invalid` was told.
 
     Raises:
         DataError: none is left.
-        whatever `complain` raises.
+        whatever `on_invalid` raises.
     """
     base = os.path.realpath(root)
     folders: dict[str, str] = {}  # following links costs a system call for each part of a path
@@ -133,45 +163,13 @@ def inside_root(videos: VideoList, root: Path, complain: Complain) -> VideoList:
         if os.path.commonpath([base, place]) == base:
             kept.append(record)
             continue
-        complain(
+        on_invalid(
             f"{record.name}: leads to {place}, outside of dataset.root={root}; "
             "dataset.allow_outside_root=true allows it"
         )
     if not kept:
         raise DataError(f"dataset.root={root}: every video lies outside of it")
     return replace(videos, records=tuple(kept))
-
-
-def find_video(path: Path) -> Path | None:
-    """Returns `path`, or the same name with another extension of a video: data sets are often re-encoded; or None."""
-    if path.exists():
-        return path
-    if path.suffix.lower() not in VIDEO_EXTENSIONS:
-        return None
-    others = (path.with_suffix(extension) for extension in sorted(VIDEO_EXTENSIONS))
-    return next((other for other in others if other.exists()), None)
-
-
-def label_parser(num_classes: int | None, names: Sequence[str] | None) -> Callable[[str], int]:
-    """Returns a function from text to label; it raises ValueError with the reason."""
-    by_name = {plain_name(name): label for label, name in enumerate(names or ())}
-
-    def parse(text: str) -> int:
-        if plain_name(text) in by_name:
-            return by_name[plain_name(text)]
-        try:
-            label = int(text)
-        except ValueError:
-            allowed = (
-                "an integer from 0" if not names else f"an integer or one of the class names ({some(names)})"
-            )
-            raise ValueError(f"label {text!r} must be {allowed}") from None
-        if label < 0 or (num_classes is not None and label >= num_classes):
-            allowed = "0 or more" if num_classes is None else f"0..{num_classes - 1}"
-            raise ValueError(f"label {label} is out of range, allowed: {allowed}")
-        return label
-
-    return parse
 
 
 def checked_root(root: Path | str) -> Path:
@@ -198,28 +196,9 @@ def numbered_lines(text: str) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def videos_below(directory: Path, extensions: frozenset[str] = VIDEO_EXTENSIONS) -> list[Path]:
-    """All files of these kinds below a directory, sorted by path; follows links to directories, each directory once."""
-    found: list[Path] = []
-    visited: set[str] = set()
-    for place, subdirectories, files in os.walk(directory, followlinks=True):
-        real = os.path.realpath(place)
-        if real in visited:
-            subdirectories.clear()
-            continue
-        visited.add(real)
-        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-        found += [Path(place, name) for name in files if is_video(name, extensions)]
-    return sorted(found)
-
-
-def is_video(name: str, extensions: frozenset[str] = VIDEO_EXTENSIONS) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions
-
-
-def plain_name(name: str) -> str:
-    """A class name as it is compared: "_" is a blank, case plays no part."""
-    return name.replace("_", " ").strip().casefold()
+def short(text: str, limit: int = 100) -> str:
+    """Text of a list, for messages: a line may hold anything."""
+    return shorten(printable(text), limit)
 
 
 def some(names: Sequence[str]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import DataError
+from .classes import class_lookup, unknown_class
 from .lists import read_csv
 from .names import read_class_names
-from .records import Complain, Listing, VideoList, checked_root, plain_name, read_text, refuse, some
+from .records import Listing, OnInvalid, VideoList, checked_root, read_text, refuse
 
 LABEL_FILES = ("labels.json", "something-something-v2-labels.json")
 
@@ -20,7 +21,7 @@ def read_ssv2(
     annotations: Path | str,
     *,
     class_names: Sequence[str] | None = None,
-    complain: Complain = refuse,
+    on_invalid: OnInvalid = refuse,
 ) -> VideoList:
     """Reads Something-Something v2.
 
@@ -34,33 +35,33 @@ def read_ssv2(
         annotations: the list. The list of the test split has no labels.
         class_names: the 174 names; by default those of labels.json, or something-something-v2-labels.json, beside
             the list.
-        complain: called for each wrong entry.
+        on_invalid: called for each wrong entry.
 
     Raises:
         DataError: a file is absent or no JSON, the list is empty, or no video exists.
-        whatever `complain` raises: an entry lacks id or template, has an unknown template, or is there twice. The
+        whatever `on_invalid` raises: an entry lacks id or template, has an unknown template, or is there twice. The
             text names file and line.
     """
     annotations = Path(annotations)
     text = read_text(annotations)
     names = _names_beside(annotations) if class_names is None else tuple(class_names)
     if not text.lstrip().startswith(("[", "{")):
-        return read_csv(annotations, root, class_names=names, complain=complain)
+        return read_csv(annotations, root, class_names=names, on_invalid=on_invalid)
     root = checked_root(root)
     if names is None:
         raise DataError(
             f"{annotations}: the class names are missing; put {LABEL_FILES[0]} beside it, or set "
             "dataset.class_names=FILE"
         )
-    labels = {plain_name(name): label for label, name in enumerate(names)}
-    listing = Listing(str(annotations), complain)
+    label_of = class_lookup(names)
+    listing = Listing(str(annotations), on_invalid)
     for line, entry in _entries(annotations, text):
-        problem = _problem(entry, labels, names)
+        problem = _problem(entry, label_of, names)
         if problem:
-            complain(f"{annotations}:{line}: {problem}")
+            on_invalid(f"{annotations}:{line}: {problem}")
             continue
         name = f"{entry['id']}.webm"
-        listing.add(f"{annotations}:{line}", name, root / name, labels[_class_of(entry["template"])])
+        listing.add(f"{annotations}:{line}", name, root / name, label_of(_bare(entry["template"])) or 0)
     return listing.finish(root, names, expected='objects with "id" and "template"')
 
 
@@ -71,11 +72,11 @@ def _names_beside(annotations: Path) -> tuple[str, ...] | None:
     return None
 
 
-def _class_of(template: str) -> str:
-    return plain_name(template.replace("[", "").replace("]", ""))
+def _bare(template: str) -> str:
+    return template.replace("[", "").replace("]", "")
 
 
-def _problem(entry: Any, labels: dict[str, int], names: tuple[str, ...]) -> str | None:
+def _problem(entry: Any, label_of: Callable[[str], int | None], names: tuple[str, ...]) -> str | None:
     """What is wrong with an entry of the list, or None."""
     if not isinstance(entry, dict):
         return f'expected an object with "id" and "template", got {json.dumps(entry)[:80]}'
@@ -84,10 +85,8 @@ def _problem(entry: Any, labels: dict[str, int], names: tuple[str, ...]) -> str 
         return f'"id" is {identity!r}, expected the name of a video without its extension'
     if template is None:
         return f'video {identity} has no "template"; lists of the test split carry no labels, use the validation list'
-    if not isinstance(template, str) or _class_of(template) not in labels:
-        return (
-            f"template {template!r} of video {identity} is none of the {len(labels)} classes ({some(names)})"
-        )
+    if not isinstance(template, str) or label_of(_bare(template)) is None:
+        return f"template of video {identity}: {unknown_class(str(template), names)}"
     return None
 
 

@@ -7,21 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ...core.errors import DataError
-from .folder import class_directories, read_folder
+from .classes import class_lookup, unknown_class
+from .files import VIDEO_EXTENSIONS
+from .folder import check_splits, class_directories, read_folder
 from .lists import read_csv
 from .names import read_class_names
-from .records import (
-    VIDEO_EXTENSIONS,
-    Complain,
-    Listing,
-    VideoList,
-    checked_root,
-    numbered_lines,
-    plain_name,
-    read_text,
-    refuse,
-    some,
-)
+from .records import Listing, OnInvalid, VideoList, checked_root, numbered_lines, read_text, refuse
 
 _OFFICIAL_LIST = re.compile(r"(train|test)list\d*\.txt")
 
@@ -31,7 +22,7 @@ def read_ucf101(
     annotations: Path | str | None = None,
     *,
     class_names: Sequence[str] | None = None,
-    complain: Complain = refuse,
+    on_invalid: OnInvalid = refuse,
 ) -> VideoList:
     """Reads UCF101.
 
@@ -45,50 +36,51 @@ def read_ucf101(
         annotations: the list, or None for the directory layout.
         class_names: the 101 names; by default those of classInd.txt beside the list. In the directory layout, the
             names of the directories in the order of classInd.txt, which is alphabetical regardless of case.
-        complain: called for each wrong line.
+        on_invalid: called for each wrong line.
 
     Raises:
         DataError: a file or directory is absent, the list is empty, or no video exists.
-        whatever `complain` raises: a line is malformed, its class is unknown or differs from its number, or a path
+        whatever `on_invalid` raises: a line is malformed, its class is unknown or differs from its number, or a path
             is there twice. The text names file and line.
     """
     root = checked_root(root)
     if annotations is None:
-        names = sorted(class_directories(root), key=str.casefold) if class_names is None else class_names
-        return read_folder(root, class_names=names, complain=complain)
+        names = class_names
+        if names is None:
+            check_splits(root, class_directories(root))
+            names = sorted(class_directories(root), key=str.casefold)
+        return read_folder(root, class_names=names, on_invalid=on_invalid)
     annotations = Path(annotations)
     beside = annotations.parent / "classInd.txt"
     if class_names is None and beside.is_file():
         class_names = read_class_names(beside)
     if not _OFFICIAL_LIST.fullmatch(annotations.name.lower()):
-        return read_csv(annotations, root, class_names=class_names, complain=complain)
+        return read_csv(annotations, root, class_names=class_names, on_invalid=on_invalid)
     lines = numbered_lines(read_text(annotations))
     if class_names is None:
         raise DataError(
             f"{annotations}: the class names are missing; put classInd.txt beside it, or set dataset.class_names=FILE"
         )
-    return _read_official(annotations, lines, root, tuple(class_names), complain)
+    return _read_official(annotations, lines, root, tuple(class_names), on_invalid)
 
 
 def _read_official(
-    annotations: Path, lines: list[tuple[int, str]], root: Path, names: tuple[str, ...], complain: Complain
+    annotations: Path, lines: list[tuple[int, str]], root: Path, names: tuple[str, ...], on_invalid: OnInvalid
 ) -> VideoList:
-    labels = {plain_name(name): label for label, name in enumerate(names)}
-    listing = Listing(str(annotations), complain)
+    label_of = class_lookup(names)
+    listing = Listing(str(annotations), on_invalid)
     for number, line in lines:
         path, _, class_number = line.partition(" ")
         class_name = PurePosixPath(path).parent.name
         if PurePosixPath(path).suffix.lower() not in VIDEO_EXTENSIONS or not class_name:
-            complain(f"{annotations}:{number}: expected 'Class/video.avi', got {line!r}")
+            on_invalid(f"{annotations}:{number}: expected 'Class/video.avi', got {line!r}")
             continue
-        label = labels.get(plain_name(class_name))
+        label = label_of(class_name)
         if label is None:
-            complain(
-                f"{annotations}:{number}: {class_name!r} is none of the {len(names)} classes ({some(names)})"
-            )
+            on_invalid(f"{annotations}:{number}: {unknown_class(class_name, names)}")
             continue
         if class_number.strip() not in ("", str(label + 1)):
-            complain(
+            on_invalid(
                 f"{annotations}:{number}: class number {class_number.strip()!r}, but {class_name} has the number "
                 f"{label + 1} in classInd.txt"
             )
