@@ -17,6 +17,8 @@ from video_papr.backbones.builders import build_backbone
 from video_papr.backbones.vjepa2 import VJEPA2
 from video_papr.cli.eval import main
 from video_papr.core.errors import CheckpointError, CheckpointWarning
+from video_papr.inference.export import export_program, run_program, save_program
+from video_papr.inference.export_check import check_clips, compare
 
 NAMES = {0: "catch", 1: "throw", 2: "walk", 3: "run", 4: "jump"}
 
@@ -103,6 +105,13 @@ def test_evaluation(
     status, _, errors = run_in_process("eval.py", main, *words, *small, *options)
     assert status == 0, errors
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 5
+
+
+def test_exported_graph(backbone: VJEPA2, tmp_path: Path) -> None:
+    flow = vp.Pipeline(backbone.float(), vp.build_pruner("motion", keep_ratio=0.5)).eval()
+    path = save_program(export_program(flow), tmp_path / "model.pt2")
+    found = compare(flow, run_program(path), check_clips(flow, 2), source=str(path))
+    assert found.clips == found.same_choice == found.same_answer
 
 
 def test_weights_of_another_model(published: tuple[Any, Path]) -> None:

@@ -81,7 +81,7 @@ class VJEPA2(Encoder):
     def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """tokens (B, K, D), keep_idx (B, K), None: all N -> (B, K, D + 3), with their places behind them."""
         places = self.positions.to(tokens.dtype)
-        places = places.expand(len(tokens), -1, -1) if keep_idx is None else places[0, keep_idx]
+        places = places.expand(tokens.shape[0], -1, -1) if keep_idx is None else places[0, keep_idx]
         return torch.cat([tokens, places], -1)
 
     def embed_means(self, pixels: Tensor, shares: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class AttentivePooler(nn.Module):
     def forward(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
         """tokens (B, K, D), sizes (B, K) how often each counts, 0 is padding, None: once -> (B, D)."""
         tokens, sizes = run_blocks(self.blocks, tokens, sizes=sizes)
-        query, seen = self.query.to(tokens.dtype).expand(len(tokens), -1, -1), self.norm1(tokens)
+        query, seen = self.query.to(tokens.dtype).expand(tokens.shape[0], -1, -1), self.norm1(tokens)
         heads = (self.q(query), self.k(seen), self.v(seen))
         exact = torch.promote_types(tokens.dtype, torch.float32)
         bias = None if sizes is None else sizes.to(exact).log().to(tokens.dtype)[:, None, None]
