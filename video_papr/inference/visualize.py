@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import rearrange, repeat
 from torch import Tensor
 
 from ..core.escape import printable, shorten
@@ -200,13 +201,12 @@ def _colors(significance: np.ndarray) -> np.ndarray:
 
 def _enlarge(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(n, h, w, ...) -> (n, H, W, ...): every cell becomes a block; `size` is a multiple of (h, w)."""
-    return cells.repeat(size[0] // cells.shape[1], axis=1).repeat(size[1] // cells.shape[2], axis=2)
+    times = {"a": size[0] // cells.shape[1], "b": size[1] // cells.shape[2]}
+    return repeat(cells, "n h w ... -> n (h a) (w b) ...", **times)
 
 
 def _tile(rows: Sequence[np.ndarray], *, across: bool = False) -> np.ndarray:
     """Puts rows of pictures (n, H, W, 3) under each other, or `across` as columns side by side, with white gaps."""
     padded = np.stack(rows, axis=1 if across else 0)
     padded = np.pad(padded, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=WHITE)
-    count, columns, height, width, _ = padded.shape
-    image = padded.transpose(0, 2, 1, 3, 4).reshape(count * height, columns * width, 3)
-    return image[:-GAP, :-GAP]
+    return rearrange(padded, "row column h w c -> (row h) (column w) c")[:-GAP, :-GAP]
