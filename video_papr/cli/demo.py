@@ -131,7 +131,7 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
             "synthetic": config.backbone.weights == "videomae_tiny_synthetic",
         },
         max_upload_mb=config.max_upload_mb,
-        hosts=["*"] if config.host in ANYWHERE else ["localhost", "127.0.0.1", "::1", "[::1]", config.host],
+        hosts=["*"] if config.host in ANYWHERE else ["localhost", "127.0.0.1", "[::1]", config.host.lower()],
     )
     return build_app(looker, Jobs(max_waiting=config.max_waiting), offer)
 

@@ -146,7 +146,7 @@ def test_the_page_is_whole_and_asks_nobody_else(demo_server: Server) -> None:
 
 def test_pages_of_other_sites_are_turned_away(demo_server: Server) -> None:
     address, jobs = demo_server
-    for host in ("evil.example", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "[::", ""):
+    for host in ("evil.example", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "[9.9]", "[::", ""):
         status, said, _ = call(address, Host=host)
         assert status == 400 and "does not go by that name" in said["error"]
     for origin in ("http://evil.example", "null", "http://127.0.0.1:1", f"{address}.evil.example"):

@@ -133,13 +133,10 @@ def _confusion(runs: Sequence[Run], chosen: Sequence[Point], names: Mapping[int,
     """The classes that are mistaken for others most often, and the matrices where there are few classes."""
     rows, pictures = [], {}
     for point in chosen:
-        answers = [
-            answer
-            for run in runs
-            if (run.method, run.keep_ratio) == (point.method, point.keep_ratio)
-            for answer in run.answers.values()
-        ]
+        answers = [answer for run in _of(point, runs) for answer in run.answers.values()]
         pairs = [(answer.label, answer.pred) for answer in answers if answer.label is not None]
+        if not pairs:
+            continue
         size = 1 + max(max(label, pred or 0) for label, pred in pairs)
         matrix = confusion_matrix(pairs, size)
         title = [names.get(label, str(label)) for label in range(size)]
@@ -193,12 +190,14 @@ def _plain(method: str) -> str:
 def _gallery(runs: Sequence[Run], points: Sequence[Point]) -> dict[str, bytes]:
     pictures = {}
     for point in nearest(points):
-        for run in runs:
-            file = run.directory / "kept_tubelets.png"
-            if (run.method, run.keep_ratio) == (point.method, point.keep_ratio) and file.is_file():
-                pictures[f"kept_{_plain(point.method)}.png"] = file.read_bytes()
-                break
+        files = [run.directory / "kept_tubelets.png" for run in _of(point, runs)]
+        for file in [file for file in files if file.is_file()][:1]:
+            pictures[f"kept_{_plain(point.method)}.png"] = file.read_bytes()
     return pictures
+
+
+def _of(point: Point, runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if (run.method, run.keep_ratio) == (point.method, point.keep_ratio)]
 
 
 def _devices(runs: Sequence[Run]) -> list[str]:

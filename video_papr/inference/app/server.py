@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
@@ -71,7 +70,7 @@ class Offer:
         about: pruner -> one sentence.
         model: what the page says about the model: `backbone`, `device`, `knows`.
         max_upload_mb: largest file that is taken.
-        hosts: names by which a browser may call the server; "*": any.
+        hosts: names by which a browser may call the server, in lower case, IPv6 in brackets; "*": any.
     """
 
     examples: Sequence[Example]
@@ -128,16 +127,12 @@ class _Guard:
 
     def _refuse(self, headers: Headers) -> Response | None:
         host, origin = headers.get("host", ""), headers.get("origin")
-        name = urlsplit(f"//{host}").hostname if _is_netloc(host) else None
+        name = re.sub(r":\d+$", "", host).lower()
         if "*" not in self.hosts and name not in self.hosts:  # a name elsewhere that was made to point here
             return _problem(400, "This server does not go by that name; see host= of the command.")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             return _problem(403, "A page of another site may not use this server.")
         return None
-
-
-def _is_netloc(host: str) -> bool:
-    return re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d+)?", host) is not None
 
 
 class _Desk:
