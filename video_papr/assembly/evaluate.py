@@ -63,10 +63,11 @@ class EvaluationRun:
     profile: Profile | None
     written: list[Path]
     root: Path
+    num_classes: int
 
 
 def run_evaluation(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> EvaluationRun | None:
-    """Evaluates and writes results.json, predictions.jsonl and kept_tubelets.png into `out`.
+    """Evaluates and writes results.json, predictions.jsonl, classes.csv, confusion.csv and a picture into `out`.
 
     What an earlier run finished there is not done again; see `evaluation.journal`.
 
@@ -252,7 +253,7 @@ class _Work:
         if evaluation.examples and pipeline.pruner is not None:
             panels = [build.panel(pipeline, shown, names) for shown in evaluation.examples]
             written.append(save_gallery(panels, out / "kept_tubelets.png"))
-        return EvaluationRun(results, evaluation, profiled, written, self.root)
+        return EvaluationRun(results, evaluation, profiled, written, self.root, self.backbone.num_classes)
 
     def _info(
         self, evaluation: Evaluation, sessions: list[dict[str, Any]], gmacs: dict[str, float]

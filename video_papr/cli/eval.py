@@ -12,7 +12,7 @@ from ..config.rules import did_you_mean
 from ..core.console import make_console, warn
 from ..core.errors import ConfigError, DataError, LogitsError
 from ..core.processes import ALONE, Ranks
-from ..evaluation.reports.tables import SWEEP_COLUMNS, print_report
+from ..evaluation.reports.tables import SWEEP_COLUMNS, print_failures, print_report
 from .common import print_written, run_shared_command
 
 if TYPE_CHECKING:
@@ -69,12 +69,13 @@ def _print(done: EvaluationRun) -> None:
     from ..evaluation.answers import NOT_FINITE
 
     console = make_console()
-    print_report(done.results, console)
+    print_report(done.results, console, num_classes=done.num_classes)
     if done.profile is not None:
         from ..evaluation.profile import print_profile
 
         print_profile(done.profile, console)
     answers = done.evaluation.answers
+    print_failures([(answer.name, answer.error) for answer in answers if answer.error], console)
     broken = [answer for answer in answers if answer.error == NOT_FINITE]
     failed = [
         answer for answer in done.evaluation.failed if answer.label is not None and answer not in broken
