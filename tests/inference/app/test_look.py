@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from video_papr.core.errors import ConfigError, VideoDecodeError, VideoPaprError
+from video_papr.core.errors import ConfigError, LogitsError, VideoDecodeError
 from video_papr.data.decoding import decode_clips
 from video_papr.evaluation.cost import gmacs_per_view
 from video_papr.inference.app import look
@@ -77,7 +77,7 @@ def test_logits_that_are_not_finite_are_no_answer(looker: Looker, demo_clip: Pat
     broken = copy.copy(looker)
     broken.backbone = copy.deepcopy(looker.backbone)
     next(iter(broken.backbone.parameters())).data.fill_(float("nan"))
-    with pytest.raises(VideoPaprError, match="logits are not finite"):
+    with pytest.raises(LogitsError, match="logits are not finite"):
         broken.look(demo_clip, pruner="center", keep_ratio=0.5, folder=tmp_path)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...backbones.builders import Backbone
-from ...core.errors import ConfigError, VideoDecodeError, VideoPaprError
+from ...core.errors import ConfigError, VideoDecodeError
 from ...data.decoding import decode_clips
 from ...data.limits import Limits
 from ...data.readers.packets import read_stream
@@ -159,10 +159,6 @@ class Looker:
         each = [run.per_view_ms() for run in runs[1:]]
         spent = {key: median(float(run[key] or 0) for run in each) for key in ("score", "backbone", "total")}
         probabilities = aggregate_views(logits, len(views))[0].cpu()
-        if not probabilities.isfinite().all():
-            raise VideoPaprError(
-                "The model's logits are not finite; its weights or runtime.dtype are at fault."
-            )
         guesses = best_guesses(probabilities, self.backbone.class_names, TOP_K)
         kept = None if mask is None else mask.cpu()
         return [{"name": g.name, "probability": g.probability} for g in guesses], kept, spent
