@@ -40,6 +40,7 @@ format: install-dev  ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 docs: install-dev  ## build the documentation site into build/docs; a warning is an error
+	$(BIN)/python docs/option_tables.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo 'wrote build/docs/index.html'
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+
+from video_papr.config import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -39,46 +41,12 @@ def test_readme_lists_the_options(group: str) -> None:
     assert set(re.findall(r"`(\w+)`", row)) == options(group)
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_configuration_page_lists_options_and_keys(group: str) -> None:
+def test_tables_of_the_configuration_page_are_those_of_the_declarations() -> None:
+    names = runpy.run_path(str(ROOT / "docs" / "option_tables.py"))
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert f"\n## `{group}`" in page
-    section = page.split(f"\n## `{group}`")[1].split("\n## ")[0].replace("`x3d_*`", "")
-    named = set(re.findall(r"`(\w+)`", section))
-    assert options(group) <= named
-    if group == "experiment":  # its files set keys of the other groups
-        return
-    keys = {key for path in (CONF / group).glob("*.yaml") for key in OmegaConf.load(path)} - {"defaults"}
-    documented = set(re.findall(rf"`{group}\.(\w+)[.`]", section))
-    assert documented == keys
-
-
-def test_configuration_page_lists_the_keys_of_the_scripts() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    evaluation, training = page.split("\n## Keys of `tools/eval.py`")[1].split(
-        "\n## Keys of `tools/train.py`"
-    )
-    keys = set(OmegaConf.load(CONF / "eval.yaml")) - {"defaults", "hydra"}
-    assert set(re.findall(r"^\| `(\w+)`", evaluation, re.MULTILINE)) == keys
-    recipe = OmegaConf.load(CONF / "train.yaml")
-    shared = set(recipe) - {"defaults", "hydra", "train", *GROUPS}
-    assert set(re.findall(r"`(\w+)`", training.split("\n|")[0])) - set(GROUPS) == shared
-    assert set(re.findall(r"`train\.(\w+)`", training)) == set(recipe.train)
-    pruning = page.split("\n## Keys of `tools/depth_prune.py`")[1].split("\n## ")[0]
-    assert set(re.findall(r"`depth\.(\w+)`", pruning)) - {"json"} == set(
-        OmegaConf.load(CONF / "depth_prune.yaml").depth
-    )
-    predicting = page.split("\n## Keys of `tools/predict.py`")[1].split("\n## ")[0]
-    own = set(OmegaConf.load(CONF / "predict.yaml")) - {"defaults", "hydra"}
-    assert set(re.findall(r"^\| `(\w+)`", predicting, re.MULTILINE)) == own
-    for name, title in (
-        ("export", "`tools/export.py`"),
-        ("bench", "`tools/bench.py`"),
-        ("demo", "the browser demo"),
-    ):
-        section = page.split(f"\n## Keys of {title}")[1].split("\n## ")[0]
-        own = set(OmegaConf.load(CONF / f"{name}.yaml")) - {"defaults", "hydra"}
-        assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == own
+    assert names["render"](page) == page, "run python docs/option_tables.py"
+    tables = set(re.findall(r"<!-- (?:keys|options): (\w+) -->", page))
+    assert tables == {*GROUPS, *names["GROUPS"], *COMMANDS} - {"depth_prune"}  # its keys are those of depth
 
 
 def test_python_example_of_the_readme_runs() -> None:

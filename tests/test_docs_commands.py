@@ -19,15 +19,11 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from video_papr.assembly.pipeline_config import check_pipeline
-from video_papr.cli.bench import BenchConfig
-from video_papr.cli.demo import DemoConfig
-from video_papr.cli.export import ExportConfig
 from video_papr.cli.main import COMMANDS
-from video_papr.cli.predict import PredictConfig, _plain_path
-from video_papr.cli.prepare_data import PrepareConfig
 from video_papr.cli.report import build_parser
-from video_papr.config import DepthRunConfig, TrainRunConfig, check, check_command
+from video_papr.config import COMMANDS as SCHEMAS
+from video_papr.config import check
+from video_papr.config.hydra import plain_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -37,16 +33,6 @@ STAND_INS = {
     "DATA": ["dataset.root=PATH", "dataset.annotations=FILE"],
     "...": ["dataset.root=PATH"],
     "RUN": ["RUN"],
-}
-CHECKS = {
-    "eval": check,
-    "train": lambda cfg: check_command(TrainRunConfig, cfg),
-    "depth-prune": lambda cfg: check_command(DepthRunConfig, cfg),
-    "predict": lambda cfg: check_pipeline(PredictConfig, cfg),
-    "export": lambda cfg: check_pipeline(ExportConfig, cfg),
-    "bench": lambda cfg: check_command(BenchConfig, cfg),
-    "demo": lambda cfg: check_pipeline(DemoConfig, cfg),
-    "prepare-data": lambda cfg: check_command(PrepareConfig, cfg),
 }
 
 
@@ -113,12 +99,12 @@ def check_ours(name: str, words: list[str], own_options: Path) -> None:
         if word in ("-m", "--multirun"):
             sweep = True
         elif word == "--config-dir":
-            assert next(rest) == "my_conf"
-            overrides.append(f"hydra.searchpath=[file://{own_options}]")
-        elif name == "predict":
-            overrides.append(_plain_path(word))
+            folder = next(rest)
+            found = own_options if folder == "my_conf" else ROOT / folder
+            assert found.is_dir()
+            overrides.append(f"hydra.searchpath=[file://{found}]")
         else:
-            overrides.append(word)
+            overrides += plain_words(config_name, [*(["-m"] * sweep), word])[sweep:]
     if sweep:
         overrides = one_job(overrides)
     needed = re.search(r"dataset=(folder|csv|k400|ssv2|ucf101|hmdb51)", " ".join(overrides))
@@ -126,7 +112,7 @@ def check_ours(name: str, words: list[str], own_options: Path) -> None:
         assert name in ("predict", "export", "demo"), "this dataset needs dataset.root"
         overrides.append("dataset.root=PATH")
     with initialize_config_module("video_papr.conf", version_base="1.3"):
-        CHECKS[name](compose(config_name, overrides=overrides))
+        check(SCHEMAS[config_name], compose(config_name, overrides=overrides))
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.page}: {line.text[:60]}")

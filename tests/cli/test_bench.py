@@ -93,7 +93,7 @@ def test_one_thing_at_a_time(bench: Command, tmp_path: Path) -> None:
 
 WRONG = {
     "backbones=[videomae_x]": "backbones='videomae_x': must be one of videomae_tiny, ",
-    "backbones=videomae_tiny": "backbones='videomae_tiny': must be a list of one or more, as in [A,B].",
+    "backbones=[]": "backbones=[]: must be a list of one or more, each one of videomae_tiny, ",
     "pruners=[x3d_q]": "pruner.name='x3d_q': must be one of ",
     "pruners=[none]": "pruners='none': the dense model is always among the variants",
     "keep_ratios=[0.3,0]": "keep_ratios=0: must be a number above 0",

@@ -18,7 +18,7 @@ from video_papr.backbones.builders import build_backbone
 from video_papr.checkpoints.files import read_weights, write_weights
 from video_papr.cli.depth_prune import main
 from video_papr.cli.eval import main as evaluate
-from video_papr.config import DepthRunConfig, check_command
+from video_papr.config import DepthRunConfig, check
 from video_papr.synthetic.scenes import ACTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def composed(*words: str) -> DepthRunConfig:
     with initialize_config_module("video_papr.conf", version_base="1.3"):
-        return check_command(DepthRunConfig, compose("depth_prune", overrides=list(words)))
+        return check(DepthRunConfig, compose("depth_prune", overrides=list(words)))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[Path, 
     """A run of the real command in a process of its own: its folder, its words, and what it printed."""
     out = tmp_path_factory.mktemp("run")
     words = (*SMALL, *SYNTHETIC, cache, f"output_dir={out}", "depth.mode=block", "depth.prune=2")
-    words = (*words, "depth.keep_ratio=[0.3,0.9]", "depth.keep_by=actor", "depth.augment=mirror_actions")
+    words = (*words, "depth.keep_ratio=[0.3,0.9]", "depth.keep_by=actor", "depth.augment=hflip_actions")
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools/depth_prune.py"), *words], capture_output=True, text=True, cwd=out
     )
@@ -178,7 +178,7 @@ WRONG = {
     "depth.target=head": "depth.target='head': must be one of backbone, scorer.",
     "depth.method=best": "depth.method='best': must be one of updp, greedy, random, uniform.",
     "depth.fitness=map": "depth.fitness='map': only depth.target=scorer has a map; use accuracy.",
-    "depth.population=1": "depth.population=1: must be at least 2",
+    "depth.population=1": "depth.population=1: must be a whole number of at least 2",
     "depth.max_latency=1.5": "depth.max_latency=1.5: must be a number above 0 and at most 1",
     "depth.max_latency=0.9 depth.method=greedy": "depth.max_latency=0.9: depth.method=greedy knows no budget; use updp",
     "depth.start=fitted": "depth.start='fitted': must be one of fit, copy.",

@@ -103,7 +103,7 @@ WRONG = {
     "runtime.dtype=bf16": "runtime.dtype='bf16': graphs are written in float32",
     "runtime.compile=true": "runtime.compile: not for export",
     "runtime.kernels=true": "runtime.kernels=true: not for export",
-    "aot=maybe": "aot='maybe': must be true or false, or auto.",
+    "aot=maybe": "aot='maybe': must be one of true, false, auto.",
     "check_clips=0": "check_clips=0: must be a whole number of at least 1.",
 }
 

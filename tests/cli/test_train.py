@@ -24,7 +24,7 @@ from video_papr.backbones.builders import build_backbone
 from video_papr.checkpoints.files import read_weights
 from video_papr.cli.eval import main as evaluate
 from video_papr.cli.train import main
-from video_papr.config import TrainRunConfig, check_command
+from video_papr.config import TrainRunConfig, check
 from video_papr.core.errors import DataError
 from video_papr.data.annotations import VideoList, VideoRecord
 from video_papr.pipeline import Pipeline
@@ -55,7 +55,7 @@ def train(run_in_process: Train) -> Train:
 
 def composed(*words: str) -> TrainRunConfig:
     with initialize_config_module("video_papr.conf", version_base="1.3"):
-        return check_command(TrainRunConfig, compose("train", overrides=list(words)))
+        return check(TrainRunConfig, compose("train", overrides=list(words)))
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, 
         *SYNTHETIC,
         f"dataset.cache_dir={tmp_path_factory.mktemp('cache')}",
         f"output_dir={out}",
-        "train.augment=mirror_actions",
+        "train.augment=hflip_actions",
         "train.colors=true",
-        "train.locate=1",
+        "train.location_loss=1",
     )
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools/train.py"), *words], capture_output=True, text=True, cwd=out
@@ -96,7 +96,7 @@ def test_run_writes_weights_that_load_with_their_class_names(
         "steps": 2,
     }
     assert described["top1_val"] == float(rows[-1]["top1"])
-    assert not any(key.startswith("probe") for key in state)  # the head of `train.locate` stays behind
+    assert not any(key.startswith("probe") for key in state)  # the head of `train.location_loss` stays behind
     model = build_backbone("videomae_tiny", weights=out / "weights.safetensors", num_frames=8, input_size=32)
     assert model.class_names == tuple(sorted(ACTIONS))
     logits = Pipeline(model)(torch.zeros(1, 8, 32, 32, 3, dtype=torch.uint8))
@@ -179,7 +179,7 @@ WRONG = {
     "train.curriculum=[0.5]": "train.curriculum=[0.5]: must be a list of [clutter, number of videos]",
     "train.keep_by=map": "train.keep_by=map needs dataset=synthetic, which knows its actors, and train.keep_ratio",
     "train.keep_by=actor": "train.keep_by=actor needs dataset=synthetic, which knows its actors, and train.keep_ratio",
-    "train.augment=flip": "train.augment='flip': must be one of mirror, mirror_actions, natural, none.",
+    "train.augment=flip": "train.augment='flip': must be one of hflip, hflip_actions, natural, none.",
     "experiment=train_scorrer": "experiment=train_scorrer: no such option. Did you mean 'train_scorer'?",
     "dataset=folder": "dataset.root is not set: dataset=folder needs dataset.root=PATH.",
     "dataset=folder dataset.root=/does/not/exist": "dataset.root=/does/not/exist",
@@ -225,7 +225,7 @@ def test_recipes_win_over_the_defaults_and_the_command_line_over_both() -> None:
     for recipe in (scorer, composed("experiment=train_backbone")):
         assert recipe.dataset.num_videos >= 8000
         assert len(recipe.train.curriculum) >= 2
-        assert recipe.train.augment == "mirror_actions"
+        assert recipe.train.augment == "hflip_actions"
     assert composed("experiment=train_scorer", "train.steps=5", "train.augment=none").train.steps == 5
     assert composed("train.steps=5", "experiment=train_scorer").train.steps == 5
 

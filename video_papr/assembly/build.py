@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +24,14 @@ from ..pruning.scorers.channels_last import speed_up
 from ..pruning.similarity import SimilarityPruner
 from ..pruning.tome import build_merger
 from ..synthetic.videos import SyntheticSplit, generate
+
+FORMER = {
+    "compensation": "carry",
+    "compensation_cell": "carry_cell",
+    "min_per_frame": "floor",
+    "uniform_share": "ground",
+    "top_p": "mass",
+}
 
 
 def build_videos(
@@ -116,7 +125,13 @@ def build_pipeline(
 
 def build_folded_pruner(config: PrunerConfig) -> Pruner | SimilarityPruner | None:
     """Builds the pruner; an X3D has its batch norms folded, which saves time and keeps the map."""
-    return speed_up(build_pruner(config.name, **config.options))
+    return speed_up(build_pruner(config.name, **library_options(config)))
+
+
+def library_options(config: PrunerConfig) -> dict[str, Any]:
+    """The options of a pruner by the names that `build_pruner` knows."""
+    given = {FORMER.get(key, key): value for key, value in config.options.items()}
+    return {key: "mass" if (key, value) == ("budget", "top_p") else value for key, value in given.items()}
 
 
 def count_classes(videos: VideoList) -> int:

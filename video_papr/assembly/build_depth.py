@@ -116,17 +116,16 @@ def build_plan(config: DepthRunConfig) -> Plan:
 
 def stores_config(config: DepthRunConfig) -> TrainRunConfig:
     """What `build_train.build_stores` reads: the clips and the split are those of a training."""
-    depth = config.depth
-    train = TrainConfig(
-        target=depth.target,
-        steps=1,
-        batch_size=depth.batch_size,
-        learning_rate=depth.learning_rate,
-        val_videos=depth.val_videos,
-        val_share=depth.val_share,
-    )
+    shared = ("target", "batch_size", "learning_rate", "val_videos", "val_share")
+    train = TrainConfig(**{key: getattr(config.depth, key) for key in shared})
     return TrainRunConfig(
-        config.dataset, config.backbone, config.runtime, train, config.seed, progress=config.progress
+        dataset=config.dataset,
+        backbone=config.backbone,
+        runtime=config.runtime,
+        train=train,
+        seed=config.seed,
+        output_dir=config.output_dir,
+        progress=config.progress,
     )
 
 

@@ -76,8 +76,8 @@ def build_schedule(config: TrainRunConfig) -> Schedule:
 def build_augment(name: str, class_names: tuple[str, ...]) -> Augment:
     """`train.augment` as a function."""
     augments: dict[str, Augment] = {
-        "mirror": mirror,
-        "mirror_actions": MirrorActions(class_names),
+        "hflip": mirror,
+        "hflip_actions": MirrorActions(class_names),
         "natural": natural,
         "none": unchanged,
     }
@@ -96,8 +96,8 @@ def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
             input_size=_side(config),
             keep_ratio=train.keep_ratio,
             keep_by=train.keep_by,
-            locate=train.locate,
-            follow=train.follow,
+            locate=train.location_loss,
+            follow=train.motion_loss,
             label_smoothing=train.label_smoothing,
             seed=config.seed,
         )

@@ -9,16 +9,16 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ..backbones.builders import BACKBONES
-from ..config import plain
+from ..config import PipelineConfig, check, plain
+from ..config.commands import sections
 from ..config.hydra import compose_words, quote
 from ..core.errors import ConfigError, DataError
 from ..data.annotations import VideoList, kinetics400_class_names, read_class_names
 from ..inference.predict import Recipe
 from ..pipeline import Pipeline
 from . import build, runtime
-from .pipeline_config import GROUPS, PipelineConfig, check_pipeline
 
-CONFIG = "predict"
+GROUPS = tuple(sections(PipelineConfig))
 
 
 def from_config(
@@ -29,9 +29,7 @@ def from_config(
         raise ConfigError(f"give a configuration or groups, not both ({', '.join(groups)})")
     composed = _compose(groups) if config is None else config
     own = [*GROUPS, "seed"]  # a configuration of eval.py, say, has more keys
-    return build_reader(
-        check_pipeline(PipelineConfig, {k: v for k, v in plain(composed).items() if k in own})
-    )
+    return build_reader(check(PipelineConfig, {k: v for k, v in plain(composed).items() if k in own}))
 
 
 def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:

@@ -9,20 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import PrunerConfig, RuntimeConfig, check_command, check_section
-from ..config.rules import (
-    flag,
-    list_of,
-    natural,
-    non_negative,
-    one_of,
-    or_else,
-    positive,
-    ratio,
-    setting,
-    text,
-    wrong,
-)
+from ..config import BenchConfig, check
 from ..core.console import make_console, warn
 from ..core.errors import ConfigError
 from .common import run_command
@@ -30,43 +17,6 @@ from .common import run_command
 if TYPE_CHECKING:
     from ..benchmark.ceilings import Ceilings
     from ..evaluation.cost import Engine
-
-BACKBONES = ("videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h", "vivit_b")
-
-
-def _pruner(key: str, value: Any) -> PrunerConfig:
-    """A name, or a mapping of `name` and other keys of the group pruner."""
-    given = {"name": value} if isinstance(value, str) else value
-    config = check_section(PrunerConfig, given, key)
-    if config.name == "none":
-        raise wrong(key, value, "the dense model is always among the variants; name pruners only")
-    return config
-
-
-@dataclass(frozen=True)
-class BenchConfig:
-    """Everything that `tools/bench.py` reads. See conf/bench.yaml."""
-
-    runtime: RuntimeConfig
-    backbones: tuple[str, ...] = setting(list_of(one_of(*BACKBONES)))
-    pruners: tuple[PrunerConfig, ...] = setting(list_of(_pruner, empty=True))
-    keep_ratios: tuple[float, ...] = setting(list_of(ratio))
-    tome: tuple[int, ...] = setting(list_of(positive, empty=True))
-    huggingface: bool | str = setting(or_else("auto", flag))
-    batch_sizes: tuple[int, ...] = setting(list_of(positive))
-    dtypes: tuple[str, ...] = setting(list_of(one_of("fp32", "bf16", "fp16")))
-    num_frames: tuple[int | None, ...] = setting(list_of(or_else(None, positive)))
-    input_sizes: tuple[int | None, ...] = setting(list_of(or_else(None, positive)))
-    vary: str = setting(one_of("all", "one"))
-    video: str | None = setting(or_else(None, text))
-    stages: bool = setting(flag)
-    ceilings: bool = setting(flag)
-    repeats: int = setting(positive)
-    warmup: int = setting(natural)
-    sample_ms: float = setting(non_negative)
-    seed: int = setting(natural)
-    output_dir: str = setting(text)
-    progress: bool = setting(flag)
 
 
 @dataclass(frozen=True)
@@ -82,7 +32,7 @@ class Case:
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("bench", lambda cfg, run_dir: run(check_command(BenchConfig, cfg), run_dir))
+    run_command("bench", lambda cfg, run_dir: run(check(BenchConfig, cfg), run_dir))
 
 
 def run(config: BenchConfig, out: Path) -> dict[str, Any]:
@@ -114,7 +64,9 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
     if config.huggingface == "auto" and not available():
         warn('transformers is not installed, so its models are left out (pip install "video_papr[bench]")')
     measured = config.dtypes if config.ceilings else ()
-    ceilings = {name: measure_ceilings(device, runtime.DTYPES[name]) for name in measured}
+    ceilings: dict[str, Ceilings] = {
+        name: measure_ceilings(device, runtime.DTYPES[name]) for name in measured
+    }
     cases = list_cases(config)
     found = []
     with tqdm(total=len(cases) * config.repeats, unit="round", disable=not config.progress) as bar:
@@ -180,6 +132,7 @@ def _measure(
 ) -> dict[str, Any]:
     """The record of one setting."""
     from ..assembly import runtime
+    from ..assembly.build import library_options
     from ..benchmark.clips import file_clips, synthetic_clips
     from ..benchmark.peers import build_pair
     from ..benchmark.suite import Plan, measure
@@ -198,7 +151,7 @@ def _measure(
     variants = build_variants(
         ours,
         theirs,
-        pruners=[(pruner.name, pruner.options) for pruner in config.pruners],
+        pruners=[(pruner.name, library_options(pruner)) for pruner in config.pruners],
         keep_ratios=config.keep_ratios,
         tome=config.tome,
         split=not config.runtime.compile,

@@ -23,7 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ..config import plain
-from ..config.hydra import config_source, explain
+from ..config.hydra import explain, plain_words
+from ..config.sources import config_source
 from ..core.console import Terminal, fail, make_console
 from ..core.errors import RankError, StorageError, VideoPaprError
 from ..core.files import atomic_write
@@ -108,8 +109,6 @@ def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
     os.environ[FULL_ERROR] = (
         "1"  # for as long as this runs: Hydra then hands on errors instead of printing traces
     )
-    # Hydra stops reading overrides at the first flag, so `dataset=folder -m pruner=a,b` would be refused.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
 
     @hydra.main(config_path=config_source(), config_name=config_name, version_base="1.3")
     def job(cfg: DictConfig) -> dict[str, Any] | float | str:
@@ -129,6 +128,10 @@ def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
             sys.exit(USAGE_ERROR)  # unlike an exception, this passes Hydra without a word
 
     try:
+        # Hydra stops reading overrides at the first flag, so `dataset=folder -m pruner=a,b` would be refused.
+        sys.argv[1:] = sorted(
+            plain_words(config_name, sys.argv[1:]), key=lambda word: word not in ("-m", "--multirun")
+        )
         refuse_ranks(config_name, ranks, sys.argv[1:])
         job()
     except KeyboardInterrupt:

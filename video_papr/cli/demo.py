@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ..assembly.pipeline_config import PipelineConfig, check_pipeline
-from ..config.rules import integer, natural, positive_number, setting, text
+from ..config import DemoConfig, PipelineConfig, check
 from ..core.console import make_console
 from ..core.errors import ConfigError
 from .common import run_command
@@ -35,45 +33,18 @@ ABOUT = {
 EXAMPLE_SEED = 7  # of the clips to pick; they are of the test split, which no training has seen
 
 
-def _names(key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
-        raise ConfigError(f"{key}={value!r}: must be a list of pruners, [x3d_s,motion] for example.")
-    for name in value:
+def _check_offer(config: DemoConfig) -> DemoConfig:
+    """Refuses pruners that the page cannot show."""
+    for key, name in [("pruner", config.pruner.name), *(("pruners", name) for name in config.pruners)]:
         if name not in ABOUT:
-            raise ConfigError(f"{key}: {name!r} cannot be offered; choose from {', '.join(ABOUT)}.")
-    return tuple(dict.fromkeys(value))
-
-
-def _port(key: str, value: Any) -> int:
-    checked: int = integer(0, "a whole number from 0 to 65535")(key, value)
-    if checked > 65535:
-        raise ConfigError(f"{key}={value}: must be a whole number from 0 to 65535.")
-    return checked
-
-
-@dataclass(frozen=True)
-class DemoConfig(PipelineConfig):
-    """Everything that the demo reads. See conf/demo.yaml."""
-
-    pruners: tuple[str, ...] = setting(_names, ())
-    host: str = setting(text, "127.0.0.1")
-    port: int = setting(_port, 7860)
-    max_upload_mb: float = setting(positive_number, 50)
-    max_seconds: float = setting(positive_number, 60)
-    max_waiting: int = setting(natural, 8)
-    examples: int = setting(natural, 6)
-    output_dir: str = setting(text, "outputs")
-
-    def __post_init__(self) -> None:
-        if self.pruner.name not in ABOUT:
             raise ConfigError(
-                f"pruner={self.pruner.name}: cannot be shown, it has no keep ratio to choose; take one of "
-                f"{', '.join(ABOUT)}."
+                f"{key}={name}: cannot be offered, it has no keep ratio to choose; take {', '.join(ABOUT)}."
             )
-        if self.pruner.budget not in (None, "fixed") or self.pruner.mode not in (None, "ratio"):
-            raise ConfigError("pruner.budget and pruner.mode must leave the keep ratio to the slider.")
-        if self.merger.name != "none":
-            raise ConfigError(f"merger={self.merger.name}: the demo shows pruning alone; use merger=none.")
+    if config.pruner.budget not in (None, "fixed") or config.pruner.mode not in (None, "ratio"):
+        raise ConfigError("pruner.budget and pruner.mode must leave the keep ratio to the slider.")
+    if config.merger.name != "none":
+        raise ConfigError(f"merger={config.merger.name}: the demo shows pruning alone; use merger=none.")
+    return config
 
 
 def main() -> None:
@@ -82,7 +53,7 @@ def main() -> None:
 
 
 def _work(cfg: DictConfig, out: Path) -> dict[str, Any]:
-    config = check_pipeline(DemoConfig, cfg)
+    config = _check_offer(check(DemoConfig, cfg))
     words = [str(word) for word in HydraConfig.get().overrides.task]
     serve(make_app(config, words), config)
     return {}
@@ -114,7 +85,7 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
     shared = [word for word in words if not word.lstrip("+~").startswith("pruner")]
     for name in config.pruners:
         if name not in pruners:
-            other = check_pipeline(DemoConfig, compose_words([*shared, f"pruner={name}"], config="demo"))
+            other = check(DemoConfig, compose_words([*shared, f"pruner={name}"], config="demo"))
             pruners[name] = _pruner(other).to(device)
     looker = Looker(pipeline.backbone, pruners, recipe, max_seconds=config.max_seconds)
     knows = pipeline.backbone.class_names

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..config import DepthRunConfig, check_command
+from ..config import DepthRunConfig, check
 from ..core.console import make_console
 from .common import run_command
 
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("depth_prune", lambda cfg, run_dir: run(check_command(DepthRunConfig, cfg), run_dir))
+    run_command("depth_prune", lambda cfg, run_dir: run(check(DepthRunConfig, cfg), run_dir))
 
 
 def run(config: DepthRunConfig, out: Path) -> dict[str, Any]:

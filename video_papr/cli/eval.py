@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from ..config import EvalConfig, check
-from ..config.rules import did_you_mean
+from ..config.options import did_you_mean
 from ..core.console import make_console, warn
 from ..core.errors import ConfigError, DataError, LogitsError
 from ..core.processes import ALONE, Ranks
@@ -26,7 +26,7 @@ def main() -> None:
 
 def _work(ranks: Ranks, cfg: DictConfig, out: Path) -> dict[str, Any] | float:
     """The content of results.json, or with `optimize` the one figure that a sweeper asks for."""
-    config = check(cfg)
+    config = check(EvalConfig, cfg)
     wanted = config.optimize
     if wanted is not None and wanted not in SWEEP_COLUMNS:
         raise ConfigError(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..assembly.pipeline_config import PipelineConfig, check_pipeline
-from ..config.rules import flag, or_else, positive, setting, text
+from ..config import ExportConfig, check
 from ..core.console import make_console, warn
-from ..core.errors import ConfigError
 from .common import run_command
 
 if TYPE_CHECKING:
@@ -25,32 +23,9 @@ if TYPE_CHECKING:
 DESCRIPTION = "model.json"
 
 
-@dataclass(frozen=True)
-class ExportConfig(PipelineConfig):
-    """Everything that `tools/export.py` reads. See conf/export.yaml."""
-
-    onnx: bool = setting(flag, True)
-    program: bool = setting(flag, True)
-    aot: bool | str = setting(or_else("auto", flag), "auto")
-    check_clips: int = setting(positive, 4)
-    output_dir: str = setting(text, "outputs")
-
-    def __post_init__(self) -> None:
-        if not (self.onnx or self.program or self.aot):
-            raise ConfigError("onnx, program and aot are all false: nothing is left to write.")
-        if self.runtime.dtype not in ("auto", "fp32"):
-            raise ConfigError(
-                f"runtime.dtype={self.runtime.dtype!r}: graphs are written in float32; use auto or fp32."
-            )
-        if self.runtime.kernels:
-            raise ConfigError("runtime.kernels=true: not for export; files hold torch's own operators only.")
-        if self.runtime.compile:
-            raise ConfigError("runtime.compile: not for export; aot=true writes a compiled package.")
-
-
 def main() -> None:
     """Entry point of the command."""
-    run_command("export", lambda cfg, run_dir: run(check_pipeline(ExportConfig, cfg), run_dir))
+    run_command("export", lambda cfg, run_dir: run(check(ExportConfig, cfg), run_dir))
 
 
 def run(config: ExportConfig, out: Path) -> dict[str, Any]:

@@ -7,15 +7,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from ..assembly.pipeline_config import PipelineConfig, check_pipeline
-from ..config.hydra import quote
-from ..config.rules import flag, natural, or_else, positive, positive_number, setting, text
+from ..config import PredictConfig, check
 from ..core.console import make_console, warn
 from ..core.errors import ConfigError, DataError
 from .common import print_written, run_command
@@ -27,37 +24,13 @@ SOME_FAILED = 1  # exit status when there are answers, but not for every video
 BUNDLED = "videomae_tiny_synthetic"
 
 
-@dataclass(frozen=True)
-class PredictConfig(PipelineConfig):
-    """Everything that `tools/predict.py` reads. See conf/predict.yaml."""
-
-    video: str | None = setting(or_else(None, text), None)
-    window_seconds: float | None = setting(or_else(None, positive_number), None)
-    stride_seconds: float | None = setting(or_else(None, positive_number), None)
-    top_k: int = setting(positive, 5)
-    visualize: int = setting(natural, 4)
-    output_dir: str = setting(text, "outputs")
-    progress: bool = setting(flag, True)
-
-    def __post_init__(self) -> None:
-        if self.stride_seconds is not None and self.window_seconds is None:
-            raise ConfigError(f"stride_seconds={self.stride_seconds}: needs window_seconds=SECONDS.")
-
-
 def main() -> None:
     """Entry point of the command."""
-    sys.argv[1:] = [_plain_path(word) for word in sys.argv[1:]]
     run_command("predict", _work)
 
 
-def _plain_path(word: str) -> str:
-    """Puts the path of `video=PATH` into quotes, so that it may hold spaces, commas and brackets; quotes stay."""
-    key, _, value = word.partition("=")
-    return f"{key}={quote(value)}" if key == "video" and value and value[0] not in "'\"" else word
-
-
 def _work(cfg: DictConfig, out: Path) -> dict[str, Any]:
-    summary = run(check_pipeline(PredictConfig, cfg), out)
+    summary = run(check(PredictConfig, cfg), out)
     if summary["num_failed"]:
         sys.exit(SOME_FAILED)
     return summary

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import BackboneConfig, DatasetConfig, RuntimeConfig, check_command
-from ..config.rules import flag, one_of, or_else, positive, setting, text
+from ..config import PrepareConfig, check
 from ..core.console import make_console, warn
-from ..core.errors import ConfigError
 from ..core.files import atomic_write
 from .common import run_command
 
 
-@dataclass(frozen=True)
-class PrepareConfig:
-    """Everything that `tools/prepare_data.py` reads. See conf/prepare_data.yaml."""
-
-    dataset: DatasetConfig
-    backbone: BackboneConfig
-    runtime: RuntimeConfig
-    check: str = setting(one_of("frames", "packets"), "frames")
-    min_frames: int | None = setting(or_else(None, positive), None)
-    output_dir: str = setting(text, "outputs")
-    progress: bool = setting(flag, True)
-
-    def __post_init__(self) -> None:
-        if self.dataset.name == "images":
-            raise ConfigError(
-                "dataset=images: this command checks videos; tools/eval.py counts damaged images."
-            )
-        if self.dataset.index is not None:
-            raise ConfigError(
-                f"dataset.index={self.dataset.index!r}: this command writes the index; leave it out."
-            )
-
-
 def main() -> None:
     """Entry point of the command."""
-    run_command("prepare_data", lambda cfg, run_dir: run(check_command(PrepareConfig, cfg), run_dir))
+    run_command("prepare_data", lambda cfg, run_dir: run(check(PrepareConfig, cfg), run_dir))
 
 
 def run(config: PrepareConfig, out: Path) -> dict[str, Any]:

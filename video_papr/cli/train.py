@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from ..config import TrainRunConfig, check_command
+from ..config import TrainRunConfig, check
 from ..core.console import make_console, warn
 from ..core.processes import ALONE, Ranks
 from .common import run_shared_command
@@ -21,7 +21,7 @@ def main() -> None:
 def _work(ranks: Ranks, cfg: DictConfig, out: Path) -> dict[str, Any]:
     advice = f"Run again with train.resume=true output_dir={out} to go on from the last checkpoint."
     with ranks.watched(advice):
-        return run(check_command(TrainRunConfig, cfg), out, ranks)
+        return run(check(TrainRunConfig, cfg), out, ranks)
 
 
 def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:

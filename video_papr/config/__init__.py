@@ -1,14 +1,24 @@
-"""The configuration as frozen dataclasses, checked.
+"""The configuration: one declaration per option, checked.
 
-Every wrong value raises `ConfigError` with one line that names the key, its value and what is allowed. The rules are in
-`rules`, the keys of each group of `conf/` in `groups`, `train` and `depth`, and what a command reads in `commands`.
+Every wrong value raises `ConfigError` with one line that names the key, its value and what is allowed. `options` is how
+an option is declared, `groups`, `recipes` and `commands` declare them, and `hydra` reads what is typed.
 """
 
-from .commands import DepthRunConfig, EvalConfig, TrainRunConfig, check, check_command, check_section, plain
-from .depth import DepthConfig
+from .commands import (
+    COMMANDS,
+    BenchConfig,
+    DemoConfig,
+    DepthRunConfig,
+    EvalConfig,
+    ExportConfig,
+    PipelineConfig,
+    PredictConfig,
+    PrepareConfig,
+    TrainRunConfig,
+    check,
+    plain,
+)
 from .groups import (
-    DECODER,
-    SAMPLING,
     BackboneConfig,
     DatasetConfig,
     MergerConfig,
@@ -17,17 +27,22 @@ from .groups import (
     TaskConfig,
     ViewsConfig,
 )
-from .train import TrainConfig
+from .recipes import DepthConfig, TrainConfig
 
 __all__ = [
-    "DECODER",
-    "SAMPLING",
+    "COMMANDS",
     "BackboneConfig",
+    "BenchConfig",
     "DatasetConfig",
+    "DemoConfig",
     "DepthConfig",
     "DepthRunConfig",
     "EvalConfig",
+    "ExportConfig",
     "MergerConfig",
+    "PipelineConfig",
+    "PredictConfig",
+    "PrepareConfig",
     "PrunerConfig",
     "RuntimeConfig",
     "TaskConfig",
@@ -35,7 +50,5 @@ __all__ = [
     "TrainRunConfig",
     "ViewsConfig",
     "check",
-    "check_command",
-    "check_section",
     "plain",
 ]

@@ -1,16 +1,16 @@
-"""What each command reads, and `check`, which turns a composed configuration into it."""
+"""The options of each command, and `check`, which turns a composed configuration into them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import BeforeValidator, Field
 
 from ..core.errors import ConfigError
-from .depth import DepthConfig
 from .groups import (
     BackboneConfig,
     DatasetConfig,
@@ -20,15 +20,35 @@ from .groups import (
     TaskConfig,
     ViewsConfig,
 )
-from .rules import did_you_mean, flag, natural, or_else, setting, text, wrong
-from .train import TrainConfig
+from .options import (
+    Listed,
+    Natural,
+    NonNegative,
+    Path,
+    Positive,
+    PositiveNumber,
+    Share,
+    Some,
+    Text,
+    check_each,
+    did_you_mean,
+    option,
+    options,
+    read,
+)
+from .recipes import DepthConfig, TrainConfig
+from .renamed import rename_values
 
-Section = TypeVar("Section")
+Command = TypeVar("Command")
+OUTPUT = "where the results go"
+BAR = "progress bar"
+OFFERED = ("x3d_s", "similarity", "motion", "center", "uniform", "random")
 
 
-@dataclass(frozen=True)
-class EvalConfig:
-    """Everything that `tools/eval.py` reads."""
+# fmt: off
+@options(kw_only=True)
+class PipelineConfig:
+    """What makes a pipeline. Of `dataset` it reads how frames are chosen and which weights are meant."""
 
     dataset: DatasetConfig
     backbone: BackboneConfig
@@ -36,17 +56,29 @@ class EvalConfig:
     merger: MergerConfig
     views: ViewsConfig
     runtime: RuntimeConfig
+    seed: Natural = option(0, "of random weights and of whatever is drawn at random")
+
+    @property
+    def reading(self) -> DatasetConfig:
+        """How a video is read."""
+        return self.dataset
+
+
+@options(kw_only=True)
+class EvalConfig(PipelineConfig):
+    """Everything that `tools/eval.py` reads."""
+
     task: TaskConfig
-    seed: int = setting(natural, 0)
-    output_dir: str = setting(text, "outputs")
-    resume: bool = setting(flag, True)
-    baseline: bool = setting(flag, True)
-    share_maps: bool = setting(flag, False)
-    visualize: int = setting(natural, 4)
-    progress: bool = setting(flag, True)
-    optimize: str | None = setting(or_else(None, text), None)
+    output_dir: Path = option(help="where the results go; the jobs of a sweep in 0, 1, ... below it")
+    resume: bool = option(True, "go on with what an earlier run in output_dir has finished; false: start over")
+    share_maps: bool = option(False, "the crops of a clip share one map: what they cover is scored once")
+    baseline: bool = option(True, "also run the dense model on the same views and compare, video by video")
+    visualize: Natural = option(4, "kept_tubelets.png shows so many videos; 0: no picture")
+    progress: bool = option(True, "progress bar with running accuracy and throughput")
+    optimize: Text | None = option(None, "column of summary.csv that the job answers with, for sweepers that search")
 
     def __post_init__(self) -> None:
+        self.dataset.check_listed()
         images = self.dataset.name == "images"
         if self.task.name == "image" and not images:
             raise ConfigError(f"task=image: dataset={self.dataset.name} holds videos; use dataset=images.")
@@ -65,110 +97,205 @@ class EvalConfig:
             raise ConfigError(f"views.clips={self.views.clips}: an image is one clip; use views=1x1 or 1x3.")
 
 
-@dataclass(frozen=True)
-class TrainRunConfig:
+@options(kw_only=True)
+class PredictConfig(PipelineConfig):
+    """Everything that `tools/predict.py` reads."""
+
+    video: Path | None = option(None, "file, folder, pattern such as clips/*.mp4, or - for paths from stdin")
+    window_seconds: PositiveNumber | None = option(None, "answer windows of this length; null: the whole video")
+    stride_seconds: PositiveNumber | None = option(None, "from window to window; null: they lie side by side")
+    top_k: Positive = option(5, "classes in each answer")
+    visualize: Natural = option(4, "pictures and films of what was kept for so many videos; 0: none")
+    output_dir: Path = option(help=OUTPUT)
+    progress: bool = option(True, BAR)
+
+    def __post_init__(self) -> None:
+        if self.stride_seconds is not None and self.window_seconds is None:
+            raise ConfigError(f"stride_seconds={self.stride_seconds}: needs window_seconds=SECONDS.")
+
+
+@options(kw_only=True)
+class ExportConfig(PipelineConfig):
+    """Everything that `tools/export.py` reads."""
+
+    onnx: bool = option(True, "model.onnx, for ONNX Runtime and what else reads ONNX")
+    program: bool = option(True, "model.pt2, for torch.export.load")
+    aot: bool | Literal["auto"] = option("auto", "model.aot.pt2, by AOTInductor; auto: if there is a C++ compiler")
+    check_clips: Positive = option(4, "clips of noise, and as many synthetic ones, that each file answers as a check")
+    output_dir: Path = option(help=OUTPUT)
+
+    def __post_init__(self) -> None:
+        if not (self.onnx or self.program or self.aot):
+            raise ConfigError("onnx, program and aot are all false: nothing is left to write.")
+        if self.runtime.dtype not in ("auto", "fp32"):
+            raise ConfigError(
+                f"runtime.dtype={self.runtime.dtype!r}: graphs are written in float32; use auto or fp32."
+            )
+        if self.runtime.kernels:
+            raise ConfigError("runtime.kernels=true: not for export; files hold torch's own operators only.")
+        if self.runtime.compile:
+            raise ConfigError("runtime.compile: not for export; aot=true writes a compiled package.")
+
+
+@options(kw_only=True)
+class DemoConfig(PipelineConfig):
+    """Everything that the browser demo reads."""
+
+    pruners: Listed[Text] = option(OFFERED, "on offer on the page, beside that of the group")
+    host: Text = option("127.0.0.1", "address to listen on; 0.0.0.0: whoever reaches it, without a password")
+    port: Annotated[int, Field(ge=0, le=65535)] = option(7860, "0: any free one")
+    max_upload_mb: PositiveNumber = option(50.0, "largest file that is taken")
+    max_seconds: PositiveNumber = option(60.0, "longest video that is taken")
+    max_waiting: Natural = option(8, "people who may wait while one is answered")
+    examples: Natural = option(6, "synthetic clips to pick, made once and cached; 0: none")
+    output_dir: Path = option(help="the configuration; uploads and films are removed at the end")
+
+
+@options(kw_only=True)
+class ListingConfig:
+    """What reads whole datasets."""
+
+    dataset: DatasetConfig
+    backbone: BackboneConfig
+    runtime: RuntimeConfig
+    output_dir: Path = option(help=OUTPUT)
+    progress: bool = option(True, BAR)
+
+    def __post_init__(self) -> None:
+        self.dataset.check_listed()
+
+
+@options(kw_only=True)
+class TrainRunConfig(ListingConfig):
     """Everything that `tools/train.py` reads."""
 
-    dataset: DatasetConfig
-    backbone: BackboneConfig
-    runtime: RuntimeConfig
     train: TrainConfig
-    seed: int = setting(natural, 0)
-    output_dir: str = setting(text, "outputs")
-    progress: bool = setting(flag, True)
+    seed: Natural = option(0, "of random weights, order and augmentation")
 
 
-@dataclass(frozen=True)
-class DepthRunConfig:
+@options(kw_only=True)
+class DepthRunConfig(ListingConfig):
     """Everything that `tools/depth_prune.py` reads."""
 
-    dataset: DatasetConfig
-    backbone: BackboneConfig
-    runtime: RuntimeConfig
     depth: DepthConfig
-    seed: int = setting(natural, 0)
-    output_dir: str = setting(text, "outputs")
-    progress: bool = setting(flag, True)
+    seed: Natural = option(0, "of subnets, search, order and augmentation")
 
 
-SECTIONS: dict[str, type] = {
-    "depth": DepthConfig,
-    "dataset": DatasetConfig,
-    "backbone": BackboneConfig,
-    "pruner": PrunerConfig,
-    "merger": MergerConfig,
-    "views": ViewsConfig,
-    "runtime": RuntimeConfig,
-    "train": TrainConfig,
-    "task": TaskConfig,
+@options(kw_only=True)
+class PrepareConfig(ListingConfig):
+    """Everything that `tools/prepare_data.py` reads."""
+
+    check: Literal["frames", "packets"] = option("frames", "decode every frame; packets: the first one only, faster")
+    min_frames: Positive | None = option(None, "fewer frames are too short; null: what a clip of the backbone reads")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dataset.name == "images":
+            raise ConfigError(
+                "dataset=images: this command checks videos; tools/eval.py counts damaged images."
+            )
+        if self.dataset.index is not None:
+            raise ConfigError(
+                f"dataset.index={self.dataset.index!r}: this command writes the index; leave it out."
+            )
+
+
+def _pruner(value: Any) -> Any:
+    """A name, or a mapping of `name` and other keys of the group pruner."""
+    if isinstance(value, str):
+        value = {"name": value}
+    made = read(PrunerConfig, value) if isinstance(value, Mapping) else value
+    if isinstance(made, PrunerConfig) and made.name == "none":
+        raise ValueError("the dense model is always among the variants; name pruners only")
+    return made
+
+
+Backbone = Literal["videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h", "vivit_b"]
+Variant = Annotated[PrunerConfig, BeforeValidator(_pruner)]
+
+
+@options(kw_only=True)
+class BenchConfig:
+    """Everything that `tools/bench.py` reads; of `runtime` device, compile, kernels, packing and threads."""
+
+    runtime: RuntimeConfig
+    backbones: Some[Backbone] = option(("videomae_s",), "architectures, with random weights")
+    pruners: Listed[Variant] = option(("x3d_s", "random"), "names, or names with keys: {name: x3d_s, frames: 4}")
+    keep_ratios: Some[Share] = option((0.3,), "of every pruner that has one")
+    tome: Listed[Positive] = option((), "ToMe with so many tokens merged per block, one variant each")
+    huggingface: bool | Literal["auto"] = option("auto", "transformers' own model; auto: where it is installed")
+    batch_sizes: Some[Positive] = option((1,), "clips per call")
+    dtypes: Some[Literal["fp32", "bf16", "fp16"]] = option(("fp32",), "of weights; fp16: GPU only")
+    num_frames: Some[Positive | None] = option((None,), "of a clip; null: the architecture's own")
+    input_sizes: Some[Positive | None] = option((None,), "in pixels; null: the architecture's own")
+    vary: Literal["all", "one"] = option("all", "every combination; one: frames, sizes and batches one at a time")
+    video: Path | None = option(None, "file to decode and to cut the clips from; null: synthetic clips")
+    stages: bool = option(True, "also time every stage by itself")
+    ceilings: bool = option(True, "also measure the device's fastest matrix product and copy")
+    repeats: Positive = option(10, "rounds; every variant runs once in each, in an order that is drawn anew")
+    warmup: Natural = option(1, "calls of each variant before the first round")
+    sample_ms: NonNegative = option(100.0, "a call that is shorter is repeated until it takes so long")
+    seed: Natural = option(0, "of random weights, clips and the order of the rounds")
+    output_dir: Path = option(help=OUTPUT)
+    progress: bool = option(True, "progress bar over the rounds")
+
+
+# fmt: on
+COMMANDS: dict[str, type] = {
+    "eval": EvalConfig,
+    "predict": PredictConfig,
+    "train": TrainRunConfig,
+    "depth_prune": DepthRunConfig,
+    "prepare_data": PrepareConfig,
+    "export": ExportConfig,
+    "bench": BenchConfig,
+    "demo": DemoConfig,
 }
 
 
-def check_section(schema: type[Section], values: Any, prefix: str = "") -> Section:
-    """Checks the keys of one group against their dataclass.
-
-    Args:
-        schema: one of the dataclasses above, or another whose fields are made the same way.
-        values: mapping of the group's keys to plain values.
-        prefix: the group's name, for messages.
-
-    Raises:
-        ConfigError: an unknown or missing key, or a value that is not allowed.
-    """
-    dot = f"{prefix}." if prefix else ""
-    if not isinstance(values, Mapping):
-        raise wrong(prefix, values, "must be an option of the group, with its keys")
-    known = {f.name: f for f in fields(schema)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(
-                f"{dot}{key}: no such key.{did_you_mean(str(key), known)} Known: {', '.join(known)}."
-            )
-    for name, entry in known.items():
-        if name not in values and entry.default is MISSING:
-            raise ConfigError(f"{dot}{name} is not set.")
-    return schema(**{key: known[key].metadata["rule"](f"{dot}{key}", value) for key, value in values.items()})
+def sections(schema: type) -> dict[str, type]:
+    """The groups that a command reads."""
+    hints = get_type_hints(schema)
+    return {f.name: hints[f.name] for f in dataclasses.fields(schema) if hasattr(hints[f.name], "prefix")}
 
 
 def plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """Resolves a composed configuration into plain dicts and values.
+    """Resolves a composed configuration into plain dicts and values, with keys and values by their new names.
 
     Raises:
         ConfigError: a reference to a key that does not exist, or a value still to be given (`???`).
     """
     if not isinstance(cfg, DictConfig):
-        return dict(cfg)
+        return rename_values({str(key): value for key, value in cfg.items()})
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return rename_values({str(key): value for key, value in values.items()})
 
 
-def check(cfg: DictConfig | Mapping[str, Any]) -> EvalConfig:
-    """Checks a composed configuration of `tools/eval.py`; see `check_command`."""
-    return check_command(EvalConfig, cfg)
-
-
-def check_command(schema: type[Section], cfg: DictConfig | Mapping[str, Any]) -> Section:
-    """Checks a composed configuration against the schema of its command.
+def check(schema: type[Command], cfg: DictConfig | Mapping[str, Any]) -> Command:
+    """Checks a composed configuration against the options of its command, one of `COMMANDS`.
 
     Raises:
         ConfigError: the first wrong key, in one line.
     """
     values = plain(cfg)
-    entries = fields(schema)  # type: ignore[arg-type]
-    rules = {f.name: f.metadata["rule"] for f in entries if "rule" in f.metadata}
-    sections = {f.name: SECTIONS[f.name] for f in entries if f.name in SECTIONS}
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        if key in rules:
-            checked[key] = rules[key](key, value)
-        elif key not in sections:
-            raise ConfigError(f"{key}: no such key.{did_you_mean(key, [*rules, *sections])}")
-    for name, section in sections.items():  # after the keys above, which the groups may refer to
-        if name not in values:
+    groups = sections(schema)
+    known = {field.name for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{key}: no such key.{did_you_mean(key, sorted(known))}")
+    for name, group in groups.items():
+        given = values.get(name)
+        if given is None:
             raise ConfigError(f"{name} is not set: choose an option of the group, {name}=OPTION.")
-        checked[name] = check_section(section, values[name], name)
-    return schema(**checked)
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{name}={given!r}: must be an option of the group, with its keys.")
+        try:
+            values[name] = read(group, given)
+        except ConfigError:  # a key of no group, which the group refers to, may be the one that is wrong
+            check_each(schema, {key: value for key, value in values.items() if key not in groups})
+            raise
+    return read(schema, values)

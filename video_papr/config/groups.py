@@ -1,107 +1,138 @@
-"""The groups of `conf/`: which keys each has, and what values they take.
+"""The options of each group of `conf/`: type, range, default and one line of help, each written once, here.
 
-What a key means is written beside it in `conf/`.
+A default that depends on the chosen option (the size of a scorer's frames, say) is in that option's YAML file instead;
+its declaration is `option(None, ...)`, and None means that the key is not there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import fields
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from ..core.errors import ConfigError
-from .rules import (
-    any_number,
-    anything,
-    cell,
-    flag,
-    flag_or,
-    frame_size,
-    from_0_to_1,
-    mapping,
-    natural,
-    non_negative,
-    off_or_place,
-    one_of,
-    or_else,
-    places,
-    positive,
-    positive_number,
-    ratio,
-    setting,
-    share,
-    some_of,
-    text,
+from .options import (
+    From0To1,
+    Natural,
+    NonNegative,
+    Number,
+    Path,
+    Positive,
+    PositiveNumber,
+    Share,
+    Some,
+    Text,
+    Tuple,
+    Unset,
+    did_you_mean,
+    option,
+    options,
 )
+from .sources import names
 
-# Of the group `dataset`, also where no dataset is listed (cli/pipeline_config.py).
-DECODER = one_of("auto", "decord", "pyav", "pillow")
-SAMPLING = one_of("dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense")
+Decoder = Literal["auto", "decord", "pyav", "pillow"]
+DecodeSize = Literal["full", "short_side"]
+Sampling = Literal["dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense"]
+Camera = Literal["mixed", "calm", "shaky"]
+Stage = Literal["res2", "res3", "res4", "res5", "head"]
+Stages = Some[Stage]
+Scope = Literal["global", "frame"]
+Budget = Literal["fixed", "top_p", "threshold"]
+Mode = Literal["ratio", "threshold", "adaptive"]
+Diversity = Literal["none", "cluster", "grid"]
+Compensation = Literal["none", "pool", "merge"]
+Schedule = Literal["constant", "decreasing"]
+Compile = bool | Literal["reduce-overhead", "max-autotune"]
+Packing = Literal["auto", "packed", "bucketed"]
 
 
-@dataclass(frozen=True)
+def _or_off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return None if value is False or value == "off" else value
+
+
+Cache = Annotated[Path | None, BeforeValidator(_or_off)]
+Sides = Tuple[Annotated[tuple[Positive, Positive], Field(description="[height, width]")]]
+CELL = "[frames, height, width], three whole numbers of at least 1"
+Cell = Tuple[Annotated[tuple[Positive, Positive, Positive], Field(description=CELL)]]
+BLOCKS = "a list of ascending ones, as in [3,6,9]"
+Blocks = Tuple[Annotated[tuple[Natural, ...], Field(min_length=1, description=BLOCKS)]]
+
+
+def _check_name(group: str, name: str, hint: str = "") -> None:
+    """A name is that of a file in conf/GROUP."""
+    known = names(group)
+    if known and name not in known:
+        guess = did_you_mean(name, known)
+        raise ConfigError(f"{group}.name={name!r}: must be one of {', '.join(known)}.{guess}{hint}")
+
+
+# fmt: off
+@options("dataset")
 class DatasetConfig:
-    """Which videos, and which of their frames. See conf/dataset/."""
+    """Which videos, and which of their frames."""
 
-    name: str = setting(one_of("synthetic", "folder", "csv", "k400", "ssv2", "ucf101", "hmdb51", "images"))
-    root: str | None = setting(or_else(None, text), None)
-    annotations: str | None = setting(or_else(None, text), None)
-    class_names: str | None = setting(or_else(None, text), None)
-    index: str | None = setting(or_else(None, text), None)
-    limit: int | None = setting(or_else(None, positive), None)
-    decoder: str = setting(DECODER, "auto")
-    decode_size: str = setting(one_of("full", "short_side"), "full")
-    decode_timeout_s: float = setting(positive_number, 120.0)
-    decode_memory_mb: int | None = setting(or_else(None, positive), 8192)
-    max_pixels: int | None = setting(or_else(None, positive), 33_177_600)
-    max_frames: int | None = setting(or_else(None, positive), 1_000_000)
-    allow_outside_root: bool = setting(flag, False)
-    sampling: str = setting(SAMPLING, "dense")
-    frame_stride: int = setting(positive, 4)
-    short_side: int | None = setting(or_else(None, positive), None)
-    split: str = setting(one_of("test", "val", "train"), "test")
-    fold: int = setting(one_of(1, 2, 3), 1)
-    seed: int = setting(natural, 0)
-    num_videos: int = setting(positive, 600)
-    camera: str | None = setting(one_of("mixed", "calm", "shaky", None), None)
-    cache_dir: str | None = setting(or_else(None, text), None)
-    clip_cache: str | None = setting(off_or_place, None)
-    clip_cache_gb: float = setting(positive_number, 10.0)
-    bundled: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
-    scorer: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
+    name: Text = option(help="kind of dataset; set by the option")
+    root: Path | None = option(None, "folder of the videos")
+    annotations: Path | None = option(None, "list of videos and labels; null: labels are the names of folders")
+    class_names: Path | None = option(None, "file of class names in the order of the labels")
+    index: Path | None = option(None, "index.csv of tools/prepare_data.py: videos known to be damaged fail at once")
+    limit: Positive | None = option(None, "only so many videos, drawn at random but always the same; null: all")
+    decoder: Decoder = option("auto", "auto: decord, and PyAV where decord refuses; pillow reads images")
+    decode_size: DecodeSize = option("full", "short_side: PyAV scales large frames while it decodes; for eval.py")
+    decode_timeout_s: PositiveNumber = option(120.0, "seconds that decoding one video may take; needs workers")
+    decode_memory_mb: Positive | None = option(8192, "MiB that a decoding process may take; needs workers")
+    max_pixels: Positive | None = option(33_177_600, "videos with larger frames fail; the default is 7680 x 4320")
+    max_frames: Positive | None = option(1_000_000, "videos with more frames fail before they are decoded")
+    allow_outside_root: bool = option(False, "true: paths of a list, and links, may lead out of root")
+    sampling: Sampling = option("dense", "dense: frame_stride apart; uniform: one frame from each segment (TSN)")
+    frame_stride: Positive = option(4, "frames between two sampled ones, for dense sampling")
+    short_side: Positive | None = option(None, "pixels of the shorter side before cropping; null: as the backbone")
+    split: Literal["test", "val", "train"] = option("test", "synthetic, hmdb51: which part of the dataset")
+    fold: Literal[1, 2, 3] = option(1, "hmdb51: which of the three official splits")
+    seed: Natural = option(0, "synthetic: another seed makes a fresh split of the same kind")
+    num_videos: Positive = option(600, "synthetic: videos to make")
+    camera: Camera | Unset = option(None, "synthetic: mixed pans and shakes; calm: a tenth of that; shaky: twice")
+    cache_dir: Path | None = option(None, "folder of made videos and decoded clips; null: the user's cache directory")
+    clip_cache: Cache = option(None, "folder that keeps decoded views between runs, or auto; null: none; for eval.py")
+    clip_cache_gb: PositiveNumber = option(10.0, "largest size of clip_cache, in GB (1e9 bytes)")
+    bundled: dict[str, Any] | Unset = option(None, "weights in the package trained on this dataset")
+    scorer: dict[str, Any] | Unset = option(None, "settings of the bundled scorer that differ from the paper's")
 
     def __post_init__(self) -> None:
-        if self.name != "synthetic" and self.root is None:
-            raise ConfigError(f"dataset.root is not set: dataset={self.name} needs dataset.root=PATH.")
-        if self.name in ("csv", "ssv2") and self.annotations is None:
-            raise ConfigError(
-                f"dataset.annotations is not set: dataset={self.name} needs dataset.annotations=FILE."
-            )
+        _check_name("dataset", self.name)
         if self.decode_size != "full" and self.decoder not in ("auto", "pyav"):
             raise ConfigError(
                 f"dataset.decode_size={self.decode_size}: dataset.decoder={self.decoder} reads whole frames; "
                 "use auto or pyav, or dataset.decode_size=full."
             )
 
+    def check_listed(self) -> None:
+        """Refuses a dataset whose videos cannot be listed; predict.py, say, needs none."""
+        for key, where in (("root", "PATH"), ("annotations", "FILE")):
+            needed = self.name != "synthetic" if key == "root" else self.name in ("csv", "ssv2")
+            if needed and getattr(self, key) is None:
+                raise ConfigError(
+                    f"dataset.{key} is not set: dataset={self.name} needs dataset.{key}={where}."
+                )
 
-@dataclass(frozen=True)
+
+@options("backbone")
 class BackboneConfig:
-    """The video transformer. See conf/backbone/."""
+    """The video transformer."""
 
-    name: str = setting(
-        one_of(
-            *("videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h", "vivit_b"),
-            *("vjepa2_l", "vjepa2_h", "vjepa2_g", "timm_vit"),
-        )
-    )
-    model: str | None = setting(or_else(None, text), None)
-    weights: str | None = setting(or_else(None, text), None)
-    num_classes: int | None = setting(or_else(None, positive), None)
-    replace_head: bool = setting(flag, False)
-    num_frames: int | None = setting(or_else(None, positive), None)
-    input_size: int | tuple[int, int] | None = setting(or_else(None, frame_size), None)
-    published: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
+    name: Text = option(help="architecture; set by the option")
+    model: Text | Unset = option(None, "timm_vit: timm's name, with or without the tag of its weights")
+    weights: Path | None = option(None, "bundled name, file, folder or org/name of the Hugging Face Hub; null: random")
+    num_classes: Positive | None = option(None, "null: what the weights say, otherwise the dataset's classes")
+    replace_head: bool = option(False, "true: a new, untrained classifier of num_classes classes")
+    num_frames: Positive | None = option(None, "frames of a clip; null: the architecture's own")
+    input_size: Positive | Sides | None = option(None, "height and width in pixels; null: the architecture's own")
+    published: dict[str, Any] | Unset = option(None, "weights that the authors publish, by dataset")
 
     def __post_init__(self) -> None:
+        _check_name("backbone", self.name)
         if self.replace_head and (self.weights is None or self.num_classes is None):
             raise ConfigError("backbone.replace_head=true needs backbone.weights= and backbone.num_classes=.")
         if isinstance(self.input_size, tuple) and self.name != "timm_vit":
@@ -110,86 +141,80 @@ class BackboneConfig:
             )
 
 
-PRUNER_NAMES = one_of(
-    *("none", "x3d_xs", "x3d_s", "x3d_m", "papr_plus", "image_convnet", "similarity", "run_length"),
-    *("random", "uniform", "center", "motion", "brightness"),
-)
-
-
-@dataclass(frozen=True)
+@options("pruner")
 class PrunerConfig:
-    """Which tubelets stay. A key that a pruner does not have is None and is not passed on. See conf/pruner/."""
+    """Which tubelets are kept. A key that a pruner does not have is None, and is not passed on."""
 
-    name: str = setting(text)  # one of PRUNER_NAMES, unless there is a scorer
-    keep_ratio: float | None = setting(ratio, None)
-    model: str | None = setting(or_else(None, text), None)
-    weights: str | None = setting(or_else(None, text), None)
-    scope: str | None = setting(one_of("global", "frame", "place", None), None)
-    align_corners: bool | None = setting(or_else(None, flag), None)
-    cell_center: float | None = setting(or_else(None, non_negative), None)
-    stage: str | None = setting(one_of("head", "res2", "res3", "res4", "res5", None), None)
-    stages: tuple[str, ...] | None = setting(
-        or_else(None, some_of("res2", "res3", "res4", "res5", "head")), None
-    )
-    motion: float | None = setting(or_else(None, non_negative), None)
-    floor: float | None = setting(or_else(None, from_0_to_1), None)
-    ground: float | None = setting(or_else(None, from_0_to_1), None)
-    frames: int | None = setting(or_else(None, positive), None)
-    size: int | None = setting(or_else(None, positive), None)
-    seed: int | None = setting(or_else(None, natural), None)
-    published: Any = field(default=None, metadata={"rule": anything})  # read by interpolation only
-    budget: str | None = setting(one_of("fixed", "mass", "threshold", None), None)
-    mass: float | None = setting(or_else(None, share), None)
-    threshold: float | None = setting(or_else(None, from_0_to_1), None)
-    min_keep: float | None = setting(or_else(None, share), None)
-    max_keep: float | None = setting(or_else(None, share), None)
-    tau: float | None = setting(or_else(None, any_number), None)
-    mode: str | None = setting(one_of("ratio", "threshold", "adaptive", None), None)
-    deviations: float | None = setting(or_else(None, any_number), None)
-    diversity: str | None = setting(one_of("none", "cluster", "grid", None), None)
-    cluster_tau: float | None = setting(or_else(None, any_number), None)
-    after_block: int | tuple[int, ...] | None = setting(or_else(None, places), None)
-    carry: str | None = setting(one_of("none", "pool", "merge", None), None)
-    carry_cell: tuple[int, int, int] | None = setting(or_else(None, cell), None)
-    scorer: str | None = setting(or_else(None, text), None)
-    scorer_options: dict[str, Any] | None = setting(or_else(None, mapping), None)
+    name: Text = option(help="kind of pruner; set by the option")
+    keep_ratio: Share | Unset = option(None, "share of the tubelets that is kept")
+    model: Text | Unset = option(None, "timm's name of a ConvNet, with or without the tag of its weights")
+    weights: Path | None = option(None, "of the scorer: bundled or published name, or file; null: random")
+    scope: Scope | Unset = option(None, "global: one ranking over space and time; frame: as many from each frame")
+    align_corners: bool | Unset = option(None, "how the map is resized to the token grid; true as published")
+    cell_center: NonNegative | Unset = option(None, "where in its square a cell of the map looks; 0.5: the middle")
+    stage: Stage | Unset = option(None, "layer of X3D that gives the map; head: the last, as published")
+    stages: Stages | Unset = option(None, "layers of X3D whose standardised maps are added; X3D stops after the last")
+    motion: NonNegative | Unset = option(None, "weight of the frame difference beside the map; 0: not used")
+    min_per_frame: From0To1 | Unset = option(None, "every frame is sure of this share of an even split")
+    uniform_share: From0To1 | Unset = option(None, "this share of the kept tubelets lies evenly, whatever the map says")
+    frames: Positive | None = option(None, "frames of a clip that the scorer sees; null: as the token grid")
+    size: Positive | None = option(None, "height and width that the scorer sees, in pixels; null: the view as it is")
+    seed: Natural | Unset = option(None, "of random weights, and of what random draws")
+    published: dict[str, Any] | Unset = option(None, "weights that the authors publish, by dataset")
+    budget: Budget | Unset = option(None, "fixed: keep_ratio of every clip; otherwise as many as the clip's map says")
+    top_p: Share | Unset = option(None, "budget=top_p: the fewest tubelets that hold this share of the map's mass")
+    threshold: From0To1 | Unset = option(None, "budget=threshold: lowest value kept; 0 and 1: the map's own ends")
+    min_keep: Share | Unset = option(None, "at least this share of the tubelets, where the clip decides")
+    max_keep: Share | Unset = option(None, "at most this share of the tubelets, where the clip decides")
+    tau: Number | Unset = option(None, "drop from this similarity to the others, or to the previous tubelet, on")
+    mode: Mode | Unset = option(None, "keep_ratio of every clip; drop above tau; drop above mean + deviations * std")
+    deviations: Number | Unset = option(None, "mode=adaptive: standard deviations above the clip's mean")
+    diversity: Diversity | Unset = option(None, "cluster: dropped tokens have kept neighbours; grid: best of 2 x 4 x 4")
+    cluster_tau: Number | Unset = option(None, "diversity=cluster: cosine similarity of neighbours, -1 to 1")
+    after_block: Natural | Blocks | Unset = option(None, "blocks that read all tokens first; a list: step by step")
+    compensation: Compensation | Unset = option(None, "pool: kept tokens count more often; merge: one token per region")
+    compensation_cell: Cell | Unset = option(None, "compensation=merge: size of a region in tokens")
+    scorer: Text | None = option(None, "import path of a scorer of your own, package.module:Name")
+    scorer_options: dict[str, Any] | Unset = option(None, "its keyword arguments")
 
     def __post_init__(self) -> None:
-        if self.scorer is not None:
-            return
-        try:
-            PRUNER_NAMES("pruner.name", self.name)
-        except ConfigError as error:
-            raise ConfigError(f"{error} A pruner of your own also needs pruner.scorer.") from None
+        if self.scorer is None:
+            _check_name("pruner", self.name, " A pruner of your own also needs pruner.scorer.")
+        if isinstance(self.after_block, tuple) and list(self.after_block) != sorted(set(self.after_block)):
+            raise ConfigError(
+                f"pruner.after_block={list(self.after_block)}: must be a whole number of at least 0, or a list of "
+                "ascending ones, as in [3,6,9]."
+            )
 
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments for `build_pruner` beside the name."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "published")}
-        return {key: value for key, value in given.items() if value is not None}
+        return _given(self)
 
 
-@dataclass(frozen=True)
+@options("merger")
 class MergerConfig:
-    """Which tokens are joined inside the backbone. A key that a merger does not have is None. See conf/merger/."""
+    """Which tokens are joined inside the backbone. A key that a merger does not have is None."""
 
-    name: str = setting(one_of("none", "tome"))
-    r: int | None = setting(or_else(None, natural), None)
-    schedule: str | None = setting(one_of("constant", "decreasing", None), None)
+    name: Text = option(help="kind of merger; set by the option")
+    r: Natural | Unset = option(None, "tokens merged per block, at most half of those that there are")
+    schedule: Schedule | Unset = option(None, "constant: r in every block; decreasing: from 2 r in the first down to 0")
+
+    def __post_init__(self) -> None:
+        _check_name("merger", self.name)
 
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments for `build_merger` beside the name."""
-        given = {"r": self.r, "schedule": self.schedule}
-        return {key: value for key, value in given.items() if value is not None}
+        return _given(self)
 
 
-@dataclass(frozen=True)
+@options("views")
 class ViewsConfig:
-    """Clips per video and crops per clip. See conf/views/."""
+    """Clips per video and crops per clip."""
 
-    clips: int = setting(positive)
-    crops: int = setting(one_of(1, 3))
+    clips: Positive = option(help="clips of a video, evenly spaced over it")
+    crops: Literal[1, 3] = option(help="crops of a clip; 1: centre, 3: evenly along the longer side")
 
     @property
     def per_video(self) -> int:
@@ -199,25 +224,20 @@ class ViewsConfig:
         return f"{self.clips}x{self.crops}"
 
 
-@dataclass(frozen=True)
+@options("runtime")
 class RuntimeConfig:
-    """Where and how to compute. See conf/runtime/."""
+    """Where and how to compute."""
 
-    device: str = setting(one_of("auto", "cpu", "cuda"), "auto")
-    dtype: str = setting(one_of("auto", "fp32", "bf16", "fp16"), "auto")
-    batch_size: int | str = setting(or_else("auto", positive), "auto")
-    workers: int | str = setting(or_else("auto", natural), "auto")
-    compile: bool | str = setting(flag_or("reduce-overhead", "max-autotune"), False)
-    packing: str = setting(one_of("auto", "packed", "bucketed"), "auto")
-    threads: int | None = setting(or_else(None, positive), None)
-    kernels: bool = setting(flag, False)
-    debug: bool = setting(flag, False)
-    profile: bool = setting(flag, False)
-
-    @property
-    def compile_options(self) -> dict[str, Any]:
-        """What torch.compile is told, where `compile` is not false; none for true."""
-        return {"mode": self.compile} if isinstance(self.compile, str) else {}
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: the GPU if there is one")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "auto: fp32 on the CPU, bf16 or fp16 on a GPU")
+    batch_size: Positive | Literal["auto"] = option("auto", "views per forward pass; auto: CPU 8, GPU 64")
+    workers: Natural | Literal["auto"] = option("auto", "decoding processes; 0: in the main process; auto: by cores")
+    compile: Compile = option(False, "torch.compile; reduce-overhead: with CUDA graphs; max-autotune: fastest kernels")
+    packing: Packing = option("auto", "unequal numbers of tokens: packed in one row, or in groups of similar length")
+    threads: Positive | None = option(None, "CPU threads of torch; null: torch's own choice")
+    kernels: bool = option(False, "true: kernels of our own for X3D, C++ on a CPU and Triton on a GPU")
+    debug: bool = option(False, "true: stack traces of errors that are usually one line")
+    profile: bool = option(False, "true: eval.py shows the share of each stage, and the bottleneck")
 
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.dtype == "fp16":
@@ -227,9 +247,21 @@ class RuntimeConfig:
                 "runtime.packing='packed': cannot be combined with runtime.compile=true; use auto or bucketed."
             )
 
+    @property
+    def compile_options(self) -> dict[str, Any]:
+        """What torch.compile is told, where `compile` is not false; none for true."""
+        return {"mode": self.compile} if isinstance(self.compile, str) else {}
 
-@dataclass(frozen=True)
+
+@options("task")
 class TaskConfig:
-    """What is classified. See conf/task/."""
+    """What is classified."""
 
-    name: str = setting(one_of("video", "image"), "video")
+    name: Literal["video", "image"] = option("video", "kind of task; set by the option")
+
+
+def _given(config: Any) -> dict[str, Any]:
+    found = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {
+        key: value for key, value in found.items() if value is not None and key not in ("name", "published")
+    }

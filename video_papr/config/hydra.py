@@ -1,28 +1,84 @@
-"""Hydra: where the YAML files are, composing a configuration outside of a command, and its errors in one line."""
+"""Hydra: what is typed, composing a configuration outside of a command, and errors in one line."""
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ..core.errors import ConfigError, VideoPaprError
-from .rules import did_you_mean
+from .commands import COMMANDS, sections
+from .groups import BackboneConfig, DatasetConfig, RuntimeConfig
+from .help import register
+from .options import PATH, defaults_of, did_you_mean
+from .renamed import rename_word
+from .sources import config_source
+
+# Flags of Hydra; those that take a word after them.
+FLAGS = {
+    *(
+        "-h",
+        "--help",
+        "--hydra-help",
+        "--version",
+        "--resolve",
+        "-r",
+        "--run",
+        "-m",
+        "--multirun",
+        "-i",
+        "--info",
+    ),
+    *("-sc", "--shell-completion", "--experimental-rerun"),
+}
+WITH_WORD = {
+    "-c",
+    "--cfg",
+    "-p",
+    "--package",
+    "-cp",
+    "--config-path",
+    "-cn",
+    "--config-name",
+    "-cd",
+    "--config-dir",
+}
+GENERATED = ("split", "seed", "num_videos")  # keys of dataset=synthetic alone
 
 
-def config_source() -> str:
-    """Where Hydra finds `conf/`: the installed package, or the folder of a checkout that is only on PYTHONPATH."""
-    if find_spec("video_papr.conf") is not None:
-        return "pkg://video_papr.conf"
-    return str(Path(__file__).resolve().parents[2] / "conf")
+def store_defaults() -> None:
+    """Gives Hydra the declared defaults, as parts that the files of conf/ name in their lists of defaults."""
+    store = ConfigStore.instance()
+    shared = defaults_of(DatasetConfig)
+    generated = {key: shared.pop(key) for key in GENERATED}
+    splits = {"split": generated["split"], "fold": shared.pop("fold")}
+    bundled = {"backbone": None, "scorer": None}
+    parts = {"video": {**_set(shared), "bundled": bundled}, "generated": generated, "splits": splits}
+    for name, values in parts.items():
+        store.store(name=f"_{name}", node=values, group="dataset")
+    store.store(name="_base", node=_set(defaults_of(BackboneConfig)), group="backbone")
+    store.store(name="_base", node=defaults_of(RuntimeConfig), group="runtime")
+    for name, schema in COMMANDS.items():
+        own = {
+            part: defaults_of(group) for part, group in sections(schema).items() if part in ("train", "depth")
+        }
+        store.store(name=f"_{name}", node={**defaults_of(schema), **own})
+
+
+def _set(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the keys that only some options of a group have."""
+    some = ("camera", "bundled", "scorer", "model", "published")
+    return {key: value for key, value in values.items() if key not in some}
 
 
 def quote(text: str) -> str:
@@ -31,6 +87,88 @@ def quote(text: str) -> str:
     body = re.sub(r"(\\*)'", r"\1\1\\'", text)
     tail = re.search(r"\\*$", text)
     return "'" + body + (tail.group() if tail else "") + "'"
+
+
+def plain_words(command: str, words: Sequence[str]) -> list[str]:
+    """The command line as Hydra takes it: paths in quotes, `--key value` as key=value, former names by their new ones.
+
+    Args:
+        command: one of `COMMANDS`.
+        words: as the shell hands them over.
+
+    Raises:
+        ConfigError: a word that is neither key=value nor a flag.
+    """
+    if {"-sc", "--shell-completion"} & set(words):
+        return list(words)
+    paths = path_keys(command)
+    sweep = bool({"-m", "--multirun"} & set(words))
+    return [_plain(word, paths, sweep) for word in _with_keys(command, words)]
+
+
+def _with_keys(command: str, words: Sequence[str]) -> Iterator[str]:
+    """Gives a path alone its key, and takes dashes from keys."""
+    keys = {*COMMANDS[command].__annotations__, *path_keys(command)}
+    bare: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in FLAGS:
+            yield word
+        elif name in WITH_WORD:
+            yield word
+            if not equals and (following := next(rest, None)) is not None:
+                yield following
+        elif name.startswith("--"):
+            key = name[2:]
+            if key not in keys:
+                raise ConfigError(
+                    f"{word}: no such flag; keys are written without dashes, key=value. See --help."
+                )
+            given = value if equals else next(rest, None)
+            if given is None:
+                raise ConfigError(f"{word}: write {key}=VALUE.")
+            yield f"{key}={given}"
+        elif not equals and not word.startswith(("-", "~")) and command == "predict":
+            bare.append(word)
+        else:
+            yield word
+    if len(bare) > 1:
+        raise ConfigError(
+            f"{bare[1]!r}: a second video; give a folder, a pattern in quotes, or video=- and a path in each line "
+            "of stdin."
+        )
+    yield from (f"video={word}" for word in bare)
+
+
+def _plain(word: str, paths: set[str], sweep: bool) -> str:
+    word = rename_word(word)
+    key, equals, value = word.partition("=")
+    if (
+        not equals
+        or key.lstrip("+") not in paths
+        or value in ("", "null")
+        or "${" in value
+        or value[0] in "\"'"
+    ):
+        return word
+    if sweep and ("," in value or re.match(r"(choice|glob|sort|shuffle)\(", value)):
+        return word  # the jobs of a sweep
+    return f"{key}={quote(os.path.expanduser(value))}"
+
+
+def path_keys(command: str) -> set[str]:
+    """The dotted keys of a command whose values are paths."""
+    schema = COMMANDS[command]
+    found = {name for name, hint in get_type_hints(schema, include_extras=True).items() if _is_path(hint)}
+    for group, part in sections(schema).items():
+        hints = get_type_hints(part, include_extras=True)
+        found |= {f"{group}.{name}" for name, hint in hints.items() if _is_path(hint)}
+    return found
+
+
+def _is_path(hint: Any) -> bool:
+    return PATH in getattr(hint, "__metadata__", ()) or any(_is_path(part) for part in get_args(hint))
 
 
 def explain(error: Exception) -> str | None:
@@ -44,14 +182,18 @@ def explain(error: Exception) -> str | None:
         hint = did_you_mean(option, options)
         return f"{group}={option}: no such option.{hint} Options: {', '.join(options)}."
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: write key=value, or group=option."
+        key, equals, _ = str(error.override).partition("=")
+        form = f"; such a value goes in quotes, as in '{key}=\"a (b)\"'" if equals else ""
+        return f"cannot read {error.override!r}: write key=value, or group=option{form}."
+    if isinstance(error, OSError) and any(Path(f.filename).match("hydra/*/*.py") for f in _frames(error)):
+        return f"output_dir={error.filename}: {error.strerror}; must be a folder that can be made and written to."
     if isinstance(error.__cause__, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(error.__cause__)
     if text.startswith("Ambiguous value for argument"):
         return f"{text.split(chr(39))[1]}: several values; add -m to run each of them."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return text
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = _frames(error)
     if (
         isinstance(error, ValueError | TypeError)
         and frames
@@ -59,6 +201,10 @@ def explain(error: Exception) -> str | None:
     ):
         return text
     return None
+
+
+def _frames(error: Exception) -> list[traceback.FrameSummary]:
+    return list(traceback.extract_tb(error.__traceback__))
 
 
 def _unknown_key(error: OmegaConfBaseException) -> str:
@@ -82,9 +228,13 @@ def compose_words(words: Sequence[str], *, config: str = "predict") -> DictConfi
     current.clear()
     try:
         with start(package, version_base="1.3"):
-            return compose(config, overrides=list(words))
+            return compose(config, overrides=[rename_word(word) for word in words])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error) or str(error)) from error
     finally:
         # Not get_state and set_state: they would take the resolvers along, which the result still needs.
         GlobalHydra.instance().hydra = outer
+
+
+store_defaults()
+register()

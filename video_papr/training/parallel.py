@@ -3,7 +3,7 @@
 Letters: B clips in a batch, R ranks. The mean over ranks of the mean over B / R clips is the mean over B clips, so the
 steps are those of one process, to rounding. Two things are not means over clips: batch norm, which is made to see the
 whole batch on GPUs (torch has no such thing on the CPU, where each rank normalises its own rows), and the loss
-`train.follow`, a mean over the actor's tokens of each rank's rows.
+`train.motion_loss`, a mean over the actor's tokens of each rank's rows.
 """
 
 from __future__ import annotations

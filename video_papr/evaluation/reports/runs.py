@@ -14,7 +14,19 @@ from ...core.errors import DataError
 Video = tuple[str, str]  # the split that a video belongs to, and its path in it
 DENSE = "dense"  # the method that keeps every token and merges none
 # Keys along which a method draws its curve, or that make it the same method again.
-CURVE = {"keep_ratio", "mass", "threshold", "tau", "deviations", "min_keep", "max_keep", "seed", "r", "name"}
+CURVE = {
+    "keep_ratio",
+    "mass",
+    "top_p",
+    "threshold",
+    "tau",
+    "deviations",
+    "min_keep",
+    "max_keep",
+    "seed",
+    "r",
+    "name",
+}
 NEEDED = {"dataset", "pruner", "keep_ratio", "backbone", "views", "gmacs_per_view", "latency_ms"}
 
 

@@ -1,0 +1,56 @@
+"""Former spellings of keys and values, read for one release with a warning that names the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..core.console import warn
+
+KEYS = {
+    "pruner.carry": "pruner.compensation",
+    "pruner.carry_cell": "pruner.compensation_cell",
+    "pruner.floor": "pruner.min_per_frame",
+    "pruner.ground": "pruner.uniform_share",
+    "pruner.mass": "pruner.top_p",
+    "train.follow": "train.motion_loss",
+    "train.locate": "train.location_loss",
+}
+_FLIPS = {"mirror": "hflip", "mirror_actions": "hflip_actions"}
+VALUES = {"pruner.budget": {"mass": "top_p"}, "train.augment": _FLIPS, "depth.augment": _FLIPS}
+
+
+def rename_word(word: str) -> str:
+    """One word of the command line, `key=value`; the values of a sweep are renamed one by one."""
+    given, equals, value = word.partition("=")
+    key = given.lstrip("+~")
+    if not equals or (key not in KEYS and key not in VALUES):
+        return word
+    new = KEYS.get(key, key)
+    values = ",".join(VALUES.get(new, {}).get(one, one) for one in value.split(","))
+    renamed = f"{given[: len(given) - len(key)]}{new}={values}"
+    if renamed != word:
+        _tell(word, renamed)
+    return renamed
+
+
+def rename_values(values: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a composed configuration: files of options of the user's own may hold former names."""
+    renamed = {name: dict(part) if isinstance(part, Mapping) else part for name, part in values.items()}
+    for old, new in KEYS.items():
+        group, key = old.split(".")
+        section = renamed.get(group)
+        if isinstance(section, dict) and key in section:
+            _tell(old, new)
+            section[new.split(".")[1]] = section.pop(key)
+    for name, words in VALUES.items():
+        group, key = name.split(".")
+        section = renamed.get(group)
+        if isinstance(section, dict) and isinstance(section.get(key), str) and section[key] in words:
+            _tell(f"{name}={section[key]}", f"{name}={words[section[key]]}")
+            section[key] = words[section[key]]
+    return renamed
+
+
+def _tell(old: str, new: str) -> None:
+    warn(f"{old} is the former spelling of {new}; it will be read for one more release")
