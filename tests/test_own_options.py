@@ -232,5 +232,5 @@ def test_option_without_a_scorer(run_eval: Command, tmp_path: Path) -> None:
     (tmp_path / "pruner" / "edges.yaml").write_text("defaults:\n  - _own\n\nname: edges\n")
     status, _, errors = run_eval("--config-dir", str(tmp_path), "pruner=edges")
     assert status == 2
-    assert errors.startswith("error: pruner.name='edges': must be one of none, ")
+    assert errors.startswith("error: pruner.name='edges': must be one of brightness, center, ")
     assert errors.endswith("A pruner of your own also needs pruner.scorer.\n")
