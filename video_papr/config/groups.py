@@ -37,7 +37,7 @@ Sampling = Literal["dense", "uniform", "videomae_dense", "videomae_uniform", "vi
 Camera = Literal["mixed", "calm", "shaky"]
 Stage = Literal["res2", "res3", "res4", "res5", "head"]
 Stages = Some[Stage]
-Scope = Literal["global", "frame"]
+Scope = Literal["global", "frame", "place"]
 Budget = Literal["fixed", "top_p", "threshold"]
 Mode = Literal["ratio", "threshold", "adaptive"]
 Diversity = Literal["none", "cluster", "grid"]
@@ -149,7 +149,7 @@ class PrunerConfig:
     keep_ratio: Share | Unset = option(None, "share of the tubelets that is kept")
     model: Text | Unset = option(None, "timm's name of a ConvNet, with or without the tag of its weights")
     weights: Path | None = option(None, "of the scorer: bundled or published name, or file; null: random")
-    scope: Scope | Unset = option(None, "global: one ranking over space and time; frame: as many from each frame")
+    scope: Scope | Unset = option(None, "one ranking; frame: as many from each frame; place: the same places in each")
     align_corners: bool | Unset = option(None, "how the map is resized to the token grid; true as published")
     cell_center: NonNegative | Unset = option(None, "where in its square a cell of the map looks; 0.5: the middle")
     stage: Stage | Unset = option(None, "layer of X3D that gives the map; head: the last, as published")
