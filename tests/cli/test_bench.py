@@ -92,8 +92,8 @@ def test_one_thing_at_a_time(bench: Command, tmp_path: Path) -> None:
 
 
 WRONG = {
-    "backbones=[videomae_x]": "backbones='videomae_x': must be one of videomae_tiny, ",
-    "backbones=[]": "backbones=[]: must be a list of one or more, each one of videomae_tiny, ",
+    "backbones=[videomae_x]": "backbones='videomae_x': must be one of videomae_b, ",
+    "backbones=[]": "backbones=[]: must be a list of one or more, each a name or a path.",
     "pruners=[x3d_q]": "pruner.name='x3d_q': must be one of ",
     "pruners=[none]": "pruners='none': the dense model is always among the variants",
     "keep_ratios=[0.3,0]": "keep_ratios=0: must be a number above 0",

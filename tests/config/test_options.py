@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,6 @@ from video_papr.config import (
 from video_papr.config.hydra import compose_words, plain_words
 from video_papr.config.options import allowed, schemas
 from video_papr.core.errors import ConfigError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -216,18 +211,3 @@ def test_former_names_are_read_with_a_warning(
     assert "pruner.carry is the former spelling of pruner.compensation" in capsys.readouterr().err.replace(
         "\n", " "
     )
-
-
-def _output_dirs(tmp_path: Path) -> Iterator[Path]:
-    file = tmp_path / "file"
-    file.touch()
-    yield file
-    yield file / "below"
-
-
-def test_output_dir_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
-    for place in _output_dirs(tmp_path):
-        words = [sys.executable, "tools/eval.py", f"output_dir={place}"]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"error: output_dir={place}: ") and done.stderr.count("\n") == 1

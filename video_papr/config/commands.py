@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..core.errors import ConfigError
 from .groups import (
@@ -38,6 +38,7 @@ from .options import (
 )
 from .recipes import DepthConfig, TrainConfig
 from .renamed import rename_values
+from .sources import names
 
 Command = TypeVar("Command")
 OUTPUT = "where the results go"
@@ -210,7 +211,14 @@ def _pruner(value: Any) -> Any:
     return made
 
 
-Backbone = Literal["videomae_tiny", "videomae_s", "videomae_b", "videomae_l", "videomae_h", "vivit_b"]
+def _backbone(name: str) -> str:
+    video = [known for known in names("backbone") if known != "timm_vit"]
+    if name not in video:
+        raise ValueError(f"must be one of {', '.join(video)}")
+    return name
+
+
+Backbone = Annotated[Text, AfterValidator(_backbone)]
 Variant = Annotated[PrunerConfig, BeforeValidator(_pruner)]
 
 

@@ -185,15 +185,13 @@ def explain(error: Exception) -> str | None:
         key, equals, _ = str(error.override).partition("=")
         form = f"; such a value goes in quotes, as in '{key}=\"a (b)\"'" if equals else ""
         return f"cannot read {error.override!r}: write key=value, or group=option{form}."
-    if isinstance(error, OSError) and any(Path(f.filename).match("hydra/*/*.py") for f in _frames(error)):
-        return f"output_dir={error.filename}: {error.strerror}; must be a folder that can be made and written to."
     if isinstance(error.__cause__, ConfigKeyError | ConfigAttributeError):
         return _unknown_key(error.__cause__)
     if text.startswith("Ambiguous value for argument"):
         return f"{text.split(chr(39))[1]}: several values; add -m to run each of them."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return text
-    frames = _frames(error)
+    frames = traceback.extract_tb(error.__traceback__)
     if (
         isinstance(error, ValueError | TypeError)
         and frames
@@ -201,10 +199,6 @@ def explain(error: Exception) -> str | None:
     ):
         return text
     return None
-
-
-def _frames(error: Exception) -> list[traceback.FrameSummary]:
-    return list(traceback.extract_tb(error.__traceback__))
 
 
 def _unknown_key(error: OmegaConfBaseException) -> str:
