@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from video_papr.cli.common import SweepSummary
+from video_papr.cli.sweep import SweepSummary
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config import BenchConfig, check
-from ..core.console import make_console, warn
-from ..core.errors import ConfigError
-from .common import run_command
-
-if TYPE_CHECKING:
-    from ..benchmark.ceilings import Ceilings
-    from ..evaluation.cost import Engine
-
-
-@dataclass(frozen=True)
-class Case:
-    """One setting: all its variants are measured against each other."""
-
-    backbone: str
-    num_frames: int | None
-    input_size: int | None
-    dtype: str
-    batch_size: int
+from ..core.console import make_console
+from ..core.files import atomic_write
+from .common import print_written, run_command
 
 
 def main() -> None:
@@ -44,168 +25,26 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
     Raises:
         VideoPaprError: something in the configuration that the user can mend.
     """
-    import torch
-    from tqdm import tqdm
-
-    from ..assembly import runtime
-    from ..benchmark.ceilings import measure_ceilings
-    from ..benchmark.growth import growth, growth_text
-    from ..benchmark.peers import available
+    from ..assembly.bench import run_benchmark
+    from ..benchmark.growth import growth_text
     from ..benchmark.plots import growth_plot, speedup_plot
     from ..benchmark.report import report
-    from ..evaluation.results import command_line, describe_device, git_commit, versions
-
-    engine = runtime.build_engine(config.runtime)
-    device = engine.device
-    if device.type == "cpu" and "fp16" in config.dtypes:
-        raise ConfigError("dtypes=fp16: not supported on the CPU; use fp32 or bf16.")
-    if config.huggingface is True and not available():
-        raise ConfigError('huggingface=true: needs transformers (pip install "video_papr[bench]").')
-    if config.huggingface == "auto" and not available():
-        warn('transformers is not installed, so its models are left out (pip install "video_papr[bench]")')
-    measured = config.dtypes if config.ceilings else ()
-    ceilings: dict[str, Ceilings] = {
-        name: measure_ceilings(device, runtime.DTYPES[name]) for name in measured
-    }
-    cases = list_cases(config)
-    found = []
-    with tqdm(total=len(cases) * config.repeats, unit="round", disable=not config.progress) as bar:
-        for case in cases:
-            bar.set_description(f"{case.backbone} {case.dtype} x{case.batch_size}")
-            with runtime.mendable_errors(case.batch_size):
-                found.append(
-                    _measure(config, case, engine, ceilings.get(case.dtype), lambda: bar.update() and None)
-                )
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-    lines = growth(found) if config.vary == "one" else []
-    results = {
-        "device": describe_device(device),
-        "threads": torch.get_num_threads(),
-        "compile": config.runtime.compile,
-        "kernels": config.runtime.kernels,
-        "repeats": config.repeats,
-        "seed": config.seed,
-        "ceilings": {
-            name: {"gflops_per_s": top.flops_per_s / 1e9, "gigabytes_per_s": top.bytes_per_s / 1e9}
-            for name, top in ceilings.items()
-        },
-        "settings": found,
-        **({"growth": lines} if lines else {}),
-        "command": command_line(),
-        "git_commit": git_commit(),
-        "versions": {**versions(), **_version_of("transformers")},
-    }
-    text, pictures = report(results), {"speedup.png": speedup_plot([results])}
-    if lines:
-        text += f"\n### Growth\n\n{growth_text(lines)}\n"
-        pictures["growth.png"] = growth_plot(lines)
-    console = make_console()
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-    for path in _write(results, text, pictures, out):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    return results
-
-
-def list_cases(config: BenchConfig) -> list[Case]:
-    """All combinations of the lists; with vary=one, those that differ from the first values in one axis of growth."""
-    axes = (config.num_frames, config.input_sizes, config.batch_sizes)
-    clips = set(product(*axes))
-    if config.vary == "one":
-        first = tuple(values[0] for values in axes)
-        clips = {clip for clip in clips if sum(a != b for a, b in zip(clip, first, strict=True)) <= 1}
-    return [
-        Case(backbone, frames, size, dtype, batch)
-        for backbone, frames, size, dtype, batch in product(
-            config.backbones, config.num_frames, config.input_sizes, config.dtypes, config.batch_sizes
-        )
-        if (frames, size, batch) in clips
-    ]
-
-
-def _measure(
-    config: BenchConfig,
-    case: Case,
-    engine: Engine,
-    ceilings: Ceilings | None,
-    on_round: Callable[[], None],
-) -> dict[str, Any]:
-    """The record of one setting."""
-    from ..assembly import runtime
-    from ..assembly.build import library_options
-    from ..benchmark.clips import file_clips, synthetic_clips
-    from ..benchmark.peers import build_pair
-    from ..benchmark.suite import Plan, measure
-    from ..benchmark.variants import build_variants, compile_variants
-
-    ours, theirs = build_pair(
-        case.backbone, seed=config.seed, num_frames=case.num_frames, input_size=case.input_size
-    )
-    if config.huggingface is False:
-        theirs = None
-    file_ms = None
-    if config.video is None:
-        clips = synthetic_clips(ours, case.batch_size, seed=config.seed)
-    else:
-        clips, file_ms = file_clips(config.video, ours, case.batch_size)
-    variants = build_variants(
-        ours,
-        theirs,
-        pruners=[(pruner.name, library_options(pruner)) for pruner in config.pruners],
-        keep_ratios=config.keep_ratios,
-        tome=config.tome,
-        split=not config.runtime.compile,
-        packing=config.runtime.packing,
-    )
-    for variant in variants:
-        for network in (variant.flow, variant.chooser):
-            if network is not None:
-                network.to(engine.device, runtime.DTYPES[case.dtype])
-
-    def prepare() -> None:
-        """What is counted before stands for the networks as they are, whatever runs them."""
-        pruners = [None if variant.chooser is None else variant.chooser.pruner for variant in variants]
-        for pruner in {id(getattr(pruner, "scorer", None)): pruner for pruner in pruners}.values():
-            runtime.choose_kernels(pruner, config.runtime, engine)
-        if config.runtime.compile:
-            compile_variants(variants, **config.runtime.compile_options)
-
-    return {
-        "backbone": case.backbone,
-        "num_frames": ours.num_frames,
-        "input_size": ours.input_size,
-        "num_tokens": ours.grid.num_tokens,
-        "dtype": case.dtype,
-        "batch_size": case.batch_size,
-        "file_ms": file_ms,
-        "variants": measure(
-            variants,
-            clips.to(engine.device),
-            Plan(config.repeats, config.warmup, config.sample_ms, config.stages, config.seed),
-            ceilings=ceilings,
-            prepare=prepare,
-            on_round=on_round,
-        ),
-    }
-
-
-def _version_of(package: str) -> dict[str, str]:
-    try:
-        return {package: version(package)}
-    except PackageNotFoundError:
-        return {}
-
-
-def _write(results: dict[str, Any], report: str, pictures: dict[str, bytes | None], out: Path) -> list[Path]:
-    """Writes the files; bench.json last, so that its presence means done."""
-    from ..core.files import atomic_write
     from ..evaluation.results import to_json
 
-    out.mkdir(parents=True, exist_ok=True)
-    drawn = {out / name: picture for name, picture in pictures.items() if picture is not None}
-    for path, picture in drawn.items():
-        path.write_bytes(picture)
-    paths = [*drawn, out / "bench.md", out / "bench.json"]
-    atomic_write(paths[-2], report)
-    atomic_write(paths[-1], to_json(results))
-    return paths
+    results = run_benchmark(config)
+    text, pictures = report(results), {"speedup.png": speedup_plot([results])}
+    if "growth" in results:
+        text += f"\n### Growth\n\n{growth_text(results['growth'])}\n"
+        pictures["growth.png"] = growth_plot(results["growth"])
+    console = make_console()
+    console.print(text)
+    drawn = {name: picture for name, picture in pictures.items() if picture is not None}
+    files: dict[str, str | bytes] = {
+        **drawn,
+        "bench.md": text,
+        "bench.json": to_json(results),
+    }  # the last one says that all is done
+    for name, content in files.items():
+        atomic_write(out / name, content)
+    print_written([out / name for name in files], console)
+    return results

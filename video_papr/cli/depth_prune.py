@@ -8,7 +8,8 @@ from typing import Any
 
 from ..config import DepthRunConfig, check
 from ..core.console import make_console
-from .common import run_command
+from ..core.files import atomic_write
+from .common import print_written, run_command
 
 
 def main() -> None:
@@ -54,10 +55,9 @@ def run(config: DepthRunConfig, out: Path) -> dict[str, Any]:
     )
     build_depth.save(out / "weights.safetensors", pruned, subject, class_names, config.dataset.name)
     report = {"model": subject.name, "blocks": pruned.blocks, **pruned.report}
-    (out / "depth.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    atomic_write(out / "depth.json", json.dumps(report, indent=2) + "\n")
     _tell(report, console.print)
-    for name in ("weights.safetensors", "depth.json"):
-        console.print(f"wrote {out / name}", highlight=False, soft_wrap=True)
+    print_written([out / name for name in ("weights.safetensors", "depth.json")], console)
     return report
 
 

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config import ExportConfig, check
-from ..core.console import make_console, warn
-from .common import run_command
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
-    from ..inference.export import Runner
-    from ..inference.predict import Recipe
-    from ..pipeline import Pipeline
-
-    Writer = Callable[[ExportedProgram, Path], Path]
-
-DESCRIPTION = "model.json"
+from ..core.console import make_console
+from ..core.tables import Table
+from .common import print_written, run_command
 
 
 def main() -> None:
@@ -29,122 +18,15 @@ def main() -> None:
 
 
 def run(config: ExportConfig, out: Path) -> dict[str, Any]:
-    """Writes and checks the files, and model.json beside them, in `out`.
+    """Writes the files and prints how well they agree; see `inference.export_files`."""
+    from ..inference.export_files import DESCRIPTION, export_files
 
-    Returns:
-        what model.json holds.
-
-    Raises:
-        VideoPaprError: something in the configuration that the user can mend, or a file that does not do what PyTorch
-            does; it is removed then.
-    """
-    from ..assembly.compose import build_reader
-    from ..inference import export
-    from ..inference.export_check import check_clips, compare
-
-    pipeline, recipe = build_reader(config)
-    export.check_exportable(pipeline)
-    formats = _formats(config)
-    out.mkdir(parents=True, exist_ok=True)
-    program = export.export_program(pipeline)
-    frames = check_clips(pipeline, config.check_clips, seed=config.seed)
-    checked: dict[str, dict[str, Any]] = {}
-    for name, (write, read) in formats.items():
-        path = write(program, out / name)
-        try:
-            checked[name] = asdict(compare(pipeline, read(path), frames, source=str(path)))
-        except Exception:
-            for wrong in out.glob(f"{name}*"):  # large weights of an ONNX file lie beside it
-                wrong.unlink()
-            raise
-    facts = describe(config, pipeline, recipe, checked)
-    _write_description(out / DESCRIPTION, facts)
-    _print(checked, [out / name for name in (*formats, DESCRIPTION)])
+    facts = export_files(config, out)
+    _print(facts["checked"], [out / name for name in (*facts["files"], DESCRIPTION)])
     return facts
 
 
-def _formats(config: ExportConfig) -> dict[str, tuple[Writer, Callable[[Path], Runner]]]:
-    """File name -> (how it is written, how it is run), of what is asked for and can be made."""
-    from ..inference import export
-
-    made: dict[str, tuple[Writer, Callable[[Path], Runner]]] = {}
-    if config.onnx:
-        made["model.onnx"] = export.save_onnx, export.run_onnx
-    if config.program:
-        made["model.pt2"] = export.save_program, export.run_program
-    if config.aot == "auto" and export.compiler() is None:
-        warn("aot=auto: model.aot.pt2 is left out; AOTInductor needs a C++ compiler (g++, or what CXX names)")
-    elif config.aot:
-        made["model.aot.pt2"] = export.save_aot, export.run_aot
-    return made
-
-
-def describe(
-    config: ExportConfig, pipeline: Pipeline, recipe: Recipe, checked: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """What a server has to know, for model.json; see docs/deploy.md."""
-    from ..evaluation.results import versions
-    from ..inference import export
-
-    model = pipeline.backbone
-    kept, classes = export.kept_tokens(pipeline), model.num_classes
-    size, _ = model.frame_size  # video backbones read squares
-    shapes = {"logits": ["batch", classes], "keep_idx": ["batch", kept]}
-    types = {"logits": "float32", "keep_idx": "int64"}
-    names = export.OUTPUTS[: 1 if pipeline.pruner is None else 2]
-    return {
-        "files": list(checked),
-        "inputs": [
-            {
-                "name": export.INPUT,
-                "dtype": "uint8",
-                "shape": ["batch", model.num_frames, size, size, 3],
-                "layout": "clip, frame, row, column, RGB",
-            }
-        ],
-        "outputs": [{"name": name, "dtype": types[name], "shape": shapes[name]} for name in names],
-        "class_names": None if model.class_names is None else list(model.class_names),
-        "normalization": {"inside_the_graph": True, "mean": list(model.mean), "std": list(model.std)},
-        "reading": {
-            "sampling": recipe.sampling,
-            "frame_stride": recipe.frame_stride,
-            "num_frames": model.num_frames,
-            "short_side": recipe.short_side or size,
-            "input_size": size,
-            "clips": recipe.clips,
-            "crops": recipe.crops,
-        },
-        "tokens": {"grid": list(model.grid.shape), "all": model.grid.num_tokens, "kept": kept},
-        "keep_ratio": None if pipeline.pruner is None else config.pruner.keep_ratio,
-        "backbone": {"name": config.backbone.name, "weights": config.backbone.weights},
-        "pruner": {"name": config.pruner.name, **config.pruner.options},
-        "checked": checked,
-        "versions": {**versions(), **_versions_of("onnx", "onnxruntime", "onnxscript")},
-    }
-
-
-def _versions_of(*packages: str) -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _write_description(path: Path, facts: Mapping[str, Any]) -> None:
-    from ..core.files import atomic_write
-    from ..evaluation.results import to_json
-
-    atomic_write(path, to_json(facts))
-
-
 def _print(checked: Mapping[str, Mapping[str, Any]], written: list[Path]) -> None:
-    from ..core.tables import Table
-
     console = make_console()
     keys = {"clips": "clips", "same tubelets": "same_choice", "equal ones swapped": "ties"}
     keys |= {"largest logit difference": "logit_difference", "same best class": "same_answer"}
@@ -156,5 +38,4 @@ def _print(checked: Mapping[str, Mapping[str, Any]], written: list[Path]) -> Non
         for name, found in checked.items()
     ]
     Table(["file", *keys], rows, title="compared with PyTorch").print(console)
-    for path in written:
-        console.print(f"wrote {path}")
+    print_written(written, console)

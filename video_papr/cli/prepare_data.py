@@ -8,7 +8,7 @@ from typing import Any
 from ..config import PrepareConfig, check
 from ..core.console import make_console, warn
 from ..core.files import atomic_write
-from .common import run_command
+from .common import print_written, run_command
 
 
 def main() -> None:
@@ -68,6 +68,5 @@ def _print(title: str, counts: dict[str, int], problems: list[str], written: lis
     Table(["status", "videos", "meaning"], rows, title=title, left=(0, 2)).print(console)
     if problems:
         warn(f"{len(problems)} entries of the list are wrong and left out; the first: {problems[0]}")
-    for path in written:
-        console.print(f"wrote {path}")
+    print_written(written, console)
     console.print(f"To use it: dataset.index={written[0]}")

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.console import fail, make_console
+from ..core.console import fail
 from ..core.errors import DataError, VideoPaprError
 from ..evaluation.reports.comparison import write_comparison
 from ..evaluation.reports.frontier import points
 from ..evaluation.reports.runs import find_runs, named_apart, with_dense
-from .common import USAGE_ERROR
+from .common import USAGE_ERROR, print_written
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -23,8 +23,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except VideoPaprError as error:
         fail(error)
         sys.exit(USAGE_ERROR)
-    for path in written:
-        make_console().print(f"wrote {path}", highlight=False, soft_wrap=True)
+    print_written(written)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from ..config import TrainRunConfig, check
 from ..core.console import make_console, warn
 from ..core.processes import ALONE, Ranks
-from .common import run_shared_command
+from .common import print_written, run_shared_command
 
 
 def main() -> None:
@@ -83,6 +83,5 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
     described = {"trained_on": config.dataset.name, "steps": last["step"], "top1_val": last["top1"]}
     target.save(out / "weights.safetensors", class_names, {**described, "torch": torch.__version__})
     console.print(f"validation top-1 {last['top1']:.2f} % after {last['step']} steps")
-    for name in ("weights.safetensors", "log.csv", "checkpoint.pt"):
-        console.print(f"wrote {out / name}", highlight=False, soft_wrap=True)
+    print_written([out / name for name in ("weights.safetensors", "log.csv", "checkpoint.pt")], console)
     return last

@@ -229,10 +229,10 @@ def write_results(
     return [run_dir / name for name in ("results.json", "predictions.jsonl", "classes.csv", "confusion.csv")]
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that results depend on."""
+def versions(*others: str) -> dict[str, str]:
+    """Returns the versions of Python, of the packages that results depend on, and of others, if they are installed."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *others):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
