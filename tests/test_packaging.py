@@ -203,7 +203,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert script.startswith("#!/usr/bin/env bash\n")
     assert "\nset -euo pipefail\n" in script
     assert "\nmake test\n" in script
-    assert "\nmake test\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "`make test`" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o100, ".ci/run is not executable"
 
 

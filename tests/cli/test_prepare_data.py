@@ -88,7 +88,7 @@ def test_wrong_lines_are_listed_and_left_out(prepare: Command, video_root: Path,
         "list.csv:4: expected",
     ):
         assert words in report
-    assert "`gone.mp4`: listed, but not on disk" in report
+    assert "- gone.mp4: listed, but not on disk" in report
 
 
 @pytest.mark.parametrize(
