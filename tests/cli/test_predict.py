@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from video_papr.cli.predict import find_videos, main
+from video_papr.cli.predict import main
 from video_papr.core.errors import DataError
 from video_papr.data.decoding import decode_clips
+from video_papr.inference.find_videos import find_videos
 
 SMALL = (
     "backbone.num_frames=4",
@@ -165,7 +166,7 @@ WRONG = {
     "": "video is not set: video=PATH, a file, folder or pattern; video=- reads paths from stdin.",
     "video=absent.mp4": "video=absent.mp4: no such file or folder",
     "video=*.absent": "video=*.absent: no file fits this pattern",
-    "video=empty": "video=empty: no video in this folder (endings: .3gp,",
+    "video=empty": "video=empty: no video in this folder (endings: ",
     "video=-": "video=-: stdin holds no path; give one in each line.",
     "video=text.mp4": "no video could be read; the first: cannot decode text.mp4",
     "video=text.mp4 top_k=0": "top_k=0: must be a whole number of at least 1.",
@@ -216,3 +217,6 @@ def test_patterns(video_root: Path) -> None:
     assert len(find_videos(f"{video_root}/**/*.m*", [])) == 5
     with pytest.raises(DataError, match="no such file or folder"):
         find_videos("", [])
+    for place in ("https://example.org/a.mp4", "rtsp://camera", "/dev/video9", "0"):
+        with pytest.raises(DataError, match=r"no files; .* Pipeline.stream\(\)"):
+            find_videos(place, [])

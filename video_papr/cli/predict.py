@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import sys
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +10,7 @@ from omegaconf import DictConfig
 
 from ..config import PredictConfig, check
 from ..core.console import make_console, warn
-from ..core.errors import ConfigError, DataError
+from ..core.errors import DataError
 from .common import print_written, run_command
 
 if TYPE_CHECKING:
@@ -45,6 +41,8 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     Raises:
         VideoPaprError: something in the configuration or the data that the user can mend.
     """
+    from ..inference.find_videos import find_videos
+
     videos = find_videos(config.video, sys.stdin)
 
     from tqdm import tqdm
@@ -52,16 +50,9 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     from ..assembly import runtime
     from ..assembly.compose import build_reader
     from ..evaluation.answers import NOT_FINITE
-    from ..inference.files import PredictionWriter, is_own_film, predict_file
+    from ..inference.files import PredictionWriter, predict_file
     from .predict_report import print_predictions
 
-    found = [path for path in videos if path == config.video or not is_own_film(path)]
-    if len(found) < len(videos):
-        warn(
-            f"video={config.video}: {len(videos) - len(found)} films that predict drew itself are passed over"
-        )
-        if not found:
-            raise DataError(f"video={config.video}: there are no other videos")
     pipeline, recipe = build_reader(config)
     if config.backbone.weights == BUNDLED:
         warn(
@@ -69,7 +60,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
             "use dataset=k400, which downloads weights once, or give backbone= and backbone.weights="
         )
     outcomes: list[Outcome] = []
-    bar = tqdm(found, unit="video", disable=not config.progress)
+    bar = tqdm(videos, unit="video", disable=not config.progress)
     with PredictionWriter(out) as writer, runtime.mendable_errors(recipe.batch_size):
         for number, path in enumerate(bar):
             pictured = sum(outcome.error is None for outcome in outcomes) < config.visualize
@@ -101,47 +92,3 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     if failed:
         warn(f"{len(failed)} of {len(outcomes)} videos could not be {what}; the first: {failed[0].error}")
     return {"num_videos": len(outcomes), "num_failed": len(failed)}
-
-
-def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
-    """The files that `video` names.
-
-    Args:
-        video: a file, a folder (with all below it), a pattern as in a shell (`**` reaches into folders), or "-".
-        lines: one path in each, for "-"; empty ones are passed over.
-
-    Raises:
-        ConfigError: `video` is None.
-        DataError: there are none.
-    """
-    from ..core.console import warn
-    from ..data.annotations.files import VIDEO_EXTENSIONS, passed_over_line, videos_below
-
-    if video is None:
-        raise ConfigError(
-            "video is not set: video=PATH, a file, folder or pattern; video=- reads paths from stdin."
-        )
-    if video == "-":
-        paths = [path for line in lines if (path := line.rstrip("\r\n")).strip()]
-        if not paths:
-            raise DataError("video=-: stdin holds no path; give one in each line.")
-        return paths
-    named = os.path.expanduser(video)
-    if os.path.isfile(named):
-        return [named]
-    if os.path.isdir(named):
-        passed_over: Counter[str] = Counter()
-        found = [str(path) for path in videos_below(Path(named), passed_over=passed_over) if path.is_file()]
-        line = passed_over_line(f"video={video}", passed_over)
-        if not found:
-            endings = ", ".join(sorted(VIDEO_EXTENSIONS))
-            raise DataError(f"video={video}: no video in this folder (endings: {endings})")
-        if line:
-            warn(line)
-        return found
-    if not glob.has_magic(named):
-        raise DataError(f"video={video}: no such file or folder")
-    found = sorted(path for path in glob.glob(named, recursive=True) if os.path.isfile(path))
-    if not found:
-        raise DataError(f"video={video}: no file fits this pattern")
-    return found

@@ -20,10 +20,10 @@ from ..core.escape import shorten, spreadsheet
 from ..core.files import storing
 from ..pipeline import Pipeline
 from ..synthetic.videos import write_h264
+from .find_videos import RECORDS
 from .predict import Answer, Guess, Recipe, Timeline, best_guesses
 from .visualize import Panel, animate_kept_tubelets, save_gallery, save_timeline
 
-RECORDS = "predictions.jsonl"
 SHOWN = 4  # windows of a long video in its picture
 TIMELINE_CLASSES = 6  # lines in the plot of a timeline
 COLUMNS = ("video", "start_seconds", "end_seconds", "rank", "label", "name", "probability", "error")
@@ -152,13 +152,6 @@ def predict_file(
     except (VideoDecodeError, LogitsError) as error:
         return Outcome(path, num_tokens=outcome.num_tokens, error=str(error))
     return outcome
-
-
-def is_own_film(path: str) -> bool:
-    """Whether this is a film that an earlier prediction drew, beside its picture and the predictions."""
-    film = Path(path)
-    drawn = re.match(r"\d{3,}_", film.name) is not None and film.suffix == ".mp4"
-    return drawn and film.with_suffix(".png").is_file() and (film.parent / RECORDS).is_file()
 
 
 class PredictionWriter:

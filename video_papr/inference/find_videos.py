@@ -1,0 +1,78 @@
+"""Finds the video files that the key `video` names: a file, a folder, a pattern or a list on stdin."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..core.console import warn
+from ..core.errors import ConfigError, DataError
+from ..data.annotations.files import VIDEO_EXTENSIONS, passed_over_line, videos_below
+
+RECORDS = "predictions.jsonl"
+
+
+def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
+    """The files that `video` names.
+
+    Args:
+        video: a file, a folder (with all below it), a pattern as in a shell (`**` reaches into folders), or "-".
+        lines: one path in each, for "-"; empty ones are passed over.
+
+    Raises:
+        ConfigError: `video` is None.
+        DataError: there are none.
+    """
+    if video is None:
+        raise ConfigError(
+            "video is not set: video=PATH, a file, folder or pattern; video=- reads paths from stdin."
+        )
+    if video == "-":
+        paths = [path for line in lines if (path := line.rstrip("\r\n")).strip()]
+        if not paths:
+            raise DataError("video=-: stdin holds no path; give one in each line.")
+        return paths
+    named = os.path.expanduser(video)
+    if os.path.isfile(named):
+        return [named]
+    if os.path.isdir(named):
+        passed_over: Counter[str] = Counter()
+        found = [str(path) for path in videos_below(Path(named), passed_over=passed_over) if path.is_file()]
+        line = passed_over_line(f"video={video}", passed_over)
+        if not found:
+            endings = ", ".join(sorted(VIDEO_EXTENSIONS))
+            raise DataError(f"video={video}: no video in this folder (endings: {endings})")
+        if line:
+            warn(line)
+        return _without_own_films(video, found)
+    if not glob.has_magic(named):
+        if re.match(r"\w+://|/dev/|\d+$", video):
+            raise DataError(
+                f"video={video}: cameras and network addresses are no files; read their frames with a library of yours "
+                "and hand them to Pipeline.stream()"
+            )
+        raise DataError(f"video={video}: no such file or folder")
+    found = sorted(path for path in glob.glob(named, recursive=True) if os.path.isfile(path))
+    if not found:
+        raise DataError(f"video={video}: no file fits this pattern")
+    return _without_own_films(video, found)
+
+
+def _without_own_films(video: str, found: list[str]) -> list[str]:
+    """Without the films that earlier predictions drew. Raises DataError: there is nothing else."""
+    others = [path for path in found if not _is_own_film(Path(path))]
+    if len(others) < len(found):
+        warn(f"video={video}: {len(found) - len(others)} films that predict drew itself are passed over")
+    if not others:
+        raise DataError(f"video={video}: there are no other videos")
+    return others
+
+
+def _is_own_film(film: Path) -> bool:
+    """Whether a prediction drew it: beside its picture and the predictions."""
+    drawn = re.match(r"\d{3,}_", film.name) is not None and film.suffix == ".mp4"
+    return drawn and film.with_suffix(".png").is_file() and (film.parent / RECORDS).is_file()
