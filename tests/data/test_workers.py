@@ -21,7 +21,8 @@ from video_papr.data import workers
 from video_papr.data.annotations import VideoList, read_folder
 from video_papr.data.datasets import VideoDataset, VideoSample
 from video_papr.data.loader import iter_samples
-from video_papr.data.sampling import dense_clips
+from video_papr.data.sampling import dense_clips, uniform_segments
+from video_papr.data.workers import SupervisedDecoder
 
 TIMEOUT_S = 4.0  # ample for these videos on a busy machine
 SAMPLER = partial(dense_clips, num_frames=4, frame_stride=2, num_clips=2)
@@ -67,7 +68,7 @@ REASONS = {
     die: "its process died of SIGKILL",
     leave: "its process ended with status 3",
     hang: f"no answer within dataset.decode_timeout_s={TIMEOUT_S:g}",
-    bloat: "out of memory (dataset.decode_memory_mb=512)",
+    bloat: "out of memory (dataset.memory_mb=512)",
 }
 
 
@@ -76,20 +77,20 @@ class Noted(VideoDataset):
 
     notes: Path
 
-    def read(self, index: int, decoder: str) -> VideoSample:
+    def read(self, index: int, decoder: str, max_bytes: int | None = None) -> VideoSample:
         found = super().read(index, decoder)
         (self.notes / str(index)).touch()
         return found
 
 
-@pytest.mark.parametrize(("ahead", "expected"), [(0, 2), (1, 2), (4, 5)])
+@pytest.mark.parametrize(("prefetch", "expected"), [(0, 2), (1, 2), (4, 5)])
 def test_decoders_go_on_while_the_reader_works(
-    videos: VideoList, tmp_path: Path, ahead: int, expected: int
+    videos: VideoList, tmp_path: Path, prefetch: int, expected: int
 ) -> None:
     """As far as it was told to: the reader then finds a whole batch ready, and memory stays bounded."""
     dataset = Noted(videos, SAMPLER)
     dataset.notes = tmp_path
-    samples = iter_samples(dataset, workers=1, ahead=ahead)
+    samples = iter_samples(dataset, workers=1, prefetch=prefetch)
     next(samples)  # nobody asks for a second one
     deadline = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < expected and time.monotonic() < deadline:
@@ -117,20 +118,20 @@ class Faulty(VideoDataset):
     faults: dict[int, Callable[[], None]]
     only: str | None = None
 
-    def read(self, index: int, decoder: str) -> VideoSample:
+    def read(self, index: int, decoder: str, max_bytes: int | None = None) -> VideoSample:
         if index in self.faults and self.only in (None, decoder):
             self.faults[index]()
-        return super().read(index, decoder)
+        return super().read(index, decoder, max_bytes)
 
 
 def faulty(videos: VideoList, faults: dict[int, Callable[[], None]], only: str | None = None) -> Faulty:
-    dataset = Faulty(videos, SAMPLER)
+    dataset = Faulty(videos, SAMPLER, memory_mb=512)
     dataset.faults, dataset.only = faults, only
     return dataset
 
 
 def read(dataset: VideoDataset, workers: int) -> list[VideoSample]:
-    batches = iter_samples(dataset, workers=workers, timeout_s=TIMEOUT_S, memory_mb=512)
+    batches = iter_samples(dataset, workers=workers, timeout_s=TIMEOUT_S)
     return [sample for batch in batches for sample in batch]
 
 
@@ -183,7 +184,7 @@ def test_the_other_decoder_gets_a_try(videos: VideoList) -> None:
 
 
 def test_frames_without_shared_memory(videos: VideoList, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_TAKES_MEMFD", False)
+    monkeypatch.setattr(workers, "TAKES_MEMFD", False)
     whole = VideoDataset(videos, SAMPLER)
     assert all(torch.equal(sample.frames, whole[i].frames) for i, sample in enumerate(read(whole, workers=1)))
 
@@ -219,3 +220,47 @@ def test_a_hung_video_costs_two_tries_and_no_more(videos: VideoList) -> None:
     found = read(faulty(videos, {0: hang}), workers=1)
     assert [sample.error is None for sample in found] == [False] + [True] * 5
     assert time.monotonic() - begin >= 2 * TIMEOUT_S
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_decoded_frames_stay_within_their_memory(
+    tmp_path: Path, write_video: Callable[..., Path], workers: int
+) -> None:
+    """Small files may hold enormous frames: what waits is counted in bytes, not in videos."""
+    for number in range(8):  # 256 kB a frame, 8 frames: 2 MiB
+        write_video(tmp_path / f"a/{number}.mp4", 8, size=(256, 342), seed=number)
+    write_video(tmp_path / "a/large.mp4", 8, size=(600, 800))  # 11 MiB
+    write_video(tmp_path / "a/small.mp4", 8)
+    sampler = partial(uniform_segments, num_frames=8, num_clips=1)
+    videos = read_folder(tmp_path)
+    dataset = VideoDataset(videos, sampler, memory_mb=16)
+    batches = list(iter_samples(dataset, videos_per_batch=4, workers=workers, prefetch=8))
+    samples = {sample.name: sample for batch in batches for sample in batch}
+    assert list(samples) == [record.name for record in videos.records]
+    assert "of 800x600 take 10 MiB, dataset.memory_mb allows 8 for one video" in str(
+        samples["a/large.mp4"].error
+    )
+    assert [sample.name for sample in samples.values() if sample.error] == ["a/large.mp4"]
+    assert max(sum(sample.num_bytes for sample in batch) for batch in batches) < 6 * 2**20
+    assert [len(batch) for batch in batches][:2] == [2, 2]
+    whole = VideoDataset(videos, sampler)
+    for sample in whole.read(0, "auto"), whole.read(8, "auto"):
+        assert sample.frames is not None
+    assert torch.equal(samples["a/0.mp4"].frames, whole.read(0, "auto").frames)  # type: ignore[arg-type]
+
+
+def test_fewer_videos_are_on_the_way_when_they_are_large(
+    tmp_path: Path, write_video: Callable[..., Path]
+) -> None:
+    for number in range(6):
+        write_video(tmp_path / f"a/{number}.mp4", 8, size=(256, 342), seed=number)
+    dataset = VideoDataset(
+        read_folder(tmp_path), partial(uniform_segments, num_frames=8, num_clips=1), memory_mb=10
+    )
+    with SupervisedDecoder(dataset, workers=2, timeout_s=60, start_method="fork", prefetch=8) as decoder:
+        assert decoder._room == decoder.room == 10
+        found = []
+        for sample in decoder.samples(range(6)):
+            assert sample.error is None
+            found.append(decoder._room)
+    assert found == [1] * 6  # 2 MiB of the 2.5 that are a quarter

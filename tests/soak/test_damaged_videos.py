@@ -88,7 +88,7 @@ def test_damaged_videos(
     dataset = Damaged(VideoList(records, None), SAMPLER)
     dataset.clips = clips
     begin = time.monotonic()
-    batches = iter_samples(dataset, workers=2, timeout_s=timeout_s, memory_mb=2048)
+    batches = iter_samples(dataset, workers=2, timeout_s=timeout_s)
     samples = [sample for batch in batches for sample in batch]
     outcomes: dict[str, Counter[str]] = {attack.__name__: Counter() for attack in ATTACKS}
     for sample in samples:

@@ -227,6 +227,7 @@ class _Work:
             limits=Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames),
             cache=cache,
             reduce=frame_reducer(dataset, views, self.backbone),
+            memory_mb=dataset.memory_mb,
         )
         return iter_samples(
             decoded,
@@ -234,8 +235,7 @@ class _Work:
             workers=workers,
             pin_memory=engine.device.type == "cuda",
             timeout_s=dataset.decode_timeout_s,
-            memory_mb=dataset.decode_memory_mb,
-            ahead=runtime.videos_ahead(engine, workers, group, ranks),
+            prefetch=runtime.videos_ahead(engine, workers, group, ranks),
             turns=runtime.videos_in_turn(engine, workers, group, ranks),
         )
 

@@ -28,7 +28,7 @@ FREE = (
         "dataset.clip_cache",
         "dataset.clip_cache_gb",
         "dataset.decode_timeout_s",
-        "dataset.decode_memory_mb",
+        "dataset.memory_mb",
         "dataset.allow_outside_root",
     ),
     *(

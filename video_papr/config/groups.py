@@ -82,7 +82,7 @@ class DatasetConfig:
     decoder: Decoder = option("auto", "auto: decord, and PyAV where decord refuses; pillow reads images")
     decode_size: DecodeSize = option("full", "short_side: PyAV scales large frames while it decodes; for eval.py")
     decode_timeout_s: PositiveNumber = option(120.0, "seconds that decoding one video may take; needs workers")
-    decode_memory_mb: Positive | None = option(8192, "MiB that a decoding process may take; needs workers")
+    memory_mb: Positive | None = option(4096, "MiB of decoded frames at once, half of it for one video; for eval.py")
     max_pixels: Positive | None = option(33_177_600, "videos with larger frames fail; the default is 7680 x 4320")
     max_frames: Positive | None = option(1_000_000, "videos with more frames fail before they are decoded")
     allow_outside_root: bool = option(False, "true: paths of a list, and links, may lead out of root")

@@ -8,6 +8,7 @@ from typing import Any
 from ..core.console import warn
 
 KEYS = {
+    "dataset.decode_memory_mb": "dataset.memory_mb",
     "pruner.carry": "pruner.compensation",
     "pruner.carry_cell": "pruner.compensation_cell",
     "pruner.floor": "pruner.min_per_frame",

@@ -23,6 +23,14 @@ class LogitsError(VideoPaprError):
     """Logits of a network are not finite: NaN or infinite."""
 
 
+class TooLargeError(VideoDecodeError):
+    """The frames of a video take more memory than it may have: `num_bytes`."""
+
+    def __init__(self, num_bytes: int, text: str) -> None:
+        super().__init__(text)
+        self.num_bytes = num_bytes
+
+
 class StorageError(VideoPaprError):
     """What a run found cannot be written, for example because the disk is full."""
 

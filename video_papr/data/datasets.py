@@ -57,6 +57,7 @@ class VideoSample:
         preprocess_ms: with `views`, what resizing and cropping took when they were made.
         video_size: with `views`, the (H, W) of the video; see `size`.
         cache_key: under which the views may be kept; None without a clip cache.
+        needed_bytes: what decoding it takes, where it failed for that; otherwise 0.
     """
 
     index: int
@@ -72,6 +73,12 @@ class VideoSample:
     preprocess_ms: float = 0.0
     video_size: tuple[int, int] | None = None
     cache_key: str | None = None
+    needed_bytes: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """What its frames or views take in memory."""
+        return sum(part.nbytes for part in (self.frames, self.views) if part is not None)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -105,6 +112,8 @@ class VideoDataset(Dataset[VideoSample]):
         cache: views that need not be decoded; None: every video is decoded.
         limits: what is refused before it is decoded.
         reduce: in which size frames are decoded, see `decode_clips`; it must pickle too. None: their own.
+        memory_mb: MiB for all decoded frames that `iter_samples` has in memory at once; a video whose frames take
+            more than half of it fails with that reason. None: no limit.
     """
 
     def __init__(
@@ -116,6 +125,7 @@ class VideoDataset(Dataset[VideoSample]):
         cache: ClipCache | None = None,
         limits: Limits = DEFAULT_LIMITS,
         reduce: Resize | None = None,
+        memory_mb: int | None = None,
     ) -> None:
         if decoder not in DECODERS:
             raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
@@ -125,6 +135,7 @@ class VideoDataset(Dataset[VideoSample]):
         self.cache = cache
         self.limits = limits
         self.reduce = reduce
+        self.memory_mb = memory_mb
 
     def __len__(self) -> int:
         return len(self.videos.records)
@@ -132,8 +143,13 @@ class VideoDataset(Dataset[VideoSample]):
     def __getitem__(self, index: int) -> VideoSample:
         return self.read(index, self.decoder)
 
-    def read(self, index: int, decoder: str) -> VideoSample:
-        """The sample of a video, with another decoder than that of the dataset."""
+    @property
+    def max_video_bytes(self) -> int | None:
+        """What the frames of one video may take."""
+        return None if self.memory_mb is None else self.memory_mb * 2**19
+
+    def read(self, index: int, decoder: str, max_bytes: int | None = None) -> VideoSample:
+        """The sample of a video, with another decoder or less memory (bytes) than those of the dataset."""
         record = self.videos.records[index]
         if record.name in self.videos.unreadable:
             reason = self.videos.unreadable[record.name]
@@ -158,11 +174,17 @@ class VideoDataset(Dataset[VideoSample]):
         start = time.perf_counter()
         try:
             clips = decode_clips(
-                record.path, self.sampler, decoder=decoder, limits=self.limits, reduce=self.reduce
+                record.path,
+                self.sampler,
+                decoder=decoder,
+                limits=self.limits,
+                reduce=self.reduce,
+                max_bytes=self.max_video_bytes if max_bytes is None else max_bytes,
             )
         except VideoDecodeError as error:
             elapsed_ms = 1e3 * (time.perf_counter() - start)
-            return VideoSample(index, record.name, record.label, None, str(error), elapsed_ms, None, 0, 0.0)
+            sample = VideoSample(index, record.name, record.label, None, str(error), elapsed_ms, None, 0, 0.0)
+            return replace(sample, needed_bytes=getattr(error, "num_bytes", 0))
         return VideoSample(
             index=index,
             name=record.name,

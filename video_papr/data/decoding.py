@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ConfigError, VideoDecodeError
+from ..core.errors import ConfigError, TooLargeError, VideoDecodeError
 from ..core.escape import printable
 from .limits import DEFAULT_LIMITS, Limits
 from .readers.answers import EndedEarly, Frames, Indices, Refused, Resize, reason
@@ -72,6 +72,7 @@ def decode_clips(
     decoder: str = "auto",
     limits: Limits = DEFAULT_LIMITS,
     reduce: Resize | None = None,
+    max_bytes: int | None = None,
 ) -> DecodedClips:
     """Decodes the clips that `choose` asks for.
 
@@ -85,8 +86,10 @@ def decode_clips(
         reduce: from the (height, width) of an upright frame to those in which it is handed over; FFmpeg scales
             (bilinear, antialiased) as it converts to RGB. PyAV alone does so, hence "auto" means "pyav" here: decord
             wants the size before it says whether the video is turned.
+        max_bytes: of the decoded frames; asked before anything is decoded. None: no limit.
 
     Raises:
+        TooLargeError: the frames would take more than `max_bytes`.
         VideoDecodeError: the file cannot be decoded; one line that names the path, the decoders tried and the
             reason.
         ConfigError: `decoder` is unknown, or cannot `reduce`.
@@ -115,11 +118,37 @@ def decode_clips(
     for name in ("decord", "pyav") if decoder == "auto" else (decoder,):
         read = read_with_decord if name == "decord" else partial(read_with_pyav, reduce=reduce)
         try:
-            return _decode_with(read, name, path, stream, choose)
+            return _decode_with(
+                read, name, path, stream, partial(_affordable, choose, stream, reduce, max_bytes)
+            )
+        except TooLargeError as error:
+            raise TooLargeError(error.num_bytes, f"cannot decode {printable(path)}: {error}") from None
         except Refused as refusal:
             reasons.append(f"{name}: {refusal}")
     hint = "; decoder=auto or pyav may read it" if decoder == "decord" else ""
     raise VideoDecodeError(f"cannot decode {printable(path)} ({'; '.join(reasons)}){hint}")
+
+
+def _affordable(
+    choose: Callable[[int], NDArray[np.integer[Any]]],
+    stream: VideoStream,
+    reduce: Resize | None,
+    max_bytes: int | None,
+    num_frames: int,
+) -> NDArray[np.integer[Any]]:
+    """What `choose` returns. Raises TooLargeError when its frames take too much memory."""
+    indices = np.asarray(choose(num_frames))
+    height, width = stream.size if reduce is None else reduce(*stream.size)
+    unique = np.unique(indices).size
+    copies = 0 if unique == indices.size else indices.size  # frames that clips share are copied
+    num_bytes = 3 * height * width * (unique + copies)
+    if max_bytes is not None and num_bytes > max_bytes:
+        raise TooLargeError(
+            num_bytes,
+            f"its {indices.size} frames of {width}x{height} take {num_bytes // 2**20} MiB, dataset.memory_mb allows "
+            f"{max_bytes // 2**20} for one video; dataset.decode_size=short_side takes less",
+        )
+    return indices
 
 
 _Reader = Callable[[Path | str, VideoStream, Indices], Frames]
@@ -148,7 +177,13 @@ def _decode_with(
             raise Refused(reason(error)) from None
         else:
             times = stream.times.for_frames(num_frames)
-            return DecodedClips(frames[inverse.reshape(wanted.shape)], wanted, num_frames, times, name)
+            whole = unique.size == wanted.size and not (inverse.ravel()[1:] < inverse.ravel()[:-1]).any()
+            clips = (
+                frames.reshape(*wanted.shape, *frames.shape[1:])
+                if whole
+                else frames[inverse.reshape(wanted.shape)]
+            )
+            return DecodedClips(clips, wanted, num_frames, times, name)
     raise Refused("the number of frames differs between two passes")
 
 

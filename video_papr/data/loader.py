@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 import torch
 
@@ -23,11 +23,13 @@ def iter_samples(
     workers: int = 0,
     pin_memory: bool = False,
     timeout_s: float = TIMEOUT_S,
-    memory_mb: int | None = None,
-    ahead: int = 0,
+    prefetch: int = 0,
     turns: int = 0,
 ) -> Iterator[list[VideoSample]]:
-    """Yields lists of `videos_per_batch` samples (the last may be shorter), in order.
+    """Yields lists of `videos_per_batch` samples, in order; the last may be shorter, and so are those of large frames.
+
+    With `dataset.memory_mb`, decoded frames take about so much at most: half of it for the video that comes next, a
+    quarter for those that wait behind it, and a quarter for the list. A process that decodes may take as much in all.
 
     Args:
         dataset: what to read.
@@ -37,10 +39,9 @@ def iter_samples(
             are on the way or wait in memory, besides those of the list that is being filled.
         pin_memory: hands frames over in page-locked memory; has no effect without CUDA.
         timeout_s: seconds after which a process that decodes a video is given up, and another tries once more.
-        memory_mb: MiB that a process may take; None: no limit.
-        ahead: videos that wait in memory where that is more than one per worker. A reader that takes a batch and then
-            works on it for a while finds the next one whole if they are as many; with fewer, decoders stand still
-            while it works, and it while they catch up.
+        prefetch: videos that wait in memory where that is more than one per worker. A reader that takes a batch and
+            then works on it for a while finds the next one whole if they are as many; with fewer, decoders stand
+            still while it works, and it while they catch up.
         turns: videos that the reader takes before it works on them, on the cores of the processes: these stand still
             then. 0: they go on.
 
@@ -53,11 +54,12 @@ def iter_samples(
         raise ConfigError(f"runtime.workers={workers} must be at least 0")
     wanted = range(len(dataset)) if indices is None else indices
     samples = (
-        _supervised(dataset, wanted, workers, timeout_s, memory_mb, max(ahead, videos_per_batch), turns)
+        _supervised(dataset, wanted, workers, timeout_s, max(prefetch, videos_per_batch), turns)
         if workers and len(wanted)
         else (dataset[index] for index in wanted)
     )
-    return _batches(samples, videos_per_batch, pin_memory and torch.cuda.is_available())
+    full = math.inf if dataset.memory_mb is None else dataset.memory_mb * 2**18
+    return _batches(samples, videos_per_batch, full, pin_memory and torch.cuda.is_available())
 
 
 def _supervised(
@@ -65,26 +67,34 @@ def _supervised(
     indices: Iterable[int],
     workers: int,
     timeout_s: float,
-    memory_mb: int | None,
-    ahead: int,
+    prefetch: int,
     turns: int,
 ) -> Iterator[VideoSample]:
     with SupervisedDecoder(
         dataset,
         workers=workers,
         timeout_s=timeout_s,
-        memory_mb=memory_mb,
         start_method=_start_method(),
-        ahead=ahead,
+        prefetch=prefetch,
         turns=turns,
     ) as decoder:
         yield from decoder.samples(indices)
 
 
-def _batches(samples: Iterator[VideoSample], size: int, pin_memory: bool) -> Iterator[list[VideoSample]]:
+def _batches(
+    samples: Iterator[VideoSample], size: int, full: float, pin_memory: bool
+) -> Iterator[list[VideoSample]]:
+    """Lists of `size` samples, or of fewer once their frames take `full` bytes."""
     try:
-        while batch := list(islice(samples, size)):
-            yield [sample.pin_memory() for sample in batch] if pin_memory else batch
+        batch: list[VideoSample] = []
+        for sample in samples:
+            batch.append(sample.pin_memory() if pin_memory else sample)
+            del sample
+            if len(batch) == size or sum(held.num_bytes for held in batch) >= full:
+                yield batch
+                batch = []  # nothing here may keep the frames that the caller has done with
+        if batch:
+            yield batch
     finally:
         samples.close()  # type: ignore[attr-defined]  # now, not when the garbage is collected
 

@@ -10,12 +10,10 @@ Frames travel in anonymous files in memory (memfd) that this process makes, hold
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -30,28 +28,27 @@ from pebble import ProcessExpired, ProcessPool
 from torch import Tensor
 
 from .datasets import VideoDataset, VideoSample
+from .decode_process import FRAME_FILE, TAKES_MEMFD, decode, start_worker
 
 _POLL_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1
-_FILE_NAME = "video_papr_frames"
-_TAKES_MEMFD = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 
 @dataclass
 class _Task:
-    """A video on its way: which try it is, and where its frames go."""
+    """A video on its way: which try it is, where its frames go, and whether it may take half of all memory."""
 
     index: int
     decoder: str
     future: Any
     frames: _FrameFile
+    alone: bool
 
 
 class _FrameFile:
     """Memory that another process fills: made here, so that it is freed here whatever happens there."""
 
     def __init__(self) -> None:
-        self.handle = os.memfd_create(_FILE_NAME) if _TAKES_MEMFD else -1
+        self.handle = os.memfd_create(FRAME_FILE) if TAKES_MEMFD else -1
 
     @property
     def path(self) -> str | None:
@@ -74,12 +71,11 @@ class SupervisedDecoder:
     """Processes that decode the videos of a dataset; a context manager.
 
     Args:
-        dataset: what to read.
+        dataset: what to read; a process may take its `memory_mb` beyond what it starts with.
         workers: processes.
         timeout_s: seconds that one try at a video may take.
-        memory_mb: MiB that a process may take beyond what it starts with; None: no limit.
         start_method: of multiprocessing.
-        ahead: videos that are kept ready, for a reader that takes so many at once.
+        prefetch: videos that are kept ready, for a reader that takes so many at once.
         turns: videos that a reader takes before it works on them: no process decodes meanwhile. 0: processes go on.
     """
 
@@ -89,15 +85,15 @@ class SupervisedDecoder:
         *,
         workers: int,
         timeout_s: float,
-        memory_mb: int | None,
         start_method: str,
-        ahead: int = 0,
+        prefetch: int = 0,
         turns: int = 0,
     ) -> None:
-        self.room = workers + max(workers, ahead, turns)  # one each on the way, and as many that wait
+        self.room = workers + max(workers, prefetch, turns)  # one each on the way, and as many that wait
         self.turns = turns
         self.dataset, self.workers, self.timeout_s = dataset, workers, timeout_s
-        self._start = (dataset, memory_mb, os.getpid())
+        self._largest = 0.0  # bytes that the videos take of late
+        self._start = (dataset, dataset.memory_mb, os.getpid())
         self._context = multiprocessing.get_context(start_method)
         self._pool = self._new_pool()
 
@@ -114,7 +110,9 @@ class SupervisedDecoder:
         given = 0
         try:
             while True:
-                room = min(self.room, self.turns - given % self.turns) if self.turns else self.room
+                room = self._room
+                if self.turns:
+                    room = min(room, self.turns - given % self.turns)
                 while len(waiting) < room and (index := next(todo, None)) is not None:
                     waiting.append(self._begin(index, self.dataset.decoder))
                 if not waiting:
@@ -125,13 +123,25 @@ class SupervisedDecoder:
             for task in waiting:
                 task.frames.close()
 
+    @property
+    def _room(self) -> int:
+        """Videos that are on the way or wait: fewer where a quarter of the memory does not hold so many."""
+        if self.dataset.memory_mb is None or not self._largest:
+            return self.room
+        return max(1, min(self.room, int(self.dataset.memory_mb * 2**18 / self._largest)))
+
     def _finish(self, waiting: deque[_Task]) -> VideoSample:
-        """Takes the first task, and gives its video a second try if the first one failed."""
+        """Takes the first task, and gives its video a second try if the first one failed or needs more memory."""
         task = self._settled(waiting)
         failure = task.future.exception()
         if not _is_fault(failure):
-            return _sample_of(task)
-        waiting.appendleft(self._begin(task.index, self._other_decoder()))
+            sample = _sample_of(task)
+            self._largest = max(sample.num_bytes, sample.needed_bytes, 0.8 * self._largest)
+            if not sample.needed_bytes or task.alone:
+                return sample
+            waiting.appendleft(self._begin(task.index, self.dataset.decoder, alone=True))
+            return self._finish(waiting)
+        waiting.appendleft(self._begin(task.index, self._other_decoder(), alone=True))
         task.frames.close()
         task = self._settled(waiting)
         again = task.future.exception()
@@ -174,11 +184,14 @@ class SupervisedDecoder:
             with suppress(Exception):
                 task.future.set_exception(ProcessExpired("its process died"))
 
-    def _begin(self, index: int, decoder: str) -> _Task:
+    def _begin(self, index: int, decoder: str, *, alone: bool = False) -> _Task:
+        """Has a video decoded: with its share of a quarter of the memory, or `alone`, the next one, with half of it."""
         frames = _FrameFile()
+        memory = self.dataset.memory_mb
+        allowed = None if memory is None or alone else memory * 2**18 // self._room
         job: dict[str, Any] = {
-            "function": _decode,
-            "args": (index, decoder, frames.path),
+            "function": decode,
+            "args": (index, decoder, frames.path, allowed),
             "timeout": self.timeout_s,
         }
         try:
@@ -187,7 +200,7 @@ class SupervisedDecoder:
             self._stop_pool()
             self._pool = self._new_pool()
             future = self._pool.schedule(**job)
-        return _Task(index, decoder, future, frames)
+        return _Task(index, decoder, future, frames, alone)
 
     def _other_decoder(self) -> str:
         """Who tries the second time; a decoder that was asked for by name stays the only one."""
@@ -197,7 +210,7 @@ class SupervisedDecoder:
         if isinstance(failure, TimeoutError):
             return f"no answer within dataset.decode_timeout_s={self.timeout_s:g}"
         if isinstance(failure, MemoryError):
-            return f"out of memory (dataset.decode_memory_mb={self._start[1] or 'null'})"
+            return f"out of memory (dataset.memory_mb={self._start[1] or 'null'})"
         code = getattr(failure, "exitcode", None)
         if code is None or code >= 0:
             return "its process ended" + (f" with status {code}" if code else "")
@@ -205,7 +218,7 @@ class SupervisedDecoder:
 
     def _new_pool(self) -> ProcessPool:
         return ProcessPool(
-            self.workers, context=self._context, initializer=_start_worker, initargs=self._start
+            self.workers, context=self._context, initializer=start_worker, initargs=self._start
         )
 
     def _stop_pool(self) -> None:
@@ -232,85 +245,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-# ---- in the process that decodes ----
-
-_dataset: list[VideoDataset] = []
-
-
-def _start_worker(dataset: VideoDataset, memory_mb: int | None, parent: int) -> None:
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # pebble's handler waits for Python, which a stuck decoder never gives
-    _die_with(parent)
-    _limit_memory(memory_mb)
-    torch.set_num_threads(1)  # the processes are the parallelism
-    _dataset[:] = [dataset]
-
-
-def _die_with(parent: int) -> None:
-    """Linux ends this process as soon as its parent is gone, even if a decoder is stuck."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-def _forget_frames() -> None:
-    """Closes the frame files that were open when this process was forked: they would stay as long as it does."""
-    if not _TAKES_MEMFD:
-        return
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # the directory itself is closed by now
-            if _FILE_NAME in os.readlink(f"/proc/self/fd/{name}"):
-                os.close(int(name))
-
-
-def _limit_memory(memory_mb: int | None) -> None:
-    """Sets a limit on private memory, above what the process has now; and never writes a core file."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    if memory_mb is None:
-        return
-    with suppress(OSError, ValueError):
-        used = 0
-        with open("/proc/self/status") as file:
-            for line in file:
-                if line.startswith("VmData:"):
-                    used = int(line.split()[1]) * 1024
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (used + memory_mb * 2**20, hard))
-
-
-def _decode(index: int, decoder: str, path: str | None) -> tuple[VideoSample, tuple[int, ...] | None]:
-    """Reads a video; its frames go to `path`, and their shape comes back. None: they come in the sample."""
-    sample = _dataset[0].read(index, decoder)
-    start = time.perf_counter()
-    if sample.frames is None or path is None or not _write(path, sample.frames):
-        return sample, None
-    handing_over_ms = 1000 * (time.perf_counter() - start)  # keeps this process from the next video too
-    sent = replace(sample, frames=None, decode_ms=sample.decode_ms + handing_over_ms)
-    return sent, tuple(sample.frames.shape)
-
-
-def _write(path: str, frames: Tensor) -> bool:
-    """Whether the frames went to the file in memory; they do not where /proc is closed."""
-    try:
-        handle = os.open(path, os.O_WRONLY)
-    except OSError:
-        return False
-    try:
-        rest = frames.contiguous().numpy().data.cast("B")
-        while rest:
-            rest = rest[os.write(handle, rest) :]
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True

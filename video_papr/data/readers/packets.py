@@ -41,6 +41,7 @@ class VideoStream:
         container: FFmpeg's name of the file format; several names, separated by commas, for families.
         codec: FFmpeg's name of the codec.
         pixel_format: FFmpeg's name of the layout of the decoded pixels.
+        size: (height, width) of the frames as they are shown.
         times: when the frames are shown.
         pts: (num_frames,) int64 presentation times, ascending, in units of the stream. Empty when they cannot
             be trusted to name the frames; `irregular` then says why.
@@ -58,6 +59,7 @@ class VideoStream:
     container: str
     codec: str
     pixel_format: str
+    size: tuple[int, int]
     times: FrameTimes
     pts: NDArray[np.int64]
     keyframes: NDArray[np.int64]
@@ -181,6 +183,8 @@ def _read_packets(
         [] if irregular else [packet.pts for packet in shown if packet.is_keyframe], dtype=np.int64
     )
     frame = _decode_one(stream, first)
+    orientation = AS_STORED if frame is None else orientation_of(frame)
+    height, width = stream.codec_context.height, stream.codec_context.width
     return VideoStream(
         index=stream.index,
         is_best=is_best,
@@ -188,12 +192,13 @@ def _read_packets(
         container=container.format.name,
         codec=stream.codec_context.codec.canonical_name,
         pixel_format=str(stream.codec_context.pix_fmt),
+        size=(width, height) if orientation.transpose else (height, width),
         times=times,
         pts=np.sort(pts),
         keyframes=np.searchsorted(np.sort(pts), keys).astype(np.int64),
         irregular=irregular,
         skipped=skipped,
-        orientation=AS_STORED if frame is None else orientation_of(frame),
+        orientation=orientation,
         interlaced=frame is not None and frame.interlaced_frame,
         limits=limits,
     )
