@@ -24,6 +24,7 @@ from video_papr.data import decoding
 from video_papr.data.decoding import DecodedClips, decode_clips
 from video_papr.data.readers import decord as decord_reader
 from video_papr.data.readers import packets, pyav
+from video_papr.data.readers.answers import EndedEarly, Refused
 from video_papr.data.readers.file_head import missing_bytes
 from video_papr.data.sampling import dense_clips, uniform_segments
 
@@ -231,6 +232,29 @@ def test_fewer_frames_than_packets(clips_dir: Path) -> None:
     np.testing.assert_array_equal(clips.frames[0], decode_by_hand(path))
 
 
+@pytest.mark.parametrize(
+    ("shown", "accepted"), [(9, True), (6, True), (5, True), (4, False), (1, False), (10, False)]
+)
+def test_less_than_half_of_the_frames_is_a_loss(
+    tmp_path: Path, write_video: VideoWriter, shown: int, accepted: bool
+) -> None:
+    """Streams of fields have two packets for each frame; a decoder that shows fewer than that lost some."""
+    stream = packets.read_stream(write_video(tmp_path / "a.mp4", 10))
+
+    def reader(path: object, stream: object, wanted: np.ndarray) -> np.ndarray:
+        if wanted[-1] >= min(shown, 9):
+            raise EndedEarly(shown)
+        return np.zeros((len(wanted), 48, 64, 3), np.uint8)
+
+    if accepted:
+        clips = decoding._decode_with(reader, "pyav", "a.mp4", stream, all_frames)
+        assert clips.num_video_frames == shown == len(clips.frames[0])
+        assert clips.times.seconds == pytest.approx(shown / 25 if shown > 5 else 10 / 25)
+    else:
+        with pytest.raises(Refused, match=f"only {shown} of 10 frames can be decoded"):
+            decoding._decode_with(reader, "pyav", "a.mp4", stream, all_frames)
+
+
 def test_wrong_count_in_a_complete_file(tmp_path: Path, write_video: VideoWriter) -> None:
     """Damaged metadata: the frames are counted."""
     path = write_video(tmp_path / "a.avi", 20, codec="mpeg4")
@@ -370,6 +394,17 @@ def test_flipped_bits_are_noticed(
     path.write_bytes(content)
     for decoder in ("auto", "pyav", "decord"):
         refusal(path, decoder)
+
+
+def test_damage_that_decodes_to_a_picture_passes(tmp_path: Path, write_video: VideoWriter) -> None:
+    """The limit that docs/reliability.md states: raw pixels carry no checksum, so nothing shows that they changed."""
+    path = write_video(tmp_path / "a.avi", 5, codec="rawvideo")
+    before, content = decode_by_hand(path), bytearray(path.read_bytes())
+    middle = 2 * len(content) // 5
+    content[middle : middle + 512] = bytes(512)
+    path.write_bytes(content)
+    after = decode_clips(path, all_frames).frames[0]
+    assert after.shape == before.shape and (after != before).any()
 
 
 def test_decord_alone_hides_damage(tmp_path: Path, write_video: VideoWriter) -> None:

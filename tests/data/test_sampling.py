@@ -231,3 +231,21 @@ def test_frames_needed(sample: Callable[..., np.ndarray], num_frames: int, frame
             clip = sample(n, num_frames=num_frames, frame_stride=frame_stride, num_clips=1)[0]
             assert (np.diff(clip) != frame_stride).any() == (n < enough)
     assert frames_needed("videomae_uniform", num_frames=num_frames, frame_stride=frame_stride) == num_frames
+
+
+@pytest.mark.parametrize(
+    ("sample", "num_video_frames", "expected"),
+    [
+        (videomae_dense, 20, [6, 8, 10]),  # 10 frames are left, 7 of them free: the fourth is the first
+        (videomae_dense, 18, [6, 8, 10]),
+        (videomae_dense, 17, [6, 8, 10]),
+        (videomae_dense, 16, [4, 6, 8]),
+        (vivit_dense, 20, [7, 9, 11]),  # a span of 6 leaves 14 free
+        (vivit_dense, 19, [6, 8, 10]),
+        (vivit_dense, 7, [0, 2, 4]),
+    ],
+)
+def test_one_clip_of_the_published_evaluations_sits_in_the_middle(
+    sample: Callable[..., np.ndarray], num_video_frames: int, expected: list[int]
+) -> None:
+    assert sample(num_video_frames, num_frames=3, frame_stride=2, num_clips=1).tolist() == [expected]

@@ -73,6 +73,8 @@ def test_fewer_frames_than_packets_keep_the_length() -> None:
     fields = frame_times(range(0, 200, 2), [2] * 100, time_base=1 / 100, rates=[50.0])
     frames = fields.for_frames(50)  # two packets for each frame
     assert (frames.fps, frames.seconds, len(frames.borders)) == (25, 2.0, 51)
+    odd = fields.for_frames(99).for_frames(50)
+    assert (odd.fps, odd.seconds, len(odd.borders)) == (25, 2.0, 51)
     packed = fields.for_frames(99)
     assert (packed.fps, packed.seconds) == (50, 1.98)
 

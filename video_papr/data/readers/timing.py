@@ -52,8 +52,13 @@ class FrameTimes:
 
     def for_frames(self, num_frames: int) -> FrameTimes:
         """The times when the decoder shows fewer frames than there are packets: a few less, or one for each two."""
-        step = max(round((len(self.borders) - 1) / num_frames), 1) if len(self.borders) else 1
-        return FrameTimes(self.borders[::step][: num_frames + 1], self.fps / step, self.constant)
+        count = len(self.borders) - 1
+        if 2 * num_frames > count + 1:
+            return FrameTimes(self.borders[: num_frames + 1], self.fps, self.constant)
+        borders = self.borders[::2]
+        if count % 2:  # the last field has no other
+            borders = np.append(borders, 2 * borders[-1] - borders[-2])
+        return FrameTimes(borders[: num_frames + 1], self.fps / 2, self.constant)
 
 
 NO_TIMES = FrameTimes(np.empty(0), 0.0, constant=True)
