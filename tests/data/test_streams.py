@@ -75,6 +75,8 @@ def test_fewer_frames_than_packets_keep_the_length() -> None:
     assert (frames.fps, frames.seconds, len(frames.borders)) == (25, 2.0, 51)
     odd = fields.for_frames(99).for_frames(50)
     assert (odd.fps, odd.seconds, len(odd.borders)) == (25, 2.0, 51)
+    one = frame_times([0], [2], time_base=1 / 100, rates=[50.0])
+    assert one.for_frames(1).borders.tolist() == [0, 0.02]
     packed = fields.for_frames(99)
     assert (packed.fps, packed.seconds) == (50, 1.98)
 

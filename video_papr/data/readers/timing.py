@@ -53,7 +53,7 @@ class FrameTimes:
     def for_frames(self, num_frames: int) -> FrameTimes:
         """The times when the decoder shows fewer frames than there are packets: a few less, or one for each two."""
         count = len(self.borders) - 1
-        if 2 * num_frames > count + 1:
+        if num_frames >= count or 2 * num_frames > count + 1:
             return FrameTimes(self.borders[: num_frames + 1], self.fps, self.constant)
         borders = self.borders[::2]
         if count % 2:  # the last field has no other
