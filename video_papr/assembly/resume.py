@@ -36,6 +36,7 @@ FREE = (
         "dataset.scorer",
         "backbone.published",
         "pruner.published",
+        "dataset.usual_sampling",  # what it leads to is in `sampling`
     ),  # read by interpolation only
 )
 

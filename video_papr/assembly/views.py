@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..backbones.builders import Backbone
 from ..config import DatasetConfig, ViewsConfig
+from ..core.console import warn
 from ..core.errors import ConfigError
 from ..core.paths import default_cache_dir
+from ..core.reading import ReadConfig
 from ..data.clip_cache import ClipCache
 from ..data.limits import Limits
 from ..data.sampling import choose_sampler
@@ -21,9 +25,41 @@ from ..evaluation.sharing import SHARABLE, SharedMaps
 from ..pipeline import Pipeline
 from ..pruning.similarity import SimilarityPruner
 
+FRAME_STRIDE = 4  # where neither the configuration nor the weights say it: VideoMAE's on Kinetics
+STRIDED = ("dense", "videomae_dense", "vivit_dense")  # samplings that have a stride
+
+
+def read_as_trained(dataset: DatasetConfig, backbone: Backbone | None = None) -> DatasetConfig:
+    """The dataset's keys with what is not set filled in: as the backbone's weights were trained, or as is usual.
+
+    Warns where a key that is set contradicts the weights.
+
+    Args:
+        backbone: None where weights decide nothing, as before a training.
+    """
+    read = getattr(backbone, "read", None) or ReadConfig()
+    sampling: Any = dataset.sampling or read.sampling or dataset.usual_sampling
+    stride = dataset.frame_stride or read.frame_stride or FRAME_STRIDE
+    asked = {"sampling": dataset.sampling, "short_side": dataset.short_side}
+    if sampling in STRIDED:
+        asked["frame_stride"] = dataset.frame_stride
+    for key, value in asked.items():
+        trained = getattr(read, key)
+        if None not in (value, trained) and value != trained:
+            warn(
+                f"dataset.{key}={value}: the weights were trained with {trained}; leave it out to read clips alike"
+            )
+    size = 0 if backbone is None else min(backbone.frame_size)
+    trained_side = read.short_side if read.short_side is not None and read.short_side >= size else None
+    return replace(
+        dataset, sampling=sampling, frame_stride=stride, short_side=dataset.short_side or trained_side
+    )
+
 
 def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callable:
     """Returns (frames of the video) -> (clips, num_frames) frame indices."""
+    dataset = read_as_trained(dataset)
+    assert dataset.sampling is not None and dataset.frame_stride is not None  # filled in
     return choose_sampler(
         dataset.sampling, num_frames=num_frames, num_clips=clips, frame_stride=dataset.frame_stride
     )

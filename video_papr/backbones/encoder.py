@@ -56,6 +56,7 @@ class Encoder(nn.Module):
     short_side: int | None = None
     interpolation = "bilinear"
     replayed = False
+    read: ReadConfig | None = None
 
     def __init__(
         self,
@@ -75,7 +76,6 @@ class Encoder(nn.Module):
         self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
         self.frame_size, self.dim = frame_size(input_size), dim
         self.class_names: tuple[str, ...] | None = None
-        self.read: ReadConfig | None = None
         self.patch_embed = TubeletEmbed(tubelet, dim)
         options: dict[str, Any] = {
             "qkv_bias": True,

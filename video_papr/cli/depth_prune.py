@@ -53,7 +53,9 @@ def run(config: DepthRunConfig, out: Path) -> dict[str, Any]:
         progress=config.progress,
         say=console.print,
     )
-    build_depth.save(out / "weights.safetensors", pruned, subject, class_names, config.dataset.name)
+    read = build_train.reading_of(config.dataset, config.backbone, pruned.net)
+    described = {"trained_on": config.dataset.name, "read": read.to_metadata()}
+    build_depth.save(out / "weights.safetensors", pruned, subject, class_names, described)
     report = {"model": subject.name, "blocks": pruned.blocks, **pruned.report}
     atomic_write(out / "depth.json", json.dumps(report, indent=2) + "\n")
     _tell(report, console.print)

@@ -28,6 +28,7 @@ def run(config: PrepareConfig, out: Path) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..assembly import build, runtime
+    from ..assembly.views import read_as_trained
     from ..backbones.builders import clip_size
     from ..data.index import build_index, index_text
     from ..data.index_probe import probe_videos
@@ -38,7 +39,9 @@ def run(config: PrepareConfig, out: Path) -> dict[str, Any]:
     problems: list[str] = []
     root, videos = build.build_videos(dataset, progress=config.progress, on_invalid=problems.append)
     num_frames, _ = clip_size(backbone.name, num_frames=backbone.num_frames)
-    needed = frames_needed(dataset.sampling, num_frames=num_frames, frame_stride=dataset.frame_stride)
+    reading = read_as_trained(dataset)
+    assert reading.sampling is not None and reading.frame_stride is not None  # filled in
+    needed = frames_needed(reading.sampling, num_frames=num_frames, frame_stride=reading.frame_stride)
     probes = probe_videos(
         {record.name: record.path for record in videos.records},
         out / "progress.jsonl",

@@ -81,7 +81,9 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
         return {}
     last = rows[-1]
     described = {"trained_on": config.dataset.name, "steps": last["step"], "top1_val": last["top1"]}
-    target.save(out / "weights.safetensors", class_names, {**described, "torch": torch.__version__})
+    read = build_train.reading_of(config.dataset, config.backbone, target.weights)
+    described |= {"read": read.to_metadata(), "torch": torch.__version__}
+    target.save(out / "weights.safetensors", class_names, described)
     console.print(f"validation top-1 {last['top1']:.2f} % after {last['step']} steps")
     print_written([out / name for name in ("weights.safetensors", "log.csv", "checkpoint.pt")], console)
     return last

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..core.errors import ConfigError, LogitsError, VideoDecodeError
 from ..core.escape import printable
+from ..core.reading import ReadConfig
 from ..data.decoding import decode_clips
 from ..data.readers.packets import read_stream
 from ..data.readers.timing import FrameTimes
@@ -120,8 +121,11 @@ def best_guesses(probabilities: Tensor, names: tuple[str, ...] | None, top_k: in
 
 
 def recipe_of(pipeline: Pipeline, recipe: Recipe | None = None) -> Recipe:
-    """How a pipeline reads videos: as asked, as `Pipeline.from_config` was told, or as `Recipe` says by itself."""
-    return recipe or getattr(pipeline, "recipe", None) or Recipe()
+    """How a pipeline reads videos: as asked, as `Pipeline.from_config` was told, as its weights say, or as
+    `Recipe` says by itself."""
+    read = getattr(pipeline.backbone, "read", None) or ReadConfig()
+    own = {key: value for key in ("sampling", "frame_stride", "short_side") if (value := getattr(read, key))}
+    return recipe or getattr(pipeline, "recipe", None) or Recipe(**own)
 
 
 class ClipReader:
