@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -223,6 +224,7 @@ class _Work:
             baseline=config.baseline and not (pipeline.pruner is None and pipeline.merger is None),
             full_batches=bool(config.runtime.compile),
             shared_maps=build_shared_maps(dataset, config.views, pipeline, wanted=config.share_maps),
+            batch_bytes=math.inf if dataset.memory_mb is None else dataset.memory_mb * 2**18,
         )
 
     def _samples(self, todo: Sequence[int], cache: ClipCache | None, workers: int, group: int) -> Any:

@@ -5,9 +5,9 @@ Letters: V views in a batch, T frames, S x S pixels, C classes, K kept tokens, T
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,6 +87,7 @@ class Evaluator:
         full_batches: fill up batches that are short, for compiled networks; see `classify_views`.
         shared_maps: scores all views of a video in one go; None: every view is scored by itself.
         observers: see `Observer`.
+        batch_bytes: of decoded frames; a batch is shorter once it holds so many.
     """
 
     pipeline: Pipeline
@@ -98,6 +99,7 @@ class Evaluator:
     full_batches: bool = False
     shared_maps: SharedMaps | None = None
     observers: Sequence[Observer] = ()
+    batch_bytes: float = math.inf
 
     def __post_init__(self) -> None:
         self._dense = Pipeline(self.pipeline.backbone)
@@ -125,7 +127,7 @@ class Evaluator:
             ConfigError: memory runs out with half of `batch_size` too.
         """
         done = Evaluation(dense=StageTimes() if self.baseline else None)
-        launched = map(self._launch, _groups(samples, self.videos_per_batch))
+        launched = map(self._launch, _groups(samples, self.videos_per_batch, self.batch_bytes))
         for made in behind(launched, 1 if self.engine.queues else 0):
             part = self._finish(made)
             del made  # and its frames, before the batch after the next one is launched
@@ -254,10 +256,16 @@ class Evaluator:
             observer.on_smaller_batch(self.batch_size, size)
 
 
-def _groups(samples: Iterable[VideoSample], size: int) -> Iterator[list[VideoSample]]:
-    """Takes `size` videos at a time; the last group may be smaller."""
-    rest = iter(samples)
-    while group := list(islice(rest, size)):
+def _groups(samples: Iterable[VideoSample], size: int, full: float = math.inf) -> Iterator[list[VideoSample]]:
+    """Takes `size` videos at a time, or fewer once their frames take `full` bytes; the last group may be smaller."""
+    group: list[VideoSample] = []
+    for sample in samples:
+        group.append(sample)
+        del sample
+        if len(group) == size or sum(held.num_bytes for held in group) >= full:
+            yield group
+            group = []  # nothing here may keep frames that the caller has done with
+    if group:
         yield group
 
 
