@@ -2,7 +2,7 @@
 
 A group of options is a class with `@options("name of the group")`, an option one line in it:
 
-    keep_ratio: Ratio = option(0.3, "share of the tubelets that is kept")
+    top_k: Positive = option(5, "classes in each answer")
 """
 
 from __future__ import annotations
