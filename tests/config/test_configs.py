@@ -10,16 +10,19 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from video_papr.assembly.build import build_folded_pruner
 from video_papr.backbones.builders import BACKBONES
 from video_papr.config import COMMANDS, EvalConfig, check, plain
 from video_papr.config.commands import sections
 from video_papr.config.options import defaults_of
 from video_papr.config.sources import about, names
+from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.tome import MERGERS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
+RENAMED_KEYS = ("carry", "compensation", "floor", "min_per_frame", "ground", "uniform_share")
 GIVEN = ["dataset.root=videos", "dataset.annotations=list.csv"]  # what some datasets insist on
 
 
@@ -172,3 +175,12 @@ def test_help_lists_every_option_and_key(command: str) -> None:
             assert all(f"  {group}.{key}=" in text for key in keys)
     assert "--cfg job" in text and "Examples:" in text
     assert not re.search(r"\$(?!\$)\w", text)  # Hydra's template would look it up
+
+
+@pytest.mark.parametrize("name", [name for name in names("pruner") if name != "none"])
+def test_defaults_of_a_file_are_those_of_the_library(name: str) -> None:
+    given = evaluation(f"pruner={name}", "dataset=folder", "dataset.root=videos").pruner
+    one, two = build_pruner(name), build_folded_pruner(given)
+    assert one is not None and two is not None and one.budget == two.budget
+    for key in (*RENAMED_KEYS, "diversity", "cluster_tau", "after_blocks"):
+        assert getattr(one, key, None) == getattr(two, key, None)

@@ -18,7 +18,7 @@ METHODS = ("updp", "greedy", "random", "uniform")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to prune and how long to train. Keys of the same name stand in `conf/depth_prune.yaml`.
+    """What to prune and how long to train. Keys of the same name stand in `config.DepthConfig`.
 
     Attributes:
         prune: K, the number of blocks.

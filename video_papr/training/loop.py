@@ -35,7 +35,7 @@ CHECKPOINT, LOG = "checkpoint.pt", "log.csv"
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how hard to train. Keys of the same name stand in `conf/train.yaml`.
+    """How long and how hard to train. Keys of the same name stand in `config.TrainConfig`.
 
     Attributes:
         steps: optimiser steps; each sees `batch_size` clips.
