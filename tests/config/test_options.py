@@ -9,6 +9,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from video_papr import pruning
 from video_papr.config import (
     BackboneConfig,
     DepthConfig,
@@ -22,6 +23,7 @@ from video_papr.config import (
 )
 from video_papr.config.hydra import compose_words, plain_words
 from video_papr.config.options import allowed, schemas
+from video_papr.config.renamed import KEYS
 from video_papr.core.errors import ConfigError
 
 
@@ -211,3 +213,9 @@ def test_former_names_are_read_with_a_warning(
     assert "pruner.carry is the former spelling of pruner.compensation" in capsys.readouterr().err.replace(
         "\n", " "
     )
+
+
+def test_the_library_and_the_configuration_renamed_the_same() -> None:
+    library = getattr(pruning, "RENAMED_OPTIONS", {})
+    former = {old.removeprefix("pruner."): new for old, new in KEYS.items() if old.startswith("pruner.")}
+    assert {old: f"pruner.{new}" for old, new in library.items()}.items() <= former.items()
