@@ -62,7 +62,7 @@ def test_ranks_end_like_one_process(words: tuple[str, ...], whole: Path, tmp_pat
     (session,) = json.loads((out / "results.json").read_text())["sessions"]
     assert (session["ranks"], session["videos"]) == (size, 13)
     said = log(out)
-    assert said.count("wrote ") == 3 and said.count("top-1, % of all videos") == 1
+    assert said.count("wrote ") == 5 and said.count("top-1, % of all videos") == 1
     assert f"rank 0 of {size}" in said and "rank 1 of" not in said
     assert f"rank 1 of {size}" in (out / "rank_1.log").read_text()
     assert len(list(out.glob("rank_*.log"))) == size - 1
@@ -131,9 +131,8 @@ def test_a_wrong_option_is_one_line(words: tuple[str, ...], tmp_path: Path) -> N
     out = tmp_path / "run"
     children = killing.start_ranks((*words, "pruner.keep_ratio=2"), out, 3)
     assert [killing.finish(child) for child in children] == [2, 0, 0]
-    assert log(out).splitlines() == [
-        "error: pruner.keep_ratio=2: must be a number above 0 and at most 1 (share of the tubelets that is kept)."
-    ]
+    (line,) = log(out).splitlines()
+    assert line.startswith("error: pruner.keep_ratio=2: must be a number above 0 and at most 1")
 
 
 def test_a_sweep_of_ranks(words: tuple[str, ...], tmp_path: Path) -> None:

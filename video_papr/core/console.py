@@ -53,7 +53,9 @@ def note(text: str) -> None:
 
 
 def _say(kind: str, color: str, text: object) -> None:
-    make_console(stderr=True).print(Text.assemble((kind, color), " ", printable(str(text))))
+    """One line; details of an error stand below it, indented by two blanks each."""
+    lines = "\n  ".join(printable(line) for line in str(text).split("\n  "))
+    make_console(stderr=True).print(Text.assemble((kind, color), " ", lines))
 
 
 @contextmanager

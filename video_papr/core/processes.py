@@ -68,7 +68,7 @@ class Ranks:
     def broadcast(self, **facts: Any) -> None:
         """Rank 0: everything is prepared; the others start on `job`, and know these facts."""
         if self._store is not None:
-            self.job = {**self.job, **facts}
+            self.job = {**self.job, **facts, "advice": self._advice}
             self._exchange(self.job)
             self.busy = True
 
@@ -80,6 +80,7 @@ class Ranks:
         """
         job = self._exchange(None)
         self.busy, self.job = job is not None, job or {}
+        self._advice = self.job.get("advice", "")  # the signal may come at once
         return self.busy
 
     def dismiss(self) -> None:
@@ -147,7 +148,7 @@ class Ranks:
 
     @contextmanager
     def watched(self, advice: str) -> Iterator[None]:
-        """While the body runs, torchrun's signal that another rank was lost ends this process with one line.
+        """While the body runs, the loss of another rank ends this process with one line.
 
         Args:
             advice: what the user can do, for the end of the line.
@@ -155,22 +156,29 @@ class Ranks:
         if self._store is None:
             yield
             return
-        owner = os.getpid()
-
-        def leave(number: int, frame: object) -> NoReturn:
-            # Not an exception: whoever catches one at this moment would take it for a fault of a video.
-            if os.getpid() == owner and self.first_to_report():
-                said = f"error: {self} was told to stop: another rank is lost, or the job was ended. {advice}"
-                os.write(2, f"{said}\n".encode())
-            os._exit(128 + number)
-
-        before = signal.signal(signal.SIGTERM, leave)
         self._advice = advice
         try:
             with self._lost_ranks():
                 yield
         finally:
             self._advice = ""
+
+    @contextmanager
+    def _stopped_by_signal(self) -> Iterator[None]:
+        """Torchrun's signal that another rank was lost ends this process, with one line where a job had begun."""
+        owner = os.getpid()
+
+        def leave(number: int, frame: object) -> NoReturn:
+            # Not an exception: whoever catches one at this moment would take it for a fault of a video.
+            if os.getpid() == owner and self._advice and self.first_to_report():
+                said = f"error: {self} was told to stop: another rank is lost, or the job was ended. {self._advice}"
+                os.write(2, f"{said}\n".encode())
+            os._exit(128 + number)
+
+        before = signal.signal(signal.SIGTERM, leave)
+        try:
+            yield
+        finally:
             signal.signal(signal.SIGTERM, before)
 
     @contextmanager
@@ -226,7 +234,8 @@ def join() -> Iterator[Ranks]:
         store=dist.PrefixStore("ours", store),
     )
     try:
-        yield ranks
+        with ranks._stopped_by_signal():
+            yield ranks
     finally:
         if rank == 0:
             ranks.dismiss()
