@@ -32,7 +32,8 @@ from video_papr.data.decoding import decode_clips
 from video_papr.data.sampling import dense_clips
 from video_papr.data.transforms import reduced_size, resize_and_crop
 from video_papr.pipeline import Pipeline
-from video_papr.pruning.builders import Pruner, build_pruner
+from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.map_pruner import MapPruner
 
 SIZE, ANSWER_SIZE, REPEATS = 224, 64, 3
 GRID = TokenGrid(8, 14, 14)
@@ -73,9 +74,9 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def compare(pruner: Pruner, flow: Pipeline, path: Path, views: list[Tensor]) -> tuple[float, bool]:
+def compare(pruner: MapPruner, flow: Pipeline, path: Path, views: list[Tensor]) -> tuple[float, bool]:
     """Share of kept tokens that agree, and whether the answers do."""
-    kept = [pruner(each, GRID).mask() for each in views]
+    kept = [pruner.choose(pruner.scorer(each, GRID)).mask() for each in views]
     small = [resize_and_crop(decode(path, ANSWER_SIZE, way), size=ANSWER_SIZE) for way in (False, True)]
     answers = [flow(each).argmax().item() for each in small]
     return (kept[0] & kept[1]).sum().item() / kept[0].sum().item(), answers[0] == answers[1]
@@ -90,7 +91,7 @@ def main() -> None:
     paths = sorted(videos_below(given.folder))
     random.Random(0).shuffle(paths)
     pruner = build_pruner("x3d_s", keep_ratio=0.3, **SCORER)
-    assert isinstance(pruner, Pruner)
+    assert isinstance(pruner, MapPruner)
     flow = Pipeline(build_backbone("videomae_tiny", weights="videomae_tiny_synthetic"), pruner)
     rows, overlaps, same = [], [], []
     for path in paths[: given.videos]:

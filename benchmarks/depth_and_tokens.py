@@ -17,7 +17,7 @@ from torch import nn
 
 from video_papr.assembly.runtime import DTYPES
 from video_papr.backbones.builders import build_backbone
-from video_papr.backbones.depth_pruned import REMOVED, WHOLE, shorten_backbone
+from video_papr.backbones.depth_pruned import REMOVED, WHOLE, depth_prune_backbone
 from video_papr.benchmark.clips import synthetic_clips
 from video_papr.benchmark.flops import count_gmacs
 from video_papr.benchmark.suite import DENSE
@@ -35,7 +35,7 @@ def variants(removed: int, dtype: torch.dtype) -> dict[str, nn.Module]:
     found = {}
     for blocks, words in ((DEPTH, [WHOLE] * DEPTH), (DEPTH - removed, kinds)):
         backbone = build_backbone(BACKBONE)
-        shorten_backbone(backbone, words)
+        depth_prune_backbone(backbone, words)
         for variant in build_variants(backbone, None, pruners=[("x3d_s", {})], keep_ratios=[KEEP]):
             tokens = "all tokens" if variant.name == DENSE else variant.name
             found[f"{blocks} blocks, {tokens}"] = variant.flow.to(dtype)

@@ -25,7 +25,7 @@ from video_papr.data.sampling import uniform_segments
 from video_papr.data.transforms import resize_and_crop
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.scorers.channels_last import speed_up
+from video_papr.pruning.scorers.channels_last import use_channels_last
 from video_papr.pruning.scorers.fusion import standardize
 from video_papr.pruning.select import select_tokens
 from video_papr.synthetic.tracks import actor_tokens, in_view
@@ -57,7 +57,7 @@ def load(pipeline: Pipeline, num_videos: int) -> tuple[Tensor, Tensor, Tensor]:
 @torch.inference_mode()
 def stage_map(pipeline: Pipeline, clips: Tensor, stage: str) -> Tensor:
     """X3D-S's map at a stage, standardised, (V, T', H', W')."""
-    pruner = speed_up(
+    pruner = use_channels_last(
         build_pruner(
             "x3d_s",
             weights="x3d_s_synthetic",
@@ -69,7 +69,7 @@ def stage_map(pipeline: Pipeline, clips: Tensor, stage: str) -> Tensor:
         )
     )
     batches = tqdm(clips.split(BATCH), desc=f"scoring, {stage}", unit="batch")
-    return standardize(torch.cat([pruner.significance(batch, pipeline.backbone.grid) for batch in batches]))
+    return standardize(torch.cat([pruner.scorer(batch, pipeline.backbone.grid) for batch in batches]))
 
 
 @torch.inference_mode()
@@ -107,7 +107,7 @@ def main() -> None:
     for ratio in KEEP_RATIOS:
         cells = []
         for scores, ground in variants.values():
-            selection = select_tokens(scores, keep_ratio=ratio, ground=ground)
+            selection = select_tokens(scores, keep_ratio=ratio, uniform_share=ground)
             lost = 100 * (whole - right(pipeline, clips, labels, selection))
             share = 100 * selection.mask()[actor].float().mean()
             cells.append(f"{lost.mean():.2f} ± {lost.std() / num_videos**0.5:.2f} ({share:.0f} %)")

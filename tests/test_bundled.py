@@ -18,7 +18,7 @@ from video_papr.data.loader import iter_samples
 from video_papr.data.sampling import uniform_segments
 from video_papr.data.transforms import resize_and_crop
 from video_papr.evaluation.cost import Engine
-from video_papr.pruning.scorers.channels_last import speed_up
+from video_papr.pruning.scorers.channels_last import use_channels_last
 from video_papr.synthetic.tracks import actor_tokens, in_view
 from video_papr.synthetic.videos import SyntheticSplit, generate, read_actors
 
@@ -106,7 +106,7 @@ def test_bundled_weights_stay_small() -> None:
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "x3d_s"])
 def test_bf16_gives_the_same_answers(clips: Clips, pruned: bool) -> None:
     """As `runtime.dtype=bf16` runs it: by autocast, with the fast trunk; to 99.5 % of the videos at least."""
-    pruner = speed_up(vp.build_pruner("x3d_s", keep_ratio=0.3, **SCORER)) if pruned else None
+    pruner = use_channels_last(vp.build_pruner("x3d_s", keep_ratio=0.3, **SCORER)) if pruned else None
     pipeline = vp.Pipeline(vp.build_backbone("videomae_tiny", weights="videomae_tiny_synthetic"), pruner)
     answers = []
     for dtype in (torch.float32, torch.bfloat16):

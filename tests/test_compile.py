@@ -19,7 +19,7 @@ from video_papr.evaluation.cost import Engine
 from video_papr.evaluation.evaluator import Evaluator
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.scorers.channels_last import speed_up
+from video_papr.pruning.scorers.channels_last import use_channels_last
 
 CPU = torch.device("cpu")
 
@@ -56,7 +56,7 @@ def test_one_graph_for_each_number_of_tokens_and_one_for_the_scorer(graphs: list
     backbone = small_backbone()
     frames = frames_of(2)
     flows = [
-        Pipeline(backbone, speed_up(build_pruner("x3d_s", keep_ratio=0.5, frames=4, size=32))),
+        Pipeline(backbone, use_channels_last(build_pruner("x3d_s", keep_ratio=0.5, frames=4, size=32))),
         Pipeline(backbone, build_pruner("motion", keep_ratio=0.3)),
         Pipeline(backbone),
     ]
@@ -70,7 +70,7 @@ def test_one_graph_for_each_number_of_tokens_and_one_for_the_scorer(graphs: list
 
 @torch.inference_mode()
 def test_lengths_that_the_clip_decides_do_not_stop_the_run(graphs: list[str]) -> None:
-    pruner = build_pruner("motion", budget="mass", mass=0.5)
+    pruner = build_pruner("motion", budget="top_p", top_p=0.5)
     backbone = small_backbone()
     flow = Pipeline(backbone, pruner)
     expected = [flow(frames_of(2, seed)) for seed in range(4)]
@@ -127,7 +127,7 @@ class Replaying(nn.Module):
 @torch.inference_mode()
 @pytest.mark.parametrize(
     ("budget", "replayed"),
-    [({"keep_ratio": 0.5}, True), ({"keep_ratio": 0.5}, False), ({"budget": "mass", "mass": 0.5}, True)],
+    [({"keep_ratio": 0.5}, True), ({"keep_ratio": 0.5}, False), ({"budget": "top_p", "top_p": 0.5}, True)],
 )
 def test_answers_outlive_the_next_call_of_a_cuda_graph(
     budget: dict[str, Any], replayed: bool, monkeypatch: pytest.MonkeyPatch
@@ -155,7 +155,7 @@ def test_modes_without_cuda_graphs_return_what_the_backbone_returns() -> None:
 def test_cuda_graphs_give_the_same_answers() -> None:
     backbone = small_backbone()
     flow = Pipeline(backbone, build_pruner("motion", keep_ratio=0.5)).cuda()
-    scoring = Pipeline(backbone, speed_up(build_pruner("x3d_s", frames=4, size=32))).cuda()
+    scoring = Pipeline(backbone, use_channels_last(build_pruner("x3d_s", frames=4, size=32))).cuda()
     batches = [frames_of(3, seed).cuda() for seed in range(6)]
 
     def run() -> list[Any]:
@@ -170,7 +170,7 @@ def test_cuda_graphs_give_the_same_answers() -> None:
         run(), expected, strict=True
     ):  # not tokens that X3D keeps: rounding decides near ties
         torch.testing.assert_close(found, plain, rtol=1e-2, atol=1e-2)
-    varying = Pipeline(backbone, build_pruner("motion", budget="mass", mass=0.5))
+    varying = Pipeline(backbone, build_pruner("motion", budget="top_p", top_p=0.5))
     with pytest.raises(ConfigError, match="CUDA graph has fixed shapes"):
         varying.compile_networks(mode="reduce-overhead")
     torch.compiler.reset()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ FRAMES = torch.randint(
     0, 256, (2, 4, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
 GRID = TokenGrid(1, 2, 2)
+MODEL = SimpleNamespace(grid=GRID)
 
 
 def files_of(page: str) -> dict[str, str]:
@@ -130,7 +132,7 @@ def test_backbone_of_the_page() -> None:
     frames = names["frames"]
     assert names["pipeline"].select(frames).num_kept == 32
     everything = torch.arange(64).expand(2, -1)
-    pixels = names["pipeline"].pixels(frames)
+    pixels = names["pipeline"].backbone.normalize(frames)
     torch.testing.assert_close(names["backbone"](pixels, everything), names["backbone"](pixels))
 
 
@@ -155,10 +157,10 @@ def by_rows() -> Callable[[Tensor, TokenGrid], Tensor]:
 def test_plain_function_serves_as_well() -> None:
     pruner = vp.build_pruner("rows", scorer=by_rows, keep_ratio=0.5)
     assert pruner is not None
-    assert pruner(FRAMES, GRID).keep_idx.tolist() == [[2, 3], [2, 3]]
+    assert pruner.select(FRAMES, MODEL).keep_idx.tolist() == [[2, 3], [2, 3]]
     variable = vp.build_pruner("rows", scorer=by_rows, budget="threshold", threshold=0.3)
     assert variable is not None
-    assert variable(FRAMES, GRID).keep_idx.tolist() == [[1, 2, 3], [1, 2, 3]]
+    assert variable.select(FRAMES, MODEL).keep_idx.tolist() == [[1, 2, 3], [1, 2, 3]]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_wrong_map_is_named(answer: Any, named: str) -> None:
     with pytest.raises(
         ConfigError, match=re.escape(f"pruner.scorer=Constant gives {named}; a map must be float (2, 1")
     ):
-        pruner(FRAMES, GRID)
+        pruner.select(FRAMES, MODEL)
 
 
 @pytest.mark.parametrize(
@@ -206,10 +208,10 @@ def test_wrong_map_is_named(answer: Any, named: str) -> None:
         (
             "mine",
             {"scorer": by_rows, "frames": 8},
-            "pruner.frames is no option of pruner=mine; it has keep_ratio",
+            "unknown key pruner.frames for pruner=mine; it has keep_ratio",
         ),
         ("random", {"scorer": by_rows}, "pruner.name='random' is a pruner of this package"),
-        ("random", {"scorer_options": {"x": 1}}, "pruner.scorer_options is no option of pruner=random"),
+        ("random", {"scorer_options": {"x": 1}}, "unknown key pruner.scorer_options for pruner=random"),
         ("mine", {"scorer": by_rows, "keep_ratio": 0}, "pruner.keep_ratio=0"),
     ],
 )

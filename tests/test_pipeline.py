@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
 
 import video_papr as vp
-from video_papr import pipeline as whole
+from video_papr.backbones import grouping
+from video_papr.backbones.grouping import similar_lengths
 from video_papr.backbones.vivit import ViViT
 from video_papr.core.errors import ConfigError
 from video_papr.core.pixels import normalize_pixels
 from video_papr.core.types import TokenSelection
-from video_papr.pipeline import similar_lengths
+from video_papr.pruning.builders import SPECS
 from video_papr.pruning.tome import ToMe
 
 FRAMES, SIZE = 8, 32  # a grid of 2 x 4 x 4
@@ -50,7 +53,7 @@ def test_a_processor_runs_few_clips_side_by_side(name: str, monkeypatch: pytest.
     flow, frames = pipeline(name), clips(5)
     together = flow(frames)
     tokens = flow.backbone.grid.num_tokens if name == "none" else 9
-    monkeypatch.setattr(whole, "SIDE_BY_SIDE", 2 * tokens * flow.backbone.dim)
+    monkeypatch.setattr(grouping, "SIDE_BY_SIDE", 2 * tokens * flow.backbone.dim)
     seen: list[int] = []
     flow.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     torch.testing.assert_close(flow(frames), together, rtol=0, atol=1e-5)
@@ -131,8 +134,8 @@ def unlike_clips() -> Tensor:
 
 VARIABLE: list[tuple[str, dict[str, object]]] = [
     ("run_length", {"min_keep": 0.05}),
-    ("motion", {"budget": "mass", "mass": 0.6}),
-    ("motion", {"budget": "mass", "mass": 0.6, "scope": "frame"}),
+    ("motion", {"budget": "top_p", "top_p": 0.6}),
+    ("motion", {"budget": "top_p", "top_p": 0.6, "scope": "frame"}),
     ("x3d_s", {"budget": "threshold", "threshold": 0.4}),
     ("similarity", {"mode": "threshold", "tau": 0.2}),
     ("similarity", {"mode": "adaptive", "diversity": "cluster", "after_block": 2}),
@@ -163,7 +166,7 @@ def test_unequal_clips_side_by_side_equal_one_by_one(
     torch.testing.assert_close(flow(frames.flip(0)).flip(0), alone, rtol=0, atol=tolerance)
     # all in one group, padded to the longest
     everyone = torch.arange(5)
-    padded = flow._read(frames, selection.rows(everyone))
+    padded = flow._run(frames, selection.rows(everyone))
     torch.testing.assert_close(padded, alone, rtol=0, atol=tolerance)
 
 
@@ -180,15 +183,15 @@ def test_similarity_goes_on_where_it_chose(after_block: int) -> None:
     for block in backbone.blocks[:after_block]:
         tokens = block(tokens)
     compared = tokens if after_block else backbone.patch_embed(pixels)  # before positions
-    expected = flow.pruner(compared, backbone.grid)
+    expected = flow.pruner.choose(compared, backbone.grid)
     assert torch.equal(selection.keep_idx, expected.keep_idx)
     tokens = torch.stack([one[kept] for one, kept in zip(tokens, selection.keep_idx, strict=True)])
     for block in backbone.blocks[after_block:]:
         tokens = block(tokens)
-    torch.testing.assert_close(flow(frames), backbone.classify(tokens), rtol=0, atol=1e-9)
+    torch.testing.assert_close(flow(frames), backbone.forward_head(tokens), rtol=0, atol=1e-9)
     significance = flow.significance(frames)
     assert significance is not None
-    torch.testing.assert_close(significance, flow.pruner.significance(compared, backbone.grid))
+    torch.testing.assert_close(significance, flow.pruner.score(compared, backbone.grid))
 
 
 def test_similarity_needs_a_block_to_go_on_with() -> None:
@@ -240,7 +243,7 @@ def test_lengths_are_grouped_so_that_little_is_padding() -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("motion", {"budget": "mass", "mass": 0.6}),
+        ("motion", {"budget": "top_p", "top_p": 0.6}),
         ("similarity", {"mode": "adaptive"}),
         ("similarity", {"mode": "adaptive", "after_block": 1}),
     ],
@@ -263,3 +266,53 @@ def test_class_token_of_vivit_is_never_padding_nor_merged(
     nothing = vp.Pipeline(backbone, vp.build_pruner(name, **options), ToMe(0))
     plain = vp.Pipeline(backbone, vp.build_pruner(name, **options))
     torch.testing.assert_close(nothing(frames), plain(frames), rtol=0, atol=1e-9)
+
+
+# ---- one flow with stages ----
+
+SMALL: dict[str, dict[str, object]] = {
+    "x3d_xs": {"frames": 4, "size": 32, "stage": "res2"},
+    "x3d_s": {"frames": 4, "size": 32},
+    "x3d_m": {"frames": 4, "size": 32, "stage": "res3"},
+    "papr_plus": {"frames": 4, "size": 32, "stages": ["res2"]},
+    "image_convnet": {"model": "resnet10t"},
+    "similarity": {"after_block": 1},
+}
+PARTS = ["embed", "blocks", "head"]
+
+
+@pytest.mark.parametrize("name", SPECS)
+@torch.inference_mode()
+def test_a_run_that_is_watched_is_the_same_run(name: str) -> None:
+    """Every pruner, compensation and merger: the same logits, and the stages in their order."""
+    backbone = vp.build_backbone("videomae_tiny", num_frames=FRAMES, input_size=SIZE)
+    spec, frames, pruner = SPECS[name], unlike_clips()[2:], vp.build_pruner(name, **SMALL.get(name, {}))
+    assert pruner is not None
+    for compensation, merger in product(("none", "pool", "merge"), (None, ToMe(2))):
+        if compensation == "pool" and merger is not None:
+            continue  # both weigh the mean
+        pruner.compensation = compensation
+        flow, stages = vp.Pipeline(backbone, pruner, merger), list[str]()
+        assert torch.equal(flow(frames, stages.append), flow(frames))
+        scoring = ["select"] if spec.reads_tokens else ["score", "select"]
+        rest = stages[len(scoring) :]
+        assert stages[: len(scoring)] == scoring
+        assert rest == PARTS * (len(rest) // 3) and (spec.variable or len(rest) == 3)
+
+
+@torch.inference_mode()
+def test_a_compiled_backbone_is_one_stage() -> None:
+    flow, stages = pipeline("motion"), list[str]()
+    expected = flow(clips())
+    flow.backbone.compile(backend="eager")
+    torch.testing.assert_close(flow(clips(), stages.append), expected)
+    assert stages == ["score", "select", "backbone"]
+
+
+@torch.inference_mode()
+def test_stages_of_packed_clips() -> None:
+    backbone = vp.build_backbone("videomae_tiny", num_frames=FRAMES, input_size=SIZE)
+    flow = vp.Pipeline(backbone, vp.build_pruner("run_length"), packing="packed")
+    stages: list[str] = []
+    assert torch.equal(flow(unlike_clips(), stages.append), flow(unlike_clips()))
+    assert stages == ["score", "select", *PARTS]

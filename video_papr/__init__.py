@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from .inference.api import evaluate as evaluate
     from .inference.api import predict as predict
     from .pruning.builders import PRUNERS as PRUNERS
-    from .pruning.builders import Pruner as Pruner
     from .pruning.builders import build_pruner as build_pruner
+    from .pruning.protocol import Pruner as Pruner
+    from .pruning.protocol import PrunerSpec as PrunerSpec
     from .pruning.tome import build_merger as build_merger
 
 __version__ = "0.1.0"
@@ -49,7 +50,8 @@ _HOMES = {
         "VideoDecodeError",
         "VideoPaprError",
     ),
-    "pruning.builders": ("PRUNERS", "Pruner", "build_pruner"),
+    "pruning.builders": ("PRUNERS", "build_pruner"),
+    "pruning.protocol": ("Pruner", "PrunerSpec"),
     "pruning.tome": ("build_merger",),
     "core.types": ("TokenGrid", "TokenSelection"),
 }

@@ -141,8 +141,8 @@ def test_padding_costs_nothing() -> None:
 
 
 FLOWS: list[tuple[str, dict[str, Any]]] = [
-    ("motion", {"budget": "mass", "mass": 0.6}),
-    ("motion", {"budget": "mass", "mass": 0.6, "carry": "pool"}),
+    ("motion", {"budget": "top_p", "top_p": 0.6}),
+    ("motion", {"budget": "top_p", "top_p": 0.6, "compensation": "pool"}),
     ("run_length", {}),
     ("similarity", {"mode": "adaptive"}),
     ("similarity", {"mode": "adaptive", "diversity": "cluster", "after_block": [0, 1, 2]}),
@@ -166,7 +166,7 @@ def clips() -> Tensor:
 def test_an_answer_does_not_depend_on_the_batch(
     name: str, options: dict[str, Any], kind: str, way: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kind == "vivit" and options.get("carry") == "pool":
+    if kind == "vivit" and options.get("compensation") == "pool":
         return  # refused: there is no mean
     monkeypatch.setattr(module, "attend_within", way)
     backbone, pruner, frames = MODELS[kind], vp.build_pruner(name, **options), clips()
@@ -214,9 +214,9 @@ def test_what_cannot_be_packed_is_one_line() -> None:
     ):
         Pipeline(backbone, pruner, ToMe(2), packing="packed")
     with pytest.raises(
-        ConfigError, match=r"^runtime\.packing=packed: cannot be combined with pruner\.carry=merge"
+        ConfigError, match=r"^runtime\.packing=packed: cannot be combined with pruner\.compensation=merge"
     ):
-        Pipeline(backbone, vp.build_pruner("run_length", carry="merge"), packing="packed")
+        Pipeline(backbone, vp.build_pruner("run_length", compensation="merge"), packing="packed")
     with pytest.raises(
         ConfigError, match=r"^runtime\.packing='packed': cannot be combined with runtime\.compile"
     ):
@@ -255,7 +255,7 @@ def test_on_a_gpu(kind: str, dtype: torch.dtype, tolerance: float) -> None:
     backbone = backbone.eval().requires_grad_(False).cuda()
     frames = clips().cuda()
     for name, options in FLOWS:
-        if kind == "vivit" and options.get("carry") == "pool":
+        if kind == "vivit" and options.get("compensation") == "pool":
             continue
         pruner = vp.build_pruner(name, **options)
         flow = Pipeline(backbone, pruner).cuda()

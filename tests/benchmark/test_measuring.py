@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ from video_papr.benchmark import probes
 from video_papr.benchmark.ceilings import Ceilings
 from video_papr.benchmark.flops import count_gmacs
 from video_papr.benchmark.probes import Clock, Mark, MemoryProbe
-from video_papr.benchmark.stages import run_stages
 from video_papr.benchmark.timing import alternate, ratios, spread
 from video_papr.benchmark.work import Work, count_work
 from video_papr.pipeline import Pipeline
@@ -135,10 +135,14 @@ def test_an_operator_takes_as_long_as_the_slower_of_its_two_limits() -> None:
     assert Work([(1e6, 0.0), (0.0, 1e6)]).bound_ms(ceilings) == pytest.approx(11)  # one after the other
 
 
-@pytest.mark.parametrize("name", [None, "x3d_s", "random", "similarity"])
-def test_count_of_all_stages_is_that_of_the_counter(tiny: Backbone, frames: Tensor, name: str | None) -> None:
-    options = {"frames": 4, "size": 32} if name == "x3d_s" else {}
-    pruner = None if name is None else build_pruner(name, keep_ratio=0.5, **options)
+@pytest.mark.parametrize("compensation", ["none", "pool", "merge"])
+@pytest.mark.parametrize("name", ["none", "x3d_s", "random", "similarity"])
+def test_count_of_all_stages_is_that_of_the_counter(
+    tiny: Backbone, frames: Tensor, name: str, compensation: str
+) -> None:
+    """What is measured is the pipeline's own run, with its compensation."""
+    options: dict[str, Any] = {"frames": 4, "size": 32} if name == "x3d_s" else {}
+    pruner = build_pruner(name, keep_ratio=0.5, compensation=compensation, **options)
     pipeline = Pipeline(tiny, pruner)
-    work = count_work(lambda clips, mark: run_stages(pipeline, clips, mark), frames)
+    work = count_work(pipeline, frames)
     assert sum(part.gmacs for part in work.values()) == pytest.approx(count_gmacs(pipeline, frames))

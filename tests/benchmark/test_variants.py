@@ -11,17 +11,16 @@ from torch import Tensor, nn
 from video_papr.backbones.builders import Backbone
 from video_papr.benchmark.clips import file_clips, synthetic_clips
 from video_papr.benchmark.peers import PeerFlow, build_pair, drops_tokens
-from video_papr.benchmark.probes import unmarked
-from video_papr.benchmark.stages import STAGES
+from video_papr.benchmark.probes import STAGES
 from video_papr.benchmark.suite import DENSE, Plan, Variant, measure
 from video_papr.benchmark.variants import build_variants, compile_variants
-from video_papr.pruning.builders import OPTIONS
+from video_papr.pruning.builders import SPECS
 
 CLIP = {"num_frames": 8, "input_size": 32}
 SCORER = {"frames": 4, "size": 32}
 PRUNERS: list[tuple[str, dict[str, Any]]] = [
     ("x3d_s", SCORER),
-    ("x3d_s", {**SCORER, "budget": "mass"}),
+    ("x3d_s", {**SCORER, "budget": "top_p"}),
     ("random", {"keep_ratio": 0.2}),
     ("run_length", {}),
     ("similarity", {"after_block": 1}),
@@ -38,7 +37,7 @@ def test_names_are_unique_and_every_ratio_has_a_variant(tiny: Backbone) -> None:
         "dense",
         "x3d_s 0.3 frames=4 size=32",
         "x3d_s 0.5 frames=4 size=32",
-        "x3d_s frames=4 size=32 budget=mass",
+        "x3d_s frames=4 size=32 budget=top_p",
         "random 0.2",
         "run_length",
         "similarity 0.3 after_block=1",
@@ -87,7 +86,7 @@ def test_transformers_model_has_our_weights(
         logits = variants[peer.like].flow(frames)
         assert logits.std() > 1e-3  # not all alike
         torch.testing.assert_close(peer.flow(frames), logits, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(peer.staged(frames, unmarked), logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(peer.staged(frames, str), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_record_of_a_measurement(tiny: Backbone, frames: Tensor) -> None:
@@ -123,7 +122,7 @@ def test_all_networks_are_compiled_alike(tiny: Backbone, monkeypatch: pytest.Mon
     compile_variants(variants_of(ours, theirs))
     assert asked == {
         "VideoMAE": {(("dynamic", False), ("fullgraph", True))},  # that it is whole changes no code
-        "FastTrunk": {(("dynamic", False), ("fullgraph", True))},
+        "ChannelsLastTrunk": {(("dynamic", False), ("fullgraph", True))},
         "VideoMAEForVideoClassification": {(("dynamic", False),)},
     }
 
@@ -140,7 +139,7 @@ def test_compiled_variants_give_the_same_logits(frames: Tensor) -> None:
         for variant, logits in zip(variants, expected, strict=True):
             for _ in range(2):
                 torch.testing.assert_close(variant.flow(frames), logits, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(variant.staged(frames, unmarked), logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(variant.staged(frames, str), logits, rtol=1e-4, atol=1e-5)
     torch.compiler.reset()
 
 
@@ -165,7 +164,7 @@ def test_clips(tiny: Backbone, video_root: Any) -> None:
 
 def test_all_pruners_can_be_measured(tiny: Backbone, frames: Tensor) -> None:
     """A new pruner gets a variant without a line here."""
-    names = [name for name in OPTIONS if name not in ("image_convnet", "x3d_m", "x3d_xs")]
+    names = [name for name in SPECS if name not in ("image_convnet", "x3d_m", "x3d_xs")]
     for variant in build_variants(tiny, None, pruners=[(name, {}) for name in names], keep_ratios=[0.4]):
         with torch.inference_mode():
-            assert variant.staged(frames, unmarked).shape == (2, 12)
+            assert variant.staged(frames, str).shape == (2, 12)

@@ -17,7 +17,7 @@ from video_papr.core.types import TokenGrid
 from video_papr.depth.places import find_places, merge_places, open_places, switches
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.scorers.channels_last import speed_up
+from video_papr.pruning.scorers.channels_last import use_channels_last
 from video_papr.pruning.scorers.x3d import x3d_classifier
 from video_papr.pruning.tome import build_merger
 from video_papr.training.targets import backbone_target, scorer_target
@@ -81,7 +81,7 @@ def test_backbone_comes_back_with_every_pruner_and_merger(kind: str, tmp_path: P
     frames = torch.randint(0, 256, (2, 8, 32, 32, 3), dtype=torch.uint8)
     pruners = {
         "random": {"keep_ratio": 0.5},
-        "motion": {"budget": "mass", "mass": 0.4},  # clips of unequal length: some tokens are padding
+        "motion": {"budget": "top_p", "top_p": 0.4},  # clips of unequal length: some tokens are padding
         "similarity": {"after_block": 1, "keep_ratio": 0.5},
     }
     for name, options in pruners.items():
@@ -120,11 +120,11 @@ def test_scorer_comes_back_and_its_fast_trunk_agrees(tmp_path: Path) -> None:
                 features = pool.pre_act(pool.pre_norm(pool.pre_conv(features)))
             cells = pruner.scorer.cells(frames)
             torch.testing.assert_close(cells, features.mean(1), rtol=1e-4, atol=1e-5)
-            speed_up(pruner)
+            use_channels_last(pruner)
             torch.testing.assert_close(pruner.scorer.cells(frames), cells, rtol=1e-3, atol=1e-4)
-        assert pruner.significance(frames, grid).shape == (1, 4, 8, 8)
+        assert pruner.scorer(frames, grid).shape == (1, 4, 8, 8)
     fused: Any = build_pruner("papr_plus", weights=path, frames=4, size=32, stages=["res2", "res3"])
-    assert fused.significance(frames, grid).isfinite().all()
+    assert fused.scorer(frames, grid).isfinite().all()
 
 
 def test_training_goes_on_from_pruned_weights_and_keeps_the_description(tmp_path: Path) -> None:

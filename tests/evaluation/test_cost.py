@@ -69,7 +69,7 @@ def test_arithmetic_by_part() -> None:
 def test_mean_over_views_of_unequal_length(name: str, merger: ToMe | None) -> None:
     """Each view counts as if it ran alone, and what torch.compile makes of the backbone does not matter."""
     backbone = build_backbone("videomae_tiny", num_frames=4, input_size=32, num_classes=3)
-    extra = {"mode": "adaptive", "after_block": 1} if name == "similarity" else {"budget": "mass"}
+    extra = {"mode": "adaptive", "after_block": 1} if name == "similarity" else {"budget": "top_p"}
     pipeline = Pipeline(backbone, build_pruner(name, **extra), merger)
     frames = torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8)
     gmacs = gmacs_per_view(pipeline, frames)

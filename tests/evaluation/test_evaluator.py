@@ -283,7 +283,7 @@ def test_no_videos_at_all(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize("batch_size", [1, 5, 18, 100])
 def test_views_that_keep_unequal_numbers_of_tokens(pipeline: Pipeline, batch_size: int) -> None:
     flow = Pipeline(
-        pipeline.backbone, build_pruner("motion", budget="mass", mass=0.6), build_merger("tome", r=1)
+        pipeline.backbone, build_pruner("motion", budget="top_p", top_p=0.6), build_merger("tome", r=1)
     )
     samples = [video(index) for index in range(3)]
     shares: list[list[int]] = []

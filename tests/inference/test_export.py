@@ -76,13 +76,17 @@ def test_aot_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "pool": ("motion", {"carry": "pool"}, "pruner.carry=pool cannot be exported with pruner=motion"),
+    "pool": (
+        "motion",
+        {"compensation": "pool"},
+        "pruner.compensation=pool cannot be exported with pruner=motion",
+    ),
     "merge": (
         "similarity",
-        {"carry": "merge"},
-        "pruner.carry=merge cannot be exported with pruner=similarity",
+        {"compensation": "merge"},
+        "pruner.compensation=merge cannot be exported with pruner=similarity",
     ),
-    "mass": ("motion", {"budget": "mass"}, "budget 'mass' cannot be exported: clips would keep unequal"),
+    "mass": ("motion", {"budget": "top_p"}, "budget 'top_p' cannot be exported: clips would keep unequal"),
     "run_length": ("run_length", {}, "pruner=run_length .* cannot be exported: .*use another pruner"),
     "adaptive": ("similarity", {"mode": "adaptive"}, "cannot be exported: .*pruner.mode=ratio"),
     "cluster": ("similarity", {"diversity": "cluster"}, "pruner.diversity=cluster cannot be exported"),

@@ -187,7 +187,7 @@ def test_features_lead_to_the_logits(video: Path, pruner: str, vivit: bool) -> N
     for view, found in enumerate(tokens):
         assert isinstance(found, TokenFeatures)
         assert (len(found.prefix), len(found.tokens)) == (int(vivit), len(found.keep_idx))
-        again = model.classify(torch.cat([found.prefix, found.tokens])[None])
+        again = model.forward_head(torch.cat([found.prefix, found.tokens])[None])
         assert torch.allclose(again, logits[view : view + 1], atol=1e-5)
         selection = flow.select(clips[view : view + 1])
         expected = torch.arange(model.grid.num_tokens) if selection is None else selection.keep_idx[0]
@@ -205,14 +205,14 @@ def test_features_of_tokens_that_move() -> None:
     flow = pipeline()
     flow.pruner = build_pruner("motion", keep_ratio=0.5)
     plain = features(flow, clips, pooled=False)
-    flow.pruner = build_pruner("motion", keep_ratio=0.5, carry="merge")
+    flow.pruner = build_pruner("motion", keep_ratio=0.5, compensation="merge")
     for one, two in zip(
         features(flow, clips, pooled=False), plain, strict=True
     ):  # the regions' have no place
         assert torch.equal(one.keep_idx, two.keep_idx) and one.tokens.shape == two.tokens.shape
         assert not torch.allclose(one.tokens, two.tokens)
     assert features(flow, clips).shape == (2, 192)
-    flow.pruner = build_pruner("motion", budget="mass", mass=0.6)
+    flow.pruner = build_pruner("motion", budget="top_p", top_p=0.6)
     clips[0, :, :8] = 0
     pooled = features(flow, clips)
     assert torch.allclose(pooled[:1], features(flow, clips[:1]), atol=1e-5)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from video_papr.pruning.budget import COUNTS, Budget, mass_counts, threshold_counts
+from video_papr.pruning.budget import COUNTS, Budget, threshold_counts, top_p_counts
 from video_papr.pruning.select import select_counts
 
 values = st.integers(-40, 40).map(lambda n: n / 8)
@@ -21,7 +21,7 @@ shares = st.integers(1, 16).map(lambda n: n / 16)
 @settings(deadline=None)
 @given(rows=maps, share=shares)
 def test_mass_is_the_smallest_set_that_holds_the_share(rows: list[list[float]], share: float) -> None:
-    for row, count in zip(rows, mass_counts(torch.tensor(rows), share).tolist(), strict=True):
+    for row, count in zip(rows, top_p_counts(torch.tensor(rows), share).tolist(), strict=True):
         mass = sorted((value - min(row) for value in row), reverse=True)
         if sum(mass) == 0:
             assert count == 0
@@ -54,7 +54,7 @@ def test_counts_keep_to_the_bounds_and_to_their_own_clip(
     assert torch.equal(counts, alone)
 
 
-@pytest.mark.parametrize("kind", ["mass", "threshold"])
+@pytest.mark.parametrize("kind", ["top_p", "threshold"])
 def test_scale_and_offset_of_a_map_do_not_matter(kind: str) -> None:
     significance = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     budget = Budget(kind, 0.4)
@@ -65,8 +65,8 @@ def test_clear_clips_keep_fewer_tokens_than_unclear_ones() -> None:
     peak, flat = torch.zeros(1, 1, 8, 8), torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     peak[..., 2:4, 2:4] = 1
     both = torch.cat([peak, flat])
-    assert Budget("mass", 0.9).counts(both)[0] == 4
-    assert Budget("mass", 0.9).counts(both)[1] > 30
+    assert Budget("top_p", 0.9).counts(both)[0] == 4
+    assert Budget("top_p", 0.9).counts(both)[1] > 30
     assert Budget("fixed", 0.25).counts(both).tolist() == [16, 16]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from video_papr.core.types import TokenGrid
 from video_papr.pruning.builders import PRUNERS, build_pruner
 
 GRID = TokenGrid(4, 4, 4)
+MODEL = SimpleNamespace(grid=GRID)  # what a pruner of frames asks of a backbone
 SMALL = {"frames": 4, "size": 32}
 
 
 def options(name: str) -> dict[str, Any]:
     if name == "papr_plus":
-        return {**SMALL, "stages": ["res2", "res3"], "motion": 0.5, "floor": 0.5}
+        return {**SMALL, "stages": ["res2", "res3"], "motion": 0.5, "min_per_frame": 0.5}
     return SMALL if name.startswith("x3d") else {}
 
 
@@ -34,13 +36,13 @@ def test_every_pruner_keeps_its_share_and_does_not_depend_on_the_batch(name: str
     frames = torch.randint(
         0, 256, (3, 8, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    selection = pruner(frames, GRID)
+    selection = pruner.select(frames, MODEL)
     assert selection.num_kept == 18
     assert selection.grid == GRID
     assert torch.equal(selection.keep_idx, selection.keep_idx.sort(1).values)
-    significance = pruner.significance(frames, GRID)
+    significance = pruner.significance(frames, MODEL)
     assert (significance.shape, significance.dtype) == ((3, 4, 4, 4), torch.float32)
-    alone = torch.cat([pruner(frames[i : i + 1], GRID).keep_idx for i in range(3)])
+    alone = torch.cat([pruner.select(frames[i : i + 1], MODEL).keep_idx for i in range(3)])
     assert torch.equal(selection.keep_idx, alone)
 
 
@@ -49,10 +51,10 @@ def test_frame_scope_reaches_the_selection() -> None:
     assert pruner is not None
     frames = torch.zeros(1, 8, 32, 32, 3, dtype=torch.uint8)
     frames[:, :2] = 255  # a global ranking would keep the first frame whole
-    assert pruner(frames, GRID).mask().sum((2, 3)).tolist() == [[8, 8, 8, 8]]
+    assert pruner.select(frames, MODEL).mask().sum((2, 3)).tolist() == [[8, 8, 8, 8]]
 
 
-@pytest.mark.parametrize("budget", [{}, {"budget": "mass", "mass": 0.4}])
+@pytest.mark.parametrize("budget", [{}, {"budget": "top_p", "top_p": 0.4}])
 def test_place_scope_keeps_the_places_of_the_highest_mean_in_every_frame(budget: dict[str, Any]) -> None:
     """Whichever way the number of places is found, they are the best ones of the mean over time."""
     pruner = build_pruner("motion", keep_ratio=0.3, scope="place", **budget)
@@ -69,7 +71,7 @@ def test_place_scope_keeps_the_places_of_the_highest_mean_in_every_frame(budget:
 
 
 @pytest.mark.parametrize("name", [*MAPS, "run_length"])
-@pytest.mark.parametrize("budget", ["mass", "threshold"])
+@pytest.mark.parametrize("budget", ["top_p", "threshold"])
 def test_every_clip_gets_its_own_number_of_tokens_whatever_its_batch(name: str, budget: str) -> None:
     extra = (
         {"min_keep": 0.1} if name == "run_length" else {"budget": budget, "min_keep": 0.1, "max_keep": 0.7}
@@ -82,7 +84,7 @@ def test_every_clip_gets_its_own_number_of_tokens_whatever_its_batch(name: str, 
     frames[1, :, :16] = 90  # half of the picture stands still
     frames[2] = 0
     frames[3] = frames[3, :1]
-    selection = pruner(frames, GRID)
+    selection = pruner.select(frames, MODEL)
     counts = selection.counts().tolist()
     assert all(6 <= count <= (64 if name == "run_length" else 44) for count in counts)
     if name == "motion":
@@ -91,7 +93,7 @@ def test_every_clip_gets_its_own_number_of_tokens_whatever_its_batch(name: str, 
     if name == "run_length":
         assert counts == [64, 16 + 24, 16, 16]  # the first tubelets, and what changes
     for row in range(4):
-        alone = pruner(frames[row : row + 1], GRID)
+        alone = pruner.select(frames[row : row + 1], MODEL)
         assert torch.equal(selection.mask()[row], alone.mask()[0])
 
 
@@ -120,27 +122,27 @@ def test_clips_of_the_published_recipe() -> None:
 
 
 WRONG = [
-    (("x3d", {}), r"^pruner=x3d is unknown; use one of none, x3d_xs, .*Did you mean x3d_"),
+    (("x3d", {}), r"^pruner=x3d is unknown; use one of none, papr_plus, .*Did you mean x3d_"),
     (("random", {"keep_ratio": 0}), r"^pruner\.keep_ratio=0 must be a number"),
     (("random", {"scope": "clip"}), r"^pruner\.scope='clip' is unknown"),
     (
         ("motion", {"size": 32}),
-        r"^pruner\.size is no option of pruner=motion; it has seed, keep_ratio, budget,",
+        r"^unknown key pruner\.size for pruner=motion; it has seed, keep_ratio, budget,",
     ),
-    (("motion", {"weights": "x3d.pyth"}), r"^pruner\.weights is no option of pruner=motion; it has seed,"),
+    (("motion", {"weights": "x3d.pyth"}), r"^unknown key pruner\.weights for pruner=motion; it has seed,"),
     (
         ("similarity", {"weights": "x3d.pyth"}),
-        r"^pruner\.weights is no option of pruner=similarity; it has mode,",
+        r"^unknown key pruner\.weights for pruner=similarity; it has mode,",
     ),
     (
         ("run_length", {"keep_ratio": 0.3}),
-        r"^pruner\.keep_ratio is no option of pruner=run_length; it has tau,",
+        r"^unknown key pruner\.keep_ratio for pruner=run_length; it has tau,",
     ),
     (
         ("motion", {"budget": "some"}),
-        r"^pruner\.budget='some' is unknown; use one of fixed, mass, threshold$",
+        r"^pruner\.budget='some' is unknown; use one of fixed, top_p, threshold$",
     ),
-    (("motion", {"budget": "mass", "mass": 0}), r"^pruner\.mass=0 must be a number with 0 < mass <= 1"),
+    (("motion", {"budget": "top_p", "top_p": 0}), r"^pruner\.top_p=0 must be a number with 0 < top_p <= 1"),
     (("motion", {"threshold": 2}), r"^pruner\.threshold=2 must be a number from 0 to 1$"),
     (("motion", {"min_keep": 0}), r"^pruner\.min_keep=0 must be a number with 0 < min_keep <= 1"),
     (
@@ -160,7 +162,7 @@ WRONG = [
     ),
     (("similarity", {"cluster_tau": 2}), r"^pruner\.cluster_tau=2 must be a number from -1 to 1$"),
     (("similarity", {"after_block": -1}), r"^pruner\.after_block=-1 must be a whole number of at least 0$"),
-    (("x3d_s", {"sizes": 32}), r"^pruner\.sizes is no option of pruner=x3d_s; it has frames, size,"),
+    (("x3d_s", {"sizes": 32}), r"^unknown key pruner\.sizes for pruner=x3d_s; it has weights, frames, size,"),
     (("x3d_s", {"size": 0}), r"^pruner\.frames=8 must be >= 1 and pruner\.size=0 >= 32"),
     (("x3d_s", {"frames": 0}), r"^pruner\.frames=0 must be >= 1"),
     (("x3d_s", {"stage": "stem"}), r"^pruner\.stage='stem' is unknown"),

@@ -31,7 +31,7 @@ PRUNERS: list[tuple[str, dict[str, object]]] = [
 ]
 VARIABLE: list[tuple[str, dict[str, object]]] = [
     ("run_length", {"min_keep": 0.05}),
-    ("motion", {"budget": "mass", "mass": 0.6}),
+    ("motion", {"budget": "top_p", "top_p": 0.6}),
     ("similarity", {"mode": "adaptive", "after_block": 1}),
 ]
 grids = st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
@@ -123,10 +123,10 @@ def test_merged_tokens_equal_all_dropped_ones_replaced_by_their_mean(
 ) -> None:
     """A sequence of all N tokens, where each dropped one has become its region's mean, must give the same logits."""
     model = backbone(kind)
-    flow = vp.Pipeline(model, vp.build_pruner(name, **options, carry="merge", carry_cell=cell))
+    flow = vp.Pipeline(model, vp.build_pruner(name, **options, compensation="merge", compensation_cell=cell))
     frames = clips()
     selection = flow.select(frames)
-    assert selection is not None and selection.carry == "merge"
+    assert selection is not None and selection.compensation == "merge"
     pixels = normalize_pixels(frames, mean=model.mean, std=model.std, dtype=torch.float64)
     everything = model.encode(model.embed(pixels), stop=selection.block)
     kept = selection.mask()
@@ -154,13 +154,13 @@ def test_pooling_equals_a_mean_with_tokens_that_stand_there_many_times(
     name: str, options: dict[str, object]
 ) -> None:
     model = backbone("videomae")
-    flow = vp.Pipeline(model, vp.build_pruner(name, **options, carry="pool"))
+    flow = vp.Pipeline(model, vp.build_pruner(name, **options, compensation="pool"))
     frames = clips()
     together = flow.select(frames)
     assert together is not None
     logits = flow.classify(frames, together)
     pixels = normalize_pixels(frames, mean=model.mean, std=model.std, dtype=torch.float64)
-    tokens = model.encode(model.embed(pixels), stop=getattr(flow.pruner, "after_blocks", (0,))[0])
+    tokens = model.encode(model.embed(pixels), stop=together.block)
     for clip in range(len(frames)):
         selection = together.rows(torch.tensor([clip]))
         (kept,), (times,) = selection.keep_idx, pool_weights(selection).long()
@@ -173,17 +173,17 @@ def test_pooling_equals_a_mean_with_tokens_that_stand_there_many_times(
         torch.testing.assert_close(logits[clip], expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("carry", ["pool", "merge"])
+@pytest.mark.parametrize("compensation", ["pool", "merge"])
 @pytest.mark.parametrize(("name", "options"), [PRUNERS[0], PRUNERS[3], *VARIABLE])
 @pytest.mark.parametrize("merger", [0, 3])
 def test_an_answer_does_not_depend_on_the_batch(
-    name: str, options: dict[str, object], carry: str, merger: int
+    name: str, options: dict[str, object], compensation: str, merger: int
 ) -> None:
-    if carry == "pool" and merger:
+    if compensation == "pool" and merger:
         return  # refused, see below
     model = backbone("videomae").float()
     tome = vp.build_merger("tome", r=merger) if merger else None
-    flow = vp.Pipeline(model, vp.build_pruner(name, **options, carry=carry), tome)
+    flow = vp.Pipeline(model, vp.build_pruner(name, **options, compensation=compensation), tome)
     frames = clips()
     alone = torch.cat([flow(frames[i : i + 1]) for i in range(4)])
     assert alone.isfinite().all()
@@ -191,11 +191,11 @@ def test_an_answer_does_not_depend_on_the_batch(
     torch.testing.assert_close(flow(frames.flip(0)).flip(0), alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("carry", ["pool", "merge"])
+@pytest.mark.parametrize("compensation", ["pool", "merge"])
 @pytest.mark.parametrize("name", ["random", "similarity"])
-def test_nothing_dropped_is_the_dense_model(name: str, carry: str) -> None:
+def test_nothing_dropped_is_the_dense_model(name: str, compensation: str) -> None:
     model, frames = backbone("videomae").float(), clips()
-    flow = vp.Pipeline(model, vp.build_pruner(name, keep_ratio=1, carry=carry))
+    flow = vp.Pipeline(model, vp.build_pruner(name, keep_ratio=1, compensation=compensation))
     torch.testing.assert_close(flow(frames), vp.Pipeline(model)(frames), rtol=0, atol=1e-6)
 
 
@@ -205,9 +205,15 @@ def test_nothing_dropped_is_the_dense_model(name: str, carry: str) -> None:
 def test_cost_counts_the_tokens_of_the_regions(name: str, options: dict[str, object]) -> None:
     """What is counted without arithmetic for clips of unequal length agrees with what a run takes."""
     model = backbone("videomae").float()
-    pruners = {carry: vp.build_pruner(name, **options, carry=carry) for carry in ("none", "pool", "merge")}
+    pruners = {
+        compensation: vp.build_pruner(name, **options, compensation=compensation)
+        for compensation in ("none", "pool", "merge")
+    }
     frames = clips(4)[:1]
-    run = {carry: gmacs_per_view(vp.Pipeline(model, pruner), frames) for carry, pruner in pruners.items()}
+    run = {
+        compensation: gmacs_per_view(vp.Pipeline(model, pruner), frames)
+        for compensation, pruner in pruners.items()
+    }
     assert run["none"] == run["pool"]
     assert run["none"]["backbone"] < run["merge"]["backbone"] < run["merge"]["dense"]
     flow = vp.Pipeline(model, pruners["merge"])
@@ -218,14 +224,20 @@ def test_cost_counts_the_tokens_of_the_regions(name: str, options: dict[str, obj
 
 
 def test_what_cannot_be_combined_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^pruner\.carry='all' is unknown; use one of none, pool, merge$"):
-        vp.build_pruner("random", carry="all")
-    pruner = vp.build_pruner("random", carry="pool")
-    with pytest.raises(ConfigError, match=r"^pruner\.carry=pool: this backbone answers from its class token"):
+    with pytest.raises(
+        ConfigError, match=r"^pruner\.compensation='all' is unknown; use one of none, pool, merge$"
+    ):
+        vp.build_pruner("random", compensation="all")
+    pruner = vp.build_pruner("random", compensation="pool")
+    with pytest.raises(
+        ConfigError, match=r"^pruner\.compensation=pool: this backbone answers from its class token"
+    ):
         vp.Pipeline(backbone("vivit"), pruner)
-    with pytest.raises(ConfigError, match=r"^pruner\.carry=pool: cannot be combined with merger=tome"):
+    with pytest.raises(ConfigError, match=r"^pruner\.compensation=pool: cannot be combined with merger=tome"):
         vp.Pipeline(backbone("videomae"), pruner, vp.build_merger("tome"))
-    with pytest.raises(ConfigError, match=r"^pruner\.carry_cell=\[2, 0, 2\] must be three whole numbers"):
-        vp.build_pruner("random", carry_cell=[2, 0, 2])
-    with pytest.raises(ValueError, match=r"^carry must be one of none, pool, merge, got 'all'"):
-        TokenSelection(torch.zeros(1, 1, dtype=torch.int64), TokenGrid(1, 1, 1), carry="all")
+    with pytest.raises(
+        ConfigError, match=r"^pruner\.compensation_cell=\[2, 0, 2\] must be three whole numbers"
+    ):
+        vp.build_pruner("random", compensation_cell=[2, 0, 2])
+    with pytest.raises(ValueError, match=r"^compensation must be one of none, pool, merge, got 'all'"):
+        TokenSelection(torch.zeros(1, 1, dtype=torch.int64), TokenGrid(1, 1, 1), compensation="all")

@@ -1,4 +1,4 @@
-"""Clips without contrast, for every pruner, merger and way to carry: exact counts, no NaN, one answer."""
+"""Clips without contrast, for every pruner, merger and compensation: exact counts, no NaN, one answer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import video_papr as vp
 from video_papr.backbones.blocks import run_blocks
 from video_papr.backbones.builders import Backbone
 from video_papr.pruning.budget import keep_count
-from video_papr.pruning.builders import OPTIONS, Pruner
-from video_papr.pruning.similarity import SimilarityPruner, mean_similarity
+from video_papr.pruning.builders import SPECS
+from video_papr.pruning.protocol import Pruner
+from video_papr.pruning.scorers.similarity import SimilarityPruner, mean_similarity
 
 FRAMES, SIZE = 8, 32  # a grid of 2 x 4 x 4
 SMALL = {
@@ -34,7 +35,7 @@ def backbone() -> Backbone:
 
 
 @cache
-def pruner(name: str) -> Pruner | SimilarityPruner:
+def pruner(name: str) -> Pruner:
     made = vp.build_pruner(name, **SMALL.get(name, {}))
     assert made is not None
     return made
@@ -50,14 +51,16 @@ def flat_clips(color: tuple[int, int, int]) -> Tensor:
     return clips
 
 
-@pytest.mark.parametrize("carry", ["none", "pool", "merge"])
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("compensation", ["none", "pool", "merge"])
+@pytest.mark.parametrize("name", SPECS)
 @settings(max_examples=3, deadline=None)
 @given(color=colors)
-def test_clips_without_contrast_have_answers(name: str, carry: str, color: tuple[int, int, int]) -> None:
+def test_clips_without_contrast_have_answers(
+    name: str, compensation: str, color: tuple[int, int, int]
+) -> None:
     chosen, frames = pruner(name), flat_clips(color)
-    chosen.carry = carry
-    for r in (None, 2) if carry != "pool" else (None,):
+    chosen.compensation = compensation
+    for r in (None, 2) if compensation != "pool" else (None,):
         flow = vp.Pipeline(backbone(), chosen, None if r is None else vp.build_merger("tome", r=r))
         selection, significance = flow.select(frames), flow.significance(frames)
         assert selection is not None and significance is not None
@@ -87,7 +90,7 @@ def test_moving_tokens_moves_their_similarity_and_the_choice(
     scores, moved = mean_similarity(tokens), mean_similarity(tokens[:, order])
     torch.testing.assert_close(moved, scores[:, order], rtol=0, atol=1e-9)
     if dim > 1 and count != 2:  # one dimension, or two tokens: equals, which have no order
-        choose = SimilarityPruner(keep_ratio=kept / 100)
+        choose = SimilarityPruner(keep_ratio=kept / 100).choose
         grid = type(backbone().grid)(1, 1, count)
         mask = choose(tokens, grid).mask().flatten(1)
         assert torch.equal(choose(tokens[:, order], grid).mask().flatten(1), mask[:, order])

@@ -23,13 +23,14 @@ from video_papr.core.types import TokenGrid
 from video_papr.data.datasets import VideoDataset, build_video_list
 from video_papr.data.sampling import dense_clips
 from video_papr.data.transforms import resize_and_crop
-from video_papr.pruning.builders import Pruner, build_pruner
+from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.kernels import compiler, takes_a_while, use_kernels, x3d_block, x3d_cpp
 from video_papr.pruning.kernels.depthwise import Depthwise, fuse_depthwise
 from video_papr.pruning.kernels.x3d_pixels import fast_clip_of
-from video_papr.pruning.scorers.channels_last import FastTrunk, speed_up
+from video_papr.pruning.map_pruner import MapPruner
+from video_papr.pruning.scorers.channels_last import ChannelsLastTrunk, use_channels_last
 from video_papr.pruning.scorers.x3d import STAGES, X3DTrunk, clip_of, fold_norms
-from video_papr.pruning.scorers.x3d_depth_pruned import X3D_BLOCKS, X3D_KINDS, shorten_x3d
+from video_papr.pruning.scorers.x3d_depth_pruned import X3D_BLOCKS, X3D_KINDS, depth_prune_x3d
 
 GRID = TokenGrid(8, 14, 14)
 CPU = torch.device("cpu")
@@ -42,13 +43,13 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def fast_pruner(**options: Any) -> Pruner:
-    pruner = speed_up(build_pruner("x3d_s", **options))
-    assert isinstance(pruner, Pruner)
+def fast_pruner(**options: Any) -> MapPruner:
+    pruner = use_channels_last(build_pruner("x3d_s", **options))
+    assert isinstance(pruner, MapPruner)
     return pruner
 
 
-def is_packed(pruner: Pruner) -> bool:
+def is_packed(pruner: MapPruner) -> bool:
     return any(hasattr(module, "packed") for module in pruner.modules())
 
 
@@ -75,9 +76,9 @@ def test_features_of_every_stage(
 ) -> None:
     """Also where depth pruning has merged blocks."""
     trunk = X3DTrunk(stage)
-    shorten_x3d(trunk, kinds)
+    depth_prune_x3d(trunk, kinds)
     fold_norms(shaken(trunk))
-    fast = FastTrunk(trunk)
+    fast = ChannelsLastTrunk(trunk)
     pixels = torch.randn(batch, 3, frames, *size)
     expected = {name: features.clone() for name, features in X3DTrunk.stages(fast, pixels)}
     assert x3d_cpp.fault() is None
@@ -93,14 +94,14 @@ def test_features_of_every_stage(
 def test_the_same_tokens_on_a_processor(mode: str, least: float, clips: Draw, overlap: Overlap) -> None:
     options = {"weights": "x3d_s_synthetic", "frames": 8, "size": 96}
     plain, fast = build_pruner("x3d_s", **options), fast_pruner(**options)
-    assert isinstance(plain, Pruner)
+    assert isinstance(plain, MapPruner)
     if mode == "bf16":
         fast.bfloat16()
     assert use_kernels(fast, CPU) is None
     with torch.inference_mode():
-        exact = plain.significance(clips(2), GRID)
+        exact = plain.scorer(clips(2), GRID)
         with torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"):
-            found = fast.significance(clips(2), GRID)
+            found = fast.scorer(clips(2), GRID)
     if mode == "fp32":
         torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
     assert overlap(exact, found, 0.3) >= least
@@ -114,13 +115,13 @@ def test_the_same_tokens_of_real_videos(clips_dir: Path, dtype: torch.dtype, ove
     dataset = VideoDataset(build_video_list("folder", root=clips_dir / "fight" / "val"), sampler)
     options = {"weights": "x3d_s_synthetic", "keep_ratio": 0.3}
     plain, fast = build_pruner("x3d_s", **options), fast_pruner(**options).to(dtype)
-    assert isinstance(plain, Pruner) and use_kernels(fast, CPU) is None
+    assert isinstance(plain, MapPruner) and use_kernels(fast, CPU) is None
     with torch.inference_mode():
         for index in range(0, len(dataset), 8):
             frames = dataset[index].frames
             assert frames is not None
             views = resize_and_crop(frames, size=224, short_side=224, num_crops=1)
-            exact, found = (pruner.significance(views, GRID) for pruner in (plain, fast))
+            exact, found = (pruner.scorer(views, GRID) for pruner in (plain, fast))
             assert overlap(exact, found, 0.3) >= 0.99
 
 
@@ -173,7 +174,7 @@ def test_arithmetic_and_shapes_are_known_beforehand(shaken: Shake) -> None:
     """To counters of operations, which leave out what only fills up vectors, and to torch.compile."""
     trunk = X3DTrunk("res3")
     fold_norms(shaken(trunk))
-    fast = FastTrunk(trunk)
+    fast = ChannelsLastTrunk(trunk)
     pixels = torch.randn(2, 3, 3, 40, 33)
     counted = []
     assert x3d_cpp.fault() is None
@@ -283,10 +284,10 @@ def test_processors_with_shorter_vectors(level: str, tmp_path: Path) -> None:
 def test_features_and_names_of_a_trunk_with_other_convolutions(shaken: Shake) -> None:
     """Away from a GPU; module by module, as a GPU runs it, and as a processor does. Merged blocks stay as they are."""
     trunk = X3DTrunk("res3")
-    shorten_x3d(trunk, ["whole", "dense", "whole", "pointwise", *["whole"] * (X3D_BLOCKS - 4)])
+    depth_prune_x3d(trunk, ["whole", "dense", "whole", "pointwise", *["whole"] * (X3D_BLOCKS - 4)])
     shaken(trunk)
     fold_norms(trunk)
-    fast = FastTrunk(trunk)
+    fast = ChannelsLastTrunk(trunk)
     pixels = torch.randn(2, 3, 3, 40, 33)
     expected, names = fast(pixels).clone(), {name: id(value) for name, value in fast.named_parameters()}
     fuse_depthwise(fast)
@@ -337,7 +338,7 @@ def test_same_tokens_on_a_gpu(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     options = {"weights": "x3d_s_synthetic", "frames": 8, "size": 96}
     plain, fast = build_pruner("x3d_s", **options), fast_pruner(**options)
-    assert isinstance(plain, Pruner)
+    assert isinstance(plain, MapPruner)
     plain.cuda(), fast.to("cuda", dtype)
     assert use_kernels(fast, torch.device("cuda")) is None
     assert any(isinstance(module, Depthwise) for module in fast.modules())
@@ -346,6 +347,6 @@ def test_same_tokens_on_a_gpu(
     if compiled:
         fast.scorer.trunk.compile(fullgraph=True, dynamic=False)  # type: ignore[operator, union-attr]
     with torch.inference_mode():
-        maps = [pruner.significance(frames, GRID).cpu() for pruner in (plain, fast)]
+        maps = [pruner.scorer(frames, GRID).cpu() for pruner in (plain, fast)]
     torch.compiler.reset()
     assert overlap(maps[0], maps[1], 0.3) >= least

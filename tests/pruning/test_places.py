@@ -22,8 +22,8 @@ from video_papr.inference.export import check_exportable
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.budget import keep_count
 from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.scorers.similarity import SimilarityPruner, mean_similarity
 from video_papr.pruning.select import on_grid, places_within
-from video_papr.pruning.similarity import SimilarityPruner, mean_similarity
 from video_papr.pruning.tome import ToMe
 
 FRAMES, SIZE = 8, 24  # a grid of 4 x 3 x 3
@@ -90,7 +90,7 @@ def naive(flow: Pipeline, frames: Tensor, options: dict[str, Any]) -> tuple[list
     """One clip (1, T, H, W, 3): the tokens kept, and the logits, in a sequence of all N tokens from first to last."""
     backbone, pruner = flow.backbone, flow.pruner
     assert isinstance(pruner, SimilarityPruner)
-    pixels, first = flow.pixels(frames), backbone.num_prefix
+    pixels, first = backbone.normalize(frames), backbone.num_prefix
     tokens, alive = backbone.embed(pixels)[0], list(range(TOKENS))
     for number, block in enumerate(backbone.blocks):
         if number in pruner.after_blocks:
@@ -100,7 +100,7 @@ def naive(flow: Pipeline, frames: Tensor, options: dict[str, Any]) -> tuple[list
         attended = torch.zeros(first + TOKENS, dtype=torch.bool)
         attended[[*range(first), *(first + token for token in alive)]] = True
         tokens = masked_block(block, tokens, attended)
-    return alive, backbone.classify(tokens[attended][None])[0]
+    return alive, backbone.forward_head(tokens[attended][None])[0]
 
 
 PLACES = [(0,), (2,), (0, 1), (1, 3), (0, 1, 3), (0, 1, 2, 3)]
@@ -159,7 +159,7 @@ def test_diversity_at_several_places(mode: str, diversity: str) -> None:
     alone = torch.cat([flow(frames[clip : clip + 1]) for clip in range(3)])
     torch.testing.assert_close(flow(frames), alone, rtol=0, atol=1e-9)
     before = torch.ones(3, *flow.backbone.grid.shape, dtype=torch.bool)
-    for _, _, present in flow._arrivals(frames, flow.pruner):
+    for _, _, present in flow.pruner.arrivals(frames, flow.backbone):
         if present is not None:
             assert (before | ~present.mask()).all()
             before = present.mask()
@@ -189,7 +189,7 @@ def test_scores_of_what_is_left(rows: list[list[bool]], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     everything = torch.randn(len(rows), 12, 5, generator=generator, dtype=torch.float64)
     tokens = everything.gather(1, present.keep_idx[..., None].expand(-1, -1, 5))
-    found = SimilarityPruner().significance(tokens, grid, present).flatten(1)
+    found = SimilarityPruner().score(tokens, grid, present).flatten(1)
     assert torch.equal(found > float("-inf"), mask.flatten(1))
     for clip, kept in enumerate(mask.flatten(1)):
         expected = -mean_similarity(everything[clip, kept][None])[0]
@@ -265,12 +265,13 @@ def test_what_does_not_go_with_several_places() -> None:
     ):
         flow_of([1, 4])
     with pytest.raises(
-        ConfigError, match=r"^pruner\.carry=merge: cannot be combined with pruner\.after_block=\[1, 2\]"
+        ConfigError,
+        match=r"^pruner\.compensation=merge: cannot be combined with pruner\.after_block=\[1, 2\]",
     ):
-        flow_of([1, 2], carry="merge")
+        flow_of([1, 2], compensation="merge")
     with pytest.raises(ConfigError, match=r"^pruner\.after_block=\[1, 2\] cannot be exported"):
         check_exportable(flow_of([1, 2]))
-    pooled = flow_of([1, 2], carry="pool")(clips())  # which looks at the end only
+    pooled = flow_of([1, 2], compensation="pool")(clips())  # which looks at the end only
     assert pooled.isfinite().all() and not torch.allclose(pooled, flow_of([1, 2])(clips()))
 
 

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from video_papr.core.errors import ConfigError
 from video_papr.core.types import TokenGrid, TokenSelection
 from video_papr.pruning.budget import check_ratio, keep_count
-from video_papr.pruning.scorers.rules import lattice
-from video_papr.pruning.select import resize_map, scope_floor, select_counts, select_tokens
+from video_papr.pruning.select import check_scope, lattice, ranks, resize_map, select_counts, select_tokens
 
 grids = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
 ratios = st.integers(1, 1000).map(lambda n: n / 1000)
@@ -71,7 +70,7 @@ def test_unknown_scope() -> None:
     with pytest.raises(
         ConfigError, match=r"^pruner\.scope='clip' is unknown; use one of global, frame, place$"
     ):
-        scope_floor("clip")
+        check_scope("clip")
 
 
 # ---- resizing ----
@@ -139,7 +138,7 @@ def test_selection_with_and_without_floor_and_ground_equals_brute_force(
     grid: tuple[int, int, int], ratio: float, floor: float, ground: float, seed: int
 ) -> None:
     scores = distinct(3, grid, seed)
-    selection = select_tokens(scores, keep_ratio=ratio, floor=floor, ground=ground)
+    selection = select_tokens(scores, keep_ratio=ratio, min_per_frame=floor, uniform_share=ground)
     spread = lattice(TokenGrid(*grid), torch.device("cpu")).flatten().tolist()
     count = keep_count(ratio, math.prod(grid))
     assert selection.grid == TokenGrid(*grid)
@@ -171,7 +170,7 @@ def test_every_map_gives_a_sorted_unique_selection_in_range(
     num_tokens = math.prod(grid)
     flat = data.draw(st.lists(values, min_size=num_tokens, max_size=num_tokens))
     scores = torch.tensor(flat).view(1, *grid)
-    keep_idx = select_tokens(scores, keep_ratio=ratio, floor=floor, ground=ground).keep_idx
+    keep_idx = select_tokens(scores, keep_ratio=ratio, min_per_frame=floor, uniform_share=ground).keep_idx
     row = keep_idx[0].tolist()
     assert row == sorted(set(row))
     assert row[0] >= 0 and row[-1] < num_tokens
@@ -231,13 +230,13 @@ def test_unequal_counts_equal_one_clip_at_a_time(
     num_tokens = math.prod(grid)
     counts = data.draw(st.lists(st.integers(1, num_tokens), min_size=1, max_size=4))
     scores = distinct(len(counts), grid, seed)
-    selection = select_counts(scores, torch.tensor(counts), floor=floor, ground=ground)
+    selection = select_counts(scores, torch.tensor(counts), min_per_frame=floor, uniform_share=ground)
     assert selection.counts().tolist() == counts
     assert selection.num_kept == max(counts)
     assert (selection.valid is None) == (len(set(counts)) == 1)
     for row, count in enumerate(counts):
         alone = select_tokens(
-            scores[row : row + 1], keep_ratio=count / num_tokens, floor=floor, ground=ground
+            scores[row : row + 1], keep_ratio=count / num_tokens, min_per_frame=floor, uniform_share=ground
         )
         own = selection.keep_idx[row]
         assert own[:count].tolist() == alone.keep_idx[0].tolist()
@@ -315,3 +314,74 @@ def test_a_cell_looks_where_it_is_told(height: int, width: int, times_y: int, ti
 def test_cell_center_out_of_range(center: float, corners: bool) -> None:
     with pytest.raises(ConfigError, match=r"pruner\.cell_center"):
         resize_map(torch.rand(1, 2, 3, 3), TokenGrid(2, 6, 6), align_corners=corners, cell_center=center)
+
+
+# ---- equals: the first come first ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(deadline=None, max_examples=60)
+@given(
+    grid=grids,
+    ratio=ratios,
+    min_per_frame=floors,
+    uniform_share=shares,
+    levels=st.integers(1, 3),
+    seed=st.integers(0, 999),
+)
+def test_of_equal_tokens_the_first_are_kept(
+    dtype: torch.dtype,
+    grid: tuple[int, int, int],
+    ratio: float,
+    min_per_frame: float,
+    uniform_share: float,
+    levels: int,
+    seed: int,
+) -> None:
+    """Tiny differences that favour earlier tokens change nothing, and both ways to select agree."""
+    scores = torch.randint(0, levels, (2, *grid), generator=torch.Generator().manual_seed(seed))
+    num_tokens, options = math.prod(grid), {"min_per_frame": min_per_frame, "uniform_share": uniform_share}
+    found = select_tokens(scores.to(dtype), keep_ratio=ratio, **options)
+    favoured = scores.float() - torch.arange(num_tokens).view(grid) / 1024
+    assert torch.equal(found.keep_idx, select_tokens(favoured, keep_ratio=ratio, **options).keep_idx)
+    counts = torch.full((2,), found.num_kept)
+    assert torch.equal(found.keep_idx, select_counts(scores.to(dtype), counts, **options).keep_idx)
+
+
+def test_ranks_of_equals_and_infinities() -> None:
+    inf = math.inf
+    assert ranks(torch.tensor([[1.0, 2, 2, 0, 2]])).tolist() == [[3, 0, 1, 4, 2]]
+    # +inf is no larger than what a frame is sure of, and -inf no smaller than NaN.
+    flat = torch.tensor([inf, inf, inf, math.nan, 3.3e38, -inf, -inf, math.nan]).view(1, 2, 2, 2)
+    kept = [select_tokens(flat, keep_ratio=n / 8, min_per_frame=1.0).keep_idx[0].tolist() for n in (2, 4, 8)]
+    assert kept == [[0, 4], [0, 1, 4, 5], list(range(8))]
+    assert select_tokens(flat, keep_ratio=4 / 8).keep_idx.tolist() == [[0, 1, 2, 4]]
+
+
+def test_a_map_of_nan_keeps_the_first() -> None:
+    nan = torch.full((1, 2, 2, 2), math.nan)
+    assert select_tokens(nan, keep_ratio=0.4).keep_idx.tolist() == [[0, 1, 2]]
+    assert select_tokens(nan, keep_ratio=0.5, min_per_frame=1.0).keep_idx.tolist() == [[0, 1, 4, 5]]
+    assert select_counts(nan, torch.tensor([2])).keep_idx.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "min_per_frame", "sure"), [(0.6, 0.5, 3), (0.6, 1.0, 6), (0.58, 0.25, 1), (0.28, 0.99, 2)]
+)
+def test_what_a_frame_is_sure_of_is_rounded_down(ratio: float, min_per_frame: float, sure: int) -> None:
+    scores = torch.zeros(1, 5, 2, 5)
+    scores[:, 0] = 1  # the first frame would take all that it can
+    kept = select_tokens(scores, keep_ratio=ratio, min_per_frame=min_per_frame).mask()[0].flatten(1).sum(1)
+    count = keep_count(ratio, 50)
+    assert sure == math.floor(Fraction(str(min_per_frame)) * count / 5)
+    assert kept[-1] == sure and kept.sum() == count and kept.min() == sure
+
+
+def test_the_uniform_share_is_rounded_down_but_for_what_floating_point_misses() -> None:
+    """0.29 * 100 is 28.999... there: 29 tokens of the lattice, and then the map's own, which begin at the other end."""
+    even = lattice(TokenGrid(5, 10, 10), torch.device("cpu"))
+    kept = select_tokens(-even[None], keep_ratio=0.2, uniform_share=0.29).mask()[0].flatten()
+    assert kept[even.flatten().argsort(descending=True)].nonzero().flatten().tolist()[:30] == [
+        *range(29),
+        429,
+    ]

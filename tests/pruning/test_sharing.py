@@ -21,7 +21,8 @@ from video_papr.evaluation.cost import Engine
 from video_papr.evaluation.evaluator import Evaluator
 from video_papr.evaluation.sharing import SharedMaps
 from video_papr.pipeline import Pipeline
-from video_papr.pruning.builders import Pruner, build_pruner
+from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.map_pruner import MapPruner
 from video_papr.pruning.sharing import join_crops, shared_maps
 
 SIZE, GRID = 32, TokenGrid(2, 4, 4)
@@ -31,9 +32,9 @@ def noise(*shape: int) -> Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def pruner(name: str, **options: Any) -> Pruner:
+def pruner(name: str, **options: Any) -> MapPruner:
     made = build_pruner(name, **options)
-    assert isinstance(made, Pruner)
+    assert isinstance(made, MapPruner)
     return made
 
 
@@ -65,7 +66,7 @@ def test_corners_on_the_grid_get_the_map_of_a_crop_alone(name: str) -> None:
     views = resize_and_crop(noise(2, 8, 32, 64, 3), size=SIZE, num_crops=3)
     corners = crop_places(32, 64, size=SIZE, num_crops=3)
     assert corners == [(0, 0), (0, 16), (0, 32)]  # two tokens of 8 pixels apart
-    score = pruner(name).significance
+    score = pruner(name).scorer
     found = shared_maps(score, views, corners, GRID)
     torch.testing.assert_close(found, score(views, GRID), rtol=0, atol=1e-4)
 
@@ -78,7 +79,7 @@ def test_a_shared_map_is_the_map_of_all_crops_together(name: str) -> None:
         "papr_plus": {"frames": 4, "size": 64, "stages": ["res2", "res3"], "motion": 0.3},
         "image_convnet": {"model": "resnet10t"},
     }
-    score = pruner(name, **options.get(name, {})).significance
+    score = pruner(name, **options.get(name, {})).scorer
     frames = noise(1, 8, 64, 32, 3)
     corners = [(0, 0), (16, 0), (32, 0)]
     views = resize_and_crop(frames, size=SIZE, num_crops=3)
@@ -107,16 +108,11 @@ def test_a_square_video_is_scored_once_and_a_very_long_one_crop_by_crop() -> Non
     sizes: list[tuple[int, ...]] = []
     chosen = pruner("motion")
 
-    class Seen(Pruner):
-        def significance(self, frames: Tensor, grid: TokenGrid) -> Tensor:
-            sizes.append(tuple(frames.shape[:4]))
-            return super().significance(frames, grid)
-
-    seen = Seen("motion", chosen.scorer, budget=chosen.budget)
+    chosen.scorer.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[:4])))
     for height, width in ((40, 40), (20, 90)):
         clips = noise(2, 8, height, width, 3)
         video = _video(clips)
-        maps = SharedMaps(seen, GRID, lambda h, w: crop_places(h, w, size=SIZE, num_crops=3))
+        maps = SharedMaps(chosen, GRID, lambda h, w: crop_places(h, w, size=SIZE, num_crops=3))
         views = resize_and_crop(clips, size=SIZE, num_crops=3)
         assert maps(video, views).shape == (6, 2, 4, 4)
     assert sizes == [(2, 8, 32, 32), (6, 8, 32, 32)]

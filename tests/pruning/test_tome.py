@@ -121,3 +121,13 @@ def test_values_out_of_range(call: tuple[str, dict], line: str) -> None:
 def test_names() -> None:
     assert build_merger("none") is None
     assert build_merger("tome", r=3) == ToMe(3, "constant")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_equally_similar_pairs_the_first_merge(dtype: torch.dtype) -> None:
+    """Tokens that are all alike: the first r of A join the first of B."""
+    keys, sizes = torch.ones(2, 9, 4, dtype=dtype), torch.ones(2, 9)
+    target, length = match_tokens(keys, sizes, 2, num_prefix=1)
+    assert length == 7
+    # P A B A B A B A B: the As at 1 and 3 join the B at 2, which stands at place 1 then
+    assert target.tolist() == [[0, 1, 1, 1, 2, 3, 4, 5, 6]] * 2

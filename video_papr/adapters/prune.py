@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError
 from ..core.types import TokenSelection
-from ..pruning.builders import OPTIONS, PRUNERS, Pruner, build_pruner
-from ..pruning.scorers.x3d import CLIPS
+from ..pruning.builders import SPECS, build_pruner, pruner_names
+from ..pruning.map_pruner import MapPruner
+from ..pruning.protocol import PrunerSpec
 from .families import open_model
 from .host import Attachment, Family, Host
 from .normalization import given_colors, measure_colors
@@ -33,10 +34,6 @@ Model = TypeVar("Model", bound=nn.Module)
 
 NOTE = "video_papr_pruning"  # attribute of the embedding module that holds the Attachment
 PUBLISHED = "published"
-# What needs one frame only.
-IMAGE_PRUNERS = ("image_convnet", "center", "uniform", "random", "brightness")
-# "similarity" reads tokens, not frames; "run_length" lets each clip keep another number of them.
-VIDEO_PRUNERS = tuple(name for name in PRUNERS if name not in ("none", "similarity", "run_length"))
 
 
 def prune(
@@ -65,8 +62,8 @@ def prune(
 
     Args:
         model: of one of `families.FAMILIES`.
-        pruner: for video one of x3d_xs, x3d_s (the default), x3d_m, papr_plus, image_convnet, random, uniform, center,
-            motion, brightness; for images image_convnet (the default), center, uniform, random or brightness.
+        pruner: any that scores frames, not tokens, and keeps as many of each clip (x3d_s by default); for images one
+            that is declared `for_images` (image_convnet by default). An unsuitable one is refused with the list.
         keep_ratio: share of the grid's tokens that is kept, 0 < keep_ratio <= 1: 0.3, in every stage of a hierarchical
             model 0.65.
         stages: of a hierarchical model (ConvNeXt, Swin), those that drop places, counted from 0; None: all.
@@ -163,14 +160,12 @@ def _stages(host: Host, given: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(sorted(set(given)))
 
 
-def _build(family: Family, host: Host, name: str, weights: str | Path | None, **options: Any) -> Pruner:
+def _build(family: Family, host: Host, name: str, weights: str | Path | None, **options: Any) -> MapPruner:
     """The pruner, if its kind can serve this host."""
-    usable = IMAGE_PRUNERS if family.reads_images else VIDEO_PRUNERS
-    if name in PRUNERS and name not in usable:
-        reason = f"{host.name} reads images" if family.reads_images else "prune() scores frames, once a clip"
-        raise ConfigError(f"pruner={name} cannot be used here ({reason}); use one of {', '.join(usable)}")
+    if name == "none" or name in SPECS:
+        _check_suits(family, host, name)
     if host.same_places:
-        if "scope" not in OPTIONS.get(name, ("scope",)):
+        if name in SPECS and "scope" not in SPECS[name].options:
             raise ConfigError(
                 f"pruner={name} cannot be used here: {host.name} keeps the same places of every frame"
             )
@@ -180,17 +175,29 @@ def _build(family: Family, host: Host, name: str, weights: str | Path | None, **
                 "frame, scope='place'"
             )
     if weights == PUBLISHED:
-        weights = {"image_convnet": "pretrained"}.get(name, f"{name}_k400" if name in CLIPS else None)
-    pruner = build_pruner(name, weights=weights, **options)
-    assert isinstance(pruner, Pruner)
+        weights = SPECS[name].published if name in SPECS else None
+    pruner: Any = build_pruner(name, weights=weights, **options)  # of those that score frames
     if pruner.budget.variable:
         raise ConfigError(
             f"pruner.budget={options['budget']} keeps another number of tokens of each clip, which this model cannot "
             "batch; use budget='fixed', or video_papr.Pipeline"
         )
-    if pruner.carry != "none":
+    if pruner.compensation != "none":
         raise ConfigError(
-            f"pruner.carry={pruner.carry} weighs tokens, which this model's own blocks cannot; use carry='none', or "
-            "video_papr.Pipeline"
+            f"pruner.compensation={pruner.compensation} weighs tokens, which this model's own blocks cannot; use "
+            "compensation='none', or video_papr.Pipeline"
         )
-    return pruner
+    found: MapPruner = pruner
+    return found
+
+
+def _check_suits(family: Family, host: Host, name: str) -> None:
+    """Raises ConfigError unless a built-in pruner scores what the host reads."""
+
+    def suits(spec: PrunerSpec) -> bool:
+        return spec.for_images if family.reads_images else not (spec.reads_tokens or spec.variable)
+
+    if name not in SPECS or not suits(SPECS[name]):
+        reason = f"{host.name} reads images" if family.reads_images else "prune() scores frames, once a clip"
+        usable = ", ".join(pruner_names(suits))
+        raise ConfigError(f"pruner={name} cannot be used here ({reason}); use one of {usable}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.types import TokenGrid, TokenSelection
-from ..pruning.builders import Pruner
+from ..pruning.map_pruner import MapPruner
 from .host import Colors, Host
 
 # How far from 0..1 a colour may lie, as resizing may overshoot, before its normalisation is doubted.
@@ -39,7 +39,7 @@ class Selector:
     def __init__(
         self,
         host: Host,
-        pruner: Pruner,
+        pruner: MapPruner,
         *,
         mean: Colors,
         std: Colors,
@@ -134,7 +134,7 @@ class Selector:
                 stacklevel=2,
             )
 
-    def _pruner(self, device: torch.device) -> Pruner:
+    def _pruner(self, device: torch.device) -> MapPruner:
         """The pruner on a device; every device has its own, so that threads on several of them do not meet."""
         first = self.pruners[""]
         at = next((value.device for value in first.parameters()), device)

@@ -109,7 +109,6 @@ def _measure(
 ) -> dict[str, Any]:
     """The record of one setting."""
     from ..assembly import runtime
-    from ..assembly.build import library_options
 
     ours, theirs = build_pair(
         case.backbone, seed=config.seed, num_frames=case.num_frames, input_size=case.input_size
@@ -124,7 +123,7 @@ def _measure(
     variants = build_variants(
         ours,
         theirs,
-        pruners=[(pruner.name, library_options(pruner)) for pruner in config.pruners],
+        pruners=[(pruner.name, pruner.options) for pruner in config.pruners],
         keep_ratios=config.keep_ratios,
         tome=config.tome,
         split=not config.runtime.compile,

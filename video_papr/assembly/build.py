@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,19 +18,11 @@ from ..evaluation.answers import Example
 from ..evaluation.cost import Engine
 from ..inference.visualize import Panel
 from ..pipeline import Pipeline
-from ..pruning.builders import CONVNETS, Pruner, build_pruner
-from ..pruning.scorers.channels_last import speed_up
-from ..pruning.similarity import SimilarityPruner
+from ..pruning.builders import SPECS, build_pruner
+from ..pruning.protocol import Pruner
+from ..pruning.scorers.channels_last import use_channels_last
 from ..pruning.tome import build_merger
 from ..synthetic.videos import SyntheticSplit, generate
-
-FORMER = {
-    "compensation": "carry",
-    "compensation_cell": "carry_cell",
-    "min_per_frame": "floor",
-    "uniform_share": "ground",
-    "top_p": "mass",
-}
 
 
 def build_videos(
@@ -115,7 +106,7 @@ def build_pipeline(
         )
     scorer = build_folded_pruner(pruner)
     notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
-    if pruner.name in CONVNETS and pruner.weights is None:
+    if pruner.name in SPECS and SPECS[pruner.name].trained and pruner.weights is None:
         notes.append("pruner.weights=null: the map of a random ConvNet says little")
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
@@ -123,15 +114,9 @@ def build_pipeline(
     return Pipeline(model, scorer, joiner, packing=packing).to(engine.device)
 
 
-def build_folded_pruner(config: PrunerConfig) -> Pruner | SimilarityPruner | None:
+def build_folded_pruner(config: PrunerConfig) -> Pruner | None:
     """Builds the pruner; an X3D has its batch norms folded, which saves time and keeps the map."""
-    return speed_up(build_pruner(config.name, **library_options(config)))
-
-
-def library_options(config: PrunerConfig) -> dict[str, Any]:
-    """The options of a pruner by the names that `build_pruner` knows."""
-    given = {FORMER.get(key, key): value for key, value in config.options.items()}
-    return {key: "mass" if (key, value) == ("budget", "top_p") else value for key, value in given.items()}
+    return use_channels_last(build_pruner(config.name, **config.options))
 
 
 def count_classes(videos: VideoList) -> int:

@@ -13,9 +13,8 @@ from ..core.console import note, warn
 from ..core.errors import ConfigError
 from ..core.processes import ALONE, Ranks
 from ..evaluation.cost import Engine
-from ..pruning.builders import Pruner
 from ..pruning.kernels import takes_a_while, use_kernels
-from ..pruning.similarity import SimilarityPruner
+from ..pruning.protocol import Pruner
 
 READY_VIDEOS = 4  # decoded in advance at least: videos differ in length and size
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -121,7 +120,7 @@ def cores(ranks: Ranks = ALONE) -> int:
     return usable // ranks.local_size
 
 
-def choose_kernels(pruner: Pruner | SimilarityPruner | None, runtime: RuntimeConfig, engine: Engine) -> None:
+def choose_kernels(pruner: Pruner | None, runtime: RuntimeConfig, engine: Engine) -> None:
     """Gives an X3D kernels of our own, if `runtime.kernels` asks for them; a line says so where they do not work."""
     if not runtime.kernels:
         return

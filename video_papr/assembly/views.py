@@ -21,9 +21,9 @@ from ..data.limits import Limits
 from ..data.sampling import choose_sampler
 from ..data.transforms import crop_places, reduced_size, resize_and_crop
 from ..evaluation.cost import Engine
-from ..evaluation.sharing import SHARABLE, SharedMaps
+from ..evaluation.sharing import SharedMaps
 from ..pipeline import Pipeline
-from ..pruning.similarity import SimilarityPruner
+from ..pruning.builders import pruner_names
 
 FRAME_STRIDE = 4  # where neither the configuration nor the weights say it: VideoMAE's on Kinetics
 STRIDED = ("dense", "videomae_dense", "vivit_dense")  # samplings that have a stride
@@ -119,9 +119,10 @@ def build_shared_maps(
         raise ConfigError(
             f"share_maps=true: views={views} has one crop of each clip; use 3 crops or share_maps=false"
         )
-    if isinstance(pipeline.pruner, SimilarityPruner):
+    if pipeline.pruner.spec.reads_tokens:
         raise ConfigError(
-            f"share_maps=true: pruner=similarity compares the tokens of one view; use one of {', '.join(SHARABLE)}"
+            f"share_maps=true: pruner={pipeline.pruner.name} compares the tokens of one view; use one of "
+            f"{', '.join(pruner_names(lambda spec: spec.shares_crops))}"
         )
     places = partial(crop_places, **view_cutter(dataset, views, pipeline.backbone).keywords)
     return SharedMaps(pipeline.pruner, pipeline.backbone.grid, places)

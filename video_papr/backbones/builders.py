@@ -11,7 +11,7 @@ import torch
 
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid
-from .depth_pruned import shorten_backbone
+from .depth_pruned import depth_prune_backbone
 from .fitting import choose_head, fit_positions, load, settings_of
 from .layers import clip_grid
 from .timm_vit import TimmViT, build_timm_vit
@@ -150,7 +150,7 @@ def _build(name: str, settings: Mapping[str, Any], checkpoint: Checkpoint | None
         torch.manual_seed(seed)
         backbone: Backbone = FAMILIES[name.split("_")[0]](**settings)
         if checkpoint is not None and checkpoint.blocks is not None:
-            shorten_backbone(backbone, checkpoint.blocks)
+            depth_prune_backbone(backbone, checkpoint.blocks)
     return backbone
 
 

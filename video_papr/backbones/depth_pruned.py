@@ -56,7 +56,7 @@ def check_blocks(blocks: Any, depth: int, *, source: str) -> tuple[str, ...]:
     return tuple(blocks)
 
 
-def shorten_backbone(backbone: nn.Module, kinds: Sequence[str]) -> None:
+def depth_prune_backbone(backbone: nn.Module, kinds: Sequence[str]) -> None:
     """Gives a backbone of the whole architecture the blocks of a description, in place, for weights to be loaded."""
     blocks: Any = backbone.blocks
     kept: list[nn.Module] = []

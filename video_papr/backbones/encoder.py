@@ -1,7 +1,7 @@
 """What VideoMAE and ViViT have in common: tubelets become tokens, blocks run over those that are kept.
 
-The way through: `embed` (kept tubelets, with `place`) -> `encode` (blocks) -> `classify`. Each backbone says what
-`place` and `classify` do.
+`forward_features` embeds the kept tubelets, adds their positions (`add_pos_embed`) and runs the blocks; `forward_head`
+makes logits of that. Each backbone says what `add_pos_embed` and `forward_head` do.
 
 Letters: B clips of T frames of H x W pixels, P class tokens, N tokens of the grid, K kept tokens, D channels.
 """
@@ -15,9 +15,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.pixels import normalize_planes
+from ..core.pixels import normalize_pixels, normalize_planes
 from ..core.reading import ReadConfig
+from ..core.types import Mark
 from .blocks import Merger, run_blocks
+from .grouping import similar_lengths
 from .layers import ACTIVATIONS, LayerNorm, TubeletEmbed, clip_grid, frame_size
 from .packing import Packing, run_packed
 
@@ -39,8 +41,8 @@ class Encoder(nn.Module):
         class_names: names of the logits, or None.
         read: how the weights say that clips are read, or None.
         num_prefix: class tokens in front of the tubelets' tokens.
-        averages: whether the answer is read off the mean of the tokens, not off a class token.
-        positions: (1, P + N, D), what `place` adds.
+        mean_pooled: whether the answer is read off the mean of the tokens, not off a class token.
+        positions: (1, P + N, D), what `add_pos_embed` adds.
         frame_size: (H, W) of the frames that it reads.
         dim: D.
         short_side, interpolation: how frames are resized where the configuration does not say: the shorter side before
@@ -51,7 +53,7 @@ class Encoder(nn.Module):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     num_prefix = 0
-    averages = True
+    mean_pooled = True
     positions: Tensor
     short_side: int | None = None
     interpolation = "bilinear"
@@ -86,11 +88,11 @@ class Encoder(nn.Module):
             options["mlp_ratio"] = (mlp_dim + 0.5) / dim  # timm rounds down
         self.blocks = nn.ModuleList(Block(dim, num_heads, **options) for _ in range(depth))
 
-    def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
+    def add_pos_embed(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """tokens (B, K, D), keep_idx (B, K) their places in the grid, None: all N -> (B, P + K, D) with positions."""
         raise NotImplementedError
 
-    def classify(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+    def forward_head(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
         """tokens (B, P + K, D), sizes (B, P + K) how often each counts, None: once -> logits (B, classes)."""
         raise NotImplementedError
 
@@ -103,7 +105,7 @@ class Encoder(nn.Module):
             ValueError: the pixels have another shape.
         """
         self._check_pixels(pixels)
-        return self.place(self._project(pixels, keep_idx), keep_idx)
+        return self.add_pos_embed(self._project(pixels, keep_idx), keep_idx)
 
     def _project(self, pixels: Tensor, keep_idx: Tensor | None, clips: Tensor | None = None) -> Tensor:
         """`TubeletEmbed.forward` of pixels that need not be normalised yet, see `embed`."""
@@ -111,9 +113,17 @@ class Encoder(nn.Module):
         tokens: Tensor = self.patch_embed(pixels, keep_idx, clips, prepare=prepare)
         return tokens
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return self.patch_embed.proj.weight.dtype
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> pixels (B, 3, T, H, W) as `embed` takes them, in the backbone's precision."""
+        return normalize_pixels(frames, mean=self.mean, std=self.std, dtype=self.dtype)
+
     def _normalize(self, tubelets: Tensor) -> Tensor:
-        dtype = self.patch_embed.proj.weight.dtype
-        return normalize_planes(tubelets, mean=self.mean, std=self.std, dtype=dtype)
+        return normalize_planes(tubelets, mean=self.mean, std=self.std, dtype=self.dtype)
 
     def _check_pixels(self, pixels: Tensor) -> None:
         expected = (3, self.num_frames, *self.frame_size)
@@ -141,19 +151,26 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """tokens (B, P + K, D) -> (B, P + K, D) after the blocks `first` to `stop` - 1; None: up to the last.
 
-        Where `valid` (B, K) is False a token is padding, which nobody attends to; with `packed` it is taken out for
-        the blocks, and zero behind them.
+        Where `valid` (B, K) is False a token is padding, which nobody attends to. Such clips run in buckets of similar
+        length, or with `packed` in one row without padding; what comes out for padding means nothing.
         """
-        if packed and valid is not None:
+        if valid is None:
+            return run_blocks(self.blocks, tokens, num_prefix=self.num_prefix, first=first, stop=stop)[0]
+        if packed:
             packing = Packing.of(valid, self.num_prefix)
             row = run_packed(self.blocks, packing.pack(tokens), packing, first=first, stop=stop)
             return packing.unpack(row)
-        sizes = None if valid is None else F.pad(valid.float(), (self.num_prefix, 0), value=1.0)
-        return run_blocks(
-            self.blocks, tokens, sizes=sizes, num_prefix=self.num_prefix, first=first, stop=stop
-        )[0]
+        encoded = torch.zeros_like(tokens)
+        counts = valid.sum(1)
+        for rows in similar_lengths(counts):
+            longest = int(counts[rows[0]])
+            own, length = valid[rows, :longest], self.num_prefix + longest
+            sizes = None if own.all() else F.pad(own.float(), (self.num_prefix, 0), value=1.0)
+            options: dict[str, Any] = {"num_prefix": self.num_prefix, "first": first, "stop": stop}
+            encoded[rows, :length] = run_blocks(self.blocks, tokens[rows, :length], sizes=sizes, **options)[0]
+        return encoded
 
-    def forward(
+    def forward_features(
         self,
         pixels: Tensor | None,
         keep_idx: Tensor | None = None,
@@ -163,31 +180,50 @@ class Encoder(nn.Module):
         tokens: Tensor | None = None,
         block: int = 0,
         sizes: Tensor | None = None,
+        mark: Mark | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Arguments as of `forward` -> tokens (B, P + K', D) behind the last block, and what each counts in a mean.
+
+        The counts are (B, P + K') float32, None where every token counts once; see `run_blocks`.
+        """
+        if tokens is None:
+            assert pixels is not None, "either pixels or tokens"
+            tokens = self.embed(pixels, keep_idx)
+        if mark is not None:
+            mark("embed")
+        prefix = self.num_prefix
+        if sizes is None and valid is not None:
+            sizes = valid.float()
+        sizes = None if sizes is None else F.pad(sizes, (prefix, 0), value=1.0)
+        found = run_blocks(self.blocks, tokens, sizes=sizes, merger=merger, num_prefix=prefix, first=block)
+        if mark is not None:
+            mark("blocks")
+        return found
+
+    def forward(
+        self,
+        pixels: Tensor | None,
+        keep_idx: Tensor | None = None,
+        *,
         weights: Tensor | None = None,
+        mark: Mark | None = None,
+        **options: Any,
     ) -> Tensor:
         """pixels (B, 3, T, H, W), keep_idx (B, K) int64 or None for all tubelets -> logits (B, classes).
 
         Args:
             pixels: normalised, or uint8, see `embed`.
+            weights: (B, K) float32, how often each token counts in the mean, where that differs; goes with no merger.
+            mark: told where the stages "embed", "blocks" and "head" end; None: nobody is.
             valid: (B, K) bool, False where `keep_idx` is padding; None: nowhere.
             merger: merges tokens inside the blocks; None: nothing does.
             tokens, block: (B, P + K, D) class and kept tokens that have come as far as this block; pixels are not read
                 then.
             sizes: (B, K) float32, how many tubelets each token stands for, in attention and in the mean; 0 is padding.
                 None: what `valid` says.
-            weights: (B, K) float32, how often each token counts in the mean, where that differs; goes with no merger.
         """
-        if tokens is None:
-            assert pixels is not None, "either pixels or tokens"
-            tokens = self.embed(pixels, keep_idx)
-        prefix = self.num_prefix
-        if sizes is None and valid is not None:
-            sizes = valid.float()
-        sizes = None if sizes is None else F.pad(sizes, (prefix, 0), value=1.0)
-        tokens, counts = run_blocks(
-            self.blocks, tokens, sizes=sizes, merger=merger, num_prefix=prefix, first=block
-        )
-        return self.classify(tokens, counts if weights is None else F.pad(weights, (prefix, 0), value=1.0))
+        tokens, counts = self.forward_features(pixels, keep_idx, mark=mark, **options)
+        return self._classify(tokens, counts, weights, mark)
 
     def forward_packed(
         self,
@@ -198,6 +234,7 @@ class Encoder(nn.Module):
         tokens: Tensor | None = None,
         block: int = 0,
         weights: Tensor | None = None,
+        mark: Mark | None = None,
     ) -> Tensor:
         """`forward` with the kept tokens of all clips in one row; padding costs nothing but memory before the head.
 
@@ -211,9 +248,20 @@ class Encoder(nn.Module):
             assert pixels is not None, "either pixels or tokens"
             self._check_pixels(pixels)
             clips, chosen = valid.nonzero()[None, :, 0], keep_idx[valid][None]
-            row = packing.with_prefixes(self.place(self._project(pixels, chosen, clips), chosen))
+            row = packing.with_prefixes(self.add_pos_embed(self._project(pixels, chosen, clips), chosen))
+        if mark is not None:
+            mark("embed")
         tokens = packing.unpack(run_packed(self.blocks, row, packing, first=block))
-        counts = packing.mask.float()
-        if weights is not None:
-            counts = F.pad(weights, (self.num_prefix, 0), value=1.0)
-        return self.classify(tokens, counts)
+        if mark is not None:
+            mark("blocks")
+        return self._classify(tokens, packing.mask.float(), weights, mark)
+
+    def _classify(
+        self, tokens: Tensor, counts: Tensor | None, weights: Tensor | None, mark: Mark | None
+    ) -> Tensor:
+        """The head on tokens (B, P + K, D), each counted as often as counts (B, P + K), or weights (B, K), say."""
+        counts = counts if weights is None else F.pad(weights, (self.num_prefix, 0), value=1.0)
+        logits = self.forward_head(tokens, counts)
+        if mark is not None:
+            mark("head")
+        return logits

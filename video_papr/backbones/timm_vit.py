@@ -57,7 +57,7 @@ class TimmViT(Encoder):
         self.head: nn.Module = _TwoHeads(vit.head, vit.head_dist) if distilled else vit.head
         # timm's distilled models read two tokens, unlike what their setting says.
         self.pool = "both" if distilled else vit.global_pool
-        self.averages = self.pool not in ("both", "token")
+        self.mean_pooled = self.pool not in ("both", "token")
         self.pooled_from = 0 if getattr(vit, "pool_include_prefix", False) else self.num_prefix
         with torch.no_grad():
             weight = embed.proj.weight
@@ -74,7 +74,7 @@ class TimmViT(Encoder):
         self.short_side = math.floor(min(self.frame_size) / (cfg.get("crop_pct") or 0.875))
         self.interpolation = "bicubic" if cfg.get("interpolation") == "bicubic" else "bilinear"
 
-    def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
+    def add_pos_embed(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """tokens (B, K, D), keep_idx (B, K), None: all N -> (B, P + K, D) with positions, behind the prefix."""
         positions = self.positions.to(tokens.dtype)
         prefix, rest = positions[:, : self.num_prefix], positions[:, self.num_prefix :]
@@ -85,7 +85,7 @@ class TimmViT(Encoder):
         """As `Encoder.embed_means`; a model that normalises its tokens first normalises the means."""
         return self.norm_pre(super().embed_means(pixels, shares))
 
-    def classify(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+    def forward_head(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
         """tokens (B, P + K, D) -> logits (B, classes), from the class token or the mean, as the model was trained.
 
         `sizes` (B, P + K) says how often each token counts in a mean; None: once.

@@ -1,6 +1,6 @@
 """VideoMAE's encoder as a classifier (Tong et al., NeurIPS 2022), able to run on a subset of its tubelets.
 
-The way through: `embed` (kept tubelets and their positions) -> `encode` (blocks) -> `classify` (mean, norm, linear).
+`forward_features`: kept tubelets, fixed positions, blocks. `forward_head`: mean, norm, linear.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class VideoMAE(Encoder):
         self.head = nn.Linear(dim, num_classes)
         self.apply(init_weights)
 
-    def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
+    def add_pos_embed(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """Adds the positions that `keep_idx` (B, K) names to tokens (B, K, D); None: to all N tokens."""
         positions = self.positions.to(tokens.dtype)
         return tokens + (positions if keep_idx is None else positions[0, keep_idx])
 
-    def classify(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+    def forward_head(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
         """tokens (B, K, D) -> logits (B, classes): `head(fc_norm(mean over the kept tokens))`.
 
         `sizes` (B, K) says how often each token counts in the mean; None: once.

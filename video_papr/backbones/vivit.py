@@ -1,7 +1,7 @@
 """ViViT's joint space-time encoder as a classifier (Arnab et al., ICCV 2021, model 1), on a subset of its tubelets.
 
-The way through: `embed` (class token, kept tubelets, learned positions) -> `encode` (blocks) -> `classify` (norm, and a
-linear layer on the class token).
+`forward_features`: class token, kept tubelets, learned positions, blocks. `forward_head`: norm, and a linear layer on
+the class token.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ViViT(Encoder):
     mean = (0.5, 0.5, 0.5)
     std = (0.5, 0.5, 0.5)
     num_prefix = 1
-    averages = False
+    mean_pooled = False
 
     def __init__(
         self,
@@ -69,14 +69,14 @@ class ViViT(Encoder):
         nn.init.trunc_normal_(self.positions, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
-    def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
+    def add_pos_embed(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """Puts the class token before tokens (B, K, D), adds the positions that `keep_idx` (B, K) names; None: all."""
         positions = self.positions.to(tokens.dtype)
         first = self.cls_token.to(tokens.dtype) + positions[:, :1]
         rest = positions[:, 1:] if keep_idx is None else positions[0, 1:][keep_idx]
         return torch.cat([first.expand(tokens.shape[0], -1, -1), tokens + rest], 1)
 
-    def classify(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+    def forward_head(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
         """tokens (B, 1 + K, D) -> logits (B, classes): `head(norm(class token))`.
 
         `sizes` (B, 1 + K) is here for the sake of VideoMAE's mean; the class token counts once.

@@ -42,7 +42,7 @@ class VJEPA2(Encoder):
 
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
-    averages = False
+    mean_pooled = False
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class VJEPA2(Encoder):
         self.register_buffer("positions", UNIT * places.view(1, -1, AXES), persistent=False)
         self.apply(init_weights)
 
-    def place(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
+    def add_pos_embed(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """tokens (B, K, D), keep_idx (B, K), None: all N -> (B, K, D + 3), with their places behind them."""
         places = self.positions.to(tokens.dtype)
         places = places.expand(tokens.shape[0], -1, -1) if keep_idx is None else places[0, keep_idx]
@@ -90,7 +90,7 @@ class VJEPA2(Encoder):
             [self.patch_embed.means(pixels, shares), shares @ self.positions.to(shares.dtype)], -1
         )
 
-    def classify(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+    def forward_head(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
         """tokens (B, K, D + 3) -> logits (B, classes); sizes (B, K): how often each counts in attention, None: once."""
         return self.head(self.pooler(self.norm(tokens[..., :-AXES]), sizes))
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from ..backbones.builders import BACKBONES, Backbone, build_backbone
 from ..checkpoints.files import load_exactly
 from ..checkpoints.formats import from_huggingface_videomae, from_huggingface_vivit
-from ..core.types import TokenSelection
+from ..core.types import Mark
 from ..pipeline import Pipeline
-from .probes import Mark
 
 
 def available() -> bool:
@@ -106,25 +105,14 @@ class PeerFlow(nn.Module):
 
     def __init__(self, ours: Backbone, theirs: nn.Module, chooser: Pipeline | None = None) -> None:
         super().__init__()
-        self.whole, self.theirs, self.chooser = Pipeline(ours), theirs, chooser
+        self.ours, self.theirs, self.chooser = ours, theirs, chooser
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """frames (B, T, H, W, 3) uint8 -> logits (B, classes)."""
-        return self.classify(frames, None if self.chooser is None else self.chooser.select(frames))
-
-    def staged(self, frames: Tensor, mark: Mark) -> Tensor:
-        """The same as `forward`, marking its stages."""
-        selection = None
-        if self.chooser is not None:
-            selection = self.chooser.select(frames)
-            mark("select")
-        logits = self.classify(frames, selection)
-        mark("backbone")
-        return logits
-
-    def classify(self, frames: Tensor, selection: TokenSelection | None) -> Tensor:
-        """frames (B, T, H, W, 3) uint8, the kept tokens or None for all -> logits (B, classes)."""
-        pixels = self.whole.pixels(frames).transpose(1, 2)
+    def forward(self, frames: Tensor, mark: Mark | None = None) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> logits (B, classes); `mark` as that of `Pipeline.forward`."""
+        selection = None if self.chooser is None else self.chooser.select(frames, mark)
+        pixels = self.ours.normalize(frames).transpose(1, 2)
         dropped = {} if selection is None else {"bool_masked_pos": ~selection.mask().flatten(1)}
         logits: Tensor = self.theirs(pixel_values=pixels, **dropped).logits
-        return logits.clone() if self.whole.backbone.replayed else logits  # as `Pipeline` does
+        if mark is not None:
+            mark("backbone")
+        return logits.clone() if self.ours.replayed else logits  # as `Pipeline` does

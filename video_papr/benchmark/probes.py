@@ -1,7 +1,7 @@
 """What a run tells about its stages: milliseconds, memory, arithmetic.
 
-A staged run is a function (frames, mark) that calls `mark(stage)` when a stage has just ended. A probe is such a
-`mark`; the same run serves all of them.
+A staged run is a function (frames, mark) that calls `mark(stage)` when a stage has just ended, as `Pipeline.forward`
+does. A probe is such a `mark`; the same run serves all of them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Mark = Callable[[str], None]
+from ..core.types import Mark
+
+STAGES = ("score", "select", "embed", "blocks", "head", "backbone")
+SCORING = ("score", "select")  # what pruning costs
 Staged = Callable[[Tensor, Mark], Tensor]
 """(frames (B, T, H, W, 3) uint8, mark) -> logits (B, classes)."""
 
 MIB = 2**20
 
 
-def unmarked(stage: str) -> None:
-    """The mark of a run that nobody watches."""
+def backbone_whole(run: Staged, frames: Tensor, mark: Mark) -> Tensor:
+    """A staged run whose backbone is one stage, "backbone", as that of a compiled one is."""
+
+    def coarse(stage: str) -> None:
+        if stage not in ("embed", "blocks"):
+            mark("backbone" if stage == "head" else stage)
+
+    return run(frames, coarse)
 
 
 class Clock:

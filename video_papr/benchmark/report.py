@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.tables import Table
-from .stages import STAGES
+from .probes import STAGES
 
 Record = Mapping[str, Any]
 

@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..pipeline import Pipeline
-from ..pruning.builders import Pruner
 from ..pruning.scorers.x3d import X3DScorer
 from .ceilings import Ceilings
-from .probes import MIB, Clock, MemoryProbe, Staged
-from .stages import SCORING
+from .probes import MIB, SCORING, Clock, MemoryProbe, Staged
 from .timing import alternate, ratios, spread
 from .work import Work, convolution_work, count_work
 
@@ -165,10 +163,10 @@ def _stage_records(
 
 def _least_scoring(variant: Variant, frames: Tensor, ceilings: Ceilings | None) -> dict[str, Any] | None:
     """The least that an X3D's convolutions have to do, if there is one among the variant's parts."""
-    pruner = None if variant.chooser is None else variant.chooser.pruner
-    if not isinstance(pruner, Pruner) or not isinstance(pruner.scorer, X3DScorer):
+    scorer = None if variant.chooser is None else getattr(variant.chooser.pruner, "scorer", None)
+    if not isinstance(scorer, X3DScorer):
         return None
-    work = convolution_work(pruner.scorer, frames)
+    work = convolution_work(scorer, frames)
     bound = None if ceilings is None else work.bound_ms(ceilings)
     return {"gmacs": work.gmacs, "gigabytes": work.gigabytes, "bound_ms": bound}
 

@@ -11,12 +11,12 @@ from torch import nn
 
 from ..backbones.builders import Backbone
 from ..pipeline import Pipeline
-from ..pruning.builders import OPTIONS, Pruner, build_pruner
-from ..pruning.scorers.channels_last import speed_up
-from ..pruning.similarity import SimilarityPruner
+from ..pruning.builders import SPECS, build_pruner
+from ..pruning.protocol import Pruner
+from ..pruning.scorers.channels_last import use_channels_last
 from ..pruning.tome import ToMe
 from .peers import PeerFlow, drops_tokens
-from .stages import run_stages
+from .probes import backbone_whole
 from .suite import DENSE, Variant
 
 Options = Mapping[str, Any]
@@ -39,12 +39,12 @@ def build_variants(
         pruners: (name, options of `build_pruner`); with every one of `keep_ratios`, unless the options have one or the
             clip decides how much is kept.
         tome: tokens that ToMe merges per block, one variant each.
-        split: see `stages.run_stages`.
+        split: time the parts of the backbone one by one; not possible where it is compiled.
         packing: see `pipeline.Pipeline`.
     """
 
     def variant(name: str, kind: str, flow: Pipeline, settings: dict[str, Any]) -> Variant:
-        staged = partial(run_stages, flow, split=split)
+        staged = flow if split else partial(backbone_whole, flow)
         return Variant(name, kind, flow, staged, settings, None if flow.pruner is None else flow)
 
     variants = [variant(DENSE, "dense", Pipeline(ours), {})]
@@ -62,33 +62,31 @@ def build_variants(
     if theirs is None:
         return variants
     plain = PeerFlow(ours, theirs)
-    variants.append(Variant("huggingface", "peer", plain, plain.staged, {}, like=DENSE))
+    variants.append(Variant("huggingface", "peer", plain, plain, {}, like=DENSE))
     for title, chooser in choosers.items() if drops_tokens(theirs) else ():
         masked = PeerFlow(ours, theirs, chooser)
         settings = {"dropped_by": "bool_masked_pos", "chosen_by": title}
         variants.append(
-            Variant(f"huggingface {title}", "peer", masked, masked.staged, settings, chooser, like=title)
+            Variant(f"huggingface {title}", "peer", masked, masked, settings, chooser, like=title)
         )
     return variants
 
 
 def _at_ratios(
     name: str, options: Options, keep_ratios: Sequence[float]
-) -> Iterator[tuple[str, dict[str, Any], Pruner | SimilarityPruner]]:
+) -> Iterator[tuple[str, dict[str, Any], Pruner]]:
     """(title, settings, pruner) at every ratio; all share one scorer, which is built, and compiled, once."""
-    free = "keep_ratio" in OPTIONS.get(name, ("keep_ratio",)) and "keep_ratio" not in options
+    free = (name not in SPECS or SPECS[name].has_ratio) and "keep_ratio" not in options
     fixed = options.get("budget", "fixed") == "fixed" and options.get("mode", "ratio") == "ratio"
     extra = "".join(f" {key}={value}" for key, value in options.items() if key != "keep_ratio")
-    first: Pruner | None = None
+    scorer: nn.Module | None = None
     for ratio in keep_ratios if free and fixed else [options.get("keep_ratio")]:
         settings = {**options, "pruner": name} | ({} if ratio is None else {"keep_ratio": ratio})
         pruner = build_pruner(name, **{key: value for key, value in settings.items() if key != "pruner"})
         assert pruner is not None  # "none" is the dense model
-        if isinstance(pruner, Pruner):
-            if first is None:
-                first = pruner
-                speed_up(pruner)
-            pruner.scorer = first.scorer
+        if scorer is not None:
+            pruner.scorer = scorer
+        scorer = getattr(use_channels_last(pruner), "scorer", None)
         yield f"{name}{'' if ratio is None else f' {ratio:g}'}{extra}", settings, pruner
 
 

@@ -19,26 +19,22 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 ANYWHERE = ("0.0.0.0", "::")
-ABOUT = {
-    "x3d_xs": "PaPr with the cheapest X3D: a light 3-D ConvNet looks first and says where it matters.",
-    "x3d_s": "PaPr: a light 3-D ConvNet looks first and says where it matters.",
-    "x3d_m": "PaPr with a finer, dearer map: a light 3-D ConvNet looks first and says where it matters.",
-    "similarity": "Keeps what resembles the rest of the clip least, in the model's own embedding.",
-    "motion": "Keeps what changes most from frame to frame. A moving camera fools it.",
-    "brightness": "Keeps what is brightest. A bright background fools it.",
-    "center": "A control: keeps the middle of the picture.",
-    "uniform": "A control: keeps an even pattern, the same for every video.",
-    "random": "A control: keeps tubelets drawn at random.",
-}
 EXAMPLE_SEED = 7  # of the clips to pick; they are of the test split, which no training has seen
+
+
+def offered() -> dict[str, str]:
+    """Pruners that keep as much as the slider says, and one line about each."""
+    from ..pruning.builders import SPECS  # which imports the networks: --help does not wait for them
+
+    return {name: spec.summary for name, spec in SPECS.items() if spec.has_ratio}
 
 
 def _check_offer(config: DemoConfig) -> DemoConfig:
     """Refuses pruners that the page cannot show."""
     for key, name in [("pruner", config.pruner.name), *(("pruners", name) for name in config.pruners)]:
-        if name not in ABOUT:
+        if name not in offered():
             raise ConfigError(
-                f"{key}={name}: cannot be offered, it has no keep ratio to choose; take {', '.join(ABOUT)}."
+                f"{key}={name}: cannot be offered, it has no keep ratio to choose; take {', '.join(offered())}."
             )
     if config.pruner.budget not in (None, "fixed") or config.pruner.mode not in (None, "ratio"):
         raise ConfigError("pruner.budget and pruner.mode must leave the keep ratio to the slider.")
@@ -93,7 +89,7 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
         examples=_examples(config.examples),
         pruner=config.pruner.name,
         keep_ratio=config.pruner.keep_ratio or 0.3,
-        about=ABOUT,
+        about=offered(),
         model={
             "backbone": config.backbone.name,
             "weights": config.backbone.weights or "random weights",

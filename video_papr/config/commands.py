@@ -89,11 +89,6 @@ class EvalConfig(PipelineConfig):
             raise ConfigError(
                 f"backbone={self.backbone.name}: reads clips; images (dataset=images) need backbone=timm_vit."
             )
-        if self.pruner.name in ("motion", "run_length"):
-            raise ConfigError(
-                f"pruner={self.pruner.name}: compares the frames of a video, and an image has one; use image_convnet, "
-                "similarity, random, uniform, center, brightness or none."
-            )
         if self.views.clips != 1:
             raise ConfigError(f"views.clips={self.views.clips}: an image is one clip; use views=1x1 or 1x3.")
 

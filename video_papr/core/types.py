@@ -5,13 +5,16 @@ Letters: B clips in a batch, N tokens of the grid, K kept tokens, D channels, T'
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-# What may become of the dropped tubelets' mass, see `pruning.carrying`.
-CARRIES = ("none", "pool", "merge")
+Mark = Callable[[str], None]
+"""An observer of a run: called with a stage's name when that stage has just ended."""
+
+COMPENSATIONS = ("none", "pool", "merge")  # for the dropped tubelets, see `pruning.compensation`
 Cell = tuple[int, int, int]
 CELL: Cell = (2, 2, 2)  # tokens of the grid, along time, height and width
 
@@ -51,9 +54,9 @@ class TokenSelection:
         tokens: (B, P + K, D) what the backbone has made of the kept tokens, its P class tokens first, when choosing
             them took the backbone's own features; None when nothing has been computed yet.
         block: number of the block that `tokens` enter next.
-        carry: what becomes of the dropped tubelets' mass, one of `CARRIES`.
+        compensation: how the dropped tubelets are made up for, one of `COMPENSATIONS`.
         cell: size of the regions of "merge", in tokens of the grid along time, height and width.
-        merged: (B, R, D) where `tokens` are given and `carry` is "merge": the means of the dropped ones by region.
+        merged: (B, R, D) where `tokens` are given and `compensation` is "merge": the dropped ones' means by region.
         arrived: (B, S - 1) int64, how many tokens of each clip came to every place of the choice but the first, where
             there are S of them and the clip decides; None otherwise.
     """
@@ -63,7 +66,7 @@ class TokenSelection:
     valid: Tensor | None = None
     tokens: Tensor | None = None
     block: int = 0
-    carry: str = "none"
+    compensation: str = "none"
     cell: Cell = CELL
     merged: Tensor | None = None
     arrived: Tensor | None = None
@@ -78,8 +81,10 @@ class TokenSelection:
             raise ValueError(
                 f"valid must be bool of shape {tuple(idx.shape)}, got {valid.dtype} {tuple(valid.shape)}"
             )
-        if self.carry not in CARRIES:
-            raise ValueError(f"carry must be one of {', '.join(CARRIES)}, got {self.carry!r}")
+        if self.compensation not in COMPENSATIONS:
+            raise ValueError(
+                f"compensation must be one of {', '.join(COMPENSATIONS)}, got {self.compensation!r}"
+            )
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> TokenSelection:

@@ -17,7 +17,7 @@ from ..backbones.builders import Backbone
 from ..core.pixels import normalize_pixels, resample_clip
 from ..core.types import TokenGrid
 from ..pruning.budget import keep_count
-from ..pruning.scorers.channels_last import fast_stages
+from ..pruning.scorers.channels_last import channels_last_stages
 from ..pruning.scorers.fusion import standardize
 from ..pruning.scorers.x3d import MEAN, STAGES, STD
 from ..pruning.select import resize_map
@@ -124,7 +124,7 @@ def scorer_subject(
         features = pixels(clips, timed_frames, timed_size)
         last = 5 if stage == "head" else STAGES.index(stage) + 2
         if features.device.type == "cpu" and isinstance(net.blocks[0].norm, nn.Identity):  # folded, as in use
-            return list(fast_stages(list(net.blocks[:last]), features))[-1][1].movedim(-1, 1)
+            return list(channels_last_stages(list(net.blocks[:last]), features))[-1][1].movedim(-1, 1)
         for block in net.blocks[:last]:
             features = block(features)
         return features

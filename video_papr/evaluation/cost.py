@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, pairwise
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -20,10 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..backbones.builders import Backbone
 from ..benchmark.flops import count_gmacs
+from ..core.types import TokenSelection
 from ..pipeline import Pipeline
 from ..pruning.compensation import num_regions
-from ..pruning.similarity import SimilarityPruner
+from ..pruning.protocol import Pruner
 
 Runs = list[tuple[float, int]]
 """(milliseconds, views) of each batch."""
@@ -162,9 +164,9 @@ def mean_gmacs(pipeline: Pipeline, gmacs: Mapping[str, float], kept: Mapping[int
         gmacs: from `gmacs_per_view`.
         kept: number of tokens -> number of views that kept so many; not empty.
     """
-    reader = _Reader(pipeline)
-    shapes = _shapes(reader)
-    each = {count: count_gmacs(functional_call, reader, shapes, (count,)) for count in kept}
+    behind = _Kept(pipeline)
+    shapes = _shapes(behind)
+    each = {count: count_gmacs(functional_call, behind, shapes, (count,)) for count in kept}
     backbone = sum(each[count] * views for count, views in kept.items()) / sum(kept.values())
     return {**gmacs, "backbone": backbone, "total": backbone + gmacs["scorer"]}
 
@@ -181,18 +183,16 @@ class ChoiceCost:
     Every number of tokens is counted once, without arithmetic, as if the clips ran one by one.
     """
 
-    def __init__(self, pipeline: Pipeline, pruner: SimilarityPruner) -> None:
-        self._walker = _Walker(pipeline)
-        self._shapes = _shapes(self._walker)
-        self._clusters, self._dim = pruner.diversity == "cluster", pipeline.backbone.dim
-        self._num_tokens = pipeline.backbone.grid.num_tokens
-        self._places = list(zip(pruner.after_blocks[:-1], pruner.after_blocks[1:], strict=True))
-        self._first = pruner.after_blocks[0]
+    def __init__(self, pipeline: Pipeline, pruner: Pruner) -> None:
+        self._part = _BackbonePart(pipeline)
+        self._shapes = _shapes(self._part)
+        self._pruner, self._backbone = pruner, pipeline.backbone
+        self._places = list(pairwise(pruner.after_blocks))
         self._counted: dict[tuple[int, int, int], float] = {}
 
     def __call__(self, arrived: Tensor) -> float:
         """arrived (B, S - 1), see `TokenSelection` -> the mean over the clips, multiply-accumulates / 1e9."""
-        start = self._gmacs(self._num_tokens, 0, self._first)
+        start = self._gmacs(self._backbone.grid.num_tokens, 0, self._pruner.after_blocks[0])
         each = [
             sum(self._gmacs(count, *blocks) for count, blocks in zip(counts, self._places, strict=True))
             for counts in arrived.tolist()
@@ -203,16 +203,16 @@ class ChoiceCost:
         """Of `count` tokens through these blocks, from their pixels where all are there, to the choice behind."""
         key = (count, first, stop)
         if key not in self._counted:
-            whole = (first, stop) == (0, self._first)
-            run = count_gmacs(functional_call, self._walker, self._shapes, (count, first, stop, whole))
-            self._counted[key] = run + (count**2 * self._dim / 1e9 if self._clusters else 0)
+            whole = (first, stop) == (0, self._pruner.after_blocks[0])
+            run = count_gmacs(functional_call, self._part, self._shapes, (count, first, stop, whole))
+            self._counted[key] = run + self._pruner.choice_macs(count, self._backbone.dim) / 1e9
         return self._counted[key]
 
 
 def choice_cost(pipeline: Pipeline) -> ChoiceCost | None:
     """Counts the choice where `gmacs_per_view` cannot, because clips differ in it; None where they do not."""
     pruner = pipeline.pruner
-    if not isinstance(pruner, SimilarityPruner) or not pruner.budget.variable or len(pruner.after_blocks) < 2:
+    if pruner is None or not pruner.budget.variable or len(pruner.after_blocks) < 2:
         return None
     return ChoiceCost(pipeline, pruner)
 
@@ -223,8 +223,8 @@ def _shapes(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.to("meta") for name, value in named}
 
 
-class _Walker(nn.Module):
-    """A part of the way through a backbone, on tensors without content."""
+class _BackbonePart(nn.Module):
+    """Some blocks of a backbone, on tensors without content."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__()
@@ -232,42 +232,46 @@ class _Walker(nn.Module):
 
     def forward(self, count: int, first: int, stop: int, embeds: bool) -> Tensor:
         backbone = self.backbone
-        like: dict[str, Any] = {"device": "meta", "dtype": next(backbone.parameters()).dtype}
-        if embeds:
-            tokens = backbone.embed(torch.empty(1, 3, backbone.num_frames, *backbone.frame_size, **like))
-        else:
-            tokens = torch.empty(1, backbone.num_prefix + count, backbone.dim, **like)
+        tokens = (
+            backbone.embed(_no_frames(backbone).movedim(-1, 1)) if embeds else _no_tokens(backbone, count)
+        )
         return backbone.encode(tokens, first=first, stop=stop)
 
 
-class _Reader(nn.Module):
-    """The backbone of a pipeline behind its pruner, for any number of tokens, on tensors without content."""
+class _Kept(nn.Module):
+    """A pipeline behind its pruner, for any number of kept tokens, on tensors without content."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__()
-        self.backbone, self.merger = pipeline.backbone, pipeline.merger
-        self.places: tuple[int, ...] = getattr(pipeline.pruner, "after_blocks", ())
-        self.regions, pruner = 0, pipeline.pruner
-        if pruner is not None and pruner.carry == "merge":
-            self.regions = num_regions(self.backbone.grid, pruner.carry_cell)
+        self.flow = pipeline.with_backbone()  # what torch.compile has made cannot be counted
 
     def forward(self, count: int) -> Tensor:
-        backbone = self.backbone
-        options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
-        like: dict[str, Any] = {"device": "meta", "dtype": next(backbone.parameters()).dtype}
-        # `backbone.forward`, because a call may lead to what torch.compile has made, and that cannot be counted.
-        regions = self.regions if count < backbone.grid.num_tokens else 0
-        if regions:
-            options["sizes"] = torch.empty(1, count + regions, device="meta")
-        if self.places:  # the tokens are embedded, or further, when they are chosen
-            tokens = torch.empty(1, backbone.num_prefix + count + regions, backbone.dim, **like)
-            return backbone.forward(None, tokens=tokens, block=self.places[-1], **options)
-        pixels = torch.empty(1, 3, backbone.num_frames, *backbone.frame_size, **like)
+        backbone, pruner = self.flow.backbone, self.flow.pruner
         keep_idx = torch.empty(1, count, dtype=torch.int64, device="meta")
-        if regions:
-            shares = torch.empty(1, regions, backbone.grid.num_tokens, **like)
-            merged = backbone.embed_means(pixels, shares)
-            return backbone.forward(
-                None, tokens=torch.cat([backbone.embed(pixels, keep_idx), merged], 1), **options
+        frames = _no_frames(backbone)
+        if pruner is None:
+            return self.flow.classify(frames, TokenSelection(keep_idx, backbone.grid))
+        cell = pruner.compensation_cell
+        selection = TokenSelection(keep_idx, backbone.grid, compensation=pruner.compensation, cell=cell)
+        if pruner.after_blocks:  # the tokens are embedded, or further, when they are chosen
+            regions = num_regions(backbone.grid, cell)
+            selection = replace(
+                selection,
+                tokens=_no_tokens(backbone, count),
+                block=pruner.after_blocks[-1],
+                merged=_no_tokens(backbone, regions)[:, backbone.num_prefix :],
             )
-        return backbone.forward(pixels, keep_idx, **options)
+        return self.flow.classify(frames, selection)
+
+
+def _no_tokens(backbone: Backbone, count: int) -> Tensor:
+    """Class tokens and `count` others, without content, as wide as the backbone's blocks take them."""
+    like: dict[str, Any] = {"device": "meta", "dtype": backbone.dtype}
+    chosen = torch.empty(1, count, device="meta", dtype=torch.int64)
+    return backbone.add_pos_embed(torch.empty(1, count, backbone.dim, **like), chosen)
+
+
+def _no_frames(backbone: Backbone) -> Tensor:
+    """Frames (1, T, H, W, 3) uint8 without content."""
+    shape = (1, backbone.num_frames, *backbone.frame_size, 3)
+    return torch.empty(shape, dtype=torch.uint8, device="meta")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,25 +11,20 @@ from torch import Tensor
 from ..benchmark.flops import count_gmacs
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid, TokenSelection
-from ..pruning.builders import Pruner
+from ..pruning.builders import pruner_names
+from ..pruning.protocol import Pruner
 from ..pruning.sharing import Corner, shared_maps
 from .cost import Engine, StageTimes
 
 if TYPE_CHECKING:
     from ..data.datasets import VideoSample
 
-# These read frames of any shape, and score a place by what is seen there.
-SHARABLE = (
-    *("x3d_xs", "x3d_s", "x3d_m", "papr_plus", "image_convnet"),
-    *("run_length", "motion", "brightness"),
-)
-
 
 class SharedMaps:
     """(video, its views (V, T, S, S', 3) uint8) -> maps (V, T', H', W'), with one pass of the scorer for each clip.
 
     Args:
-        pruner: one of `SHARABLE`.
+        pruner: one whose spec says `shares_crops`.
         grid: of one view.
         corners: (height, width) of a video -> the (top, left) corners of the crops in its resized frames.
 
@@ -40,18 +35,20 @@ class SharedMaps:
     def __init__(
         self, pruner: Pruner, grid: TokenGrid, corners: Callable[[int, int], Sequence[Corner]]
     ) -> None:
-        if pruner.name not in SHARABLE:
+        if not pruner.spec.shares_crops:
+            names = ", ".join(pruner_names(lambda spec: spec.shares_crops))
             raise ConfigError(
-                f"share_maps=true: pruner={pruner.name} cannot score crops together; use one of {', '.join(SHARABLE)}"
+                f"share_maps=true: pruner={pruner.name} cannot score crops together; use one of {names}"
             )
-        self.pruner, self.grid, self.corners = pruner, grid, corners
+        self.pruner: Any = pruner  # a `MapPruner`
+        self.grid, self.corners = grid, corners
         self._gmacs: dict[tuple[object, ...], float] = {}
 
     def __call__(self, video: VideoSample, views: Tensor) -> Tensor:
         """Crops that leave a gap between them are scored one by one."""
         assert video.size is not None
-        found = shared_maps(self.pruner.significance, views, self.corners(*video.size), self.grid)
-        return self.pruner.significance(views, self.grid) if found is None else found
+        found = shared_maps(self.pruner.scorer, views, self.corners(*video.size), self.grid)
+        return self.pruner.scorer(views, self.grid) if found is None else found
 
     def gmacs_per_view(self, video: VideoSample, views: Tensor) -> float:
         """Multiply-accumulates / 1e9 of the scorer, shared by the views; counted once for each layout of crops."""

@@ -30,7 +30,6 @@ from ..backbones.timm_vit import TimmViT
 from ..core.errors import ConfigError, ExportError
 from ..pipeline import Pipeline
 from ..pruning.budget import keep_count
-from ..pruning.similarity import SimilarityPruner
 
 INPUT, OUTPUTS = "frames", ("logits", "keep_idx")
 Runner = Callable[[Tensor], tuple[Tensor, ...]]
@@ -61,42 +60,14 @@ def check_exportable(pipeline: Pipeline) -> None:
         ConfigError: clips keep unequal numbers of tokens, the choice is not made by tensor operations alone, tokens
             are merged, or the backbone reads images.
     """
-    pruner = pipeline.pruner
     if isinstance(pipeline.backbone, TimmViT):
         raise ConfigError("backbone=timm_vit cannot be exported yet: backbones that read video can")
     if pipeline.merger is not None:
         raise ConfigError(
             "merger=tome cannot be exported: merging inside the blocks is not supported in graphs; use merger=none"
         )
-    if pruner is None:
-        return
-    name = "similarity" if isinstance(pruner, SimilarityPruner) else pruner.name
-    if name == "random":
-        raise ConfigError(
-            "pruner=random cannot be exported: it draws from a generator that a clip's own pixels seed; use "
-            "pruner=uniform as a control"
-        )
-    if pruner.budget.variable:
-        keys = {"similarity": "pruner.mode=ratio", "run_length": "another pruner, motion for example"}
-        raise ConfigError(
-            f"pruner={name} with budget {pruner.budget.kind!r} cannot be exported: clips would keep unequal numbers of "
-            f"tokens, and a graph has one; use {keys.get(name, 'pruner.budget=fixed')}"
-        )
-    if pruner.carry == "pool" or (pruner.carry == "merge" and isinstance(pruner, SimilarityPruner)):
-        hint = "none" if pruner.carry == "merge" else "merge or none"
-        raise ConfigError(
-            f"pruner.carry={pruner.carry} cannot be exported with pruner={name}; use pruner.carry={hint}"
-        )
-    if isinstance(pruner, SimilarityPruner) and len(pruner.after_blocks) > 1:
-        raise ConfigError(
-            f"pruner.after_block={list(pruner.after_blocks)} cannot be exported: a graph says what is kept in the end, "
-            "and its check would have to know each place's choice; use one place"
-        )
-    if isinstance(pruner, SimilarityPruner) and pruner.diversity != "none":
-        raise ConfigError(
-            f"pruner.diversity={pruner.diversity} cannot be exported: it goes from token to token outside of torch's "
-            "graph; use pruner.diversity=none"
-        )
+    if pipeline.pruner is not None:
+        pipeline.pruner.check_exportable()
 
 
 def kept_tokens(pipeline: Pipeline) -> int:

@@ -17,11 +17,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ExportError, LogitsError
-from ..core.pixels import normalize_pixels
 from ..core.types import TokenGrid, TokenSelection
 from ..pipeline import Pipeline
-from ..pruning.select import gather_tokens
-from ..pruning.similarity import SimilarityPruner
 from ..synthetic.videos import render_clips
 from .export import Runner, kept_tokens
 
@@ -117,7 +114,9 @@ def _compare(pipeline: Pipeline, run: Runner, frames: Tensor, *, source: str) ->
                 f"{source}: keeps other tubelets than the pipeline, with scores {gap:.1e} of the map's largest apart "
                 f"(allowed: {SCORE_TOLERANCE:.0e})"
             )
-        expected = pipeline.classify(frames, _chosen(pipeline, frames, kept, selection))
+        assert pipeline.pruner is not None
+        chosen = pipeline.pruner.selection_of(kept, frames, pipeline.backbone)
+        expected = pipeline.classify(frames, chosen)
     if logits.shape != expected.shape:
         raise ExportError(f"{source}: logits {tuple(logits.shape)} instead of {tuple(expected.shape)}")
     difference = float((logits - expected).abs().amax() / expected.abs().amax().clamp(min=1))
@@ -152,15 +151,3 @@ def _swaps(scores: Tensor, own: Tensor, other: Tensor) -> tuple[Tensor, float]:
         if len(lost):
             gap = max(gap, float((lost - won).abs().amax() / values.abs().amax().clamp(min=1e-12)))
     return torch.tensor(counts), gap
-
-
-def _chosen(pipeline: Pipeline, frames: Tensor, kept: Tensor, own: TokenSelection) -> TokenSelection:
-    """The selection of given tokens, with what the pruner has computed of them on the way to block `after_block`."""
-    if not isinstance(pipeline.pruner, SimilarityPruner):
-        return TokenSelection(kept, own.grid, carry=own.carry, cell=own.cell)
-    model = pipeline.backbone
-    tokens = model.encode(
-        model.embed(normalize_pixels(frames, mean=model.mean, std=model.std)), stop=own.block
-    )
-    gathered = gather_tokens(tokens, kept, num_prefix=model.num_prefix)
-    return TokenSelection(kept, own.grid, tokens=gathered, block=own.block)

@@ -5,9 +5,7 @@ Letters: B clips, V views, n and T frames, H x W and S x S pixels, K kept tokens
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,32 +54,18 @@ def features(
     views = given.to(reader.engine.device) if given is not None and given.ndim == 5 else reader.read(video)
     backbone, batch_size = pipeline.backbone, reader.recipe.batch_size
     if pooled:
-        headless = Pipeline(
-            _twin(backbone, head=nn.Identity()), pipeline.pruner, pipeline.merger, packing=pipeline.packing
-        )
+        headless = pipeline.with_backbone(head=nn.Identity())
         with reader.engine.inference():
             return torch.cat([headless(part).float().cpu() for part in views.split(batch_size)])
-    bare = Pipeline(_twin(backbone, classify=lambda tokens, sizes=None: tokens))
-    found = []
+    bare = pipeline.with_backbone(forward_head=lambda tokens, sizes=None: tokens)
+    found, first = [], backbone.num_prefix
     with reader.engine.inference():
         for view in views.split(1):  # one by one: each may keep another number of tokens
-            selection = pipeline.select(view)
+            selection = bare.select(view)
             tokens = bare.classify(view, selection)[0].float().cpu()
             kept = (
                 torch.arange(backbone.grid.num_tokens) if selection is None else selection.keep_idx[0].cpu()
             )
-            first = (
-                backbone.num_prefix
-            )  # behind the kept tokens may be those of the regions, which have no place
+            # Behind the kept tokens may be those of the regions, which have no place.
             found.append(TokenFeatures(tokens[first : first + len(kept)], kept, tokens[:first]))
     return found
-
-
-def _twin(backbone: nn.Module, **changes: Any) -> Any:
-    """The same module with the same weights, but for some attributes; the module itself is not touched."""
-    twin = copy.copy(backbone)
-    vars(twin)["_modules"] = dict(backbone._modules)
-    vars(twin)["_compiled_call_impl"] = None  # what torch.compile has made of the original
-    for name, value in changes.items():
-        setattr(twin, name, value)
-    return twin

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..core.errors import ConfigError
 
-BUDGETS = ("fixed", "mass", "threshold")
+BUDGETS = ("fixed", "top_p", "threshold")
+BUDGET_OPTIONS = ("keep_ratio", "budget", "top_p", "threshold", "min_keep", "max_keep")
 
 
 def keep_count(keep_ratio: float, num_tokens: int) -> int:
@@ -44,7 +45,7 @@ def check_number(key: str, value: object, low: float = -math.inf, high: float = 
     return float(value)
 
 
-def mass_counts(flat: Tensor, share: float) -> Tensor:
+def top_p_counts(flat: Tensor, share: float) -> Tensor:
     """The size of the smallest set that holds `share` of the map's mass: (B, N) -> (B,).
 
     A token's mass is its value above the smallest value of its clip, so that a map of any sign and scale will do. A map
@@ -93,7 +94,7 @@ def deviation_counts(flat: Tensor, deviations: float, present: Tensor | None = N
 
 
 COUNTS: dict[str, Callable[..., Tensor]] = {
-    "mass": mass_counts,
+    "top_p": top_p_counts,
     "threshold": threshold_counts,
     "level": level_counts,
     "deviation": deviation_counts,
@@ -153,7 +154,7 @@ def map_budget(
     kind: str = "fixed",
     *,
     keep_ratio: float = 0.3,
-    mass: float = 0.5,
+    top_p: float = 0.5,
     threshold: float = 0.5,
     min_keep: float = 0.05,
     max_keep: float = 1.0,
@@ -161,8 +162,8 @@ def map_budget(
     """The budget that the keys of a map-based pruner describe.
 
     Args:
-        kind: "fixed" keeps `keep_ratio` of the tokens of every clip; see `mass_counts` and `threshold_counts`.
-        keep_ratio, mass, threshold: what the three kinds read.
+        kind: "fixed" keeps `keep_ratio` of the tokens of every clip; see `top_p_counts` and `threshold_counts`.
+        keep_ratio, top_p, threshold: what the three kinds read.
         min_keep, max_keep: see `Budget`.
 
     Raises:
@@ -170,7 +171,7 @@ def map_budget(
     """
     values = {
         "fixed": check_ratio("keep_ratio", keep_ratio),
-        "mass": check_ratio("mass", mass),
+        "top_p": check_ratio("top_p", top_p),
         "threshold": check_number("threshold", threshold, 0, 1),
     }
     if kind not in values:

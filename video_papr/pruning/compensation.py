@@ -1,4 +1,4 @@
-"""What becomes of the mass of the dropped tubelets: nothing, a weight in the mean, or a token for each region.
+"""Compensation for dropped tubelets: none, a weight in the mean pooling, or a token for each region.
 
 A backbone whose answer is a mean over tokens was trained with every tubelet counting once. Drop most of the ground and
 the mean shifts to what was kept. Two ways to give the dropped ones their share again, without training:
@@ -17,29 +17,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.errors import ConfigError
-from ..core.types import CARRIES, Cell, TokenGrid, TokenSelection
+from ..core.types import COMPENSATIONS, Cell, TokenGrid, TokenSelection
 
 _CLIPS_AT_ONCE = 8  # distances are clips x N x K
 
 
-def check_carry(carry: str) -> str:
-    """Returns the name, or raises ConfigError unless it is one of `CARRIES`."""
-    if carry not in CARRIES:
-        raise ConfigError(f"pruner.carry={carry!r} is unknown; use one of {', '.join(CARRIES)}")
-    return carry
+def check_compensation(compensation: str) -> str:
+    """Returns the name, or raises ConfigError unless it is one of `COMPENSATIONS`."""
+    if compensation not in COMPENSATIONS:
+        raise ConfigError(
+            f"pruner.compensation={compensation!r} is unknown; use one of {', '.join(COMPENSATIONS)}"
+        )
+    return compensation
 
 
 def check_cell(cell: Sequence[int]) -> Cell:
     """Returns the cell, or raises ConfigError unless it is three whole numbers of at least 1."""
     if len(cell) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in cell):
         raise ConfigError(
-            f"pruner.carry_cell={list(cell)} must be three whole numbers of at least 1, tokens along time, height and "
-            "width"
+            f"pruner.compensation_cell={list(cell)} must be three whole numbers of at least 1, tokens along time, "
+            "height and width"
         )
     frames, height, width = cell
     return frames, height, width
@@ -98,6 +101,36 @@ def region_shares(selection: TokenSelection, dtype: torch.dtype = torch.float32)
     members = (belongs & ~selection.mask().flatten(1)[:, None]).to(dtype)
     sizes = members.sum(2)
     return members / sizes.clamp(min=1)[..., None], sizes.float()
+
+
+def compensate(
+    selection: TokenSelection, backbone: Any, frames: Tensor, *, padding_last: bool
+) -> dict[str, Any]:
+    """How a backbone is to read the kept tokens of frames (B, T, H, W, 3) uint8: keyword arguments of its `forward`.
+
+    Args:
+        backbone: a `protocol.TokenBackbone`.
+        padding_last: see `append_tokens`.
+    """
+    options: dict[str, Any] = {}
+    if selection.tokens is not None:
+        options |= {"tokens": selection.tokens, "block": selection.block}
+    if selection.drops and selection.compensation == "merge":
+        shares, sizes = region_shares(selection, torch.promote_types(backbone.dtype, torch.float32))
+        kept, merged = selection.tokens, selection.merged
+        if kept is None or merged is None:
+            pixels = backbone.normalize(frames)
+            kept = backbone.embed(pixels, selection.keep_idx)
+            merged = backbone.embed_means(pixels, shares)
+        prefix, valid = backbone.num_prefix, selection.valid
+        tokens, sizes = append_tokens(
+            kept, merged, sizes, valid=valid, num_prefix=prefix, padding_last=padding_last
+        )
+        return {**options, "tokens": tokens, "sizes": sizes}
+    if selection.drops and selection.compensation == "pool":
+        options["weights"] = pool_weights(selection)
+    options["keep_idx"] = selection.keep_idx
+    return options if selection.valid is None else {**options, "valid": selection.valid}
 
 
 def append_tokens(

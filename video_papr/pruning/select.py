@@ -12,15 +12,14 @@ from torch.nn import functional as F
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid, TokenSelection
 from .budget import check_ratio, keep_count
-from .scorers.rules import lattice
 
 # The share of an even split over the frames of the grid that each frame is sure of. "place" ranks places, not tokens:
 # the mean of the map over time decides which stay, in every frame.
 SCOPES = {"global": 0.0, "frame": 1.0, "place": 0.0}
 
 
-def scope_floor(scope: str) -> float:
-    """The floor that a scope stands for; raises ConfigError unless it is one of `SCOPES`."""
+def check_scope(scope: str) -> float:
+    """The `min_per_frame` that a scope stands for; raises ConfigError unless it is one of `SCOPES`."""
     if scope not in SCOPES:
         raise ConfigError(f"pruner.scope={scope!r} is unknown; use one of {', '.join(SCOPES)}")
     return SCOPES[scope]
@@ -70,35 +69,46 @@ def _stretch(cells: int, tokens: int, cell_center: float) -> Tensor:
     return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)
 
 
+def token_axes(grid: TokenGrid, device: torch.device) -> tuple[Tensor, ...]:
+    """Time, row and column of every token, three (T', H', W') float64."""
+    return torch.meshgrid(
+        *(torch.arange(n, device=device, dtype=torch.float64) for n in grid.shape), indexing="ij"
+    )
+
+
+def lattice(grid: TokenGrid, device: torch.device) -> Tensor:
+    """Values (T', H', W') float32 whose largest K lie evenly in space and time for every K.
+
+    The fractional part of a linear form with the powers of the plastic number's 3-D kin (a rank-1 lattice, after
+    Roberts' R3 sequence).
+    """
+    t, y, x = token_axes(grid, device)
+    ratio = 1.2207440846057596  # the positive root of g ** 4 = g + 1
+    return ((t / ratio + y / ratio**2 + x / ratio**3) % 1).float()
+
+
 def select_tokens(
-    significance: Tensor, *, keep_ratio: float, floor: float = 0.0, ground: float = 0.0
+    significance: Tensor, *, keep_ratio: float, min_per_frame: float = 0.0, uniform_share: float = 0.0
 ) -> TokenSelection:
-    """Keeps the K most significant tokens of every clip.
+    """Keeps the K most significant tokens of every clip; of equally significant ones the first come first.
 
     Args:
         significance: (B, T', H', W') float on the token grid, higher = keep. NaN counts as least significant.
         keep_ratio: share of the grid's tokens to keep; K = `keep_count`.
-        floor: each frame of the grid is sure of this share of K / T' tokens, rounded down; what is left goes to the
-            best remaining tokens anywhere. 0 ranks space and time together (the paper), 1 gives every frame as many.
-        ground: this share of K, rounded down, lies evenly in space and time, whatever the map says: what moves is
-            seen against what does not. The floor divides the rest. 0 in the paper.
+        min_per_frame: each frame of the grid is sure of this share of K / T' tokens, rounded down; what is left goes to
+            the best remaining tokens anywhere. 0 ranks space and time together (the paper), 1 splits K evenly.
+        uniform_share: this share of K, rounded down, lies evenly in space and time, whatever the map says: what moves
+            is seen against what does not. `min_per_frame` divides the rest. 0 in the paper.
 
     Raises:
         ConfigError: `keep_ratio` is out of range.
     """
     grid = TokenGrid(*significance.shape[1:])
     count = keep_count(check_ratio("keep_ratio", keep_ratio), grid.num_tokens)
-    scores = _rankable(significance)
-    even = int(ground * count + 1e-9)
-    sure = int(floor * (count - even) / grid.frames + 1e-9)
-    if even:
-        spread = _lattice_ranks(scores) < even
-        scores = _promote_per_frame(scores.masked_fill(spread, float("-inf")), sure)
-        scores = scores.masked_fill(spread, float("inf"))
-    else:
-        scores = _promote_per_frame(scores, sure)
-    keep_idx = scores.flatten(1).topk(count, dim=1, sorted=False).indices.sort(dim=1).values
-    return TokenSelection(keep_idx, grid)
+    counts = torch.full((significance.shape[0],), count, device=significance.device)
+    scores = _promoted(significance, counts, min_per_frame, uniform_share).flatten(1)
+    best = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return TokenSelection(best.sort(dim=1).values, grid)
 
 
 def in_every_frame(selection: TokenSelection, frames: int) -> TokenSelection:
@@ -111,22 +121,16 @@ def in_every_frame(selection: TokenSelection, frames: int) -> TokenSelection:
 
 
 def select_counts(
-    significance: Tensor, counts: Tensor, *, floor: float = 0.0, ground: float = 0.0
+    significance: Tensor, counts: Tensor, *, min_per_frame: float = 0.0, uniform_share: float = 0.0
 ) -> TokenSelection:
     """Keeps the most significant tokens of every clip, each clip its own number of them.
 
     Args:
         significance: (B, T', H', W') as for `select_tokens`.
         counts: (B,) int64, 1 to N.
-        floor, ground: as for `select_tokens`, with each clip's own count.
+        min_per_frame, uniform_share: as for `select_tokens`, with each clip's own count.
     """
-    scores = _rankable(significance)
-    even = (ground * counts.double() + 1e-9).long()
-    sure = (floor * (counts - even).double() / scores.shape[1] + 1e-9).long()
-    spread = _lattice_ranks(scores) < even[:, None, None, None] if ground else None
-    rest = scores if spread is None else scores.masked_fill(spread, float("-inf"))
-    best = (ranks(rest.flatten(2)) < sure[:, None, None]).view_as(scores)
-    scores = scores.masked_fill(best if spread is None else best | spread, float("inf"))
+    scores = _promoted(significance, counts, min_per_frame, uniform_share)
     kept = ranks(scores.flatten(1)) < counts[:, None]
     return TokenSelection.from_mask(kept.view_as(scores))
 
@@ -136,24 +140,20 @@ def ranks(scores: Tensor) -> Tensor:
     return scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
 
 
-def _lattice_ranks(scores: Tensor) -> Tensor:
-    """Place of each token of the grid in the order of the even lattice, the same for every clip: (T', H', W')."""
-    grid = TokenGrid(*scores.shape[1:])
-    return ranks(lattice(grid, scores.device).flatten()).view(grid.shape)
-
-
-def _rankable(significance: Tensor) -> Tensor:
-    """float32 without NaN, which counts as least significant, and with +inf free for what is promoted."""
-    return significance.float().nan_to_num(nan=float("-inf"), posinf=3e38)
-
-
-def _promote_per_frame(scores: Tensor, sure: int) -> Tensor:
-    """Lifts the best `sure` tokens of each frame above all others. scores (B, T', H', W') -> the same shape."""
-    if sure == 0:
+def _promoted(significance: Tensor, counts: Tensor, min_per_frame: float, uniform_share: float) -> Tensor:
+    """The map as float32 without NaN, with +inf for tokens that are sure of their place among counts (B,)."""
+    # NaN below all numbers, and +inf free for what is promoted.
+    scores = significance.float().nan_to_num(nan=float("-inf"))
+    if not (min_per_frame or uniform_share):
         return scores
-    flat = scores.flatten(2)
-    best = flat.topk(sure, dim=2, sorted=False).indices
-    return flat.scatter(2, best, float("inf")).view_as(scores)
+    even = (uniform_share * counts.double() + 1e-9).long()
+    sure = (min_per_frame * (counts - even).double() / scores.shape[1] + 1e-9).long()
+    grid = TokenGrid(*scores.shape[1:])
+    order = ranks(lattice(grid, scores.device).flatten()).view(grid.shape)  # the same for every clip
+    spread = order < even[:, None, None, None]
+    rest = scores.masked_fill(spread, float("-inf"))
+    best = (ranks(rest.flatten(2)) < sure[:, None, None]).view_as(scores)
+    return scores.masked_fill(best | spread, float("inf"))
 
 
 def on_grid(values: Tensor, selection: TokenSelection, *, fill: float) -> Tensor:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backbones.builders import Backbone, build_backbone
-from ..backbones.depth_pruned import check_blocks, shorten_backbone
+from ..backbones.depth_pruned import check_blocks, depth_prune_backbone
 from ..backbones.encoder import Encoder
 from ..checkpoints.files import load_exactly, read_weights, write_weights
 from ..core.errors import ConfigError
 from ..core.pixels import normalize_pixels, resample_clip
 from ..pruning.scorers.x3d import CLIPS, MEAN, STD, x3d_classifier
 from ..pruning.scorers.x3d_depth_pruned import check_blocks as check_x3d_blocks
-from ..pruning.scorers.x3d_depth_pruned import shorten_x3d
+from ..pruning.scorers.x3d_depth_pruned import depth_prune_x3d
 from ..synthetic.tracks import MOTION, actor_motion, actor_tokens
 from .augment import unchanged
 from .dropping import choose_tokens
@@ -84,7 +84,7 @@ class ActorProbes(nn.Module):
                 where = self.where(own).squeeze(-1)
             if number == min(middle + 1, len(blocks)):
                 motion = self.motion(own)
-        return backbone.classify(tokens), where, motion
+        return backbone.forward_head(tokens), where, motion
 
     def loss(
         self, where: Tensor, motion: Tensor, tracks: Tensor, keep_idx: Tensor | None
@@ -213,10 +213,10 @@ def _load_with_own_head(model: nn.Module, weights: str, *, head: str) -> tuple[s
     if "blocks" in described:
         if isinstance(model, Encoder):
             blocks = check_blocks(described["blocks"], len(model.blocks), source=source)
-            shorten_backbone(model, blocks)
+            depth_prune_backbone(model, blocks)
         else:
             blocks = check_x3d_blocks(described["blocks"], source=source)
-            shorten_x3d(model, blocks)
+            depth_prune_x3d(model, blocks)
     fresh = {key: value for key, value in model.state_dict().items() if key.startswith(f"{head}.")}
     if any(key not in state or state[key].shape != value.shape for key, value in fresh.items()):
         state = {**state, **fresh}

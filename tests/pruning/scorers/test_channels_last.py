@@ -14,10 +14,11 @@ from torch import Tensor
 from video_papr.benchmark.work import convolution_work, count_work
 from video_papr.core.pixels import normalize_pixels, resample_clip, resample_frames
 from video_papr.core.types import TokenGrid
-from video_papr.pruning.builders import Pruner, build_pruner
-from video_papr.pruning.scorers.channels_last import FastTrunk, speed_up
+from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.map_pruner import MapPruner
+from video_papr.pruning.scorers.channels_last import ChannelsLastTrunk, use_channels_last
 from video_papr.pruning.scorers.x3d import MEAN, STAGES, STD, X3DScorer, X3DTrunk, fold_norms
-from video_papr.pruning.scorers.x3d_depth_pruned import X3D_BLOCKS, X3D_KINDS, shorten_x3d
+from video_papr.pruning.scorers.x3d_depth_pruned import X3D_BLOCKS, X3D_KINDS, depth_prune_x3d
 
 GRID = TokenGrid(8, 14, 14)
 Shake = Callable[[X3DTrunk], X3DTrunk]
@@ -38,13 +39,13 @@ def test_features_of_every_stage(
 ) -> None:
     """Also where depth pruning has merged blocks."""
     trunk = X3DTrunk(stage)
-    shorten_x3d(trunk, kinds)
+    depth_prune_x3d(trunk, kinds)
     shaken(trunk)
     pixels = torch.randn(batch, 3, frames, *size)
     before = pixels.clone()
     expected = {name: features.clone() for name, features in trunk.stages(pixels)}
     fold_norms(trunk)
-    fast = FastTrunk(trunk)
+    fast = ChannelsLastTrunk(trunk)
     found = {name: features.clone() for name, features in fast.stages(pixels)}
     assert list(found) == list(expected)
     for name, features in found.items():
@@ -54,15 +55,15 @@ def test_features_of_every_stage(
 
 
 def test_weights_keep_their_names() -> None:
-    plain, fast = build_pruner("x3d_s", seed=3), speed_up(build_pruner("x3d_s", seed=3))
-    assert isinstance(plain, Pruner) and isinstance(fast, Pruner)
+    plain, fast = build_pruner("x3d_s", seed=3), use_channels_last(build_pruner("x3d_s", seed=3))
+    assert isinstance(plain, MapPruner) and isinstance(fast, MapPruner)
     fold_norms(plain.scorer.trunk)  # type: ignore[arg-type]
     one, two = plain.state_dict(), fast.state_dict()
     assert one.keys() == two.keys()
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     assert not fast.scorer.training
-    again = speed_up(fast)
-    assert again is fast and isinstance(fast.scorer.trunk, FastTrunk)
+    again = use_channels_last(fast)
+    assert again is fast and isinstance(fast.scorer.trunk, ChannelsLastTrunk)
 
 
 @pytest.mark.parametrize("keep_ratio", [0.1, 0.3, 0.5])
@@ -78,41 +79,41 @@ def test_weights_keep_their_names() -> None:
 def test_the_same_tokens_are_kept(
     options: dict[str, Any], keep_ratio: float, clips: Draw, overlap: Overlap
 ) -> None:
-    plain, fast = build_pruner(**options), speed_up(build_pruner(**options))
-    assert isinstance(plain, Pruner) and isinstance(fast, Pruner)
+    plain, fast = build_pruner(**options), use_channels_last(build_pruner(**options))
+    assert isinstance(plain, MapPruner) and isinstance(fast, MapPruner)
     frames = clips(2)
     with torch.inference_mode():
-        maps = [pruner.significance(frames, GRID) for pruner in (plain, fast)]
+        maps = [pruner.scorer(frames, GRID) for pruner in (plain, fast)]
     torch.testing.assert_close(maps[1], maps[0], rtol=1e-4, atol=1e-4)
     assert overlap(*maps, keep_ratio) >= 0.99
 
 
 def test_trained_scorer_in_bf16_keeps_nearly_the_same_tokens(clips: Draw, overlap: Overlap) -> None:
     options = {"weights": "x3d_s_synthetic", "frames": 8, "size": 96}
-    plain, fast = build_pruner("x3d_s", **options), speed_up(build_pruner("x3d_s", **options))
-    assert isinstance(plain, Pruner) and isinstance(fast, Pruner)
+    plain, fast = build_pruner("x3d_s", **options), use_channels_last(build_pruner("x3d_s", **options))
+    assert isinstance(plain, MapPruner) and isinstance(fast, MapPruner)
     fast.bfloat16()
     with torch.inference_mode():
-        maps = [pruner.significance(clips(2), GRID) for pruner in (plain, fast)]
+        maps = [pruner.scorer(clips(2), GRID) for pruner in (plain, fast)]
     assert overlap(*maps, 0.3) >= 0.97  # 0.99 in fp32; bf16 has 8 bits
 
 
 def test_autocast_keeps_nearly_the_same_tokens(clips: Draw, overlap: Overlap) -> None:
     """As an evaluation in bf16 runs it."""
     options = {"weights": "x3d_s_synthetic", "frames": 8, "size": 96}
-    pruner = speed_up(build_pruner("x3d_s", **options))
-    assert isinstance(pruner, Pruner)
+    pruner = use_channels_last(build_pruner("x3d_s", **options))
+    assert isinstance(pruner, MapPruner)
     with torch.inference_mode():
-        exact = pruner.significance(clips(2), GRID)
+        exact = pruner.scorer(clips(2), GRID)
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = pruner.significance(clips(2), GRID)
+            rounded = pruner.scorer(clips(2), GRID)
     assert overlap(exact, rounded, 0.3) >= 0.97
 
 
 def test_trunk_on_another_device_runs_as_it_is() -> None:
     trunk = X3DTrunk("res2").eval().requires_grad_(False)
     fold_norms(trunk)
-    fast = FastTrunk(trunk).to("meta")
+    fast = ChannelsLastTrunk(trunk).to("meta")
     assert fast(torch.empty(1, 3, 4, 32, 32, device="meta")).shape == (1, 24, 4, 8, 8)
 
 
@@ -137,8 +138,8 @@ def test_resampling_before_normalising_is_resampling_after_it(
 
 def test_least_work_of_the_convolutions() -> None:
     """All arithmetic of the trunk, and fewer bytes than its operators move."""
-    pruner = speed_up(build_pruner("x3d_s", frames=4, size=64))
-    assert isinstance(pruner, Pruner) and isinstance(pruner.scorer, X3DScorer)
+    pruner = use_channels_last(build_pruner("x3d_s", frames=4, size=64))
+    assert isinstance(pruner, MapPruner) and isinstance(pruner.scorer, X3DScorer)
     scorer, frames = pruner.scorer, torch.zeros(2, 4, 64, 64, 3, dtype=torch.uint8)
     least = convolution_work(scorer, frames)
 

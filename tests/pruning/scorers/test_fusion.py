@@ -79,13 +79,13 @@ def test_every_frame_has_its_floor() -> None:
             keep_ratio=0.5,
             stages=["res2"],
             motion=100,
-            floor=floor,
-            ground=0.0,
+            min_per_frame=floor,
+            uniform_share=0.0,
             frames=4,
             size=32,
         )
         assert pruner is not None
-        kept = pruner(frames, GRID).mask().sum((2, 3))[0].tolist()
+        kept = pruner.choose(pruner.scorer(frames, GRID)).mask().sum((2, 3))[0].tolist()
         assert sum(kept) == 16 and kept[0] >= sure
 
 
@@ -97,9 +97,9 @@ WRONG = [
     ({"stages": ["res6"]}, r"^pruner\.stages=\['res6'\] must name"),
     ({"stages": ["res3", "res3"]}, r"each once$"),
     ({"motion": -1}, r"^pruner\.motion=-1 must be a number from 0 to 100"),
-    ({"floor": 1.5}, r"^pruner\.floor=1\.5 must be a number from 0 to 1"),
-    ({"ground": -0.1}, r"^pruner\.ground=-0\.1 must be a number from 0 to 1"),
-    ({"scope": "frame"}, r"^pruner\.scope is no option of pruner=papr_plus; it has frames, "),
+    ({"min_per_frame": 1.5}, r"^pruner\.min_per_frame=1\.5 must be a number from 0 to 1"),
+    ({"uniform_share": -0.1}, r"^pruner\.uniform_share=-0\.1 must be a number from 0 to 1"),
+    ({"scope": "frame"}, r"^unknown key pruner\.scope for pruner=papr_plus; it has weights, frames, "),
 ]
 
 

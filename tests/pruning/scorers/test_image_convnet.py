@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from video_papr.core.errors import CheckpointError, ConfigError
 from video_papr.core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from video_papr.core.types import TokenGrid
-from video_papr.pruning.builders import Pruner, build_pruner
+from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.map_pruner import MapPruner
 from video_papr.pruning.scorers.image_convnet import ImageScorer
 
 
@@ -23,7 +24,7 @@ def frames(batch: int = 2, length: int = 1, height: int = 64, width: int = 96) -
 
 def scorer(**options: object) -> ImageScorer:
     pruner = build_pruner("image_convnet", **{"model": "resnet18", **options})
-    assert isinstance(pruner, Pruner) and isinstance(pruner.scorer, ImageScorer)
+    assert isinstance(pruner, MapPruner) and isinstance(pruner.scorer, ImageScorer)
     return pruner.scorer
 
 
@@ -78,7 +79,7 @@ def test_wrong_options_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         scorer(model="vit_tiny_patch16_224")
     with pytest.raises(ConfigError, match=r"^pruner.size=0 must be at least 1"):
         scorer(size=0)
-    with pytest.raises(ConfigError, match=r"^pruner.stage is no option of pruner=image_convnet"):
+    with pytest.raises(ConfigError, match=r"^unknown key pruner.stage for pruner=image_convnet"):
         scorer(stage="head")
     with pytest.raises(CheckpointError, match=r"^pruner.weights=/no/file is neither a file"):
         scorer(weights="/no/file")

@@ -24,8 +24,7 @@ from ...data.readers.packets import read_stream
 from ...evaluation.cost import gmacs_per_view
 from ...evaluation.views import aggregate_views
 from ...pipeline import Pipeline
-from ...pruning.builders import Pruner
-from ...pruning.similarity import SimilarityPruner
+from ...pruning.protocol import Pruner
 from ...synthetic.videos import write_h264
 from ..predict import ClipReader, Recipe, best_guesses
 from ..visualize import Panel, animate_kept_tubelets
@@ -52,7 +51,7 @@ class Looker:
     def __init__(
         self,
         backbone: Backbone,
-        pruners: Mapping[str, Pruner | SimilarityPruner],
+        pruners: Mapping[str, Pruner],
         recipe: Recipe,
         *,
         max_seconds: float,
@@ -99,7 +98,7 @@ class Looker:
             "runs": RUNS,
         }
 
-    def _pruner(self, name: str, keep_ratio: float) -> Pruner | SimilarityPruner:
+    def _pruner(self, name: str, keep_ratio: float) -> Pruner:
         """The pruner with another keep ratio; it shares the weights."""
         if name not in self.pruners:
             raise ConfigError(f"pruner={name} is not on offer; choose one of {', '.join(self.pruners)}")

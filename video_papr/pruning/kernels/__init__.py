@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import torch
 
-from ..builders import Pruner
-from ..scorers.channels_last import FastTrunk
+from ..protocol import Pruner
+from ..scorers.channels_last import ChannelsLastTrunk
 from ..scorers.x3d import X3DScorer
-from ..similarity import SimilarityPruner
 
 
-def use_kernels(pruner: Pruner | SimilarityPruner | None, device: torch.device) -> str | None:
-    """Gives an X3D that `speed_up` has seen the kernels for `device`, in place; other pruners stay as they are.
+def use_kernels(pruner: Pruner | None, device: torch.device) -> str | None:
+    """Gives an X3D with `use_channels_last` the kernels for `device`, in place; other pruners stay as they are.
 
     Call it last: later changes of the weights may not count.
 
@@ -30,7 +29,7 @@ def use_kernels(pruner: Pruner | SimilarityPruner | None, device: torch.device) 
     return _use_cpp(scorer) if device.type == "cpu" else None
 
 
-def takes_a_while(pruner: Pruner | SimilarityPruner | None, device: torch.device) -> bool:
+def takes_a_while(pruner: Pruner | None, device: torch.device) -> bool:
     """Whether `use_kernels` will have to run a C++ compiler first, for some ten seconds."""
     if device.type != "cpu" or _fast_scorer(pruner) is None:
         return False
@@ -43,9 +42,9 @@ def takes_a_while(pruner: Pruner | SimilarityPruner | None, device: torch.device
         return False
 
 
-def _fast_scorer(pruner: Pruner | SimilarityPruner | None) -> X3DScorer | None:
+def _fast_scorer(pruner: Pruner | None) -> X3DScorer | None:
     scorer = getattr(pruner, "scorer", None)
-    return scorer if isinstance(scorer, X3DScorer) and isinstance(scorer.trunk, FastTrunk) else None
+    return scorer if isinstance(scorer, X3DScorer) and isinstance(scorer.trunk, ChannelsLastTrunk) else None
 
 
 def _use_triton(scorer: X3DScorer, device: torch.device) -> str | None:

@@ -19,31 +19,31 @@ Letters: B clips, T frames, H x W pixels of a stage, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..builders import Pruner
-from ..similarity import SimilarityPruner
+from ..protocol import Pruner
 from .x3d import STAGES, X3DScorer, X3DTrunk, fold_norms
 from .x3d_depth_pruned import MergedBlock
 
+Chosen = TypeVar("Chosen", bound="Pruner | None")
 
-def speed_up(pruner: Pruner | SimilarityPruner | None) -> Pruner | SimilarityPruner | None:
-    """Gives an X3D folded batch norms and `FastTrunk`, in place; other pruners stay as they are.
+
+def use_channels_last(pruner: Chosen) -> Chosen:
+    """Gives an X3D folded batch norms and `ChannelsLastTrunk`, in place; other pruners stay as they are.
 
     The map is the same up to rounding. Load the weights first: the state dict has other keys afterwards.
     """
-    if isinstance(pruner, Pruner) and isinstance(pruner.scorer, X3DScorer):
-        scorer = pruner.scorer
-        if not isinstance(scorer.trunk, FastTrunk):
-            fold_norms(scorer.trunk)
-            scorer.trunk = FastTrunk(scorer.trunk)
+    scorer = getattr(pruner, "scorer", None)
+    if isinstance(scorer, X3DScorer) and not isinstance(scorer.trunk, ChannelsLastTrunk):
+        fold_norms(scorer.trunk)
+        scorer.trunk = ChannelsLastTrunk(scorer.trunk)
     return pruner
 
 
-class FastTrunk(X3DTrunk):
+class ChannelsLastTrunk(X3DTrunk):
     """The layers of a trunk whose norms are folded, run with the channels last; elsewhere than on a processor as is.
 
     For inference only: activations are changed in place.
@@ -64,13 +64,13 @@ class FastTrunk(X3DTrunk):
         if pixels.device.type != "cpu":
             yield from super().stages(pixels)
             return
-        for name, x in fast_stages(list(self.blocks), pixels):
+        for name, x in channels_last_stages(list(self.blocks), pixels):
             yield name, _channels_first(x)
         if self.stage == "head":
             yield "head", _channels_first(_pointwise(x, self.pre_conv).relu_())
 
 
-def fast_stages(layers: list[Any], pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
+def channels_last_stages(layers: list[Any], pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Name and features (B, T, H, W, C) of the stem and the stages of an X3D with folded norms, on a processor.
 
     Args:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ...core.errors import ConfigError
 from ...core.types import TokenGrid
+from ..map_pruner import MapPruner, build_map_pruner
+from ..protocol import MAP_OPTIONS, PrunerSpec
 
 Scorer = Callable[[Tensor, TokenGrid], Tensor]
 
@@ -75,6 +77,18 @@ def build_custom(source: str | Callable[..., Scorer], options: Mapping[str, Any]
             f"pruner.scorer={shown} gives {type(scorer).__name__}; it must give a callable (frames, grid) -> map"
         )
     return CustomScorer(shown, scorer)
+
+
+def build_own_pruner(
+    name: str, source: str | Callable[..., Scorer], scorer_options: Mapping[str, Any], **options: Any
+) -> MapPruner:
+    """A pruner whose scorer comes from outside; see `build_custom`."""
+    return build_map_pruner(own_spec(name), build_custom(source, scorer_options), **options)
+
+
+def own_spec(name: str) -> PrunerSpec:
+    """Describes a pruner whose scorer comes from outside."""
+    return PrunerSpec(name, "A pruner from outside of this package.", build_map_pruner, MAP_OPTIONS)
 
 
 def _imported(path: str) -> Callable[..., Scorer]:

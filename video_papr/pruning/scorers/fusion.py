@@ -10,16 +10,21 @@ Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.errors import ConfigError
 from ...core.types import TokenGrid
-from ..budget import check_number
+from ..budget import BUDGET_OPTIONS, check_number
+from ..map_pruner import MapPruner, build_map_pruner, split_options
+from ..protocol import COMPENSATION_OPTIONS, PrunerSpec
 from ..select import resize_map
 from .rules import motion as frame_difference
-from .x3d import STAGES, X3DScorer
+from .x3d import OPTIONS as X3D_OPTIONS
+from .x3d import STAGES, X3DScorer, build_x3d_scorer
 
 
 def standardize(significance: Tensor) -> Tensor:
@@ -39,7 +44,7 @@ class FusedScorer(X3DScorer):
         frames, size: the clip that X3D sees, resampled from the backbone's view.
         stages: which stages, each counting 1; X3D runs no further than the last of them.
         motion: weight of the frame difference, 0 or more; 0 leaves it out.
-        align_corners, cell_center: see `selection.resize_map`; X3D's cells look at their first pixel.
+        align_corners, cell_center: see `select.resize_map`; X3D's cells look at their first pixel.
 
     Raises:
         ConfigError: no stage, an unknown one, one that is there twice, or a negative weight.
@@ -80,3 +85,33 @@ class FusedScorer(X3DScorer):
                 found = found + standardize(registered)
         assert isinstance(found, Tensor)
         return found
+
+
+OWN = (*X3D_OPTIONS, "stages", "motion")
+
+
+def build_papr_plus(
+    spec: PrunerSpec,
+    *,
+    weights: str | Path | None = None,
+    min_per_frame: float = 0.5,
+    uniform_share: float = 0.3,
+    **options: Any,
+) -> MapPruner:
+    """PaPr+ with X3D-S, see `FusedScorer`; and `min_per_frame` and `uniform_share` of `select_tokens`."""
+    own, shared = split_options(options, OWN)
+    scorer = build_x3d_scorer(FusedScorer, (8, 96), weights=weights, **own)
+    shares: dict[str, Any] = {"min_per_frame": min_per_frame, "uniform_share": uniform_share}
+    return build_map_pruner(spec, scorer, **shares, **shared)
+
+
+SPECS = (
+    PrunerSpec(
+        "papr_plus",
+        "PaPr with finer maps of X3D-S, and a share of the tubelets for every frame.",
+        build_papr_plus,
+        (*OWN, "min_per_frame", "uniform_share", *BUDGET_OPTIONS, *COMPENSATION_OPTIONS),
+        shares_crops=True,
+        trained=True,
+    ),
+)

@@ -21,6 +21,8 @@ from ...checkpoints.timm_models import build_timm, pretrained_cfg
 from ...core.errors import ConfigError
 from ...core.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize_pixels
 from ...core.types import TokenGrid
+from ..map_pruner import MapPruner, build_map_pruner, split_options
+from ..protocol import MAP_OPTIONS, PrunerSpec
 from ..select import check_cell_center, resize_map
 
 DEFAULT_MODEL = "mobileone_s0"
@@ -34,7 +36,7 @@ class ImageScorer(nn.Module):
         mean, std: of its pixels, RGB in 0..1.
         frames: of a clip that it sees, evenly spaced; None: one for each slice of the token grid.
         size: shorter side of what it sees, in pixels; None: the backbone's view as it is.
-        align_corners, cell_center: see `selection.resize_map`.
+        align_corners, cell_center: see `select.resize_map`.
     """
 
     def __init__(
@@ -139,3 +141,26 @@ def build_image_scorer(
 def _features(network: nn.Module, pixels: Tensor) -> Tensor:
     features: Tensor = network.forward_features(pixels)  # type: ignore[operator]
     return features
+
+
+OWN = ("model", "frames", "size", "align_corners", "cell_center", "seed")
+
+
+def build_image_convnet(spec: PrunerSpec, *, weights: str | Path | None = None, **options: Any) -> MapPruner:
+    """PaPr with a ConvNet of timm; see `build_image_scorer`."""
+    own, shared = split_options(options, OWN)
+    return build_map_pruner(spec, build_image_scorer(weights=weights, **own), **shared)
+
+
+SPECS = (
+    PrunerSpec(
+        "image_convnet",
+        "PaPr with a ConvNet for images of timm, frame by frame.",
+        build_image_convnet,
+        (*OWN, *MAP_OPTIONS),
+        for_images=True,
+        shares_crops=True,
+        trained=True,
+        published="pretrained",
+    ),
+)

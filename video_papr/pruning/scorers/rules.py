@@ -9,12 +9,18 @@ Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.types import TokenGrid
+from ..budget import Budget, check_number
+from ..map_pruner import MapPruner, build_map_pruner
+from ..protocol import COMPENSATION_OPTIONS, MAP_OPTIONS, PrunerSpec
+from ..select import lattice, token_axes
 
 Rule = Callable[[Tensor, TokenGrid, int], Tensor]
 
@@ -34,25 +40,14 @@ def random(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
 def uniform(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     """A map whose best K tokens are spread evenly over space and time for every K, (B, T', H', W').
 
-    No clip and no seed changes it, see `lattice`.
+    No clip and no seed changes it, see `select.lattice`.
     """
     return lattice(grid, frames.device).expand(frames.shape[0], *grid.shape)
 
 
-def lattice(grid: TokenGrid, device: torch.device) -> Tensor:
-    """Values (T', H', W') float32 whose largest K lie evenly in space and time for every K.
-
-    The fractional part of a linear form with the powers of the plastic number's 3-D kin (a rank-1 lattice, after
-    Roberts' R3 sequence).
-    """
-    t, y, x = _axes(grid, device)
-    ratio = 1.2207440846057596  # the positive root of g ** 4 = g + 1
-    return ((t / ratio + y / ratio**2 + x / ratio**3) % 1).float()
-
-
 def center(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     """Nearness to the middle of the picture, the same for every frame, (B, T', H', W')."""
-    _, y, x = _axes(grid, frames.device)
+    _, y, x = token_axes(grid, frames.device)
     y, x = (y + 0.5) / grid.height - 0.5, (x + 0.5) / grid.width - 0.5
     return -(y**2 + x**2).float().expand(frames.shape[0], *grid.shape)
 
@@ -93,12 +88,6 @@ def _cell_means(values: Tensor, grid: TokenGrid) -> Tensor:
     return F.avg_pool3d(values[:, None], cell).squeeze(1)  # the same, and ONNX knows it
 
 
-def _axes(grid: TokenGrid, device: torch.device) -> tuple[Tensor, ...]:
-    return torch.meshgrid(
-        *(torch.arange(n, device=device, dtype=torch.float64) for n in grid.shape), indexing="ij"
-    )
-
-
 RULES: dict[str, Rule] = {
     "random": random,
     "uniform": uniform,
@@ -107,3 +96,62 @@ RULES: dict[str, Rule] = {
     "brightness": brightness,
     "run_length": repetition,
 }
+
+
+class RuleScorer(nn.Module):
+    """One of `RULES` with its seed."""
+
+    def __init__(self, name: str, *, seed: int = 0) -> None:
+        super().__init__()
+        self.rule, self.seed = RULES[name], seed
+
+    def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
+        return self.rule(frames, grid, self.seed)
+
+
+def build_rule(spec: PrunerSpec, *, seed: int = 0, **options: Any) -> MapPruner:
+    """A pruner that scores by one of `RULES`."""
+    return build_map_pruner(spec, RuleScorer(spec.name, seed=seed), **options)
+
+
+def build_run_length(
+    spec: PrunerSpec, *, tau: float = 6.0, min_keep: float = 0.05, max_keep: float = 1.0, **compensation: Any
+) -> MapPruner:
+    """Run-length tokenization: keeps what differs from the previous tubelet by `tau` or more, from 0 to 255."""
+    budget = Budget("level", check_number("tau", tau, 0, 255), min_keep, max_keep)
+    return MapPruner(spec, RuleScorer(spec.name), budget, **compensation)
+
+
+_rule = partial(PrunerSpec, build=build_rule, options=("seed", *MAP_OPTIONS))
+SPECS = (
+    _rule(
+        "random",
+        "A control: keeps tubelets drawn at random.",
+        for_images=True,
+        not_exportable="it draws from a generator that a clip's own pixels seed; use pruner=uniform as a control",
+    ),
+    _rule("uniform", "A control: keeps an even pattern, the same for every video.", for_images=True),
+    _rule("center", "A control: keeps the middle of the picture.", for_images=True),
+    _rule(
+        "motion",
+        "Keeps what changes most from frame to frame. A moving camera fools it.",
+        compares_frames=True,
+        shares_crops=True,
+    ),
+    _rule(
+        "brightness",
+        "Keeps what is brightest. A bright background fools it.",
+        for_images=True,
+        shares_crops=True,
+    ),
+    PrunerSpec(
+        "run_length",
+        "Drops what repeats the previous tubelet at its place (run-length tokenization).",
+        build_run_length,
+        ("tau", "min_keep", "max_keep", *COMPENSATION_OPTIONS),
+        variable=True,
+        compares_frames=True,
+        shares_crops=True,
+    ),
+)

@@ -15,14 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ...checkpoints.files import BUNDLED, find_weights, load_exactly
+from ...checkpoints.files import BUNDLED, find_weights, load_exactly, read_weights
 from ...checkpoints.hub import url_file
 from ...checkpoints.x3d_formats import from_any_x3d
 from ...core.errors import CheckpointError, ConfigError
 from ...core.pixels import normalize_planes, resample_frames
 from ...core.types import TokenGrid
+from ..map_pruner import MapPruner, build_map_pruner, split_options
+from ..protocol import MAP_OPTIONS, PrunerSpec
 from ..select import check_cell_center, resize_map
-from .x3d_depth_pruned import X3D_DEPTHS
+from .x3d_depth_pruned import X3D_DEPTHS, check_blocks, depth_prune_x3d
 
 # A package behind pytorchvideo calls torch.jit.script, which torch deprecates.
 with warnings.catch_warnings():
@@ -210,7 +212,7 @@ class X3DScorer(nn.Module):
     Args:
         frames, size: the clip that X3D sees, resampled from the backbone's view.
         stage: where the map is read, see `X3DTrunk`.
-        align_corners, cell_center: see `selection.resize_map`.
+        align_corners, cell_center: see `select.resize_map`.
     """
 
     def __init__(
@@ -267,3 +269,68 @@ class X3DScorer(nn.Module):
         return resize_map(
             self.cells(frames), grid, align_corners=self.align_corners, cell_center=self.cell_center
         )
+
+
+OPTIONS = ("frames", "size", "align_corners", "cell_center", "seed")
+OWN = (*OPTIONS, "stage")
+
+
+def build_x3d_scorer(
+    kind: type[X3DScorer],
+    clip: tuple[int, int],
+    *,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    frames: int | None = None,
+    size: int | None = None,
+    **options: Any,
+) -> X3DScorer:
+    """A scorer with the weights that `find_x3d` finds; None: random ones from `seed`.
+
+    Args:
+        kind: `X3DScorer` or a subclass, which takes the other options.
+        clip: frames and size that it sees where `frames` and `size` are None.
+
+    Raises:
+        ConfigError: an option is out of range.
+        CheckpointError: the weights are missing, damaged or of another network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        own: dict[str, Any] = {
+            "frames": clip[0] if frames is None else frames,
+            "size": clip[1] if size is None else size,
+        }
+        scorer = kind(**own, **options)
+    if weights is not None:
+        state, described = read_weights(find_x3d(weights, key="pruner.weights"))
+        source = f"pruner.weights={weights}"
+        if "blocks" in described:
+            depth_prune_x3d(scorer.trunk, check_blocks(described["blocks"], source=source))
+        scorer.trunk.load_classifier(state, source=source)
+    return scorer
+
+
+def build_x3d(spec: PrunerSpec, *, weights: str | Path | None = None, **options: Any) -> MapPruner:
+    """PaPr with one of `CLIPS`."""
+    own, shared = split_options(options, OWN)
+    scorer = build_x3d_scorer(X3DScorer, CLIPS[spec.name], weights=weights, **own)
+    return build_map_pruner(spec, scorer, **shared)
+
+
+SPECS = tuple(
+    PrunerSpec(
+        name,
+        f"{what}: a light 3-D ConvNet looks first and says where it matters.",
+        build_x3d,
+        (*OWN, *MAP_OPTIONS),
+        shares_crops=True,
+        trained=True,
+        published=f"{name}_k400",
+    )
+    for name, what in {
+        "x3d_xs": "PaPr with the cheapest X3D",
+        "x3d_s": "PaPr",
+        "x3d_m": "PaPr with a finer, dearer map",
+    }.items()
+)

@@ -59,7 +59,7 @@ def check_blocks(blocks: Any, *, source: str) -> tuple[str, ...]:
     return tuple(blocks)
 
 
-def shorten_x3d(net: nn.Module, kinds: Sequence[str]) -> None:
+def depth_prune_x3d(net: nn.Module, kinds: Sequence[str]) -> None:
     """Gives an X3D, or its trunk, the blocks of a description, in place, for weights to be loaded.
 
     A trunk may end early; what is described behind its end is not used.

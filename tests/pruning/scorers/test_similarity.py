@@ -10,8 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from video_papr.core.types import TokenGrid
+from video_papr.pruning.scorers.similarity import (
+    SimilarityPruner,
+    best_of_cells,
+    mean_similarity,
+    representatives,
+)
 from video_papr.pruning.select import select_tokens
-from video_papr.pruning.similarity import SimilarityPruner, best_of_cells, mean_similarity, representatives
 
 GRID = TokenGrid(2, 4, 4)
 
@@ -101,7 +106,7 @@ KINDS = [
 def test_modes(kind: dict[str, str]) -> None:
     given_tokens = tokens(3)
     pruner = SimilarityPruner(**kind, keep_ratio=0.4, tau=0.1, cluster_tau=0.95, min_keep=0.01)
-    selection = pruner(given_tokens, GRID)
+    selection = pruner.choose(given_tokens, GRID)
     mask, similar = selection.mask().flatten(1), mean_similarity(given_tokens)
     if kind["mode"] == "ratio":
         assert selection.counts().tolist() == [12, 12, 12]
@@ -118,11 +123,11 @@ def test_modes(kind: dict[str, str]) -> None:
         else:
             assert torch.equal(mask, representatives(given_tokens, -similar, own, tau=0.95))
     for row in range(3):
-        alone = pruner(given_tokens[row : row + 1], GRID)
+        alone = pruner.choose(given_tokens[row : row + 1], GRID)
         assert torch.equal(alone.mask()[0].flatten(), mask[row])
     order = torch.randperm(32, generator=torch.Generator().manual_seed(1))
     if kind["diversity"] != "grid":  # which looks at places
-        assert torch.equal(pruner(given_tokens[:, order], GRID).mask().flatten(1), mask[:, order])
+        assert torch.equal(pruner.choose(given_tokens[:, order], GRID).mask().flatten(1), mask[:, order])
 
 
 def test_cluster_keeps_the_most_significant_representatives_when_there_is_no_room_for_all() -> None:
@@ -130,7 +135,7 @@ def test_cluster_keeps_the_most_significant_representatives_when_there_is_no_roo
     alone[0, :, 0] += torch.linspace(0, 0.9, 32, dtype=torch.float64)  # the later, the more alike
     pruner = SimilarityPruner(diversity="cluster", keep_ratio=0.25, cluster_tau=0.99)
     assert torch.equal(
-        pruner(alone, GRID).keep_idx,
+        pruner.choose(alone, GRID).keep_idx,
         select_tokens(-mean_similarity(alone).view(1, *GRID.shape), keep_ratio=0.25).keep_idx,
     )
 
@@ -140,9 +145,11 @@ def test_uniform_background_is_not_dropped_whole() -> None:
     clip = torch.zeros(1, 32, 8, dtype=torch.float64)
     clip[0, :, 0] = 1
     clip[0, 28:] = torch.eye(8, dtype=torch.float64)[1:5]
-    plain = SimilarityPruner(mode="threshold", tau=0.5)(clip, GRID).mask().flatten()
+    plain = SimilarityPruner(mode="threshold", tau=0.5).choose(clip, GRID).mask().flatten()
     assert plain.nonzero().flatten().tolist() == [28, 29, 30, 31]
-    cluster = SimilarityPruner(mode="threshold", tau=0.5, diversity="cluster")(clip, GRID).mask().flatten()
+    cluster = (
+        SimilarityPruner(mode="threshold", tau=0.5, diversity="cluster").choose(clip, GRID).mask().flatten()
+    )
     assert cluster[28:].all()
     assert cluster[:28].sum() == 1
 
@@ -150,7 +157,7 @@ def test_uniform_background_is_not_dropped_whole() -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
 def test_constant_tokens(kind: dict[str, str], value: float) -> None:
-    selection = SimilarityPruner(**kind)(torch.full((2, 32, 4), value), GRID)
+    selection = SimilarityPruner(**kind).choose(torch.full((2, 32, 4), value), GRID)
     assert torch.equal(selection.keep_idx, selection.keep_idx.sort(1).values)
     assert (selection.counts() >= 1).all()
-    assert SimilarityPruner().significance(torch.full((2, 32, 4), value), GRID).isfinite().all()
+    assert SimilarityPruner().score(torch.full((2, 32, 4), value), GRID).isfinite().all()

@@ -3,29 +3,32 @@
 After "Efficient Patch Pruning for Vision Transformers via Patch Similarity". The tokens compared are the backbone's own
 tubelet embeddings before positions are added, or its features after some blocks; nothing is trained.
 
-Letters: B clips, N tokens of the grid, D channels, T' x H' x W' the token grid.
+Letters: B clips, P class tokens, N tokens of the grid, K kept tokens, D channels, T' x H' x W' the token grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import ConfigError
-from ..core.types import CELL as CARRY_CELL
-from ..core.types import TokenGrid, TokenSelection
-from .budget import Budget, check_number, check_ratio
-from .compensation import check_carry, check_cell
-from .select import on_grid, ranks, select_counts, select_tokens
+from ...core.errors import ConfigError
+from ...core.types import Mark, TokenGrid, TokenSelection
+from ..budget import Budget, check_number, check_ratio
+from ..compensation import region_shares
+from ..protocol import COMPENSATION_OPTIONS, Pruner, PrunerSpec, TokenBackbone
+from ..select import gather_tokens, on_grid, places_within, ranks, select_counts, select_tokens
 
 MODES = ("ratio", "threshold", "adaptive")
 DIVERSITY = ("none", "cluster", "grid")
+Arrival = tuple[Tensor, Tensor, TokenSelection | None]
+"""Tokens (B, P + K, D) that come to a place where they are chosen from, what is compared of them (B, K, D), and which
+of the grid's tokens these K are; None: all."""
 CELL = (2, 4, 4)  # tokens of the grid that `diversity=grid` represents by one
 
 
@@ -98,7 +101,7 @@ def best_of_cells(significance: Tensor) -> Tensor:
     return chosen.view(padded.shape)[:, : shape[0], : shape[1], : shape[2]]
 
 
-class SimilarityPruner(nn.Module):
+class SimilarityPruner(Pruner):
     """Keeps the tokens that resemble the others least. It reads tokens of the backbone, not frames.
 
     At several places it prunes step by step: the tokens that are left are compared with each other again. "ratio" drops
@@ -106,6 +109,7 @@ class SimilarityPruner(nn.Module):
     the other modes apply their rule at each, and `max_keep` counts as `keep_ratio` does there.
 
     Args:
+        spec, compensation: see `Pruner`.
         mode: "ratio" keeps `keep_ratio` of the tokens; "threshold" drops those with a mean similarity above `tau`;
             "adaptive" those above mean + `deviations` standard deviations of their clip.
         diversity: "none"; "cluster": see `representatives`; "grid": see `best_of_cells`. "threshold" and "adaptive"
@@ -115,18 +119,15 @@ class SimilarityPruner(nn.Module):
             Several numbers, ascending, are several places.
         min_keep, max_keep: bounds for "threshold" and "adaptive", as shares of the grid's tokens.
 
-    Attributes:
-        name: "similarity".
-        after_blocks: the places, one or more.
-
     Raises:
-        ConfigError: a value is out of range, or several places are combined with carry="merge".
+        ConfigError: a value is out of range, or several places are combined with compensation="merge".
     """
 
-    name = "similarity"
+    fixed_by = "pruner.mode=ratio"
 
     def __init__(
         self,
+        spec: PrunerSpec | None = None,
         *,
         mode: str = "ratio",
         keep_ratio: float = 0.3,
@@ -137,10 +138,8 @@ class SimilarityPruner(nn.Module):
         after_block: int | Sequence[int] = 0,
         min_keep: float = 0.05,
         max_keep: float = 1.0,
-        carry: str = "none",
-        carry_cell: Sequence[int] = CARRY_CELL,
+        **compensation: Any,
     ) -> None:
-        super().__init__()
         values = {
             "ratio": ("fixed", check_ratio("keep_ratio", keep_ratio)),
             "threshold": ("level", -check_number("tau", tau, -1, 1)),  # the map is minus the similarity
@@ -149,17 +148,78 @@ class SimilarityPruner(nn.Module):
         for key, value, known in (("mode", mode, MODES), ("diversity", diversity, DIVERSITY)):
             if value not in known:
                 raise ConfigError(f"pruner.{key}={value!r} is unknown; use one of {', '.join(known)}")
-        self.budget = Budget(*values[mode], min_keep, max_keep)
+        budget = Budget(*values[mode], min_keep, max_keep)
+        super().__init__(SPECS[0] if spec is None else spec, budget, **compensation)
         self.diversity, self.after_blocks = diversity, check_places(after_block)
         self.cluster_tau = check_number("cluster_tau", cluster_tau, -1, 1)
-        self.carry, self.carry_cell = check_carry(carry), check_cell(carry_cell)
-        if self.carry == "merge" and len(self.after_blocks) > 1:
+        if self.compensation == "merge" and len(self.after_blocks) > 1:
             raise ConfigError(
-                f"pruner.carry=merge: cannot be combined with pruner.after_block={list(self.after_blocks)}, whose "
-                "dropped tokens leave at different blocks; use one place, or pruner.carry=pool or none"
+                f"pruner.compensation=merge: cannot be combined with pruner.after_block={list(self.after_blocks)}, "
+                "whose dropped tokens leave at different blocks; use one place, or pruner.compensation=pool or none"
             )
 
-    def significance(self, tokens: Tensor, grid: TokenGrid, present: TokenSelection | None = None) -> Tensor:
+    def significance(self, frames: Tensor, backbone: TokenBackbone) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> the map that decides, (B, T', H', W').
+
+        Where several places decide, a token has the value of the last one that it came to, less 2 for each place behind
+        that: the map is minus a mean cosine, from -1 to 1, so what came further is always higher.
+        """
+        found: Tensor | None = None
+        for _, features, present in self.arrivals(frames, backbone):
+            scores = self.score(features, backbone.grid, present)
+            found = scores if found is None or present is None else scores.where(present.mask(), found - 2)
+        assert found is not None
+        return found
+
+    def select(
+        self, frames: Tensor, backbone: TokenBackbone, *, packed: bool = False, mark: Mark | None = None
+    ) -> TokenSelection:
+        """The kept tokens of every clip, as far as they have been computed for the choice; see `Pruner.select`."""
+        arrived: list[Tensor] = []
+        for tokens, features, present in self.arrivals(frames, backbone, packed):  # noqa: B007
+            if present is not None and self.budget.variable:
+                arrived.append(present.counts())
+        last = len(self.after_blocks) - 1
+        selection = self.choose(features, backbone.grid, present=present, place=last)
+        merged = None
+        if selection.compensation == "merge":
+            exact = torch.promote_types(tokens.dtype, torch.float32)
+            merged = region_shares(selection, exact)[0] @ tokens[:, backbone.num_prefix :].to(exact)
+        selection = replace(
+            selection,
+            tokens=_kept(tokens, selection, present, backbone.num_prefix),
+            block=self.after_blocks[-1],
+            merged=merged,
+            arrived=torch.stack(arrived, 1) if arrived else None,
+        )
+        if mark is not None:
+            mark("select")
+        return selection
+
+    def selection_of(self, keep_idx: Tensor, frames: Tensor, backbone: TokenBackbone) -> TokenSelection:
+        """Of one place; see `Pruner.selection_of`."""
+        tokens, _, _ = next(self.arrivals(frames, backbone))
+        kept = gather_tokens(tokens, keep_idx, num_prefix=backbone.num_prefix)
+        return TokenSelection(keep_idx, backbone.grid, tokens=kept, block=self.after_blocks[0])
+
+    def arrivals(self, frames: Tensor, backbone: TokenBackbone, packed: bool = False) -> Iterator[Arrival]:
+        """Place by place, what comes to it after the choices before it: see `Arrival`."""
+        prefix = backbone.num_prefix
+        features = backbone.patch_embed(backbone.normalize(frames))
+        tokens = backbone.add_pos_embed(features)
+        if self.after_blocks[0] > 0:  # otherwise the embeddings before positions are compared
+            tokens = backbone.encode(tokens, stop=self.after_blocks[0])
+            features = tokens[:, prefix:]
+        present: TokenSelection | None = None
+        yield tokens, features, present
+        for place, (first, stop) in enumerate(pairwise(self.after_blocks)):
+            chosen = self.choose(features, backbone.grid, present=present, place=place)
+            tokens, present = _kept(tokens, chosen, present, prefix), chosen
+            tokens = backbone.encode(tokens, first=first, stop=stop, valid=chosen.valid, packed=packed)
+            features = tokens[:, prefix:]
+            yield tokens, features, present
+
+    def score(self, tokens: Tensor, grid: TokenGrid, present: TokenSelection | None = None) -> Tensor:
         """tokens (B, N, D) -> minus their mean similarity (B, T', H', W').
 
         `present` says which tokens of the grid these are, (B, K, D) then, None: all; -inf where there is none.
@@ -171,7 +231,7 @@ class SimilarityPruner(nn.Module):
         scores = scores.nan_to_num(nan=torch.finfo(scores.dtype).min)
         return on_grid(scores, present, fill=float("-inf"))
 
-    def forward(
+    def choose(
         self, tokens: Tensor, grid: TokenGrid, *, present: TokenSelection | None = None, place: int = 0
     ) -> TokenSelection:
         """tokens (B, N, D) of the whole grid -> the kept tokens of every clip.
@@ -181,12 +241,44 @@ class SimilarityPruner(nn.Module):
             place: number of the place, in `after_blocks`.
         """
         budget = self._budget(place)
-        scores = self.significance(tokens, grid, present)
+        scores = self.score(tokens, grid, present)
         if self.diversity == "none" and not budget.variable:
             selection = select_tokens(scores, keep_ratio=budget.value)
         else:
             selection = self._select(tokens, scores, budget, present)
-        return replace(selection, carry=self.carry, cell=self.carry_cell)
+        return replace(selection, compensation=self.compensation, cell=self.compensation_cell)
+
+    def choice_macs(self, num_tokens: int, dim: int) -> int:
+        """All pairs of tokens, with diversity=cluster; see `Pruner.choice_macs`."""
+        return num_tokens**2 * dim if self.diversity == "cluster" else 0
+
+    def check_backbone(self, backbone: TokenBackbone, *, merges: bool) -> None:
+        """Raises ConfigError unless the backbone has blocks left behind the last place; see `Pruner`."""
+        depth, places = len(backbone.blocks), list(self.after_blocks)
+        if places[-1] >= depth:
+            raise ConfigError(
+                f"pruner.after_block={places if len(places) > 1 else places[0]} must be below the backbone's {depth} "
+                "blocks"
+            )
+        super().check_backbone(backbone, merges=merges)
+
+    def check_exportable(self) -> None:
+        """Raises ConfigError unless the choice is made at one place, by tensor operations alone; see `Pruner`."""
+        super().check_exportable()
+        if self.compensation == "merge":
+            raise ConfigError(
+                "pruner.compensation=merge cannot be exported with pruner=similarity; use pruner.compensation=none"
+            )
+        if len(self.after_blocks) > 1:
+            raise ConfigError(
+                f"pruner.after_block={list(self.after_blocks)} cannot be exported: a graph says what is kept in the "
+                "end, and its check would have to know each place's choice; use one place"
+            )
+        if self.diversity != "none":
+            raise ConfigError(
+                f"pruner.diversity={self.diversity} cannot be exported: it goes from token to token outside of torch's "
+                "graph; use pruner.diversity=none"
+            )
 
     def _budget(self, place: int) -> Budget:
         """What may be left behind a place: of S places, each drops an equal share."""
@@ -247,6 +339,26 @@ def check_places(after_block: object) -> tuple[int, ...]:
     return tuple(places)
 
 
+def _kept(tokens: Tensor, chosen: TokenSelection, present: TokenSelection | None, num_prefix: int) -> Tensor:
+    """tokens (B, P + K, D), the K of `present`, None: all of the grid -> those that are chosen of them."""
+    places = chosen.keep_idx if present is None else places_within(chosen.keep_idx, present)
+    return gather_tokens(tokens, places, num_prefix=num_prefix)
+
+
 def _unit(tokens: Tensor) -> Tensor:
     """Vectors of length 1 in at least float32; zero stays zero."""
     return F.normalize(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), dim=-1)
+
+
+SPECS = (
+    PrunerSpec(
+        "similarity",
+        "Keeps what resembles the rest of the clip least, in the model's own embedding.",
+        SimilarityPruner,
+        (
+            *("mode", "keep_ratio", "tau", "deviations", "diversity", "cluster_tau", "after_block"),
+            *("min_keep", "max_keep", *COMPENSATION_OPTIONS),
+        ),
+        reads_tokens=True,
+    ),
+)

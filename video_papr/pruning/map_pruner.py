@@ -1,0 +1,112 @@
+"""Pruners that score frames: a scorer makes a significance map, and the best tokens of the map are kept.
+
+Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.errors import ConfigError
+from ..core.types import Mark, TokenSelection
+from .budget import BUDGET_OPTIONS, Budget, check_number, map_budget
+from .protocol import COMPENSATION_OPTIONS, HasGrid, Pruner, PrunerSpec
+from .select import check_scope, in_every_frame, select_counts, select_tokens
+
+
+class MapPruner(Pruner):
+    """Scores the tubelets of a clip and keeps the best.
+
+    Args:
+        spec, budget, compensation: see `Pruner`.
+        scorer: (frames, grid) -> significance map.
+        min_per_frame, uniform_share: see `select.select_tokens`.
+        same_places: every frame keeps the same places, `scope="place"`.
+    """
+
+    def __init__(
+        self,
+        spec: PrunerSpec,
+        scorer: nn.Module,
+        budget: Budget,
+        *,
+        min_per_frame: float = 0.0,
+        uniform_share: float = 0.0,
+        same_places: bool = False,
+        **compensation: Any,
+    ) -> None:
+        super().__init__(spec, budget, **compensation)
+        self.scorer = scorer
+        self.min_per_frame = check_number("min_per_frame", min_per_frame, 0, 1)
+        self.uniform_share = check_number("uniform_share", uniform_share, 0, 1)
+        self.same_places = same_places
+
+    def significance(self, frames: Tensor, backbone: HasGrid) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> (B, T', H', W') float32, higher = keep."""
+        return self.scorer(frames, backbone.grid)
+
+    def select(
+        self, frames: Tensor, backbone: HasGrid, *, packed: bool = False, mark: Mark | None = None
+    ) -> TokenSelection:
+        """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip; see `Pruner.select`."""
+        significance = self.significance(frames, backbone)
+        if mark is not None:
+            mark("score")
+        selection = self.choose(significance)
+        if mark is not None:
+            mark("select")
+        return selection
+
+    def check_backbone(self, backbone: Any, *, merges: bool) -> None:
+        """Raises ConfigError unless the backbone reads several frames, where these are compared; see `Pruner`."""
+        if self.spec.compares_frames and getattr(backbone, "num_frames", 2) == 1:
+            raise ConfigError(f"pruner={self.name}: compares the frames of a video, and an image has one")
+        super().check_backbone(backbone, merges=merges)
+
+    def choose(self, significance: Tensor) -> TokenSelection:
+        """significance (B, T', H', W') -> the kept tokens of every clip."""
+        frames = significance.shape[1]
+        if self.same_places:
+            significance = significance.mean(1, keepdim=True)
+        shares = {"min_per_frame": self.min_per_frame, "uniform_share": self.uniform_share}
+        if not self.budget.variable:
+            selection = select_tokens(significance, keep_ratio=self.budget.value, **shares)
+        else:
+            selection = select_counts(significance, self.budget.counts(significance), **shares)
+        if self.same_places:
+            selection = in_every_frame(selection, frames)
+        return replace(selection, compensation=self.compensation, cell=self.compensation_cell)
+
+
+def build_map_pruner(
+    spec: PrunerSpec,
+    scorer: nn.Module,
+    *,
+    scope: str = "global",
+    min_per_frame: float | None = None,
+    uniform_share: float = 0.0,
+    budget: str = "fixed",
+    **options: Any,
+) -> MapPruner:
+    """A `MapPruner` from the options that such pruners share, `protocol.MAP_OPTIONS`."""
+    usual = check_scope(scope)
+    return MapPruner(
+        spec,
+        scorer,
+        map_budget(budget, **{key: options[key] for key in BUDGET_OPTIONS if key in options}),
+        min_per_frame=usual if min_per_frame is None else min_per_frame,
+        uniform_share=uniform_share,
+        same_places=scope == "place",
+        **{key: options[key] for key in COMPENSATION_OPTIONS if key in options},
+    )
+
+
+def split_options(options: dict[str, Any], own: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a scorer, whose names are `own`, and the others."""
+    return (
+        {key: value for key, value in options.items() if key in own},
+        {key: value for key, value in options.items() if key not in own},
+    )
