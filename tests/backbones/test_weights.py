@@ -357,6 +357,7 @@ def test_a_config_of_another_named_size_is_refused_by_its_name(saved: dict[str, 
         ("vivit", {"num_frames": 8}, "positions (1, 9, 24) instead of (1, 17, 24)"),
         ("vivit", {"num_frames": 1 << 30}, "does not describe a model: ValueError: 1073741824 where"),
         ("vivit", {"num_frames": 10000, "image_size": 4096}, "has more than 262144 tokens"),
+        ("videomae", {"use_mean_pooling": False}, "says use_mean_pooling=false"),
         ("vivit", {"hidden_act": "tanh"}, "says hidden_act='tanh'; gelu, gelu_fast"),
         ("vivit", {"hidden_size": None}, "config.json does not describe a model: ValueError"),
         (

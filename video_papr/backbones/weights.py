@@ -201,7 +201,10 @@ def _with_config(checkpoint: Checkpoint, config: dict[str, Any], path: Path) -> 
             f"{path} says hidden_act={activation!r:.40}; {', '.join(ACTIVATIONS)} can be loaded"
         )
     if family == "videomae" and config.get("use_mean_pooling", True) is not True:
-        settings["mean_pooling"] = False
+        raise CheckpointError(
+            f"{path} says use_mean_pooling=false, an answer from the first tubelet; load it with transformers and "
+            "prune it with video_papr.prune"
+        )
     stored = shape_of(checkpoint.state)
     contradicted = [
         f"{key}={settings[key]} (the tensors have {value})"
@@ -211,7 +214,7 @@ def _with_config(checkpoint: Checkpoint, config: dict[str, Any], path: Path) -> 
     if contradicted:
         raise CheckpointError(f"{path} says {', '.join(contradicted)}: it belongs to other weights")
     # transformers' VideoMAE leaves the norm of the mean at torch's default whatever the file says.
-    last = 1e-5 if family == "videomae" and "mean_pooling" not in settings else eps
+    last = 1e-5 if family == "videomae" else eps
     return replace(checkpoint, settings=settings, complete=True, norm_eps=(eps, last), names=names)
 
 

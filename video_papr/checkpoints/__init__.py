@@ -1,5 +1,4 @@
-"""Weights: reading and writing them, the formats of other projects, and where they are fetched from."""
+"""Weight files: reading, writing, downloading, and the formats of other projects."""
 
-from .files import read_weights, write_weights
-
-__all__ = ["read_weights", "write_weights"]
+from .files import read_weights as read_weights
+from .files import write_weights as write_weights
