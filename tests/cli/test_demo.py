@@ -56,7 +56,7 @@ WRONG = {
     "pruner=run_length": "pruner=run_length: cannot be offered",
     "pruner.budget=mass": "pruner.budget and pruner.mode must leave the keep ratio to the slider.",
     "merger=tome": "merger=tome: the demo shows pruning alone; use merger=none.",
-    "pruners=[best]": "pruners=best: cannot be offered, it has no keep ratio to choose; take x3d_xs,",
+    "pruners=[best]": "pruners=best: cannot be offered, it has no keep ratio to choose; take papr_plus,",
     "port=70000": "port=70000: must be a whole number from 0 to 65535.",
     "max_seconds=0": "max_seconds=0: must be a number above 0.",
     "max_waiting=-1": "max_waiting=-1: must be a whole number of at least 0.",
