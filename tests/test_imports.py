@@ -54,7 +54,7 @@ PLACES: dict[str, set[str]] = {
     "timm": {"backbones", "pruning/scorers/image_convnet.py", "checkpoints/timm_models.py"},
     "PIL": {"data/readers/pillow.py"},
     "fvcore": {"benchmark"},
-    "matplotlib": {"inference/visualize.py", "evaluation/reports/plots.py", "benchmark/plots.py"},
+    "matplotlib": {"evaluation/visualize.py", "evaluation/reports/plots.py", "benchmark/plots.py"},
     "rich": {"core/console.py", "core/tables.py"},
     "jinja2": {"core/tables.py"},
     "scipy": {"evaluation/reports/frontier.py"},

@@ -16,7 +16,7 @@ from ..data.datasets import build_video_list
 from ..data.index import apply_index, read_index
 from ..evaluation.answers import Example
 from ..evaluation.cost import Engine
-from ..inference.visualize import Panel
+from ..evaluation.visualize import Panel
 from ..pipeline import Pipeline
 from ..pruning.builders import SPECS, build_pruner
 from ..pruning.protocol import Pruner

@@ -14,7 +14,7 @@ from ..config.commands import sections
 from ..config.hydra import compose_words, quote
 from ..core.errors import ConfigError, DataError
 from ..data.annotations import VideoList, kinetics400_class_names, read_class_names
-from ..inference.predict import Recipe
+from ..data.recipe import Recipe
 from ..pipeline import Pipeline
 from . import build, runtime
 from .views import read_as_trained

@@ -46,7 +46,7 @@ from ..evaluation.results import (
     versions,
     write_results,
 )
-from ..inference.visualize import save_gallery
+from ..evaluation.visualize import save_gallery
 from ..synthetic.oracle import actor_share
 from ..synthetic.videos import read_actors
 from . import build, resume, runtime

@@ -18,11 +18,11 @@ from ..assembly.build import significance_of, spread
 from ..core.errors import LogitsError, VideoDecodeError
 from ..core.escape import shorten, spreadsheet
 from ..core.files import storing
+from ..evaluation.visualize import Panel, animate_kept_tubelets, save_gallery, save_timeline
 from ..pipeline import Pipeline
 from ..synthetic.videos import write_h264
 from .find_videos import RECORDS
 from .predict import Answer, Guess, Recipe, Timeline, best_guesses
-from .visualize import Panel, animate_kept_tubelets, save_gallery, save_timeline
 
 SHOWN = 4  # windows of a long video in its picture
 TIMELINE_CLASSES = 6  # lines in the plot of a timeline

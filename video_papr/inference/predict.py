@@ -35,7 +35,7 @@ from ..core.reading import ReadConfig
 from ..data.decoding import decode_clips
 from ..data.readers.packets import read_stream
 from ..data.readers.timing import FrameTimes
-from ..data.sampling import choose_sampler, frames_needed
+from ..data.recipe import Recipe
 from ..data.transforms import resize_and_crop
 from ..evaluation.answers import NOT_FINITE
 from ..evaluation.cost import Engine, StageTimes
@@ -46,34 +46,6 @@ from ..pipeline import Pipeline
 FRAMES_AT_ONCE = 64  # frames that the windows of one pass over a file may ask for; decoded frames are large
 
 Video = Path | str | Tensor | np.ndarray
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a pipeline reads videos: the keys of the config groups dataset, views and runtime, with their meaning.
-
-    The defaults suit weights that were trained on Kinetics-400, one view per video.
-    """
-
-    sampling: str = "dense"
-    frame_stride: int = 4
-    clips: int = 1
-    crops: int = 1
-    short_side: int | None = None
-    decoder: str = "auto"
-    batch_size: int = 8
-    dtype: torch.dtype = torch.float32
-
-    def indices(self, num_video_frames: int, num_frames: int) -> np.ndarray:
-        """Which frames of a video or window are read: (C, T) int64."""
-        sampler = choose_sampler(
-            self.sampling, num_frames=num_frames, num_clips=self.clips, frame_stride=self.frame_stride
-        )
-        return sampler(num_video_frames)
-
-    def frames_needed(self, num_frames: int) -> int:
-        """Frames that a video or window must have so that no frame of a clip is repeated."""
-        return frames_needed(self.sampling, num_frames=num_frames, frame_stride=self.frame_stride)
 
 
 class Guess(NamedTuple):

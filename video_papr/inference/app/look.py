@@ -23,11 +23,11 @@ from ...data.limits import Limits
 from ...data.readers.packets import read_stream
 from ...evaluation.cost import gmacs_per_view
 from ...evaluation.views import aggregate_views
+from ...evaluation.visualize import Panel, animate_kept_tubelets
 from ...pipeline import Pipeline
 from ...pruning.protocol import Pruner
 from ...synthetic.videos import write_h264
 from ..predict import ClipReader, Recipe, best_guesses
-from ..visualize import Panel, animate_kept_tubelets
 
 MAX_FPS = 240  # a video that claims to be faster is as long as its frames would be at this speed
 RAW_FPS = 25  # of a stream without times; FFmpeg's own guess

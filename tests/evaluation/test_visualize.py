@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from video_papr.inference.visualize import (
+from video_papr.evaluation.visualize import (
     DIMMED,
     EDGE,
     GAP,
