@@ -41,6 +41,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "dtype": str,
     "seed": int,
     "dataset_seed": (int, type(None)),
+    "generator_version": (int, type(None)),
     "versions": dict,
     "git_commit": (str, type(None)),
     "command": str,

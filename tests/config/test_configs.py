@@ -177,7 +177,7 @@ def test_help_lists_every_option_and_key(command: str) -> None:
     assert not re.search(r"\$(?!\$)\w", text)  # Hydra's template would look it up
 
 
-@pytest.mark.parametrize("name", [name for name in names("pruner") if name != "none"])
+@pytest.mark.parametrize("name", [name for name in names("pruner") if name not in ("none", "pixel_rule")])
 def test_defaults_of_a_file_are_those_of_the_library(name: str) -> None:
     given = evaluation(f"pruner={name}", "dataset=folder", "dataset.root=videos").pruner
     one, two = build_pruner(name), build_folded_pruner(given)

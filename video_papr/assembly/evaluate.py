@@ -48,6 +48,7 @@ from ..evaluation.results import (
 )
 from ..evaluation.visualize import save_gallery
 from ..synthetic.oracle import actor_share
+from ..synthetic.scenes import VERSION
 from ..synthetic.videos import read_actors
 from . import build, resume, runtime
 from .views import (
@@ -289,6 +290,7 @@ class _Work:
             dtype=self.dtype,
             seed=config.seed,
             dataset_seed=dataset.seed if dataset.name == "synthetic" else None,
+            generator_version=VERSION if dataset.name == "synthetic" else None,
             settings={
                 "pruner": {**config.pruner.options, "share_maps": config.share_maps},
                 "merger": asdict(config.merger),

@@ -62,7 +62,7 @@ def store_defaults() -> None:
     shared = defaults_of(DatasetConfig)
     generated = {key: shared.pop(key) for key in GENERATED}
     splits = {"split": generated["split"], "fold": shared.pop("fold")}
-    bundled = {"backbone": None, "scorer": None}
+    bundled = {"backbone": None, "scorer": None, "pixel_rule": None}
     parts = {"video": {**_set(shared), "bundled": bundled}, "generated": generated, "splits": splits}
     for name, values in parts.items():
         store.store(name=f"_{name}", node=values, group="dataset")

@@ -65,6 +65,7 @@ class RunInfo:
     dtype: str
     seed: int
     dataset_seed: int | None = None
+    generator_version: int | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     sessions: list[dict[str, Any]] = field(default_factory=list)
     extra: Mapping[str, float | None] = field(default_factory=dict)
@@ -99,6 +100,7 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
         "dtype": info.dtype,
         "seed": info.seed,
         "dataset_seed": info.dataset_seed,
+        "generator_version": info.generator_version,
         "versions": versions(),
         "git_commit": git_commit(),
         "command": command_line(),

@@ -17,6 +17,7 @@ import numpy as np
 
 Array = np.ndarray
 
+VERSION = 1  # of the generator; counts up whenever the same seed gives other videos
 ACTIONS = (
     "move_left",
     "move_right",

@@ -57,12 +57,12 @@ def motion(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     grey = frames.float().mean(-1)
     change = (grey[:, 1:] - grey[:, :-1]).abs()
     first = change[:, :1] if change.shape[1] else torch.zeros_like(grey)
-    return _cell_means(torch.cat([first, change], 1), grid)
+    return cell_means(torch.cat([first, change], 1), grid)
 
 
 def brightness(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     """Mean of the three colours, (B, T', H', W')."""
-    return _cell_means(frames.float().mean(-1), grid)
+    return cell_means(frames.float().mean(-1), grid)
 
 
 def repetition(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
@@ -79,7 +79,7 @@ def repetition(frames: Tensor, grid: TokenGrid, seed: int) -> Tensor:
     return torch.cat([nothing_before, F.adaptive_avg_pool2d(change, grid.shape[1:])], 1)
 
 
-def _cell_means(values: Tensor, grid: TokenGrid) -> Tensor:
+def cell_means(values: Tensor, grid: TokenGrid) -> Tensor:
     """The mean over each token's pixels: (B, T, H, W) -> (B, T', H', W')."""
     shape = values.shape[1:]
     if any(pixels % tokens for pixels, tokens in zip(shape, grid.shape, strict=True)):

@@ -1,0 +1,104 @@
+"""The strongest rule that reads pixels: logistic regression on statistics of a tubelet, fitted to find the actor.
+
+A control for scorers that were trained: what they know beyond the colours, contrast, edges and changes of a tubelet is
+what they keep more of the actor than this rule does.
+
+Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid, F statistics.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...checkpoints.files import find_weights, load_exactly, read_weights
+from ...core.errors import ConfigError
+from ...core.types import TokenGrid
+from ..map_pruner import MapPruner, build_map_pruner
+from ..protocol import MAP_OPTIONS, PrunerSpec
+from .rules import cell_means
+
+NAMES = (
+    *("red", "green", "blue", "lightness", "saturation"),  # means
+    *("red_std", "green_std", "blue_std", "lightness_std"),
+    *("gradient_x", "gradient_y", "change_before", "change_after"),  # mean absolute differences
+)
+
+
+def tubelet_statistics(frames: Tensor, grid: TokenGrid) -> Tensor:
+    """frames (B, T, H, W, 3) uint8 -> statistics of every tubelet and their squares, (B, 2 F, T', H', W') float32.
+
+    The first F are `NAMES`, of colours from 0 to 1.
+    """
+    colors = frames.movedim(-1, 0).float() / 255  # (3, B, T, H, W)
+    grey = colors.mean(0)
+    change = grey.diff(dim=1).abs()
+    nothing = change.new_zeros(len(frames), 0 if frames.shape[1] > 1 else 1, *grey.shape[2:])
+    planes = [*colors, grey]
+    means = [cell_means(plane, grid) for plane in planes]
+    spreads = [
+        (cell_means(plane.square(), grid) - mean.square()).clamp(min=0).sqrt()
+        for plane, mean in zip(planes, means, strict=True)
+    ]
+    rest = [
+        F.pad(grey.diff(dim=3).abs(), (0, 1)),
+        F.pad(grey.diff(dim=2).abs(), (0, 0, 0, 1)),
+        torch.cat([change[:, :1], change, nothing], 1),  # the first frame's is to the next
+        torch.cat([change, change[:, -1:], nothing], 1),
+    ]
+    saturation = cell_means(colors.amax(0) - colors.amin(0), grid)
+    found = torch.stack([*means, saturation, *spreads, *(cell_means(plane, grid) for plane in rest)], 1)
+    return torch.cat([found, found.square()], 1)
+
+
+class PixelRule(nn.Module):
+    """A linear function of `tubelet_statistics`.
+
+    Attributes:
+        weight: (2 F,), of the statistics as they are; what is constant over tubelets changes no ranking.
+    """
+
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(2 * len(NAMES)))
+
+    def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
+        """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
+        return torch.einsum("bfthw,f->bthw", tubelet_statistics(frames, grid), self.weight)
+
+
+def build_pixel_rule(spec: PrunerSpec, *, weights: str | Path | None = None, **options: Any) -> MapPruner:
+    """A pruner by the rule with fitted weights: a bundled name or a file, as `benchmarks/fit_pixel_rule.py` writes it.
+
+    Raises:
+        ConfigError: no weights.
+        CheckpointError: the weights are missing, damaged or of another model.
+    """
+    if weights is None:
+        raise ConfigError(
+            "pruner=pixel_rule needs pruner.weights=, a bundled name or a file: it is fitted, see "
+            "benchmarks/fit_pixel_rule.py"
+        )
+    state, _ = read_weights(find_weights(weights, key="pruner.weights"))
+    rule = PixelRule()
+    load_exactly(rule, state, source=f"pruner.weights={weights}")
+    return build_map_pruner(spec, rule, **options)
+
+
+SPECS = (
+    PrunerSpec(
+        "pixel_rule",
+        "A control: what colours, contrast, edges and change of a tubelet tell, fitted to find the actor.",
+        build_pixel_rule,
+        MAP_OPTIONS,
+        compares_frames=True,
+        shares_crops=True,
+        trained=True,
+    ),
+)
