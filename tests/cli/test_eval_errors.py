@@ -126,7 +126,7 @@ def test_compiler_absent(
     from torch._inductor.exc import InvalidCxxCompiler
 
     def fail(self: torch.nn.Module, *args: Any, **options: Any) -> None:
-        def forward(*inputs: Any) -> None:
+        def forward(*inputs: Any, **named: Any) -> None:
             raise InvalidCxxCompiler
 
         self.forward = forward  # type: ignore[method-assign]

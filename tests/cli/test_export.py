@@ -98,7 +98,7 @@ def serve(folder: Path, *videos: Path) -> list[str]:
 WRONG = {
     "pruner=random": "pruner=random cannot be exported",
     "merger=tome": "merger=tome cannot be exported",
-    "pruner=motion pruner.budget=mass": "pruner=motion with budget 'mass' cannot be exported",
+    "pruner=motion pruner.budget=top_p": "pruner=motion with budget 'top_p' cannot be exported",
     "onnx=false program=false aot=false": "onnx, program and aot are all false: nothing is left to write.",
     "runtime.dtype=bf16": "runtime.dtype='bf16': graphs are written in float32",
     "runtime.compile=true": "runtime.compile: not for export",

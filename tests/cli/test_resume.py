@@ -31,23 +31,6 @@ def words(many: Path, small: tuple[str, ...]) -> tuple[str, ...]:
     return ("dataset=folder", f"dataset.root={many}", *small, "runtime.batch_size=2", "runtime.workers=1")
 
 
-def test_killed_runs_end_like_one_that_nobody_touched(words: tuple[str, ...], tmp_path: Path) -> None:
-    begin = time.monotonic()
-    assert killing.finish(killing.start(words, tmp_path / "whole", pause_s=0.1)) == 0
-    seconds = time.monotonic() - begin
-    killed = killing.kill_until_done(
-        words, tmp_path / "killed", kills=2, seconds=seconds, seed=0, pause_s=0.1
-    )
-    assert killed >= 1
-    killing.check_same_run(tmp_path / "whole", tmp_path / "killed")
-    killing.check_no_work_was_lost(tmp_path / "killed", videos=12, kills=2)
-    assert (tmp_path / "killed/kept_tubelets.png").read_bytes() == (
-        tmp_path / "whole/kept_tubelets.png"
-    ).read_bytes()
-    sessions = json.loads((tmp_path / "killed/results.json").read_text())["sessions"]
-    assert sum(session["videos"] for session in sessions) == 12
-
-
 def test_a_kill_takes_the_decoding_processes_along(words: tuple[str, ...], tmp_path: Path) -> None:
     child = killing.start(words, tmp_path / "run", pause_s=60)
     batches = tmp_path / "run.batches"

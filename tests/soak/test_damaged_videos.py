@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from video_papr.data.annotations import VideoList, VideoRecord
-from video_papr.data.annotations.records import videos_below
+from video_papr.data.annotations.files import videos_below
 from video_papr.data.datasets import VideoDataset, VideoSample
 from video_papr.data.loader import iter_samples
 from video_papr.data.sampling import dense_clips

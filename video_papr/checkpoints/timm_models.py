@@ -62,7 +62,8 @@ def build_timm(
     if weights is not None:
         source = f"{key}={weights} ({model})" if weights == PRETRAINED else f"{key}={weights}"
         state, _ = read_weights(_find(network, weights, key), key=key)
-        state = unwrap(state, list(network.state_dict())[:1], source=source)
+        names = list(network.state_dict())
+        state = unwrap(state, names[:1], source=source, names=names)
         heads = [f"{name}." for name in classifier_names(network)]
         stored = next((len(state[f"{head}weight"]) for head in heads if f"{head}weight" in state), 0)
         if num_classes is None:

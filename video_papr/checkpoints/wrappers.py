@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor
 
@@ -23,7 +23,9 @@ AVERAGE = re.compile(
 COUNTERS = ("n_averaged", "num_updates")  # of torch's AveragedModel and others' averages
 
 
-def unwrap(state: Mapping[str, Tensor], anchors: Iterable[str], *, source: str) -> dict[str, Tensor]:
+def unwrap(
+    state: Mapping[str, Tensor], anchors: Iterable[str], *, source: str, names: Collection[str] = ()
+) -> dict[str, Tensor]:
     """The state dict without the prefix that a wrapper put before its names.
 
     Names outside the wrapper lose as much of the prefix as they begin with. Of a network and its running average, both
@@ -32,12 +34,16 @@ def unwrap(state: Mapping[str, Tensor], anchors: Iterable[str], *, source: str) 
     Args:
         anchors: names of the first layers that are looked for.
         source: names the weights in messages.
+        names: all names of the network, where they are known: at least half of them must stand behind its prefix, since
+            blocks inside a network may have layers that are called like its first one.
 
     Raises:
         CheckpointError: there are several networks, and nothing says which is meant.
     """
     state = {INSIDE.sub("", name): value for name, value in state.items()}
     prefixes = {name[: -len(a)] for a in anchors for name in state if name == a or name.endswith(f".{a}")}
+    if names:
+        prefixes = {p for p in prefixes if 2 * sum(f"{p}{name}" in state for name in names) >= len(names)}
     if not prefixes:
         return state
     own = [prefix for prefix in prefixes if not AVERAGE.search(prefix)] or list(prefixes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ _dataset: list[VideoDataset] = []
 
 def start_worker(dataset: VideoDataset, memory_mb: int | None, parent: int) -> None:
     """Prepares the process: limits, and an end with its parent."""
+    # Objects of the parent may hold decoders with threads that do not exist here: freeing them would crash.
+    gc.freeze()
     signal.signal(
         signal.SIGTERM, signal.SIG_DFL
     )  # pebble's handler waits for Python, which a stuck decoder never gives

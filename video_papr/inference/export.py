@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,13 +107,27 @@ def save_onnx(program: ExportedProgram, path: Path) -> Path:
     except ImportError as error:
         raise _missing(error) from None
     with _mendable("ONNX"):
-        made = torch.onnx.export(program, dynamo=True, verbose=False, output_names=_output_names(program))
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            output_names=_output_names(program),
+            custom_translation_table={torch.ops.aten.sort.stable: _onnx_sort},
+        )
         assert made is not None
         for value in (*made.model.graph.inputs, *made.model.graph.outputs):  # torch's name for it is a number
             if value.shape is not None:
                 value.shape = type(value.shape)(["batch", *value.shape[1:]])
         made.save(path)
     return path
+
+
+def _onnx_sort(values: Any, *, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """torch's stable sort in ONNX, whose TopK puts the lower index first among equals as well."""
+    from onnxscript import opset18 as op
+
+    length = op.Slice(op.Shape(values), [dim], [dim + 1] if dim != -1 else [2**31 - 1], [0])
+    return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
 
 
 def save_program(program: ExportedProgram, path: Path) -> Path:
