@@ -124,7 +124,9 @@ def save_onnx(program: ExportedProgram, path: Path) -> Path:
 
 def _onnx_sort(values: Any, *, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
     """torch's stable sort in ONNX, whose TopK puts the lower index first among equals as well."""
-    from onnxscript import opset18 as op
+    import onnxscript
+
+    op: Any = onnxscript.opset18
 
     length = op.Slice(op.Shape(values), [dim], [dim + 1] if dim != -1 else [2**31 - 1], [0])
     return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
