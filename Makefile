@@ -19,7 +19,7 @@ help:  ## list the targets
 	@echo '  ARGS="..." adds options to demo, app, test and notebooks; PYTHON=... chooses the interpreter of a new .venv'
 
 demo: install  ## set up, then classify synthetic videos, dense and pruned
-	$(BIN)/python tools/eval.py $(ARGS)
+	$(BIN)/python tools/eval.py experiment=demo $(ARGS)
 
 app: $(VENV)/.installed-app  ## set up, then start the browser demo
 	$(BIN)/python -m video_papr.cli.demo $(ARGS)

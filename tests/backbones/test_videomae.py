@@ -197,6 +197,13 @@ def test_space_time_positions_tell_every_token_apart_axis_by_axis() -> None:
         space_time_positions(TokenGrid(1, 1, 1), 16)
 
 
+def test_larger_clips_divide_the_same_space_and_time() -> None:
+    """The middle of every three tokens lies where one token of a clip a third as large lies."""
+    fine = space_time_positions(TokenGrid(12, 24, 24), 192).view(12, 24, 24, 192)
+    coarse = space_time_positions(TokenGrid(4, 8, 8), 192).view(4, 8, 8, 192)
+    torch.testing.assert_close(fine[1::3, 1::3, 1::3], coarse, rtol=0, atol=1e-6)
+
+
 # ---- transformers' implementation ----
 
 

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid
 
+SPAN = (4, 8, 8)  # what a whole clip counts as along time, height and width in `space_time_positions`
+
 
 class LayerNorm(nn.LayerNorm):
     """LayerNorm with the epsilon that VideoMAE and ViViT were trained with."""
@@ -139,15 +141,20 @@ def space_time_positions(grid: TokenGrid, dim: int) -> Tensor:
     """Separate sine-cosine codes of time, row and column, side by side: (1, N, D) float32.
 
     Small models learn motion far faster from it than from `flat_positions`, where neighbours in a column lie a whole
-    row apart. `dim` must be a multiple of 6.
+    row apart. Places are shares of the clip, in units of `SPAN`, so that larger frames divide the same codes more
+    finely: weights serve other sizes than those that they were trained on. `dim` must be a multiple of 6.
     """
     if dim % 6:
         raise ValueError(f"space_time_positions needs a dim divisible by 6, got {dim}")
     part = dim // 3
     frequency = 1.0 / 100 ** (torch.arange(part // 2, dtype=torch.float64) / (part // 2))
-    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid.shape), indexing="ij")
+    places = [
+        (torch.arange(n, dtype=torch.float64) + 0.5) * span / n - 0.5
+        for n, span in zip(grid.shape, SPAN, strict=True)
+    ]
     codes = [
-        torch.cat([(a[..., None] * frequency).sin(), (a[..., None] * frequency).cos()], -1) for a in axes
+        torch.cat([(a[..., None] * frequency).sin(), (a[..., None] * frequency).cos()], -1)
+        for a in torch.meshgrid(*places, indexing="ij")
     ]
     return torch.cat(codes, -1).flatten(0, 2).float()[None]
 
