@@ -15,18 +15,23 @@ import video_papr as _vp
 dependencies = [
     "PIL",
     "av",
+    "einops",
     "huggingface_hub",
     "hydra",
+    "jinja2",
     "matplotlib",
     "numpy",
     "omegaconf",
     "pebble",
+    "pydantic",
     "pytorchvideo",
     "rich",
     "safetensors",
+    "scipy",
     "timm",
     "torch",
     "tqdm",
+    "typing_extensions",
 ]
 
 
@@ -69,7 +74,7 @@ def pruner(name: str = "x3d_s", weights: str | None = None, **options: Any) -> A
         options: `keep_ratio` and what else the pruner has.
 
     Returns:
-        pruner(frames (B, T, H, W, 3) uint8, grid) -> the kept tokens.
+        pruner.select(frames (B, T, H, W, 3) uint8, backbone) -> the kept tokens.
     """
     return _vp.build_pruner(name, weights=weights, **options)
 

@@ -40,7 +40,7 @@ with torch.inference_mode():
         "classes": [len(tiny.class_names), fresh(torch.zeros(shape)).shape[1]],
         "logits": list(pipeline(frames).shape),
         "kept": [pipeline.select(frames).num_kept / pipeline.backbone.grid.num_tokens,
-                 pruner(frames, tiny.grid).num_kept / tiny.grid.num_tokens],
+                 pruner.select(frames, tiny).num_kept / tiny.grid.num_tokens],
         "names": len(pipeline.predict(torch.zeros(20, 64, 80, 3, dtype=torch.uint8), top_k=4)),
         "same": pruned is vit,
         "backbone": load("backbone", "videomae_tiny", input_size=32).input_size,

@@ -130,7 +130,7 @@ def test_run_killed_while_it_writes_keeps_the_previous_checkpoint(
     before = (tmp_path / CHECKPOINT).read_bytes()
 
     def killed(state: object, path: Path) -> None:
-        Path(path).write_bytes(b"half a check")
+        path.write(b"half a check")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", killed)

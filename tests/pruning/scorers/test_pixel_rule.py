@@ -66,7 +66,7 @@ def test_pruner_keeps_the_tubelets_that_the_weights_prefer(tmp_path: Path) -> No
 
 def test_it_cannot_do_without_fitted_weights(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^pruner=pixel_rule needs pruner\.weights=, a bundled name or a"):
-        vp.build_pruner("pixel_rule")
+        vp.build_pruner("pixel_rule", weights=None)
     write_weights(tmp_path / "w.safetensors", {"weight": torch.zeros(3)}, {}, half=False)
     with pytest.raises(CheckpointError, match=r"^pruner\.weights=.*w\.safetensors does not fit PixelRule"):
         vp.build_pruner("pixel_rule", weights=tmp_path / "w.safetensors")

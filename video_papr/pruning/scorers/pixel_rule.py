@@ -62,18 +62,18 @@ class PixelRule(nn.Module):
         weight: (2 F,), of the statistics as they are; what is constant over tubelets changes no ranking.
     """
 
-    weight: Tensor
-
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.zeros(2 * len(NAMES)))
+        self.weight = nn.Parameter(torch.zeros(2 * len(NAMES)), requires_grad=False)
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
         return torch.einsum("bfthw,f->bthw", tubelet_statistics(frames, grid), self.weight)
 
 
-def build_pixel_rule(spec: PrunerSpec, *, weights: str | Path | None = None, **options: Any) -> MapPruner:
+def build_pixel_rule(
+    spec: PrunerSpec, *, weights: str | Path | None = "pixel_rule_synthetic", **options: Any
+) -> MapPruner:
     """A pruner by the rule with fitted weights: a bundled name or a file, as `benchmarks/fit_pixel_rule.py` writes it.
 
     Raises:
