@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...checkpoints.files import find_weights, load_exactly, read_weights
-from ...core.errors import ConfigError
 from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner
 from ..protocol import MAP_OPTIONS, PrunerSpec
@@ -72,19 +71,13 @@ class PixelRule(nn.Module):
 
 
 def build_pixel_rule(
-    spec: PrunerSpec, *, weights: str | Path | None = "pixel_rule_synthetic", **options: Any
+    spec: PrunerSpec, *, weights: str | Path = "pixel_rule_synthetic", **options: Any
 ) -> MapPruner:
     """A pruner by the rule with fitted weights: a bundled name or a file, as `benchmarks/fit_pixel_rule.py` writes it.
 
     Raises:
-        ConfigError: no weights.
         CheckpointError: the weights are missing, damaged or of another model.
     """
-    if weights is None:
-        raise ConfigError(
-            "pruner=pixel_rule needs pruner.weights=, a bundled name or a file: it is fitted, see "
-            "benchmarks/fit_pixel_rule.py"
-        )
     state, _ = read_weights(find_weights(weights, key="pruner.weights"))
     rule = PixelRule()
     load_exactly(rule, state, source=f"pruner.weights={weights}")
