@@ -102,6 +102,17 @@ def test_precision_by_name() -> None:
     assert (engine.dtype, runtime.dtype_name(engine)) == (torch.bfloat16, "bf16")
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_trainings_take_bf16_only_where_the_processor_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    here = RuntimeConfig(device="cpu")
+    assert runtime.training_dtype("auto", here) == ("bf16" if native else "fp32")
+    assert [runtime.training_dtype(name, here) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+
+
 def test_compiling_for_a_processor_packs_the_weights() -> None:
     import torch._inductor.config as inductor
 

@@ -28,6 +28,7 @@ from ..pruning.select import check_cell_center
 from ..training.loop import Schedule
 from .build_train import check_keep_by
 from .resume import flat_keys
+from .runtime import training_dtype
 
 SETTINGS = "settings.json"
 # Keys that say where and how, not what: they may change when a run is resumed.
@@ -83,6 +84,7 @@ def build_schedule(config: DepthRunConfig) -> Schedule:
         )
     keys = ("batch_size", "accumulate", "learning_rate", "weight_decay", "warmup", "clip_norm", "dtype")
     chosen = {key: getattr(depth, key) for key in keys}
+    chosen["dtype"] = training_dtype(depth.dtype, config.runtime)
     return Schedule(steps=1, validate_every=depth.validate_every, seed=config.seed, **chosen)
 
 

@@ -29,7 +29,7 @@ from ..training.parallel import check_split
 from ..training.store import ClipStore, build_store
 from ..training.targets import Target, backbone_target, scorer_target
 from .build import build_video_list, build_videos
-from .runtime import num_workers
+from .runtime import num_workers, training_dtype
 from .views import STRIDED, frame_sampler, read_as_trained
 
 
@@ -74,7 +74,9 @@ def check_keep_by(section: str, config: TrainConfig | DepthConfig, dataset: Data
 def build_schedule(config: TrainRunConfig) -> Schedule:
     """The keys of `train` that a schedule has."""
     keys = {f.name for f in fields(Schedule)} - {"seed"}
-    return Schedule(**{key: getattr(config.train, key) for key in keys}, seed=config.seed)
+    chosen = {key: getattr(config.train, key) for key in keys}
+    chosen["dtype"] = training_dtype(config.train.dtype, config.runtime)
+    return Schedule(**chosen, seed=config.seed)
 
 
 def build_augment(name: str, class_names: tuple[str, ...]) -> Augment:

@@ -55,6 +55,17 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
     return Engine(torch.device("cuda" if cuda else "cpu"), dtype)
 
 
+def training_dtype(dtype: str, runtime: RuntimeConfig) -> str:
+    """The precision of a training, "fp32" or "bf16"; "auto" is fp32 on processors without bf16 arithmetic."""
+    if dtype != "auto":
+        return dtype
+    if runtime.device != "cpu" and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    # torch has no public question for it.
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
 def _pack_weights() -> None:
     """Lets torch.compile lay weights out once, in the order in which a processor's matrix products read them.
 

@@ -38,7 +38,7 @@ Curriculum = Tuple[
 KeepBy = Literal["random", "actor", "map", "blobs", "actor_blobs"]  # names of training.dropping.SCORES
 Augment = Literal["hflip", "hflip_actions", "natural", "none"]
 X3D = Literal["x3d_xs", "x3d_s", "x3d_m"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "auto"]
 DepthMode = Literal["auto", "ffn", "block", "dense", "pointwise"]
 Method = Literal["updp", "greedy", "random", "uniform"]
 
@@ -55,7 +55,7 @@ class Training:
     weight_decay: NonNegative = option(0.05, "of matrices and kernels")
     warmup: NonNegative = option(0.05, "share of the steps")
     clip_norm: PositiveNumber = option(1.0, "largest norm of the gradient")
-    dtype: Precision = option("fp32", "bf16: autocast")
+    dtype: Precision = option("fp32", "bf16: autocast; auto: bf16 where the device computes in it")
     validate_every: Positive = option(300, "steps between validations and checkpoints")
     weights: Path | None = option(None, "train: start from these; depth, scorer: the trained X3D classifier")
     scorer: X3D = option("x3d_s", "scorer: which X3D")
