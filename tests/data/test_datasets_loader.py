@@ -151,7 +151,7 @@ def test_samples_in_order_for_any_number_of_workers(
     mixed: VideoList, workers: int, videos_per_batch: int
 ) -> None:
     dataset = VideoDataset(mixed, SAMPLER)
-    batches = list(iter_samples(dataset, videos_per_batch=videos_per_batch, workers=workers))
+    batches = list(iter_samples(dataset, videos_per_batch=videos_per_batch, workers=workers, timeout_s=30))
     assert [len(batch) for batch in batches] == ([1] * 9 if videos_per_batch == 1 else [4, 4, 1])
     samples = [sample for batch in batches for sample in batch]
     assert [sample.index for sample in samples] == list(range(9))
