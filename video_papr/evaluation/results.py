@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -245,6 +246,7 @@ def versions(*others: str) -> dict[str, str]:
 def command_line() -> str:
     """The command that is running, as a shell reads it; `video-papr eval` comes as one word of `sys.argv`."""
     program, *words = sys.argv
+    words = [re.sub(r"='([\w./+-]*)'$", r"=\1", word) for word in words]  # paths are in quotes for Hydra
     return shlex.join([*(program.split() if program.startswith("video-papr ") else [program]), *words])
 
 
