@@ -83,10 +83,8 @@ def _passed_over(node: ast.AST) -> Iterator[ast.AST]:
     """What no test can or should see: annotations, messages of errors, assertions for the type checker."""
     for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
         yield from ast.walk(part) if part is not None else ()
-    if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Subscript) and not (
-        isinstance(node, ast.Subscript) and not isinstance(node.value, ast.Name)
-    ):
-        yield from ast.walk(node) if not isinstance(node, ast.Subscript) else ()
+    if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
+        yield from ast.walk(node)
 
 
 def _swapped(node: ast.AST, field: str, value: object) -> Iterator[tuple[int, str]]:

@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.console import warn
+from ..core.renamed import RENAMED_OPTIONS, RENAMED_VALUES
 
 KEYS = {
     "dataset.decode_memory_mb": "dataset.memory_mb",
-    "pruner.carry": "pruner.compensation",
-    "pruner.carry_cell": "pruner.compensation_cell",
-    "pruner.floor": "pruner.min_per_frame",
-    "pruner.ground": "pruner.uniform_share",
-    "pruner.mass": "pruner.top_p",
+    **{f"pruner.{old}": f"pruner.{new}" for old, new in RENAMED_OPTIONS.items()},
     "train.follow": "train.motion_loss",
     "train.locate": "train.location_loss",
 }
 _FLIPS = {"mirror": "hflip", "mirror_actions": "hflip_actions"}
-VALUES = {"pruner.budget": {"mass": "top_p"}, "train.augment": _FLIPS, "depth.augment": _FLIPS}
+VALUES = {
+    **{f"pruner.{key}": words for key, words in RENAMED_VALUES.items()},
+    "train.augment": _FLIPS,
+    "depth.augment": _FLIPS,
+}
 
 
 def rename_word(word: str) -> str:
