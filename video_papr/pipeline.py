@@ -25,6 +25,7 @@ from .backbones.builders import Backbone
 from .backbones.grouping import run_in_groups
 from .backbones.packing import JAGGED
 from .core.errors import ConfigError
+from .core.parts import join_selection, pool_parts, split_frames, split_selection
 from .core.types import Mark, TokenSelection
 from .pruning.compensation import compensate
 from .pruning.protocol import Pruner
@@ -85,14 +86,26 @@ class Pipeline(nn.Module):
     def significance(self, frames: Tensor) -> Tensor | None:
         """frames (B, T, H, W, 3) uint8 -> the map that decides, (B, T', H', W'); None when nothing prunes."""
         self._check_frames(frames)
-        return None if self.pruner is None else self.pruner.significance(frames, self.backbone)
+        if self.pruner is None:
+            return None
+        if not self._chooses_by_parts:
+            return self.pruner.significance(frames, self.backbone)
+        parts = self.backbone.parts
+        maps = self.pruner.significance(split_frames(frames, parts), self.backbone)
+        return maps.unflatten(0, (-1, parts)).flatten(1, 2)
 
     def select(self, frames: Tensor, mark: Mark | None = None) -> TokenSelection | None:
         """frames (B, T, H, W, 3) uint8 -> the kept tubelets; None when nothing prunes."""
         self._check_frames(frames)
         if self.pruner is None:
             return None
-        return self.pruner.select(frames, self.backbone, packed=self._packs, mark=mark)
+        options: dict[str, Any] = {"packed": self._packs, "mark": mark}
+        if not self._chooses_by_parts:
+            return self.pruner.select(frames, self.backbone, **options)
+        parts = self.backbone.parts
+        return join_selection(
+            self.pruner.select(split_frames(frames, parts), self.backbone, **options), parts
+        )
 
     def classify(self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None = None) -> Tensor:
         """frames (B, T, H, W, 3) uint8, selection or None for all tubelets -> logits (B, classes).
@@ -101,10 +114,25 @@ class Pipeline(nn.Module):
         padded. What is padded is barred from attention and from the mean: the logits are those of each clip alone.
         """
         self._check_frames(frames)
+        parts = self.backbone.parts
+        if parts == 1:
+            return self.classify_parts(frames, selection, mark)
+        pieces = split_frames(frames, parts)
+        rows = torch.arange(len(pieces), device=frames.device)
+        if selection is not None:
+            selection, rows = split_selection(selection, parts)
+        pieces = pieces if len(rows) == len(pieces) else pieces[rows]
+        answers = self.classify_parts(pieces, selection, mark)
+        return pool_parts(answers, rows, parts, len(frames), self.backbone.pool)
+
+    def classify_parts(
+        self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None = None
+    ) -> Tensor:
+        """`classify`, of what the backbone reads by itself: clips, or parts of clips (see `Encoder.parts`)."""
         merges = selection is not None and selection.compensation == "merge"
         if selection is not None and selection.valid is not None and self._packs and not merges:
             return self._run(frames, selection, mark, packed=True)
-        num_tokens, dim = self.backbone.grid.num_tokens, self.backbone.dim
+        num_tokens, dim = self.backbone.part_grid.num_tokens, self.backbone.dim
         run = partial(self._run, mark=mark)
         return run_in_groups(run, frames, selection, num_tokens=num_tokens, dim=dim)
 
@@ -127,6 +155,11 @@ class Pipeline(nn.Module):
         if mark is not None and compiled:
             mark("backbone")
         return logits
+
+    @property
+    def _chooses_by_parts(self) -> bool:
+        """Whether the pruner compares tokens of the backbone, and that reads a clip part by part."""
+        return self.pruner is not None and self.pruner.spec.reads_tokens and self.backbone.parts > 1
 
     @property
     def _biased(self) -> bool:

@@ -102,6 +102,7 @@ def build_pipeline(
             input_size=backbone.input_size,
             replace_head=backbone.replace_head,
             model=backbone.model,
+            pool=backbone.pool,
             seed=seed,
         )
     scorer = build_folded_pruner(pruner)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones.builders import BACKBONES, build_backbone, token_grid
+from ..backbones.builders import BACKBONES, TIMM, build_backbone, token_grid
 from ..backbones.depth_pruned import REMOVED
 from ..backbones.encoder import Encoder
 from ..backbones.weights import find_backbone
@@ -43,7 +43,7 @@ def check_depth(config: DepthRunConfig) -> None:
         CheckpointError: the weights are missing.
     """
     dataset, backbone, depth = config.dataset, config.backbone, config.depth
-    if backbone.name.startswith(("timm", "vjepa2")) or dataset.name == "images":
+    if backbone.name.startswith((*TIMM, "vjepa2")) or dataset.name == "images":
         raise ConfigError(
             f"dataset={dataset.name}, backbone={backbone.name}: depth pruning is for VideoMAE, ViViT and X3D"
         )
@@ -250,5 +250,5 @@ def _check_classes(source: str, known: Any, count: int, names: tuple[str, ...]) 
 
 def _side(config: DepthRunConfig) -> int | None:
     size = config.backbone.input_size
-    assert not isinstance(size, tuple)  # BackboneConfig leaves that to timm_vit
+    assert not isinstance(size, tuple)  # BackboneConfig leaves that to timm's models
     return size

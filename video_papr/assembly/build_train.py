@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..backbones.builders import clip_size
+from ..backbones.builders import TIMM, clip_size
 from ..backbones.encoder import Encoder
 from ..checkpoints.files import find_weights
 from ..config import BackboneConfig, DatasetConfig, DepthConfig, TrainConfig, TrainRunConfig
@@ -42,7 +42,7 @@ def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
         CheckpointError: `train.weights` is neither a file nor a bundled model.
     """
     dataset, backbone, train = config.dataset, config.backbone, config.train
-    if backbone.name == "timm_vit" or dataset.name == "images":
+    if backbone.name in TIMM or dataset.name == "images":
         raise ConfigError(
             f"dataset={dataset.name}, backbone={backbone.name}: videos train video transformers here; images and "
             "timm's models are for tools/eval.py"
@@ -241,7 +241,7 @@ def _side(config: TrainRunConfig) -> int | None:
     size = config.backbone.input_size
     assert not isinstance(
         size, tuple
-    )  # BackboneConfig leaves that to timm_vit, and check_training refuses it
+    )  # BackboneConfig leaves that to timm's models, and check_training refuses them
     return size
 
 

@@ -144,6 +144,7 @@ class _Work:
         )
         self.backbone = self.pipeline.backbone
         config = self.config = replace(config, dataset=read_as_trained(config.dataset, self.backbone))
+        self.backbone.check_classifies()
         self.videos = build.match_labels(videos, self.backbone.class_names, self.backbone.num_classes)
         self.batch_size = runtime.batch_size(config.runtime, self.engine)
         self.dtype = runtime.dtype_name(self.engine)
@@ -269,11 +270,13 @@ class _Work:
     def _info(
         self, evaluation: Evaluation, sessions: list[dict[str, Any]], gmacs: dict[str, float]
     ) -> RunInfo:
-        config, pruner, num_tokens = self.config, self.pipeline.pruner, self.backbone.grid.num_tokens
+        config, pruner, backbone = self.config, self.pipeline.pruner, self.backbone
         keep_ratio = 1.0 if pruner is None else pruner.budget.value
-        if pruner is not None and pruner.budget.variable and evaluation.kept:  # known only now
+        varies = pruner is not None and pruner.budget.variable
+        if evaluation.kept and (varies or backbone.parts > 1):  # known only now
             gmacs = mean_gmacs(self.pipeline, gmacs, evaluation.kept)
-            keep_ratio = fmean(evaluation.kept.elements()) / num_tokens
+        if evaluation.kept and varies:
+            keep_ratio = fmean(evaluation.kept.elements()) / backbone.part_grid.num_tokens
         if evaluation.pruned.scorer_gmacs:  # known only now, too
             gmacs = shared_gmacs(gmacs, evaluation.pruned.scorer_gmacs)
         dataset = config.dataset
@@ -283,7 +286,7 @@ class _Work:
             pruner=config.pruner.name,
             keep_ratio=keep_ratio,
             views=str(config.views),
-            num_tokens=num_tokens,
+            num_tokens=backbone.grid.num_tokens,
             gmacs_per_view=gmacs,
             weights={"backbone": config.backbone.weights, "scorer": config.pruner.weights},
             device=describe_device(self.engine.device),

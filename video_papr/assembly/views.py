@@ -38,7 +38,8 @@ def read_as_trained(dataset: DatasetConfig, backbone: Backbone | None = None) ->
         backbone: None where weights decide nothing, as before a training.
     """
     read = getattr(backbone, "read", None) or ReadConfig()
-    sampling: Any = dataset.sampling or read.sampling or dataset.usual_sampling
+    usual = getattr(backbone, "usual_sampling", None) or dataset.usual_sampling
+    sampling: Any = dataset.sampling or read.sampling or usual
     stride = dataset.frame_stride or read.frame_stride or FRAME_STRIDE
     asked = {"sampling": dataset.sampling, "short_side": dataset.short_side}
     if sampling in STRIDED:
@@ -125,7 +126,7 @@ def build_shared_maps(
             f"{', '.join(pruner_names(lambda spec: spec.shares_crops))}"
         )
     places = partial(crop_places, **view_cutter(dataset, views, pipeline.backbone).keywords)
-    return SharedMaps(pipeline.pruner, pipeline.backbone.grid, places)
+    return SharedMaps(pipeline.pruner, pipeline.backbone.grid, places, pipeline.backbone.parts)
 
 
 def build_clip_cache(

@@ -79,12 +79,14 @@ def _attend(attention: Any, tokens: Tensor, sizes: Tensor | None) -> tuple[Tenso
         the attended tokens (B, K, D), and the keys (B, heads, K, D / heads).
     """
     query, key, value = projected(attention, tokens)
-    bias = None
-    if sizes is not None:
-        exact = torch.promote_types(query.dtype, torch.float32)
-        bias = sizes.to(exact).log().to(query.dtype)[:, None, None]  # (B, 1, 1, K)
+    bias = None if sizes is None else size_bias(sizes, query.dtype)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     return joined(attention, mixed.transpose(1, 2).flatten(2)), key
+
+
+def size_bias(sizes: Tensor, dtype: torch.dtype) -> Tensor:
+    """sizes (B, K) -> what counts each key so often, (B, 1, 1, K) of `dtype`, to be added before the softmax."""
+    return sizes.to(torch.promote_types(dtype, torch.float32)).log().to(dtype)[:, None, None]
 
 
 def projected(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

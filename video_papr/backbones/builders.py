@@ -21,6 +21,7 @@ from .vjepa2 import VJEPA2
 from .weights import Checkpoint, read_checkpoint
 
 Backbone = VideoMAE | ViViT | VJEPA2 | TimmViT
+TIMM = ("timm_vit", "image_vit")  # take a model of timm
 FAMILIES = {"videomae": VideoMAE, "vivit": ViViT, "vjepa2": VJEPA2}
 
 PAPER = {"num_frames": 16, "input_size": 224, "tubelet": (2, 16, 16), "num_classes": 400}
@@ -47,8 +48,10 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "vjepa2_l": {**ROTARY, "num_frames": 16, "dim": 1024, "depth": 24, "num_heads": 16},
     "vjepa2_h": {**ROTARY, "dim": 1280, "depth": 32, "num_heads": 16},
     "vjepa2_g": {**ROTARY, "input_size": 384, "dim": 1408, "depth": 40, "num_heads": 22, "mlp_dim": 6144},
-    # Any VisionTransformer of timm; these are the sizes of most. It reads images: clips of one frame.
+    # Any VisionTransformer of timm; these are the sizes of most. It reads images, which are clips of one frame, or the
+    # frames of a video one by one.
     "timm_vit": {**PAPER, "num_frames": 1, "tubelet": (1, 16, 16), "num_classes": 1000},
+    "image_vit": {**PAPER, "num_frames": 8, "tubelet": (1, 16, 16), "num_classes": 1000},
 }
 
 
@@ -73,6 +76,7 @@ def build_backbone(
     input_size: int | tuple[int, int] | None = None,
     replace_head: bool = False,
     model: str | None = None,
+    pool: str | None = None,
     seed: int = 0,
 ) -> Backbone:
     """Builds a backbone in eval mode.
@@ -83,9 +87,11 @@ def build_backbone(
             weights.
         num_classes: of the logits; the model's own when None.
         num_frames, input_size: of the clip; None: what the weights say, otherwise the model's own. Positions follow the
-            grid. "timm_vit" reads one frame, which need not be square: (H, W).
+            grid. "timm_vit" reads one frame, "image_vit" several; they need not be square: (H, W).
         replace_head: a new, untrained classifier of `num_classes` in place of the one that the weights have.
-        model: timm's name of the network, for "timm_vit", whose `weights` may be "pretrained"; see `build_timm_vit`.
+        model: timm's name of the network, for "timm_vit" and "image_vit", whose `weights` may be "pretrained"; see
+            `build_timm_vit`.
+        pool: what becomes of the frames' answers, for "image_vit", see `core.parts.POOLS`; None: their mean.
         seed: of random weights.
 
     Raises:
@@ -104,10 +110,16 @@ def build_backbone(
         raise ConfigError(
             "backbone.replace_head=true needs backbone.weights=; random weights have a new classifier anyway"
         )
-    if name == "timm_vit":
-        if num_frames not in (None, 1):
-            raise ConfigError(f"backbone.num_frames={num_frames}: timm_vit reads images, clips of 1 frame")
+    if pool is not None and name != "image_vit":
+        raise ConfigError(f"backbone.pool={pool}: only backbone=image_vit answers frame by frame")
+    if name in TIMM:
+        if name == "timm_vit" and num_frames not in (None, 1):
+            raise ConfigError(
+                f"backbone.num_frames={num_frames}: timm_vit reads images, clips of 1 frame; image_vit reads videos"
+            )
         return build_timm_vit(
+            num_frames=num_frames or BACKBONES[name]["num_frames"],
+            pool=pool or "mean",
             model=model,
             weights=weights,
             num_classes=num_classes,
@@ -116,7 +128,7 @@ def build_backbone(
             seed=seed,
         )
     if model is not None:
-        raise ConfigError(f"backbone.model={model}: only backbone=timm_vit takes a model of timm")
+        raise ConfigError(f"backbone.model={model}: only {' and '.join(TIMM)} take a model of timm")
     if not isinstance(input_size, int | None):
         raise ConfigError(f"backbone.input_size={list(input_size)}: {name} reads square frames, one number")
     clip = {"num_frames": num_frames, "input_size": input_size}

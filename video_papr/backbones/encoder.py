@@ -15,9 +15,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.errors import ConfigError
 from ..core.pixels import normalize_pixels, normalize_planes
 from ..core.reading import ReadConfig
-from ..core.types import Mark
+from ..core.types import Mark, TokenGrid
 from .blocks import Merger, run_blocks
 from .grouping import similar_lengths
 from .layers import ACTIVATIONS, LayerNorm, TubeletEmbed, clip_grid, frame_size
@@ -28,15 +29,21 @@ class Encoder(nn.Module):
     """A plain vision transformer over tubelets, able to run on a subset of them.
 
     Args:
-        num_classes: size of the logits.
+        num_classes: size of the logits; 0: the answers are features.
         num_frames, input_size: the clip that the model reads, T frames of S x S pixels, or of (H, W).
         tubelet: (frames, height, width) of a token in pixels; must divide the clip.
         dim, depth, num_heads: of the transformer.
+        parts: see below.
         mlp_dim: hidden channels of the feed-forward part; None: 4 D.
         activation: of the feed-forward part, one of `layers.ACTIVATIONS`.
 
     Attributes:
         grid: the tokens of a clip, without class tokens.
+        parts: U, equal parts of a clip along time that run by themselves, each with its own class tokens. 1: a clip
+            runs as a whole. Otherwise the methods here take parts for clips (of T / U frames, on `part_grid`);
+            `Pipeline` divides clips, and `pool` says what becomes of the answers, one of `core.parts.POOLS`.
+        usual_sampling: which frames are read where neither the configuration nor the weights say it; None: as is usual
+            for the dataset.
         mean, std: of the pixels that `forward` expects, RGB in 0..1.
         class_names: names of the logits, or None.
         read: how the weights say that clips are read, or None.
@@ -58,6 +65,8 @@ class Encoder(nn.Module):
     short_side: int | None = None
     interpolation = "bilinear"
     replayed = False
+    pool = "mean"
+    usual_sampling: str | None = None
     read: ReadConfig | None = None
 
     def __init__(
@@ -70,11 +79,12 @@ class Encoder(nn.Module):
         dim: int,
         depth: int,
         num_heads: int,
+        parts: int = 1,
         mlp_dim: int | None = None,
         activation: str = "gelu",
     ) -> None:
         super().__init__()
-        self.grid = clip_grid(num_frames, input_size, tubelet)
+        self.grid, self.parts = clip_grid(num_frames, input_size, tubelet), parts
         self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
         self.frame_size, self.dim = frame_size(input_size), dim
         self.class_names: tuple[str, ...] | None = None
@@ -87,6 +97,19 @@ class Encoder(nn.Module):
         if mlp_dim is not None:
             options["mlp_ratio"] = (mlp_dim + 0.5) / dim  # timm rounds down
         self.blocks = nn.ModuleList(Block(dim, num_heads, **options) for _ in range(depth))
+
+    @property
+    def part_grid(self) -> TokenGrid:
+        """The tokens that run together: those of a clip, or of one of its `parts`."""
+        return TokenGrid(self.grid.frames // self.parts, self.grid.height, self.grid.width)
+
+    def check_classifies(self) -> None:
+        """Raises ConfigError where the answers are features, not logits."""
+        if self.num_classes == 0:
+            raise ConfigError(
+                "the backbone has no classifier: its weights bring none, or backbone.pool=concat; its answers are "
+                "features (Pipeline.features)"
+            )
 
     def add_pos_embed(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """tokens (B, K, D), keep_idx (B, K) their places in the grid, None: all N -> (B, P + K, D) with positions."""
@@ -126,7 +149,7 @@ class Encoder(nn.Module):
         return normalize_planes(tubelets, mean=self.mean, std=self.std, dtype=self.dtype)
 
     def _check_pixels(self, pixels: Tensor) -> None:
-        expected = (3, self.num_frames, *self.frame_size)
+        expected = (3, self.num_frames // self.parts, *self.frame_size)
         if pixels.ndim != 5 or tuple(pixels.shape[1:]) != expected:
             raise ValueError(
                 f"pixels must be (B, {', '.join(map(str, expected))}), got {tuple(pixels.shape)}"

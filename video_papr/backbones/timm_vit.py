@@ -1,4 +1,6 @@
-"""timm's VisionTransformer (ViT, DeiT, ...) as a backbone: it reads an image, which is a clip of one frame.
+"""timm's VisionTransformer (ViT, DeiT, CLIP, DINOv2, SigLIP, ...) as a backbone of images and of videos.
+
+An image is a clip of one frame. A video's frames run side by side, each by itself, and their answers are pooled.
 
 Its own blocks, norms and classifier are used, with its weights. The patch embedding becomes one that embeds kept
 patches only; the positions, and whatever stands in front of the patches (class, distillation, register tokens), are
@@ -8,17 +10,20 @@ read off the model once.
 from __future__ import annotations
 
 import math
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from ..checkpoints.timm_models import build_timm, imagenet_names, pretrained_cfg
 from ..core.errors import ConfigError
+from ..core.parts import check_pool
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
-from .blocks import pooled
+from .blocks import pooled, size_bias
 from .encoder import Encoder
 
 DEFAULT_MODEL = "deit_small_patch16_224"
@@ -30,34 +35,41 @@ class TimmViT(Encoder):
     Args:
         vit: a VisionTransformer in eval mode; its modules are shared, not copied.
         name: of the model, for errors.
+        num_frames: of a clip; each is one of `Encoder.parts`.
+        pool: what becomes of the frames' answers, one of `core.parts.POOLS`.
 
     Attributes: see `Encoder`. Class, distillation and register tokens are the prefix: never dropped, never counted.
+        Without a classifier, and with pool="concat", `num_classes` is 0 and the answer are features.
 
     Raises:
-        ConfigError: the model's answer or its blocks are made in a way that cannot be pruned, or it has no classifier.
+        ConfigError: the model's answer or its blocks are made in a way that cannot be pruned, or the pool is unknown.
     """
 
     positions: Tensor
 
-    def __init__(self, vit: Any, *, name: str) -> None:
+    def __init__(self, vit: Any, *, name: str, num_frames: int = 1, pool: str = "mean") -> None:
         _check_vit(vit, name)
         embed = vit.patch_embed
         super().__init__(
-            num_classes=vit.num_classes,
-            num_frames=1,
+            num_classes=0 if pool == "concat" else vit.num_classes,
+            num_frames=num_frames,
+            parts=num_frames,
             input_size=tuple(embed.img_size),
             tubelet=(1, *embed.patch_size),
             dim=vit.embed_dim,
             depth=0,  # the blocks are timm's own
             num_heads=1,
         )
+        self.pool = check_pool(pool)
+        self.usual_sampling = "uniform" if num_frames > 1 else None
         self.num_prefix, self.blocks = vit.num_prefix_tokens, nn.ModuleList(vit.blocks)
         self.norm_pre, self.norm, self.fc_norm = vit.norm_pre, vit.norm, vit.fc_norm
         distilled = hasattr(vit, "head_dist")
         self.head: nn.Module = _TwoHeads(vit.head, vit.head_dist) if distilled else vit.head
+        self.attn_pool = vit.attn_pool
         # timm's distilled models read two tokens, unlike what their setting says.
-        self.pool = "both" if distilled else vit.global_pool
-        self.mean_pooled = self.pool not in ("both", "token")
+        self.reads = "both" if distilled else vit.global_pool
+        self.mean_pooled = self.reads not in ("both", "token")
         self.pooled_from = 0 if getattr(vit, "pool_include_prefix", False) else self.num_prefix
         with torch.no_grad():
             weight = embed.proj.weight
@@ -65,7 +77,7 @@ class TimmViT(Encoder):
             bias = weight.new_zeros(len(weight)) if embed.proj.bias is None else embed.proj.bias
             self.patch_embed.proj.bias.copy_(bias)
             # Patches of zeros leave what is added to them, and the prefix with its own positions.
-            placed = vit._pos_embed(torch.zeros(1, self.grid.num_tokens, vit.embed_dim))
+            placed = vit._pos_embed(torch.zeros(1, self.part_grid.num_tokens, vit.embed_dim))
         self.register_buffer("positions", placed.detach().clone(), persistent=False)  # (1, P + N, D)
         cfg = pretrained_cfg(vit)
         self.mean = tuple(cfg.get("mean") or IMAGENET_MEAN)
@@ -86,17 +98,22 @@ class TimmViT(Encoder):
         return self.norm_pre(super().embed_means(pixels, shares))
 
     def forward_head(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """tokens (B, P + K, D) -> logits (B, classes), from the class token or the mean, as the model was trained.
+        """tokens (B, P + K, D) -> logits (B, classes), from class token, mean or attention, as the model was trained.
 
-        `sizes` (B, P + K) says how often each token counts in a mean; None: once.
+        `sizes` (B, P + K) says how often each token counts in a mean, or in the pooling's attention; None: once.
+        Without a classifier: what it would read, (B, D).
         """
         tokens = self.norm(tokens)
-        if self.pool == "both":
+        if self.reads == "both":
             return self.head(tokens[:, :2].flatten(1))
-        if self.pool == "token":
+        if self.reads == "token":
             return self.head(self.fc_norm(tokens[:, 0]))
-        first = self.pooled_from
-        return self.head(self.fc_norm(pooled(tokens[:, first:], None if sizes is None else sizes[:, first:])))
+        tokens = tokens[:, self.pooled_from :]
+        sizes = None if sizes is None else sizes[:, self.pooled_from :]
+        if self.attn_pool is None:
+            return self.head(self.fc_norm(pooled(tokens, sizes)))
+        bias = {} if sizes is None else {"attn_mask": size_bias(sizes, tokens.dtype)}
+        return self.head(self.fc_norm(self.attn_pool(tokens, **bias)))
 
 
 class _TwoHeads(nn.Module):
@@ -120,6 +137,7 @@ def build_timm_vit(
     input_size: int | tuple[int, int] | None = None,
     replace_head: bool = False,
     seed: int = 0,
+    **clip: Any,
 ) -> TimmViT:
     """Builds a VisionTransformer of timm in eval mode.
 
@@ -130,6 +148,7 @@ def build_timm_vit(
         input_size: of the image, one number or (H, W); None: the model's own. Positions follow the grid.
         replace_head: a new, untrained classifier in place of the one that the weights have.
         seed: of random weights.
+        clip: `num_frames` and `pool` of `TimmViT`.
 
     Raises:
         ConfigError: timm has no such model, or it cannot be pruned.
@@ -147,7 +166,7 @@ def build_timm_vit(
         seed=seed,
         **options,
     )
-    backbone = TimmViT(vit, name=model).eval().requires_grad_(False)
+    backbone = TimmViT(vit, name=model, **clip).eval().requires_grad_(False)
     if weights is not None and not replace_head:
         backbone.class_names = imagenet_names(vit, backbone.num_classes)
     return backbone
@@ -163,13 +182,15 @@ def _check_vit(vit: Any, name: str) -> None:
         reason = f"its patches come from a {type(vit.patch_embed).__name__} with more than one linear layer"
     elif vit.patch_embed.proj.in_channels != 3:
         reason = f"it reads {vit.patch_embed.proj.in_channels} channels instead of RGB"
-    elif vit.attn_pool is not None or vit.global_pool not in ("token", "avg"):
-        reason = f"its answer is pooled by {vit.global_pool!r}; supported are 'token' and 'avg'"
+    elif vit.global_pool not in ("token", "avg", "map"):
+        reason = f"its answer is pooled by {vit.global_pool!r}; supported are 'token', 'avg' and 'map'"
+    elif vit.attn_pool is not None and "attn_mask" not in signature(vit.attn_pool.forward).parameters:
+        reason = (
+            f"timm {timm.__version__} cannot leave tokens out of its pooling by attention; a newer timm can"
+        )
     elif not all(type(block) is Block for block in vit.blocks):
         reason = f"its blocks are of the kind {type(vit.blocks[0]).__name__}; supported is Block"
     elif any(getattr(block.attn, "gate", None) is not None for block in vit.blocks):
         reason = "its attention is gated"
-    elif vit.num_classes < 1:
-        reason = "it has no classifier; choose a tag that has one"
     if reason is not None:
         raise ConfigError(f"backbone.model={name} cannot be used: {reason}.")

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..core.errors import ConfigError
 from .groups import (
+    TIMM,
     BackboneConfig,
     DatasetConfig,
     MergerConfig,
@@ -207,7 +208,7 @@ def _pruner(value: Any) -> Any:
 
 
 def _backbone(name: str) -> str:
-    video = [known for known in names("backbone") if known != "timm_vit"]
+    video = [known for known in names("backbone") if known not in TIMM]
     if name not in video:
         raise ValueError(f"must be one of {', '.join(video)}")
     return name

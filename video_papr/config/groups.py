@@ -42,6 +42,8 @@ Budget = Literal["fixed", "top_p", "threshold"]
 Mode = Literal["ratio", "threshold", "adaptive"]
 Diversity = Literal["none", "cluster", "grid"]
 Compensation = Literal["none", "pool", "merge"]
+TIMM = ("timm_vit", "image_vit")  # backbones that take a model of timm
+Pool = Literal["mean", "max", "concat"]
 Schedule = Literal["constant", "decreasing"]
 Compile = bool | Literal["reduce-overhead", "max-autotune"]
 Packing = Literal["auto", "packed", "bucketed"]
@@ -124,19 +126,20 @@ class BackboneConfig:
     """The video transformer."""
 
     name: Text = option(help="architecture; set by the option")
-    model: Text | Unset = option(None, "timm_vit: timm's name, with or without the tag of its weights")
+    model: Text | Unset = option(None, "timm_vit, image_vit: timm's name, with or without the tag of its weights")
     weights: Path | None = option(None, "bundled name, file, folder or org/name of the Hugging Face Hub; null: random")
     num_classes: Positive | None = option(None, "null: what the weights say, otherwise the dataset's classes")
     replace_head: bool = option(False, "true: a new, untrained classifier of num_classes classes")
     num_frames: Positive | None = option(None, "frames of a clip; null: the architecture's own")
     input_size: Positive | Sides | None = option(None, "height and width in pixels; null: the architecture's own")
+    pool: Pool | Unset = option(None, "image_vit: mean or max of the frames' answers; concat: features side by side")
     published: dict[str, Any] | Unset = option(None, "weights that the authors publish, by dataset")
 
     def __post_init__(self) -> None:
         _check_name("backbone", self.name)
         if self.replace_head and (self.weights is None or self.num_classes is None):
             raise ConfigError("backbone.replace_head=true needs backbone.weights= and backbone.num_classes=.")
-        if isinstance(self.input_size, tuple) and self.name != "timm_vit":
+        if isinstance(self.input_size, tuple) and self.name not in TIMM:
             raise ConfigError(
                 f"backbone.input_size={list(self.input_size)}: {self.name} reads square frames, give one number."
             )
@@ -150,7 +153,7 @@ class PrunerConfig:
     keep_ratio: Share | Unset = option(None, "share of the tubelets that is kept")
     model: Text | Unset = option(None, "timm's name of a ConvNet, with or without the tag of its weights")
     weights: Path | None = option(None, "of the scorer: bundled or published name, or file; null: random")
-    scope: Scope | Unset = option(None, "one ranking; frame: as many from each frame; place: the same places in each")
+    scope: Scope | None = option(None, "one ranking; frame: as many of each; place: the same of each; null: as fits")
     align_corners: bool | Unset = option(None, "how the map is resized to the token grid; true as published")
     cell_center: NonNegative | Unset = option(None, "where in its square a cell of the map looks; 0.5: the middle")
     stage: Stage | Unset = option(None, "layer of X3D that gives the map; head: the last, as published")

@@ -58,7 +58,9 @@ class TokenSelection:
         cell: size of the regions of "merge", in tokens of the grid along time, height and width.
         merged: (B, R, D) where `tokens` are given and `compensation` is "merge": the dropped ones' means by region.
         arrived: (B, S - 1) int64, how many tokens of each clip came to every place of the choice but the first, where
-            there are S of them and the clip decides; None otherwise.
+            there are S of them and the clip decides; None otherwise. (B, U, S - 1) where each of U parts decides.
+        parts: what the backbone's parts of the clips keep, one row for each, where they have chosen by themselves; see
+            `core.parts`. None otherwise.
     """
 
     keep_idx: Tensor
@@ -70,6 +72,7 @@ class TokenSelection:
     cell: Cell = CELL
     merged: Tensor | None = None
     arrived: Tensor | None = None
+    parts: TokenSelection | None = None
 
     def __post_init__(self) -> None:
         idx, valid = self.keep_idx, self.valid
@@ -134,9 +137,12 @@ class TokenSelection:
     def rows(self, index: Tensor) -> TokenSelection:
         """The selection of some clips, index (n,) int64, without the padding that only the others needed."""
         merged, arrived = (None if part is None else part[index] for part in (self.merged, self.arrived))
+        assert self.parts is None or self.parts.tokens is None, "tokens of parts are read together"
         if self.valid is None:
             tokens = None if self.tokens is None else self.tokens[index]
-            return replace(self, keep_idx=self.keep_idx[index], tokens=tokens, merged=merged, arrived=arrived)
+            return replace(
+                self, keep_idx=self.keep_idx[index], tokens=tokens, merged=merged, arrived=arrived, parts=None
+            )
         counts = self.valid.sum(1)[index]
         shortest, longest = (int(bound) for bound in counts.aminmax())
         tokens = self.tokens
@@ -149,4 +155,5 @@ class TokenSelection:
             tokens=tokens,
             merged=merged,
             arrived=arrived,
+            parts=None,
         )

@@ -162,12 +162,13 @@ def mean_gmacs(pipeline: Pipeline, gmacs: Mapping[str, float], kept: Mapping[int
 
     Args:
         gmacs: from `gmacs_per_view`.
-        kept: number of tokens -> number of views that kept so many; not empty.
+        kept: number of tokens -> number of views, or of the backbone's parts of views, that kept so many; not empty.
     """
     behind = _Kept(pipeline)
     shapes = _shapes(behind)
-    each = {count: count_gmacs(functional_call, behind, shapes, (count,)) for count in kept}
-    backbone = sum(each[count] * views for count, views in kept.items()) / sum(kept.values())
+    each = {count: count_gmacs(functional_call, behind, shapes, (count,)) for count in kept if count}
+    mean = sum(each[count] * number for count, number in kept.items() if count) / sum(kept.values())
+    backbone = mean * pipeline.backbone.parts
     return {**gmacs, "backbone": backbone, "total": backbone + gmacs["scorer"]}
 
 
@@ -192,12 +193,12 @@ class ChoiceCost:
 
     def __call__(self, arrived: Tensor) -> float:
         """arrived (B, S - 1), see `TokenSelection` -> the mean over the clips, multiply-accumulates / 1e9."""
-        start = self._gmacs(self._backbone.grid.num_tokens, 0, self._pruner.after_blocks[0])
+        start = self._gmacs(self._backbone.part_grid.num_tokens, 0, self._pruner.after_blocks[0])
         each = [
             sum(self._gmacs(count, *blocks) for count, blocks in zip(counts, self._places, strict=True))
-            for counts in arrived.tolist()
+            for counts in arrived.flatten(0, -2).tolist()
         ]
-        return start + sum(each) / len(each)
+        return (start + sum(each) / len(each)) * self._backbone.parts
 
     def _gmacs(self, count: int, first: int, stop: int) -> float:
         """Of `count` tokens through these blocks, from their pixels where all are there, to the choice behind."""
@@ -250,18 +251,18 @@ class _Kept(nn.Module):
         keep_idx = torch.empty(1, count, dtype=torch.int64, device="meta")
         frames = _no_frames(backbone)
         if pruner is None:
-            return self.flow.classify(frames, TokenSelection(keep_idx, backbone.grid))
+            return self.flow.classify_parts(frames, TokenSelection(keep_idx, backbone.part_grid))
         cell = pruner.compensation_cell
-        selection = TokenSelection(keep_idx, backbone.grid, compensation=pruner.compensation, cell=cell)
+        selection = TokenSelection(keep_idx, backbone.part_grid, compensation=pruner.compensation, cell=cell)
         if pruner.after_blocks:  # the tokens are embedded, or further, when they are chosen
-            regions = num_regions(backbone.grid, cell)
+            regions = num_regions(backbone.part_grid, cell)
             selection = replace(
                 selection,
                 tokens=_no_tokens(backbone, count),
                 block=pruner.after_blocks[-1],
                 merged=_no_tokens(backbone, regions)[:, backbone.num_prefix :],
             )
-        return self.flow.classify(frames, selection)
+        return self.flow.classify_parts(frames, selection)
 
 
 def _no_tokens(backbone: Backbone, count: int) -> Tensor:
@@ -272,6 +273,6 @@ def _no_tokens(backbone: Backbone, count: int) -> Tensor:
 
 
 def _no_frames(backbone: Backbone) -> Tensor:
-    """Frames (1, T, H, W, 3) uint8 without content."""
-    shape = (1, backbone.num_frames, *backbone.frame_size, 3)
+    """Frames (1, T, H, W, 3) uint8 without content, of a clip or of one of the backbone's parts."""
+    shape = (1, backbone.num_frames // backbone.parts, *backbone.frame_size, 3)
     return torch.empty(shape, dtype=torch.uint8, device="meta")

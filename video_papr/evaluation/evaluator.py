@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..core.parts import split_frames
 from ..core.types import TokenSelection
 from ..pipeline import Pipeline
 from .answers import NOT_FINITE, Evaluation, VideoAnswer
@@ -202,7 +203,8 @@ class Evaluator:
             probs, dense, kept = made.read()
             self._share_views(made.readable, made.frames, part)
             if kept is not None:
-                part.kept.update(kept.flatten(1).sum(1).tolist())
+                parts = split_frames(kept, self.pipeline.backbone.parts)
+                part.kept.update(parts.flatten(1).sum(1).tolist())
             for row, sample in enumerate(made.readable):
                 rows = slice(row * self.views_per_video, (row + 1) * self.views_per_video)
                 own = None if kept is None else TokenSelection.from_mask(kept[rows])

@@ -27,13 +27,18 @@ class SharedMaps:
         pruner: one whose spec says `shares_crops`.
         grid: of one view.
         corners: (height, width) of a video -> the (top, left) corners of the crops in its resized frames.
+        parts: of a view that the backbone reads by themselves.
 
     Raises:
         ConfigError: another pruner.
     """
 
     def __init__(
-        self, pruner: Pruner, grid: TokenGrid, corners: Callable[[int, int], Sequence[Corner]]
+        self,
+        pruner: Pruner,
+        grid: TokenGrid,
+        corners: Callable[[int, int], Sequence[Corner]],
+        parts: int = 1,
     ) -> None:
         if not pruner.spec.shares_crops:
             names = ", ".join(pruner_names(lambda spec: spec.shares_crops))
@@ -41,7 +46,7 @@ class SharedMaps:
                 f"share_maps=true: pruner={pruner.name} cannot score crops together; use one of {names}"
             )
         self.pruner: Any = pruner  # a `MapPruner`
-        self.grid, self.corners = grid, corners
+        self.grid, self.corners, self.parts = grid, corners, parts
         self._gmacs: dict[tuple[object, ...], float] = {}
 
     def __call__(self, video: VideoSample, views: Tensor) -> Tensor:
@@ -69,4 +74,4 @@ def select_together(
             times.scorer_gmacs.append((shared.gmacs_per_view(video, part), len(part)))
         with engine.timed(times, "score", len(views)):
             maps = [shared(video, part) for video, part in zip(videos, parts, strict=True)]
-            return shared.pruner.choose(torch.cat(maps))
+            return shared.pruner.choose(torch.cat(maps), shared.parts)

@@ -164,6 +164,7 @@ def evaluate(
     if views is not None:
         clips, crops = _views(views)
         read = replace(read, clips=clips, crops=crops)
+    pipeline.backbone.check_classifies()
     listed = match_labels(_listed(videos), pipeline.backbone.class_names, pipeline.backbone.num_classes)
     reader = ClipReader(pipeline, read, 1)
     dataset = VideoDataset(listed, partial(read.indices, num_frames=reader.num_frames), decoder=read.decoder)

@@ -62,7 +62,7 @@ def check_exportable(pipeline: Pipeline) -> None:
             are merged, or the backbone reads images.
     """
     if isinstance(pipeline.backbone, TimmViT):
-        raise ConfigError("backbone=timm_vit cannot be exported yet: backbones that read video can")
+        raise ConfigError("timm_vit and image_vit cannot be exported yet: the other backbones can")
     if pipeline.merger is not None:
         raise ConfigError(
             "merger=tome cannot be exported: merging inside the blocks is not supported in graphs; use merger=none"

@@ -42,9 +42,13 @@ def features(
 
     Raises:
         VideoDecodeError: the file cannot be decoded.
-        ConfigError: tokens are asked for and the pipeline merges them.
+        ConfigError: tokens are asked for, and the pipeline merges them or reads frame by frame.
         ValueError: the frames have another shape or type.
     """
+    if not pooled and pipeline.backbone.parts > 1:
+        raise ConfigError(
+            "pooled=False: backbone=image_vit reads frame by frame; give single frames to timm_vit"
+        )
     if not pooled and pipeline.merger is not None:
         raise ConfigError(
             "pooled=False needs merger=none: a merged token has no place of its own in the grid"

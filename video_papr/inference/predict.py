@@ -97,6 +97,8 @@ def recipe_of(pipeline: Pipeline, recipe: Recipe | None = None) -> Recipe:
     `Recipe` says by itself."""
     read = getattr(pipeline.backbone, "read", None) or ReadConfig()
     own = {key: value for key in ("sampling", "frame_stride", "short_side") if (value := getattr(read, key))}
+    if pipeline.backbone.usual_sampling is not None:
+        own.setdefault("sampling", pipeline.backbone.usual_sampling)
     return recipe or getattr(pipeline, "recipe", None) or Recipe(**own)
 
 
@@ -136,6 +138,7 @@ class ClipReader:
 
     def answer(self, views: Tensor, start_seconds: float, end_seconds: float, clock: float) -> Answer:
         """Classifies the views of a window; `clock` is when its last frame was there."""
+        self.pipeline.backbone.check_classifies()
         logits, mask = classify_views(
             self.pipeline, views, batch_size=self.recipe.batch_size, engine=self.engine, times=StageTimes()
         )

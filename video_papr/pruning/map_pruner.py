@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError
+from ..core.parts import join_selection, split_frames
 from ..core.types import Mark, TokenSelection
 from .budget import BUDGET_OPTIONS, Budget, check_number, map_budget
 from .protocol import COMPENSATION_OPTIONS, HasGrid, Pruner, PrunerSpec
@@ -25,6 +26,7 @@ class MapPruner(Pruner):
         scorer: (frames, grid) -> significance map.
         min_per_frame, uniform_share: see `select.select_tokens`.
         same_places: every frame keeps the same places, `scope="place"`.
+        by_parts: where the backbone reads a clip part by part, each part keeps its best, as if it were a clip.
     """
 
     def __init__(
@@ -36,13 +38,14 @@ class MapPruner(Pruner):
         min_per_frame: float = 0.0,
         uniform_share: float = 0.0,
         same_places: bool = False,
+        by_parts: bool = False,
         **compensation: Any,
     ) -> None:
         super().__init__(spec, budget, **compensation)
         self.scorer = scorer
         self.min_per_frame = check_number("min_per_frame", min_per_frame, 0, 1)
         self.uniform_share = check_number("uniform_share", uniform_share, 0, 1)
-        self.same_places = same_places
+        self.same_places, self.by_parts = same_places, by_parts
 
     def significance(self, frames: Tensor, backbone: HasGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> (B, T', H', W') float32, higher = keep."""
@@ -55,7 +58,7 @@ class MapPruner(Pruner):
         significance = self.significance(frames, backbone)
         if mark is not None:
             mark("score")
-        selection = self.choose(significance)
+        selection = self.choose(significance, getattr(backbone, "parts", 1))
         if mark is not None:
             mark("select")
         return selection
@@ -66,8 +69,10 @@ class MapPruner(Pruner):
             raise ConfigError(f"pruner={self.name}: compares the frames of a video, and an image has one")
         super().check_backbone(backbone, merges=merges)
 
-    def choose(self, significance: Tensor) -> TokenSelection:
-        """significance (B, T', H', W') -> the kept tokens of every clip."""
+    def choose(self, significance: Tensor, parts: int = 1) -> TokenSelection:
+        """significance (B, T', H', W') -> the kept tokens of every clip, of which the backbone reads so many parts."""
+        if self.by_parts and parts > 1:
+            return join_selection(self.choose(split_frames(significance, parts)), parts)
         frames = significance.shape[1]
         if self.same_places:
             significance = significance.mean(1, keepdim=True)
@@ -85,14 +90,17 @@ def build_map_pruner(
     spec: PrunerSpec,
     scorer: nn.Module,
     *,
-    scope: str = "global",
+    scope: str | None = None,
     min_per_frame: float | None = None,
     uniform_share: float = 0.0,
     budget: str = "fixed",
     **options: Any,
 ) -> MapPruner:
-    """A `MapPruner` from the options that such pruners share, `protocol.MAP_OPTIONS`."""
-    usual = check_scope(scope)
+    """A `MapPruner` from the options that such pruners share, `protocol.MAP_OPTIONS`.
+
+    `scope` None: "frame" for a backbone that reads frame by frame, otherwise "global".
+    """
+    usual = check_scope(scope or "global")
     return MapPruner(
         spec,
         scorer,
@@ -100,6 +108,7 @@ def build_map_pruner(
         min_per_frame=usual if min_per_frame is None else min_per_frame,
         uniform_share=uniform_share,
         same_places=scope == "place",
+        by_parts=scope in (None, "frame") and min_per_frame is None,
         **{key: options[key] for key in COMPENSATION_OPTIONS if key in options},
     )
 

@@ -71,6 +71,7 @@ class TokenBackbone(Protocol):
     """What a pruner may use of a backbone; see `backbones.encoder.Encoder`."""
 
     grid: TokenGrid
+    part_grid: TokenGrid
     num_prefix: int
     mean_pooled: bool
     dim: int

@@ -166,7 +166,7 @@ class SimilarityPruner(Pruner):
         """
         found: Tensor | None = None
         for _, features, present in self.arrivals(frames, backbone):
-            scores = self.score(features, backbone.grid, present)
+            scores = self.score(features, backbone.part_grid, present)
             found = scores if found is None or present is None else scores.where(present.mask(), found - 2)
         assert found is not None
         return found
@@ -180,7 +180,7 @@ class SimilarityPruner(Pruner):
             if present is not None and self.budget.variable:
                 arrived.append(present.counts())
         last = len(self.after_blocks) - 1
-        selection = self.choose(features, backbone.grid, present=present, place=last)
+        selection = self.choose(features, backbone.part_grid, present=present, place=last)
         merged = None
         if selection.compensation == "merge":
             exact = torch.promote_types(tokens.dtype, torch.float32)
@@ -200,7 +200,7 @@ class SimilarityPruner(Pruner):
         """Of one place; see `Pruner.selection_of`."""
         tokens, _, _ = next(self.arrivals(frames, backbone))
         kept = gather_tokens(tokens, keep_idx, num_prefix=backbone.num_prefix)
-        return TokenSelection(keep_idx, backbone.grid, tokens=kept, block=self.after_blocks[0])
+        return TokenSelection(keep_idx, backbone.part_grid, tokens=kept, block=self.after_blocks[0])
 
     def arrivals(self, frames: Tensor, backbone: TokenBackbone, packed: bool = False) -> Iterator[Arrival]:
         """Place by place, what comes to it after the choices before it: see `Arrival`."""
@@ -213,7 +213,7 @@ class SimilarityPruner(Pruner):
         present: TokenSelection | None = None
         yield tokens, features, present
         for place, (first, stop) in enumerate(pairwise(self.after_blocks)):
-            chosen = self.choose(features, backbone.grid, present=present, place=place)
+            chosen = self.choose(features, backbone.part_grid, present=present, place=place)
             tokens, present = _kept(tokens, chosen, present, prefix), chosen
             tokens = backbone.encode(tokens, first=first, stop=stop, valid=chosen.valid, packed=packed)
             features = tokens[:, prefix:]
