@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,12 +153,21 @@ def crash(path: Path, **_: str) -> Probe:
     return Probe(1, "0")
 
 
-def test_a_crash_costs_one_video(damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_probe, "probe_video", crash)
+def hang(path: Path, **_: str) -> Probe:
+    if path.name == "other.mkv":
+        time.sleep(600)
+    return Probe(1, "0")
+
+
+@pytest.mark.parametrize(("fault", "said"), [(crash, "the decoder crashed"), (hang, "no answer within 2 s")])
+def test_a_crash_or_a_hang_costs_one_video(
+    damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., Probe], said: str
+) -> None:
+    monkeypatch.setattr(index_probe, "probe_video", fault)
+    monkeypatch.setattr(index_probe, "STALLED_S", 2.0)
     found = probes_of(read_folder(damaged), tmp_path, workers=2)
     assert len(found) == 9
-    assert {name for name, probe in found.items() if probe.error} == {"jump/other.mkv"}
-    assert found["jump/other.mkv"].error == "the decoder crashed"
+    assert {name: probe.error for name, probe in found.items() if probe.error} == {"jump/other.mkv": said}
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:

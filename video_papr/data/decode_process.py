@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import signal
 import sys
@@ -25,8 +24,6 @@ _dataset: list[VideoDataset] = []
 
 def start_worker(dataset: VideoDataset, memory_mb: int | None, parent: int) -> None:
     """Prepares the process: limits, and an end with its parent."""
-    # Objects of the parent may hold decoders with threads that do not exist here: freeing them would crash.
-    gc.freeze()
     signal.signal(
         signal.SIGTERM, signal.SIG_DFL
     )  # pebble's handler waits for Python, which a stuck decoder never gives

@@ -13,7 +13,13 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    TimeoutError,
+    wait,
+)  # before Python 3.11 not the built-in one
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict
@@ -32,6 +38,8 @@ from .readers.packets import read_stream
 CHECKS = ("frames", "packets")
 # Frames of one decoding call; videos are decoded in pieces of this size.
 _PIECE_BYTES = 256 * 2**20
+# No video takes so long to read; a decoder that does has stopped.
+STALLED_S = 1800.0
 
 Key = tuple[str, int, int, str, str]
 
@@ -177,7 +185,10 @@ def _probe_all(tasks: list[_Task], probe: Any, workers: int) -> Iterator[tuple[s
                     while queue and len(running) < 2 * workers:
                         running[pool.submit(probe, queue[0][1])] = queue[0]
                         queue.popleft()
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    finished = wait(running, STALLED_S, return_when=FIRST_COMPLETED).done
+                    if not finished:
+                        _end(pool)
+                    for future in finished:
                         result = future.result()
                         yield running.pop(future)[0], result
             except BrokenProcessPool:
@@ -191,9 +202,19 @@ def _probe_all(tasks: list[_Task], probe: Any, workers: int) -> Iterator[tuple[s
 def _probe_alone(path: Path, probe: Any) -> Probe:
     with _pool(1) as pool:
         try:
-            return pool.submit(probe, path).result()
+            return pool.submit(probe, path).result(STALLED_S)
         except BrokenProcessPool:
-            return Probe(os.path.getsize(path), _sha256(path), error="the decoder crashed")
+            error = "the decoder crashed"
+        except TimeoutError:
+            _end(pool)
+            error = f"no answer within {STALLED_S:g} s"
+    return Probe(os.path.getsize(path), _sha256(path), error=error)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Ends the processes of a pool, which then counts as broken."""
+    for process in list(pool._processes.values()):
+        process.kill()
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

@@ -19,12 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import VideoDecodeError
+from ...core.forks import collect_nothing_inherited
 from ..limits import CONTAINER_OPTIONS, DEFAULT_LIMITS, Limits
 from .answers import reason
 from .file_head import check_file, missing_bytes, why_unreadable
 from .integrity import Packet, check_damage, check_log, check_promises, irregularity, is_transport
 from .orientation import AS_STORED, Orientation, orientation_of
 from .timing import FrameTimes, frame_times, joints
+
+collect_nothing_inherited()  # a process that is forked from now on might free PyAV's objects
 
 _ATTACHED_PICTURE = 0x400  # FFmpeg's flag of a stream that holds a cover
 
