@@ -5,7 +5,7 @@
 
 A change turns a comparison, an arithmetic or boolean operator or a constant into its neighbour. It is made in a copy of
 the package, in a child process that has torch loaded already, and counts as seen when a test fails, raises or takes
-five times the processor time of the tests without a change. The file's own tests run first, and the first failure ends them.
+five times the processor time of the tests without a change. A file's own tests run first; the first failure ends them.
 Exit status 1 when fewer than 85 % are seen. `--out FILE` writes shares and every change that went unnoticed as JSON.
 """
 
