@@ -197,6 +197,7 @@ def test_names_that_are_not_utf8_can_be_written_anywhere(tmp_path: Path) -> None
         ["0 a.mp4", "2 sub/b.mp4"],
         ["a.mp4,0.0", "sub/b.mp4,2.0"],
         ["a.mkv,0", r"sub\b.mp4,2"],
+        ["path frames label", "a.mp4 300 0", "sub/b.mp4 250 2"],
     ],
 )
 def test_csv_forms(tmp_path: Path, lines: list[str]) -> None:
@@ -304,11 +305,15 @@ def test_labels_that_contradict_the_folders(tmp_path: Path) -> None:
         (["a.mp4,0", "b.mp4,1", "./a.mp4,1"], ["list.csv:3", "./a.mp4", "list.csv:1", "(0, here 1)"]),
         ([""], ["list.csv", "empty"]),
         (["path,label"], ["list.csv", "empty"]),
+        (["a.mp4 0", "b.mp4 300 1"], ["list.csv:2", "'b.mp4 300 1' has a number", "path frames label"]),
+        (["a.mp4,300,1"], ["list.csv:1", "frames (as mmaction2 writes), or a second label?"]),
+        (["0 b.mp4 0 300 1"], ["list.csv:1", "'0 b.mp4 0 300 1' has a number"]),
+        (["some frames 1 300 2"], ["list.csv:1", "'some frames 1 300 2' is a folder of frames"]),
         (["x.mp4,0", "y.mp4,1"], ["none of the 2 listed videos exists", "first: x.mp4", "root"]),
     ],
 )
 def test_csv_errors(tmp_path: Path, lines: list[str], parts: list[str]) -> None:
-    touch(tmp_path, "a.mp4", "b.mp4")
+    touch(tmp_path, "a.mp4", "b.mp4", "some frames/img_00001.jpg")
     with pytest.raises(DataError) as error:
         read_csv(listing(tmp_path, *lines), tmp_path, num_classes=3)
     assert_one_line(error, parts)

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from video_papr.core.errors import ConfigError
 from video_papr.data.sampling import (
+    choose_sampler,
     dense_clips,
     frames_needed,
     uniform_segments,
@@ -249,3 +251,20 @@ def test_one_clip_of_the_published_evaluations_sits_in_the_middle(
     sample: Callable[..., np.ndarray], num_video_frames: int, expected: list[int]
 ) -> None:
     assert sample(num_video_frames, num_frames=3, frame_stride=2, num_clips=1).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "sample"),
+    [("dense", dense_clips), ("videomae_dense", videomae_dense), ("vivit_dense", vivit_dense)]
+    + [("uniform", uniform_segments), ("videomae_uniform", videomae_uniform)],
+)
+def test_samplers_by_name(name: str, sample: Callable[..., np.ndarray]) -> None:
+    options = {"num_frames": 4, "num_clips": 3}
+    stride = {} if name.endswith("uniform") else {"frame_stride": 5}
+    chosen = choose_sampler(name, **options, frame_stride=5)
+    for n in (7, 50):
+        np.testing.assert_array_equal(chosen(n), sample(n, **options, **stride))
+    with pytest.raises(
+        ConfigError, match=r"^dataset\.sampling='sparse' is unknown; use one of dense, videomae_d"
+    ):
+        choose_sampler("sparse", **options, frame_stride=5)

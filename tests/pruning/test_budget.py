@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import fmean, pstdev
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from video_papr.pruning.budget import COUNTS, Budget, threshold_counts, top_p_counts
+from video_papr.pruning.budget import COUNTS, Budget, deviation_counts, threshold_counts, top_p_counts
 from video_papr.pruning.select import select_counts
 
 values = st.integers(-40, 40).map(lambda n: n / 8)
@@ -38,6 +39,22 @@ def test_threshold_lies_between_the_smallest_and_the_largest_value(
         low, high = min(row), max(row)
         above = [value for value in row if value - low >= threshold * (high - low)]
         assert count == (len(above) if high > low else 0)
+
+
+@settings(deadline=None)
+@given(rows=maps, deviations=st.sampled_from([-1.5, -0.5, 0.0, 0.5, 1.0]), some=st.booleans())
+def test_the_deviation_is_that_of_the_tokens_themselves(
+    rows: list[list[float]], deviations: float, some: bool
+) -> None:
+    """pstdev, not the estimate for a population that they were drawn from."""
+    there = [0, 2, 3, 6] if some else list(range(7))
+    present = torch.zeros(len(rows), 7, dtype=torch.bool)
+    present[:, there] = True
+    counts = deviation_counts(torch.tensor(rows), deviations, present if some else None)
+    for row, count in zip(rows, counts.tolist(), strict=True):
+        own = [row[token] for token in there]
+        level = fmean(own) - deviations * pstdev(own)
+        assert count == sum(value >= level - 1e-8 for value in own)
 
 
 @settings(deadline=None)

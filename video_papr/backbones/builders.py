@@ -140,7 +140,8 @@ def build_backbone(
         settings = settings_of(checkpoint, name, BACKBONES, asked)
         num_classes, checkpoint = choose_head(checkpoint, num_classes, fresh=replace_head)
         trained = {**BACKBONES[name], **checkpoint.settings}
-        checkpoint = fit_positions(checkpoint, _grid(settings), _grid(trained))
+        if settings.get("positions") != "space_time":  # these are shares of the clip: they serve every grid
+            checkpoint = fit_positions(checkpoint, _grid(settings), _grid(trained))
     if num_classes is not None:
         settings["num_classes"] = num_classes
     if checkpoint is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from video_papr.core.errors import ConfigError
 from video_papr.core.types import TokenGrid
+from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.scorers import rules
 from video_papr.pruning.scorers.rules import RULES
 from video_papr.pruning.select import select_tokens
@@ -130,3 +133,22 @@ def test_uniform_serves_every_frame_row_and_column_alike(ratio: float) -> None:
 
 def test_uniform_is_the_same_for_every_clip_and_seed() -> None:
     assert torch.equal(rules.uniform(clips(2, seed=0), GRID, 0), rules.uniform(clips(2, seed=1), GRID, 9))
+
+
+@pytest.mark.parametrize("tau", [0, 255, 6.5])
+def test_tau_is_a_difference_of_pixels(tau: float) -> None:
+    """From 0, which keeps all, to 255, which only the first tubelets and black that turns white reach."""
+    frames = torch.zeros(1, 4, 4, 4, 3, dtype=torch.uint8)
+    frames[:, 2:, :, 2:] = 255
+    kept = (
+        build_pruner("run_length", tau=tau, min_keep=0.1)
+        .select(frames, SimpleNamespace(grid=TokenGrid(2, 2, 2)))
+        .mask()
+    )
+    assert kept[0, 0].all() and kept[0, 1].tolist() == [[tau == 0, True]] * 2
+
+
+@pytest.mark.parametrize("tau", [-0.01, 255.01, math.nan, math.inf, "6", True, None])
+def test_tau_out_of_range(tau: object) -> None:
+    with pytest.raises(ConfigError, match=r"^pruner\.tau=.* must be a number from 0 to 255$"):
+        build_pruner("run_length", tau=tau)

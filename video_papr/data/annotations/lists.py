@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...core.errors import DataError
 from .classes import label_parser
 from .files import is_video, words
 from .records import Listing, OnInvalid, VideoList, checked_root, numbered_lines, read_text, refuse, short
@@ -54,8 +56,27 @@ def read_csv(
         except ValueError as error:
             on_invalid(f"{annotations}:{number}: {error}")
             continue
+        _refuse_counts(f"{annotations}:{number}", root, path, label_text)
         listing.add(f"{annotations}:{number}", path, root / path, label)
     return listing.finish(root, names, expected="lines of a path and a label")
+
+
+_WITH_COUNTS = re.compile(r"(?P<path>.*?\S)(?P<counts>([\s,;]+\d+)+)")
+
+
+def _refuse_counts(place: str, root: Path, path: str, label: str) -> None:
+    """Raises DataError where a number stands between a video, or a folder of its frames, and the label."""
+    found = _WITH_COUNTS.fullmatch(path)
+    if found is None or (root / path).is_file():
+        return
+    line = short(f"{path} {label}")
+    if is_video(Path(found["path"]).name):
+        raise DataError(
+            f"{place}: {line!r} has a number between path and label: frames (as mmaction2 writes), or a second label? "
+            "The first line may name the columns, for example: path frames label"
+        )
+    if (root / found["path"]).is_dir():
+        raise DataError(f"{place}: {line!r} is a folder of frames; this list must name video files")
 
 
 @dataclass(frozen=True)
