@@ -72,7 +72,7 @@ def _values(group: str, option: str) -> dict[str, Any]:
         if (folder() / group / f"{parent}.yaml").is_file():
             values |= _values(group, parent)
     for key, value in OmegaConf.to_container(own, resolve=False).items():  # type: ignore[union-attr]
-        select = re.fullmatch(r"\$\{oc\.select:[\w.]+,(.*)\}", str(value))
+        select = re.fullmatch(r"\$\{oc\.select:(?:[\w.]|\$\{pruner\.recipe\})+,(.*)\}", str(value))
         chosen = select.group(1) if select else value
         values[str(key)] = "by dataset" if "${data" in str(chosen) else chosen
     return values

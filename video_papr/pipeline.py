@@ -71,6 +71,7 @@ class Pipeline(nn.Module):
             )
         if pruner is not None:
             pruner.check_backbone(backbone, merges=merger is not None)
+            pruner.fit(backbone)
 
     def forward(self, frames: Tensor, mark: Mark | None = None) -> Tensor:
         """frames (B, T, H, W, 3) uint8, as the loader cuts them for the backbone -> logits (B, classes).

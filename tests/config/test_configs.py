@@ -16,6 +16,7 @@ from video_papr.config import COMMANDS, EvalConfig, check, plain
 from video_papr.config.commands import sections
 from video_papr.config.options import defaults_of
 from video_papr.config.sources import about, names
+from video_papr.core.errors import ConfigError
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.tome import MERGERS
 
@@ -137,8 +138,8 @@ def test_weights_go_with_their_dataset() -> None:
 
 # experiment -> (sampling, stride, short side, views) of the paper's evaluation
 PROTOCOLS = {
-    "papr_k400_b": ("videomae_dense", 4, 224, "5x3"),
-    "papr_k400_l": ("videomae_dense", 4, 224, "5x3"),
+    "papr_k400_b": ("mmaction", 4, 224, "5x3"),
+    "papr_k400_l": ("mmaction", 4, 224, "5x3"),
     "papr_k400_vivit": ("vivit_dense", 2, 256, "4x3"),
     "papr_ssv2_b": ("videomae_uniform", 4, 224, "2x3"),
 }
@@ -184,3 +185,15 @@ def test_defaults_of_a_file_are_those_of_the_library(name: str) -> None:
     assert one is not None and two is not None and one.budget == two.budget
     for key in (*RENAMED_KEYS, "diversity", "cluster_tau", "after_blocks"):
         assert getattr(one, key, None) == getattr(two, key, None)
+
+
+def test_the_published_recipe_leaves_the_settings_of_a_bundled_scorer() -> None:
+    own, papr = (evaluation("pruner=x3d_s", f"pruner.recipe={name}").pruner for name in ("own", "papr"))
+    assert (own.stage, own.size, own.align_corners) == ("res4", 96, False)
+    assert (papr.stage, papr.frames, papr.size, papr.align_corners) == ("head", 8, 160, True)
+    assert papr.options["recipe"] == "papr" and "bundled" not in papr.options
+    for name in ("papr_k400_b", "papr_k400_l"):
+        assert evaluation(f"experiment={name}", *GIVEN).pruner.recipe == "papr"
+        assert evaluation(f"experiment={name}", "pruner=random", *GIVEN).pruner.recipe is None
+    with pytest.raises(ConfigError, match=r"^pruner\.recipe='paper': must be one of own, papr"):
+        evaluation("pruner=x3d_s", "pruner.recipe=paper")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from video_papr.data.sampling import (
     choose_sampler,
     dense_clips,
     frames_needed,
+    mmaction,
     uniform_segments,
     videomae_dense,
     videomae_uniform,
@@ -185,8 +187,24 @@ def test_vivit_shows_a_short_video_again() -> None:
     assert odd.tolist() == [[0, 2, 4, 1]]
 
 
+@pytest.mark.parametrize("num_clips", [1, 2, 3, 5, 9])
+def test_mmaction_in_test_mode(num_clips: int) -> None:
+    """Starts over the free frames, of two equally near ones the even one; frames are counted modulo the video."""
+    for n in range(1, 1696):
+        free = max(n - 61, 0)
+        starts = [round(Fraction(clip * free, max(num_clips - 1, 1))) for clip in range(num_clips)]
+        expected = [[(start + 4 * i) % n for i in range(16)] for start in starts]
+        if num_clips == 1:
+            expected = [[(free // 2 + 4 * i) % n for i in range(16)]]
+        found = mmaction(n, num_frames=16, frame_stride=4, num_clips=num_clips)
+        assert found.tolist() == expected
+        assert found.dtype == np.int64
+
+
 def test_docstring_examples_of_the_published_evaluations() -> None:
     small = {"num_frames": 3, "frame_stride": 2, "num_clips": 3}
+    assert mmaction(13, **small).tolist() == [[0, 2, 4], [4, 6, 8], [8, 10, 12]]
+    assert mmaction(13, num_frames=3, frame_stride=2, num_clips=1).tolist() == [[4, 6, 8]]
     assert videomae_dense(12, **small).tolist() == [[0, 2, 4], [2, 4, 6], [6, 8, 10]]
     assert vivit_dense(12, **small).tolist() == [[0, 2, 4], [3, 5, 7], [6, 8, 10]]
     assert videomae_uniform(12, num_frames=3, num_clips=2).tolist() == [[0, 4, 8], [2, 6, 10]]
@@ -223,7 +241,7 @@ def test_published_uniform_clips_always(n: int, num_frames: int) -> None:
     assert videomae_uniform(n, num_frames=num_frames, num_clips=1).tolist() == [middles]
 
 
-@pytest.mark.parametrize("sample", [dense_clips, videomae_dense, vivit_dense])
+@pytest.mark.parametrize("sample", [dense_clips, videomae_dense, vivit_dense, mmaction])
 @given(num_frames=clip_lengths, frame_stride=few)
 def test_frames_needed(sample: Callable[..., np.ndarray], num_frames: int, frame_stride: int) -> None:
     """With so many frames no clip repeats one, with one fewer it does."""

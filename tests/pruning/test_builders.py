@@ -163,7 +163,10 @@ WRONG = [
     ),
     (("similarity", {"cluster_tau": 2}), r"^pruner\.cluster_tau=2 must be a number from -1 to 1$"),
     (("similarity", {"after_block": -1}), r"^pruner\.after_block=-1 must be a whole number of at least 0$"),
-    (("x3d_s", {"sizes": 32}), r"^unknown key pruner\.sizes for pruner=x3d_s; it has weights, frames, size,"),
+    (
+        ("x3d_s", {"sizes": 32}),
+        r"^unknown key pruner\.sizes for pruner=x3d_s; it has weights, recipe, frames, size,",
+    ),
     (("x3d_s", {"size": 0}), r"^pruner\.frames=8 must be >= 1 and pruner\.size=0 >= 32"),
     (("x3d_s", {"frames": 0}), r"^pruner\.frames=0 must be >= 1"),
     (("x3d_s", {"stage": "stem"}), r"^pruner\.stage='stem' is unknown"),

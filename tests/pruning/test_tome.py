@@ -8,8 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from video_papr.backbones.blocks import run_blocks
 from video_papr.core.errors import ConfigError
 from video_papr.pruning.tome import ToMe, build_merger, match_tokens, merge_schedule, merge_tokens
 
@@ -72,6 +75,62 @@ def test_merging_equals_plain_loops_clip_by_clip(
         assert merged[row].isfinite().all()
 
 
+def published(
+    tokens: list[Tensor], keys: list[Tensor], sizes: list[float], r: int, num_prefix: int
+) -> tuple[list[Tensor], list[float]]:
+    """One clip as the authors' code has it: A and B are every other token from the first on, and A goes before B."""
+    n, free = len(tokens), range(num_prefix, len(tokens))
+    edges = []
+    for i in (i for i in free if i % 2 == 0):
+        near = {j: float(F.cosine_similarity(keys[i], keys[j], 0)) for j in free if j % 2}
+        if near:
+            best = max(near, key=lambda j: (near[j], -j))
+            edges.append((near[best], i, best))
+    edges.sort(key=lambda edge: -edge[0])
+    r = min(r, (n - num_prefix) // 2)
+    groups = {i: [i] for i in range(n)}
+    for _, i, j in edges[:r]:
+        groups[j].append(i)
+        del groups[i]
+    left = [i for _, i, _ in edges[r:]] or [i for i in free if i % 2 == 0 and i in groups]
+    order = [*range(num_prefix), *(sorted(left) if num_prefix else left), *(j for j in free if j % 2)]
+    totals = [sum(sizes[i] for i in groups[place]) for place in order]
+    sums = [sum((tokens[i] * sizes[i] for i in groups[place]), torch.zeros(())) for place in order]
+    return [one / total for one, total in zip(sums, totals, strict=True)], totals
+
+
+@pytest.mark.parametrize("num_prefix", [0, 1, 2])
+@pytest.mark.parametrize("prop_attn", [True, False])
+@torch.no_grad()
+def test_the_published_order_through_several_blocks(num_prefix: int, prop_attn: bool) -> None:
+    """Where tokens stand decides about the pairs of the next block: all outputs of four blocks are compared."""
+    torch.manual_seed(0)
+    blocks = nn.ModuleList(Block(16, 2, qkv_bias=True) for _ in range(4)).double().eval()
+    for clip in torch.randn(20, num_prefix + 33, 16, dtype=torch.float64):
+        x, sizes = clip, torch.ones(len(clip), dtype=torch.float64)
+        for block in blocks:
+            norm = block.norm1(x)
+            q, k, v = block.attn.qkv(norm).view(len(x), 3, 2, 8).permute(1, 2, 0, 3)
+            weights = (q @ k.transpose(1, 2) / 8**0.5).exp() * (sizes if prop_attn else 1)
+            mixed = (weights / weights.sum(2, keepdim=True)) @ v
+            x = x + block.attn.proj(mixed.transpose(0, 1).flatten(1))
+            left, totals = published(list(x), list(k.mean(0)), sizes.tolist(), 5, num_prefix)
+            x, sizes = torch.stack(left), torch.tensor(totals, dtype=torch.float64)
+            x = x + block.mlp(block.norm2(x))
+        merger = ToMe(5, prop_attn=prop_attn, order="published")
+        found, counts = run_blocks(blocks, clip[None], merger=merger, num_prefix=num_prefix)
+        torch.testing.assert_close(found[0], x, rtol=0, atol=1e-6)  # sizes are float32
+        assert counts is not None and counts[0].tolist() == sizes.tolist()
+    together = torch.stack([clip, clip.flip(0)])
+    padded = torch.ones(2, len(clip))
+    padded[1, -7:] = 0
+    found, counts = run_blocks(blocks, together, sizes=padded, merger=merger, num_prefix=num_prefix)
+    alone, own = run_blocks(blocks, together[1:, :-7], merger=merger, num_prefix=num_prefix)
+    assert counts is not None and own is not None
+    torch.testing.assert_close(found[1:, : alone.shape[1]], alone, rtol=0, atol=1e-6)
+    assert counts[1].tolist() == [*own[0].tolist(), *[0] * (found.shape[1] - alone.shape[1])]
+
+
 def test_tokens_with_equal_keys_and_with_none() -> None:
     tokens = torch.arange(8.0).view(1, 8, 1)
     for keys in (torch.zeros(1, 8, 3), torch.ones(1, 8, 3)):
@@ -108,6 +167,7 @@ WRONG = [
     (("tome", {"r": -1}), "merger.r=-1 must be a whole number of at least 0 (tokens merged per block)"),
     (("tome", {"r": 1.5}), "merger.r=1.5 must be a whole number of at least 0 (tokens merged per block)"),
     (("tome", {"schedule": "up"}), "merger.schedule='up' is unknown; use one of constant, decreasing"),
+    (("tome", {"order": "up"}), "merger.order='up' is unknown; use one of grid, published"),
 ]
 
 

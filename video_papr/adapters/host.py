@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
+from ..core.pixels import Colors
 from ..core.types import TokenGrid, TokenSelection
 from ..pruning.select import gather_tokens
 
 if TYPE_CHECKING:
     from .selector import Selector
-
-Colors = tuple[float, float, float]
 
 
 class Handle(Protocol):
@@ -42,6 +41,7 @@ class Host:
         reductions: of each stage of a hierarchical model, the pixels along each side of one of its places. It reads
             any multiple of the largest, and has one selection for each stage, instead of `grid`'s.
         same_places: attention over space and over time are apart, so every frame has to keep the same places.
+        num_prefix: class tokens and others in front of the grid's, which always stay.
         first_stays: the answer is read from the grid's first token, which is among the kept ones whatever its score.
     """
 
@@ -55,6 +55,7 @@ class Host:
     frame_step: int | None = None
     reductions: tuple[int, ...] = ()
     same_places: bool = False
+    num_prefix: int = 0
     first_stays: bool = False
 
 

@@ -51,6 +51,7 @@ class Selector:
         self.frame_step = host.frame_step
         self.reductions = {stage: host.reductions[stage] for stage in stages}
         self.mean, self.std = mean, std
+        pruner.fit(replace(host, mean=mean, std=std))
         self.pruners = {"": pruner}
         self.doubted = False
 

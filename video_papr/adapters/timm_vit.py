@@ -55,6 +55,7 @@ def open_model(model: Any, name: str) -> Host:
         mean=mean,
         std=std,
         attach=attach,
+        num_prefix=model.num_prefix_tokens,
     )
 
 

@@ -52,6 +52,7 @@ def open_model(model: Any, name: str) -> Host:
         mean=mean,
         std=std,
         attach=attach,
+        num_prefix=num_prefix,
         first_stays=name == "VideoMAEForVideoClassification" and not config.use_mean_pooling,
     )
 

@@ -21,6 +21,7 @@ from ..core.processes import ALONE, Ranks
 from ..core.reading import ReadConfig
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
+from ..data.sampling import NEAR
 from ..pruning.scorers.x3d import MEAN, STD
 from ..synthetic.videos import SyntheticSplit, generate, read_actors
 from ..training.augment import Augment, MirrorActions, mirror, natural, unchanged
@@ -30,7 +31,7 @@ from ..training.store import ClipStore, build_store
 from ..training.targets import Target, backbone_target, scorer_target
 from .build import build_video_list, build_videos
 from .runtime import num_workers, training_dtype
-from .views import STRIDED, frame_sampler, read_as_trained
+from .views import frame_sampler, read_as_trained
 
 
 def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
@@ -227,7 +228,7 @@ def reading_of(dataset: DatasetConfig, backbone: BackboneConfig, net: nn.Module)
     mean, std = (net.mean, net.std) if isinstance(net, Encoder) else (MEAN, STD)
     return ReadConfig(
         sampling=used.sampling,
-        frame_stride=used.frame_stride if used.sampling in STRIDED else None,
+        frame_stride=used.frame_stride if used.sampling in NEAR else None,
         num_frames=num_frames,
         input_size=size,
         short_side=size,

@@ -18,7 +18,7 @@ from ..core.paths import default_cache_dir
 from ..core.reading import ReadConfig
 from ..data.clip_cache import ClipCache
 from ..data.limits import Limits
-from ..data.sampling import choose_sampler
+from ..data.sampling import NEAR, choose_sampler
 from ..data.transforms import crop_places, reduced_size, resize_and_crop
 from ..evaluation.cost import Engine
 from ..evaluation.sharing import SharedMaps
@@ -26,7 +26,6 @@ from ..pipeline import Pipeline
 from ..pruning.builders import pruner_names
 
 FRAME_STRIDE = 4  # where neither the configuration nor the weights say it: VideoMAE's on Kinetics
-STRIDED = ("dense", "videomae_dense", "vivit_dense")  # samplings that have a stride
 
 
 def read_as_trained(dataset: DatasetConfig, backbone: Backbone | None = None) -> DatasetConfig:
@@ -42,7 +41,7 @@ def read_as_trained(dataset: DatasetConfig, backbone: Backbone | None = None) ->
     sampling: Any = dataset.sampling or read.sampling or usual
     stride = dataset.frame_stride or read.frame_stride or FRAME_STRIDE
     asked = {"sampling": dataset.sampling, "short_side": dataset.short_side}
-    if sampling in STRIDED:
+    if sampling in NEAR:
         asked["frame_stride"] = dataset.frame_stride
     for key, value in asked.items():
         trained = getattr(read, key)

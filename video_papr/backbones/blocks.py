@@ -13,7 +13,14 @@ from torch.nn import functional as F
 
 
 class Merger(Protocol):
-    """What shortens the sequence inside a block, between attention and MLP."""
+    """What shortens the sequence inside a block, between attention and MLP.
+
+    Attributes:
+        prop_attn: whether attention counts a token as often as its size says, or once.
+    """
+
+    @property
+    def prop_attn(self) -> bool: ...
 
     def __call__(
         self, tokens: Tensor, keys: Tensor, sizes: Tensor, *, block: int, depth: int, num_prefix: int
@@ -51,8 +58,12 @@ def run_blocks(
         for _, block in chosen:
             tokens = block(tokens)
         return tokens, None
+    padded = sizes is not None
     for number, block in chosen:
-        attended, keys = _attend(block.attn, block.norm1(tokens), sizes)
+        counted = sizes
+        if merger is not None and not merger.prop_attn and sizes is not None:
+            counted = (sizes > 0).to(sizes.dtype) if padded else None
+        attended, keys = _attend(block.attn, block.norm1(tokens), counted)
         tokens = tokens + block.ls1(attended)
         if merger is not None:
             before = torch.ones(tokens.shape[:2], device=tokens.device) if sizes is None else sizes

@@ -33,10 +33,13 @@ from .sources import names
 
 Decoder = Literal["auto", "decord", "pyav", "pillow"]
 DecodeSize = Literal["full", "short_side"]
-Sampling = Literal["dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense"]
+Sampling = Literal["dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense", "mmaction"]
 Camera = Literal["mixed", "calm", "shaky"]
 Stage = Literal["res2", "res3", "res4", "res5", "head"]
 Stages = Some[Stage]
+Recipe = Literal["own", "papr"]
+Normalize = Literal["own", "backbone"]
+Interpolation = Literal["linear", "bicubic"]
 Scope = Literal["global", "frame", "place"]
 Budget = Literal["fixed", "top_p", "threshold"]
 Mode = Literal["ratio", "threshold", "adaptive"]
@@ -45,6 +48,7 @@ Compensation = Literal["none", "pool", "merge"]
 TIMM = ("timm_vit", "image_vit")  # backbones that take a model of timm
 Pool = Literal["mean", "max", "concat"]
 Schedule = Literal["constant", "decreasing"]
+Order = Literal["grid", "published"]
 Compile = bool | Literal["reduce-overhead", "max-autotune"]
 Packing = Literal["auto", "packed", "bucketed"]
 
@@ -153,9 +157,15 @@ class PrunerConfig:
     keep_ratio: Share | Unset = option(None, "share of the tubelets that is kept")
     model: Text | Unset = option(None, "timm's name of a ConvNet, with or without the tag of its weights")
     weights: Path | None = option(None, "of the scorer: bundled or published name, or file; null: random")
+    recipe: Recipe | Unset = option(None, "papr: PaPr to the letter, in every key of the pruner that is null")
+    bundled: dict[str, Any] | Unset = option(None, "recipe -> settings of the dataset's bundled scorer")
     scope: Scope | None = option(None, "one ranking; frame: as many of each; place: the same of each; null: as fits")
     align_corners: bool | Unset = option(None, "how the map is resized to the token grid; true as published")
     cell_center: NonNegative | Unset = option(None, "where in its square a cell of the map looks; 0.5: the middle")
+    align_clip: bool | None = option(None, "the clip that X3D sees is resampled with corners aligned; null: by recipe")
+    normalize: Normalize | None = option(None, "whose mean and deviation X3D's pixels have; null: by recipe")
+    interpolation: Interpolation | None = option(None, "how the map is resized in space; null: by recipe")
+    count_class_token: bool | None = option(None, "keep_ratio is a share of class tokens too; null: by recipe")
     stage: Stage | Unset = option(None, "layer of X3D that gives the map; head: the last, as published")
     stages: Stages | Unset = option(None, "layers of X3D whose standardised maps are added; X3D stops after the last")
     motion: NonNegative | Unset = option(None, "weight of the frame difference beside the map; 0: not used")
@@ -203,6 +213,8 @@ class MergerConfig:
     name: Text = option(help="kind of merger; set by the option")
     r: Natural | Unset = option(None, "tokens merged per block, at most half of those that there are")
     schedule: Schedule | Unset = option(None, "constant: r in every block; decreasing: from 2 r in the first down to 0")
+    prop_attn: bool | Unset = option(None, "attention counts a token as often as it has tubelets; false: once")
+    order: Order | Unset = option(None, "grid: tokens stay in the grid's order; published: as the authors' code has it")
 
     def __post_init__(self) -> None:
         _check_name("merger", self.name)
@@ -267,5 +279,5 @@ class TaskConfig:
 def _given(config: Any) -> dict[str, Any]:
     found = {field.name: getattr(config, field.name) for field in fields(config)}
     return {
-        key: value for key, value in found.items() if value is not None and key not in ("name", "published")
+        key: value for key, value in found.items() if value is not None and key not in ("name", "published", "bundled")
     }

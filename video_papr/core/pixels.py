@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Colors = tuple[float, float, float]  # one value for R, G and B each
 # Of ImageNet's colours, RGB in 0..1; VideoMAE and most image models were trained with them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -45,16 +46,21 @@ def _constants(values: list[float], device: torch.device) -> Tensor:
     return torch.stack([torch.full((), value, device=device) for value in values])
 
 
-def resample_clip(pixels: Tensor, *, num_frames: int, size: int | tuple[int, int]) -> Tensor:
+def resample_clip(
+    pixels: Tensor, *, num_frames: int, size: int | tuple[int, int], align_corners: bool = False
+) -> Tensor:
     """pixels (B, 3, T, H, W) float -> (B, 3, num_frames, size, size), or size = (height, width).
 
-    Trilinear, as in PaPr's published recipe (halving the frames averages neighbours, so every frame is seen). Corners
-    are not aligned: a cell keeps its place in the picture.
+    Trilinear; halving the frames averages neighbours, so every frame is seen.
+
+    Args:
+        align_corners: the first and last frame, row and column stay what they are, as in PaPr's published recipe;
+            False: a cell keeps its place in the picture.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if pixels.shape[2:] == (num_frames, height, width):
         return pixels
-    return F.interpolate(pixels, (num_frames, height, width), mode="trilinear", align_corners=False)
+    return F.interpolate(pixels, (num_frames, height, width), mode="trilinear", align_corners=align_corners)
 
 
 def resample_frames(frames: Tensor, *, num_frames: int, size: tuple[int, int]) -> Tensor:

@@ -4,12 +4,12 @@ Letters: n frames in the video, T frames in a clip, C clips, s the stride betwee
 
     dense_clips       neighbouring frames; the clips reach from the first frame to the last
     uniform_segments  every clip covers the whole video
-    videomae_dense, videomae_uniform, vivit_dense
+    videomae_dense, videomae_uniform, vivit_dense, mmaction
                       the same two ideas with the exact frames of a published evaluation
 
 Every function returns int64 indices of shape (C, T), all in [0, n), never decreasing inside a clip (but
-`vivit_dense` starts a short video again). Indices count the *frames* of the video in the order in which they are
-shown, so a variable frame rate changes nothing here.
+`vivit_dense` and `mmaction` start a short video again). Indices count the *frames* of the video in the order in which
+they are shown, so a variable frame rate changes nothing here.
 """
 
 from __future__ import annotations
@@ -188,26 +188,65 @@ def vivit_dense(num_video_frames: int, *, num_frames: int, frame_stride: int, nu
     return (starts[:, None] + offsets) % num_video_frames
 
 
+def mmaction(num_video_frames: int, *, num_frames: int, frame_stride: int, num_clips: int) -> Indices:
+    """The frames that mmaction2's `SampleFrames` chooses in test mode, which PaPr's evaluation on Kinetics-400 reads.
+
+    As `dense_clips`, but a start that falls between two frames goes to the even one, and a video that is too short is
+    shown again from its first frame. With n = 13, T = 3, s = 2 (span 5, 8 free):
+
+        frame        0  1  2  3  4  5  6  7  8  9  10 11 12
+        1 clip                   x     x     x
+        3 clips      x     x     x
+                                 x     x     x
+                                             x     x     x
+
+    Source: mmaction2 1.0 to 1.2 (`mmaction/datasets/transforms/loading.py`), for clips of several frames. Older
+    releases, which do not have VideoMAE, take the centres of equal segments instead.
+
+    Args and Raises: as `dense_clips`.
+    """
+    _check_positive(
+        num_video_frames=num_video_frames,
+        num_frames=num_frames,
+        frame_stride=frame_stride,
+        num_clips=num_clips,
+    )
+    free = max(num_video_frames - (num_frames - 1) * frame_stride - 1, 0)
+    if num_clips == 1:
+        starts = np.array([free // 2], dtype=np.int64)
+    else:  # in floats, so that ties fall as they do there
+        starts = np.rint(np.arange(num_clips) * (free / (num_clips - 1))).astype(np.int64)
+    offsets = frame_stride * np.arange(num_frames, dtype=np.int64)
+    return (starts[:, None] + offsets) % num_video_frames
+
+
+NEAR = {  # samplings with a stride
+    "dense": dense_clips,
+    "videomae_dense": videomae_dense,
+    "vivit_dense": vivit_dense,
+    "mmaction": mmaction,
+}
+SPREAD = {"uniform": uniform_segments, "videomae_uniform": videomae_uniform}
+
+
 def choose_sampler(
     name: str, *, num_frames: int, num_clips: int, frame_stride: int
 ) -> Callable[[int], Indices]:
     """The function (frames of the video) -> (C, T) indices that `dataset.sampling` names.
 
     Args:
-        name: "dense", "uniform", "videomae_dense", "videomae_uniform" or "vivit_dense".
+        name: of `NEAR` or `SPREAD`.
         num_frames, num_clips, frame_stride: T, C, s; s plays no part in uniform sampling.
 
     Raises:
         ConfigError: `name` is unknown.
     """
-    spread = {"uniform": uniform_segments, "videomae_uniform": videomae_uniform}
-    near = {"dense": dense_clips, "videomae_dense": videomae_dense, "vivit_dense": vivit_dense}
-    if name in spread:
-        return partial(spread[name], num_frames=num_frames, num_clips=num_clips)
-    if name not in near:
-        known = ", ".join([*near, *spread])
+    if name in SPREAD:
+        return partial(SPREAD[name], num_frames=num_frames, num_clips=num_clips)
+    if name not in NEAR:
+        known = ", ".join([*NEAR, *SPREAD])
         raise ConfigError(f"dataset.sampling={name!r} is unknown; use one of {known}")
-    return partial(near[name], num_frames=num_frames, frame_stride=frame_stride, num_clips=num_clips)
+    return partial(NEAR[name], num_frames=num_frames, frame_stride=frame_stride, num_clips=num_clips)
 
 
 def frames_needed(sampling: str, *, num_frames: int, frame_stride: int) -> int:
@@ -218,7 +257,7 @@ def frames_needed(sampling: str, *, num_frames: int, frame_stride: int) -> int:
         num_frames: T.
         frame_stride: s; plays no part in uniform sampling.
     """
-    return num_frames if sampling.endswith("uniform") else (num_frames - 1) * frame_stride + 1
+    return num_frames if sampling in SPREAD else (num_frames - 1) * frame_stride + 1
 
 
 def _starts_rounded_down(free: int, num_clips: int) -> Indices:

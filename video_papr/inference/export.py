@@ -74,7 +74,7 @@ def check_exportable(pipeline: Pipeline) -> None:
 def kept_tokens(pipeline: Pipeline) -> int:
     """K, the tokens that every clip keeps; all of them when nothing prunes."""
     count, pruner = pipeline.backbone.grid.num_tokens, pipeline.pruner
-    return count if pruner is None else keep_count(pruner.budget.value, count)
+    return count if pruner is None else keep_count(pruner.budget.value, count, getattr(pruner, "counted", 0))
 
 
 def export_program(pipeline: Pipeline) -> ExportedProgram:

@@ -20,9 +20,13 @@ BUDGETS = ("fixed", "top_p", "threshold")
 BUDGET_OPTIONS = ("keep_ratio", "budget", "top_p", "threshold", "min_keep", "max_keep")
 
 
-def keep_count(keep_ratio: float, num_tokens: int) -> int:
-    """K = max(1, floor(keep_ratio * N)), safe from rounding (0.29 * 100 is 28.999... in floating point)."""
-    return max(1, math.floor(keep_ratio * num_tokens + 1e-9))
+def keep_count(keep_ratio: float, num_tokens: int, counted: int = 0) -> int:
+    """K = max(1, floor(keep_ratio * N)), safe from rounding (0.29 * 100 is 28.999... in floating point).
+
+    Args:
+        counted: tokens beside the N that the ratio is a share of too.
+    """
+    return min(num_tokens, max(1, math.floor(keep_ratio * (num_tokens + counted) + 1e-9)))
 
 
 def check_ratio(key: str, value: object) -> float:

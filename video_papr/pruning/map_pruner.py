@@ -27,6 +27,11 @@ class MapPruner(Pruner):
         min_per_frame, uniform_share: see `select.select_tokens`.
         same_places: every frame keeps the same places, `scope="place"`.
         by_parts: where the backbone reads a clip part by part, each part keeps its best, as if it were a clip.
+        count_class_token: `keep_ratio` is a share of the grid's tokens and the class tokens, as PaPr counts in images;
+            these stay beside the tokens that it gives.
+
+    Raises:
+        ConfigError: `count_class_token` where the clip decides how much is kept, or a value out of range.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class MapPruner(Pruner):
         uniform_share: float = 0.0,
         same_places: bool = False,
         by_parts: bool = False,
+        count_class_token: bool = False,
         **compensation: Any,
     ) -> None:
         super().__init__(spec, budget, **compensation)
@@ -46,6 +52,28 @@ class MapPruner(Pruner):
         self.min_per_frame = check_number("min_per_frame", min_per_frame, 0, 1)
         self.uniform_share = check_number("uniform_share", uniform_share, 0, 1)
         self.same_places, self.by_parts = same_places, by_parts
+        if count_class_token and budget.variable:
+            raise ConfigError("pruner.count_class_token=true goes with pruner.budget=fixed")
+        self.count_class_token, self.counted = count_class_token, 0
+
+    def fit(self, backbone: Any) -> None:
+        """Takes over the class tokens of a backbone, where they count, and its normalisation, where the scorer asks.
+
+        Args:
+            backbone: has `num_prefix`, and `mean` and `std` of its pixels.
+
+        Raises:
+            ConfigError: it was fitted to another backbone, which differs in that.
+        """
+        if isinstance(getattr(self.scorer, "normalize", None), str):
+            self.scorer.fit(backbone.mean, backbone.std)  # type: ignore[operator]
+        if self.count_class_token:
+            if self.counted not in (0, backbone.num_prefix):
+                raise ConfigError(
+                    f"pruner.count_class_token=true: the pruner serves a backbone with {self.counted} class tokens, "
+                    f"and this one has {backbone.num_prefix}; build a pruner for each"
+                )
+            self.counted = backbone.num_prefix
 
     def significance(self, frames: Tensor, backbone: HasGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> (B, T', H', W') float32, higher = keep."""
@@ -76,9 +104,11 @@ class MapPruner(Pruner):
         frames = significance.shape[1]
         if self.same_places:
             significance = significance.mean(1, keepdim=True)
-        shares = {"min_per_frame": self.min_per_frame, "uniform_share": self.uniform_share}
+        shares: dict[str, Any] = {"min_per_frame": self.min_per_frame, "uniform_share": self.uniform_share}
         if not self.budget.variable:
-            selection = select_tokens(significance, keep_ratio=self.budget.value, **shares)
+            selection = select_tokens(
+                significance, keep_ratio=self.budget.value, counted=self.counted * parts, **shares
+            )
         else:
             selection = select_counts(significance, self.budget.counts(significance), **shares)
         if self.same_places:
@@ -94,6 +124,7 @@ def build_map_pruner(
     min_per_frame: float | None = None,
     uniform_share: float = 0.0,
     budget: str = "fixed",
+    count_class_token: bool = False,
     **options: Any,
 ) -> MapPruner:
     """A `MapPruner` from the options that such pruners share, `protocol.MAP_OPTIONS`.
@@ -109,6 +140,7 @@ def build_map_pruner(
         uniform_share=uniform_share,
         same_places=scope == "place",
         by_parts=scope in (None, "frame") and min_per_frame is None,
+        count_class_token=count_class_token,
         **{key: options[key] for key in COMPENSATION_OPTIONS if key in options},
     )
 

@@ -5,7 +5,7 @@ Letters: B clips, T frames, H x W pixels, N tokens of the grid, K kept tokens, P
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,20 @@ from .compensation import check_cell, check_compensation
 
 COMPENSATION_OPTIONS = ("compensation", "compensation_cell")
 MAP_OPTIONS = (*BUDGET_OPTIONS, "scope", *COMPENSATION_OPTIONS)  # of pruners that make a map from frames
+
+
+RECIPES = ("own", "papr")
+
+
+def with_recipe(recipe: str, published: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with those of a recipe beside them: `published` for "papr", none for "own". What is given wins.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"pruner.recipe={recipe!r} is unknown; use one of {', '.join(RECIPES)}")
+    return {**(published if recipe == "papr" else {}), **options}
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,9 @@ class Pruner(nn.Module):
         """The selection that `select` would give if it chose keep_idx (B, K) int64."""
         cell = self.compensation_cell
         return TokenSelection(keep_idx, backbone.grid, compensation=self.compensation, cell=cell)
+
+    def fit(self, backbone: Any) -> None:
+        """Takes over what its options ask of a backbone, or another model; see `MapPruner.fit`."""
 
     def choice_macs(self, num_tokens: int, dim: int) -> int:
         """Multiply-accumulates of one choice among tokens (N, D), beside what makes the map."""

@@ -16,6 +16,7 @@ from .budget import check_ratio, keep_count
 # The share of an even split over the frames of the grid that each frame is sure of. "place" ranks places, not tokens:
 # the mean of the map over time decides which stay, in every frame.
 SCOPES = {"global": 0.0, "frame": 1.0, "place": 0.0}
+INTERPOLATIONS = ("linear", "bicubic")
 
 
 def check_scope(scope: str) -> float:
@@ -34,10 +35,26 @@ def check_cell_center(cell_center: float, *, align_corners: bool) -> float:
     return cell_center
 
 
+def check_interpolation(interpolation: str, *, cell_center: float) -> str:
+    """Returns the interpolation, or raises ConfigError unless it is of `INTERPOLATIONS` and goes with the centre."""
+    if interpolation not in INTERPOLATIONS:
+        raise ConfigError(
+            f"pruner.interpolation={interpolation!r} is unknown; use one of {', '.join(INTERPOLATIONS)}"
+        )
+    if interpolation == "bicubic" and cell_center != 0.5:
+        raise ConfigError(f"pruner.interpolation=bicubic needs pruner.cell_center=0.5, not {cell_center}")
+    return interpolation
+
+
 def resize_map(
-    significance: Tensor, grid: TokenGrid, *, align_corners: bool, cell_center: float = 0.5
+    significance: Tensor,
+    grid: TokenGrid,
+    *,
+    align_corners: bool,
+    cell_center: float = 0.5,
+    interpolation: str = "linear",
 ) -> Tensor:
-    """Stretches a map (B, t, h, w) trilinearly over the token grid: (B, T', H', W').
+    """Stretches a map (B, t, h, w) over the token grid: (B, T', H', W').
 
     `align_corners=True` is the paper's choice; it moves the outer cells' centres onto the outer tokens' centres, up to
     half a cell away from the pixels that they saw. False keeps every cell over its own pixels.
@@ -46,11 +63,16 @@ def resize_map(
         cell_center: where in its own square of pixels a cell looks, along height and width: 0.5 is the middle. A
             network whose strided 3 x 3 convolutions pad by one pixel, as X3D's do, looks at the first pixel, 0.0.
             Needs `align_corners=False`.
+        interpolation: of `INTERPOLATIONS`, along height and width; "bicubic" needs `cell_center=0.5`.
 
     Raises:
         ConfigError: `cell_center` lies outside 0 to 1, or is combined with `align_corners=True`.
     """
     check_cell_center(cell_center, align_corners=align_corners)
+    if interpolation == "bicubic" and significance.shape[2:] != grid.shape[1:]:
+        significance = F.interpolate(
+            significance.float(), grid.shape[1:], mode="bicubic", align_corners=align_corners
+        )
     if cell_center != 0.5:
         _, height, width = significance.shape[1:]
         rows = _stretch(height, grid.height, cell_center).to(significance.device)
@@ -88,7 +110,12 @@ def lattice(grid: TokenGrid, device: torch.device) -> Tensor:
 
 
 def select_tokens(
-    significance: Tensor, *, keep_ratio: float, min_per_frame: float = 0.0, uniform_share: float = 0.0
+    significance: Tensor,
+    *,
+    keep_ratio: float,
+    min_per_frame: float = 0.0,
+    uniform_share: float = 0.0,
+    counted: int = 0,
 ) -> TokenSelection:
     """Keeps the K most significant tokens of every clip; of equally significant ones the first come first.
 
@@ -99,12 +126,13 @@ def select_tokens(
             the best remaining tokens anywhere. 0 ranks space and time together (the paper), 1 splits K evenly.
         uniform_share: this share of K, rounded down, lies evenly in space and time, whatever the map says: what moves
             is seen against what does not. `min_per_frame` divides the rest. 0 in the paper.
+        counted: so many tokens that are not in the grid count in N, and K of the grid's are kept beside them.
 
     Raises:
         ConfigError: `keep_ratio` is out of range.
     """
     grid = TokenGrid(*significance.shape[1:])
-    count = keep_count(check_ratio("keep_ratio", keep_ratio), grid.num_tokens)
+    count = keep_count(check_ratio("keep_ratio", keep_ratio), grid.num_tokens, counted)
     counts = torch.full((significance.shape[0],), count, device=significance.device)
     scores = _promoted(significance, counts, min_per_frame, uniform_share).flatten(1)
     best = scores.argsort(dim=1, descending=True, stable=True)[:, :count]

@@ -4,7 +4,8 @@ In every block, between attention and MLP, the tokens are split alternately into
 to the token of B with the most similar attention key (cosine, mean over the heads), the r strongest edges are kept, and
 the tokens that they join become their mean, weighted by how many tubelets each stands for (section 3 of the paper).
 "Proportional attention" counts a merged token as often as it has tubelets: log(size) is added to its logits. The tokens
-that are left stay in the order of the grid, so that neighbours go on alternating between A and B.
+that are left stay in the order of the grid, so that neighbours go on alternating between A and B; or, with
+order="published", they stand as the authors' code leaves them, which decides about the pairs of the next block.
 
 Letters: B clips, K tokens, P protected ones at the front (class tokens), D channels, C channels of a key.
 """
@@ -12,6 +13,7 @@ Letters: B clips, K tokens, P protected ones at the front (class tokens), D chan
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from ..core.errors import ConfigError
 
 MERGERS = ("none", "tome")
 SCHEDULES = ("constant", "decreasing")
+ORDERS = ("grid", "published")
 
 
 def merge_schedule(r: int, depth: int, schedule: str = "constant") -> tuple[int, ...]:
@@ -34,7 +37,9 @@ def merge_schedule(r: int, depth: int, schedule: str = "constant") -> tuple[int,
     return tuple(2 * r * (depth - 1 - block) // (depth - 1) for block in range(depth))
 
 
-def match_tokens(keys: Tensor, sizes: Tensor, r: int, *, num_prefix: int = 0) -> tuple[Tensor, int]:
+def match_tokens(
+    keys: Tensor, sizes: Tensor, r: int, *, num_prefix: int = 0, order: str = "grid"
+) -> tuple[Tensor, int]:
     """Bipartite soft matching: where every token goes.
 
     Args:
@@ -43,30 +48,44 @@ def match_tokens(keys: Tensor, sizes: Tensor, r: int, *, num_prefix: int = 0) ->
             longest clip of a batch has none.
         r: tokens to merge, at most; never more than half of the clip's unprotected ones.
         num_prefix: P tokens at the front that are never merged.
+        order: one of `ORDERS`. "grid": A and B alternate behind the prefix, and what is left stays in its order.
+            "published": they alternate from the first token on, prefix included; what is left of A comes before B, by
+            falling similarity where there is no prefix.
 
     Returns:
         target: (B, K) int64, each token's place in the shorter sequence; what merges has one place.
         length: of the shorter sequence, in the longest clip.
     """
     batch, count, _ = keys.shape
-    goes_to = torch.arange(count, device=keys.device).repeat(batch, 1)
+    number = torch.arange(count, device=keys.device)
     length = count - min(r, (count - num_prefix) // 2)
     if length == count:
-        return goes_to, count
-    keys, present = keys[:, num_prefix:], sizes[:, num_prefix:] > 0
-    unit = F.normalize(keys, dim=-1)
+        return number.repeat(batch, 1), count
+    first = num_prefix if order == "grid" else 0
+    present = sizes > 0
+    free = (present & (number >= num_prefix))[:, first:]
+    unit = F.normalize(keys[:, first:], dim=-1)
     near = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)  # A x B
-    near = near.masked_fill(~present[:, None, 1::2], float("-inf"))
+    near = near.masked_fill(~free[:, None, 1::2], float("-inf"))
     nearness, partner = near.max(2)
-    nearness = nearness.float().masked_fill(~present[:, ::2], float("-inf"))
+    nearness = nearness.float().masked_fill(~free[:, ::2], float("-inf"))
     rank = nearness.argsort(dim=1, descending=True, stable=True).argsort(1)
-    edges = (present.sum(1) // 2).clamp(max=r)
+    edges = (free.sum(1) // 2).clamp(max=r)
     leaves = torch.zeros(batch, count, dtype=torch.bool, device=keys.device)
-    leaves[:, num_prefix::2] = rank < edges[:, None]
-    goes_to[:, num_prefix::2] = torch.where(
-        leaves[:, num_prefix::2], num_prefix + 1 + 2 * partner, goes_to[:, num_prefix::2]
-    )
-    place = (~leaves & (sizes > 0)).cumsum(1) - 1  # of those that stay
+    leaves[:, first::2] = rank < edges[:, None]
+    goes_to = number.repeat(batch, 1)
+    goes_to[:, first::2] = torch.where(leaves[:, first::2], first + 1 + 2 * partner, goes_to[:, first::2])
+    stays = ~leaves & present
+    if order == "grid":
+        place = stays.cumsum(1) - 1
+    else:
+        turn = number.repeat(batch, 1)  # the smallest comes first
+        turn[:, 1::2] += count
+        if num_prefix:
+            turn[:, :num_prefix] = number[:num_prefix]
+        else:
+            turn[:, ::2] = rank
+        place = turn.masked_fill(~stays, 2 * count).argsort(1).argsort(1).masked_fill(~stays, 0)
     return place.clamp(min=0).gather(1, goes_to), length
 
 
@@ -95,6 +114,9 @@ class ToMe:
     Attributes:
         r: tokens merged per block, at most half of those that there are; 0 merges nothing.
         schedule: one of `SCHEDULES`.
+        prop_attn: proportional attention; False: every token counts once there, as the authors advise for masked
+            autoencoders. The mean before the head goes by size either way.
+        order: one of `ORDERS`, see `match_tokens`.
 
     Raises:
         ConfigError: a value is out of range.
@@ -102,16 +124,18 @@ class ToMe:
 
     r: int
     schedule: str = "constant"
+    prop_attn: bool = True
+    order: str = "grid"
 
     def __post_init__(self) -> None:
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 0:
             raise ConfigError(
                 f"merger.r={self.r} must be a whole number of at least 0 (tokens merged per block)"
             )
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(
-                f"merger.schedule={self.schedule!r} is unknown; use one of {', '.join(SCHEDULES)}"
-            )
+        for key, known in (("schedule", SCHEDULES), ("order", ORDERS)):
+            value = getattr(self, key)
+            if value not in known:
+                raise ConfigError(f"merger.{key}={value!r} is unknown; use one of {', '.join(known)}")
 
     def __call__(
         self, tokens: Tensor, keys: Tensor, sizes: Tensor, *, block: int, depth: int, num_prefix: int = 0
@@ -129,16 +153,16 @@ class ToMe:
             tokens (B, K', D) and sizes (B, K').
         """
         r = merge_schedule(self.r, depth, self.schedule)[block]
-        target, length = match_tokens(keys.mean(1), sizes, r, num_prefix=num_prefix)
+        target, length = match_tokens(keys.mean(1), sizes, r, num_prefix=num_prefix, order=self.order)
         return (tokens, sizes) if length == tokens.shape[1] else merge_tokens(tokens, sizes, target, length)
 
 
-def build_merger(name: str, *, r: int = 16, schedule: str = "constant") -> ToMe | None:
-    """A merger by name; "none" gives None.
+def build_merger(name: str, *, r: int = 16, **options: Any) -> ToMe | None:
+    """A merger by name, with options of `ToMe`; "none" gives None.
 
     Raises:
         ConfigError: an unknown name, or a value out of range.
     """
     if name not in MERGERS:
         raise ConfigError(f"merger={name} is unknown; use one of {', '.join(MERGERS)}")
-    return None if name == "none" else ToMe(r, schedule)
+    return None if name == "none" else ToMe(r, **options)

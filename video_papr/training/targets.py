@@ -186,7 +186,7 @@ def scorer_target(
         frames, size: what X3D sees; the published recipe's when None.
     """
     paper_frames, paper_size = CLIPS[name]
-    seen = {"num_frames": frames or paper_frames, "size": size or paper_size}
+    seen: dict[str, Any] = {"num_frames": frames or paper_frames, "size": size or paper_size}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = x3d_classifier(num_classes).to(memory_format=torch.channels_last_3d)

@@ -45,6 +45,7 @@ class FusedScorer(X3DScorer):
         stages: which stages, each counting 1; X3D runs no further than the last of them.
         motion: weight of the frame difference, 0 or more; 0 leaves it out.
         align_corners, cell_center: see `select.resize_map`; X3D's cells look at their first pixel.
+        reading: `align_clip` and `normalize`, as for `X3DScorer`.
 
     Raises:
         ConfigError: no stage, an unknown one, one that is there twice, or a negative weight.
@@ -59,6 +60,7 @@ class FusedScorer(X3DScorer):
         motion: float = 0.0,
         align_corners: bool = False,
         cell_center: float = 0.0,
+        **reading: Any,
     ) -> None:
         if not stages or not set(stages) <= set(STAGES) or len(set(stages)) < len(stages):
             raise ConfigError(
@@ -70,6 +72,7 @@ class FusedScorer(X3DScorer):
             stage=max(stages, key=STAGES.index),
             align_corners=align_corners,
             cell_center=cell_center,
+            **reading,
         )
         self.stages, self.motion = frozenset(stages), check_number("motion", motion, 0, 100)
 

@@ -22,8 +22,8 @@ from ...core.errors import ConfigError
 from ...core.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize_pixels
 from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner, split_options
-from ..protocol import MAP_OPTIONS, PrunerSpec
-from ..select import check_cell_center, resize_map
+from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
+from ..select import check_cell_center, check_interpolation, resize_map
 
 DEFAULT_MODEL = "mobileone_s0"
 
@@ -36,7 +36,7 @@ class ImageScorer(nn.Module):
         mean, std: of its pixels, RGB in 0..1.
         frames: of a clip that it sees, evenly spaced; None: one for each slice of the token grid.
         size: shorter side of what it sees, in pixels; None: the backbone's view as it is.
-        align_corners, cell_center: see `select.resize_map`.
+        align_corners, cell_center, interpolation: see `select.resize_map`.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class ImageScorer(nn.Module):
         size: int | None = None,
         align_corners: bool = True,
         cell_center: float = 0.5,
+        interpolation: str = "linear",
     ) -> None:
         super().__init__()
         for key, value in (("frames", frames), ("size", size)):
@@ -59,6 +60,7 @@ class ImageScorer(nn.Module):
         self.frames, self.size = frames, size
         self.align_corners = align_corners
         self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
+        self.interpolation = check_interpolation(interpolation, cell_center=cell_center)
 
     def cells(self, frames: Tensor, count: int) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> maps of `count` of them, as the ConvNet gives them, (B, t, h, w) float32."""
@@ -88,26 +90,29 @@ class ImageScorer(nn.Module):
         return [self._resize(cells, grid) for grid in grids]
 
     def _resize(self, cells: Tensor, grid: TokenGrid) -> Tensor:
-        return resize_map(cells, grid, align_corners=self.align_corners, cell_center=self.cell_center)
+        return resize_map(
+            cells,
+            grid,
+            align_corners=self.align_corners,
+            cell_center=self.cell_center,
+            interpolation=self.interpolation,
+        )
 
 
 def build_image_scorer(
     *,
     model: str | None = None,
     weights: str | Path | None = None,
-    frames: int | None = None,
-    size: int | None = None,
-    align_corners: bool = True,
-    cell_center: float = 0.5,
     seed: int = 0,
+    **options: Any,
 ) -> ImageScorer:
     """Builds a scorer from a ConvNet of timm.
 
     Args:
         model: timm's name, with or without the tag of its weights; None: `DEFAULT_MODEL`.
         weights: "pretrained", a file, or None for random ones; see `timm_models.build_timm`.
-        frames, size, align_corners, cell_center: see `ImageScorer`.
         seed: of random weights.
+        options: others of `ImageScorer`.
 
     Raises:
         ConfigError: timm has no such model, it gives no feature map, or an option is out of range.
@@ -131,10 +136,7 @@ def build_image_scorer(
         network,
         mean=tuple(cfg.get("mean") or IMAGENET_MEAN),
         std=tuple(cfg.get("std") or IMAGENET_STD),
-        frames=frames,
-        size=size,
-        align_corners=align_corners,
-        cell_center=cell_center,
+        **options,
     )
 
 
@@ -143,12 +145,16 @@ def _features(network: nn.Module, pixels: Tensor) -> Tensor:
     return features
 
 
-OWN = ("model", "frames", "size", "align_corners", "cell_center", "seed")
+OWN = ("model", "frames", "size", "align_corners", "cell_center", "interpolation", "seed")
+# PaPr to the letter, beside the defaults of `ImageScorer`.
+PAPR: dict[str, Any] = {"interpolation": "bicubic", "count_class_token": True}
 
 
-def build_image_convnet(spec: PrunerSpec, *, weights: str | Path | None = None, **options: Any) -> MapPruner:
-    """PaPr with a ConvNet of timm; see `build_image_scorer`."""
-    own, shared = split_options(options, OWN)
+def build_image_convnet(
+    spec: PrunerSpec, *, weights: str | Path | None = None, recipe: str = "own", **options: Any
+) -> MapPruner:
+    """PaPr with a ConvNet of timm; see `build_image_scorer` and `protocol.with_recipe`."""
+    own, shared = split_options(with_recipe(recipe, PAPR, options), OWN)
     return build_map_pruner(spec, build_image_scorer(weights=weights, **own), **shared)
 
 
@@ -157,7 +163,7 @@ SPECS = (
         "image_convnet",
         "PaPr with a ConvNet for images of timm, frame by frame.",
         build_image_convnet,
-        (*OWN, *MAP_OPTIONS),
+        ("recipe", *OWN, "count_class_token", *MAP_OPTIONS),
         for_images=True,
         shares_crops=True,
         trained=True,

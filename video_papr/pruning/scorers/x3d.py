@@ -19,10 +19,10 @@ from ...checkpoints.files import BUNDLED, find_weights, load_exactly, read_weigh
 from ...checkpoints.hub import url_file
 from ...checkpoints.x3d_formats import from_any_x3d
 from ...core.errors import CheckpointError, ConfigError
-from ...core.pixels import normalize_planes, resample_frames
+from ...core.pixels import Colors, normalize_pixels, normalize_planes, resample_clip, resample_frames
 from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner, split_options
-from ..protocol import MAP_OPTIONS, PrunerSpec
+from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
 from ..select import check_cell_center, resize_map
 from .x3d_depth_pruned import X3D_DEPTHS, check_blocks, depth_prune_x3d
 
@@ -33,6 +33,7 @@ with warnings.catch_warnings():
     from pytorchvideo.models.x3d import create_x3d
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+NORMALIZE = ("own", "backbone")
 # Frames x size of PaPr's published recipe for S and M; XS is X3D's own test setting.
 CLIPS = {"x3d_xs": (4, 160), "x3d_s": (8, 160), "x3d_m": (16, 224)}
 STRIDE = 32  # of its last stages
@@ -199,11 +200,22 @@ def fold_norms(trunk: nn.Module) -> None:
                 setattr(place, name, nn.Identity())
 
 
-def clip_of(frames: Tensor, *, num_frames: int, size: tuple[int, int]) -> Tensor:
+def clip_of(
+    frames: Tensor,
+    *,
+    num_frames: int,
+    size: tuple[int, int],
+    align_corners: bool = False,
+    mean: Colors = MEAN,
+    std: Colors = STD,
+) -> Tensor:
     """frames (B, T, H, W, 3) uint8 -> (B, 3, num_frames, *size) float32, resampled, and normalised for X3D."""
+    if align_corners:  # in the published order
+        pixels = normalize_pixels(frames, mean=mean, std=std)
+        return resample_clip(pixels, num_frames=num_frames, size=size, align_corners=True)
     # Interpolation keeps sums of weights at 1, so normalising may come after it, where there is less to normalise.
     clip = resample_frames(frames, num_frames=num_frames, size=size)
-    return normalize_planes(clip, mean=MEAN, std=STD)
+    return normalize_planes(clip, mean=mean, std=std)
 
 
 class X3DScorer(nn.Module):
@@ -213,6 +225,8 @@ class X3DScorer(nn.Module):
         frames, size: the clip that X3D sees, resampled from the backbone's view.
         stage: where the map is read, see `X3DTrunk`.
         align_corners, cell_center: see `select.resize_map`.
+        align_clip: resample the clip with corners aligned.
+        normalize: one of `NORMALIZE`: whose mean and deviation X3D's pixels have, its own or the backbone's.
     """
 
     def __init__(
@@ -223,22 +237,51 @@ class X3DScorer(nn.Module):
         stage: str = "head",
         align_corners: bool = True,
         cell_center: float = 0.5,
+        align_clip: bool = False,
+        normalize: str = "own",
     ) -> None:
         super().__init__()
         if frames < 1 or size < 32:
             raise ConfigError(
                 f"pruner.frames={frames} must be >= 1 and pruner.size={size} >= 32 (X3D's stride)"
             )
+        if normalize not in NORMALIZE:
+            raise ConfigError(f"pruner.normalize={normalize!r} is unknown; use one of {', '.join(NORMALIZE)}")
         self.frames, self.size = frames, size
-        self.align_corners = align_corners
+        self.align_corners, self.align_clip = align_corners, align_clip
+        # None until a backbone tells its own.
+        self.colors: tuple[Colors, Colors] | None = (MEAN, STD) if normalize == "own" else None
+        self.normalize = normalize
         self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
         self.clip_of = clip_of  # `kernels.use_kernels` knows a faster one
 
     def pixels(self, frames: Tensor) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S); see `_sides` where H is not W."""
-        clip = self.clip_of(frames, num_frames=self.frames, size=self._sides(*frames.shape[2:4]))
+        assert self.colors is not None, "normalize='backbone' needs `fit`"
+        clip = self.clip_of(
+            frames,
+            num_frames=self.frames,
+            size=self._sides(*frames.shape[2:4]),
+            align_corners=self.align_clip,
+            mean=self.colors[0],
+            std=self.colors[1],
+        )
         return clip.to(next(self.trunk.parameters()).dtype, memory_format=torch.channels_last_3d)
+
+    def fit(self, mean: Colors, std: Colors) -> None:
+        """Takes over a backbone's normalisation, where `normalize` asks for it.
+
+        Raises:
+            ConfigError: another backbone, which normalises in another way, came first.
+        """
+        if self.normalize == "backbone":
+            if self.colors not in (None, (mean, std)):
+                raise ConfigError(
+                    f"pruner.normalize=backbone: the pruner serves a backbone with mean and std {self.colors}, and "
+                    f"this one has {(mean, std)}; build a pruner for each"
+                )
+            self.colors = mean, std
 
     def _sides(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that the trunk sees of a frame: `size` squared, or with `size` as the shorter one.
@@ -271,8 +314,10 @@ class X3DScorer(nn.Module):
         )
 
 
-OPTIONS = ("frames", "size", "align_corners", "cell_center", "seed")
+OPTIONS = ("frames", "size", "align_corners", "cell_center", "align_clip", "normalize", "seed")
 OWN = (*OPTIONS, "stage")
+# PaPr to the letter, beside the defaults of `X3DScorer`.
+PAPR: dict[str, Any] = {"align_clip": True, "normalize": "backbone"}
 
 
 def build_x3d_scorer(
@@ -311,9 +356,11 @@ def build_x3d_scorer(
     return scorer
 
 
-def build_x3d(spec: PrunerSpec, *, weights: str | Path | None = None, **options: Any) -> MapPruner:
-    """PaPr with one of `CLIPS`."""
-    own, shared = split_options(options, OWN)
+def build_x3d(
+    spec: PrunerSpec, *, weights: str | Path | None = None, recipe: str = "own", **options: Any
+) -> MapPruner:
+    """PaPr with one of `CLIPS`; see `protocol.with_recipe`."""
+    own, shared = split_options(with_recipe(recipe, PAPR, options), OWN)
     scorer = build_x3d_scorer(X3DScorer, CLIPS[spec.name], weights=weights, **own)
     return build_map_pruner(spec, scorer, **shared)
 
@@ -323,7 +370,7 @@ SPECS = tuple(
         name,
         f"{what}: a light 3-D ConvNet looks first and says where it matters.",
         build_x3d,
-        (*OWN, *MAP_OPTIONS),
+        ("recipe", *OWN, *MAP_OPTIONS),
         shares_crops=True,
         trained=True,
         published=f"{name}_k400",
