@@ -1,4 +1,4 @@
-"""`dataset=k400 pruner=x3d_s` from the list to the predictions: the official layout, checkpoints as they are published."""
+"""`dataset=k400 pruner=x3d_s` from list to predictions: the official layout, checkpoints as they are published."""
 
 from __future__ import annotations
 
