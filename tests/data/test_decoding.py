@@ -18,8 +18,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from video_papr.core.errors import ConfigError, VideoDecodeError
+from video_papr.core.errors import ConfigError, TooLargeError, VideoDecodeError
 from video_papr.data import decoding
 from video_papr.data.decoding import DecodedClips, decode_clips
 from video_papr.data.readers import decord as decord_reader
@@ -280,6 +281,26 @@ def test_choose_must_return_indices_of_the_video(tmp_path: Path, write_video: Vi
         with pytest.raises(ValueError) as error:
             decode_clips(path, lambda _, bad=bad: bad)
         assert not isinstance(error.value, VideoDecodeError)
+
+
+def test_memory_is_known_before_anything_is_decoded(tmp_path: Path, write_video: VideoWriter) -> None:
+    path = write_video(tmp_path / "video.mp4", 12, size=(32, 48))
+    for clips, frames in ((1, 4), (2, 6 + 8)):  # of two clips that share frames a copy is made
+        indices = np.arange(4)[None] + 2 * np.arange(clips)[:, None]
+        num_bytes = 3 * 32 * 48 * frames
+        assert decode_clips(path, lambda n, i=indices: i, max_bytes=num_bytes).frames.shape[0] == clips
+        with pytest.raises(
+            TooLargeError, match=r"frames of 48x32 take 0 MiB, dataset\.memory_mb allows 0"
+        ) as error:
+            decode_clips(path, lambda n, i=indices: i, max_bytes=num_bytes - 1)
+        assert error.value.num_bytes == num_bytes
+
+
+def test_an_image_is_a_video_of_one_frame(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 6, 3), 7, np.uint8)).save(tmp_path / "a.png")
+    clips = decode_clips(tmp_path / "a.png", lambda n: np.full((1, 2), n - 1), decoder="pillow")
+    assert (clips.num_video_frames, clips.fps, clips.decoder) == (1, 0.0, "pillow")
+    np.testing.assert_array_equal(clips.frames, np.full((1, 2, 4, 6, 3), 7))
 
 
 def test_unknown_decoder(tmp_path: Path) -> None:

@@ -244,6 +244,7 @@ def test_round_trip(tmp_path: Path) -> None:
             ",".join(COLUMNS) + "\na.mp4,0,,,,,,,,,fine,\n",
             ":2: status 'fine' is unknown; expected one of missing,",
         ),
+        (",".join(COLUMNS) + f"\na.mp4,0,{'9' * 5000},,,,,,,,ok,\n", ":2: frames '999"),
     ],
 )
 def test_wrong_index(tmp_path: Path, text: str, part: str) -> None:

@@ -64,14 +64,14 @@ class Damaged(VideoDataset):
 
     clips: list[Path]
 
-    def read(self, index: int, decoder: str) -> VideoSample:
+    def read(self, index: int, decoder: str, max_bytes: int | None = None) -> VideoSample:
         chance = random.Random(index)
         data = bytearray(chance.choice(self.clips).read_bytes())
         ATTACKS[index % len(ATTACKS)](data, chance)
         path = self.videos.records[index].path
         path.write_bytes(data)
         try:
-            return super().read(index, decoder)
+            return super().read(index, decoder, max_bytes)
         finally:
             path.unlink()
 

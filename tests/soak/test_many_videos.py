@@ -36,7 +36,7 @@ SAMPLER = partial(dense_clips, num_frames=4, frame_stride=1, num_clips=1)
 class Simulated(VideoDataset):
     """Frames from nowhere, 0.6 MB each, and two faults in a hundred: damage, a crash, and now and then a hang."""
 
-    def read(self, index: int, decoder: str) -> VideoSample:
+    def read(self, index: int, decoder: str, max_bytes: int | None = None) -> VideoSample:
         record = self.videos.records[index]
         if index % 100 == 17:
             return VideoSample(index, record.name, record.label, None, "damaged", 1.0, None, 0, 0.0)

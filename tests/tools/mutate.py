@@ -88,11 +88,13 @@ def mutants(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _passed_over(node: ast.AST) -> Iterator[ast.AST]:
-    """What no test can or should see: annotations, messages of errors, assertions for the type checker."""
+    """What no test can or should see: annotations, messages of errors, assertions for the type checker, decorators."""
     for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
         yield from ast.walk(part) if part is not None else ()
     if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
         yield from ast.walk(node)
+    for decorator in getattr(node, "decorator_list", ()):  # dataclass(frozen=True)
+        yield from ast.walk(decorator)
 
 
 def _swapped(node: ast.AST, field: str, value: object) -> Iterator[tuple[int, str]]:

@@ -60,7 +60,7 @@ def _text_kind(head: bytes) -> str | None:
     if text.lstrip().startswith(("{", "[")):
         try:
             json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             if len(head) < _HEAD_BYTES:
                 return f"a text ({_short(text)})"
         return f"a JSON text ({_short(text)}): download the file again"

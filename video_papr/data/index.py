@@ -18,6 +18,7 @@ from typing import Any
 
 from ..core.errors import DataError
 from .annotations import VideoList, VideoRecord
+from .annotations.records import short
 
 STATUSES = {
     "missing": "listed, but not on disk",
@@ -196,12 +197,14 @@ def _entry(row: list[str]) -> IndexEntry:
         raise ValueError(f"{len(row)} fields, expected {len(COLUMNS)}")
     values: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
     if values["status"] not in STATUSES:
-        raise ValueError(f"status {values['status']!r} is unknown; expected one of {', '.join(STATUSES)}")
+        raise ValueError(
+            f"status {short(values['status'])!r} is unknown; expected one of {', '.join(STATUSES)}"
+        )
     for name, kind in _KINDS.items():
         try:
             values[name] = kind(values[name]) if values[name] else None
         except ValueError:
-            raise ValueError(f"{name} {values[name]!r} is no number") from None
+            raise ValueError(f"{name} {short(values[name])!r} is no number") from None
     return IndexEntry(**values)
 
 

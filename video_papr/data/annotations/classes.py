@@ -60,7 +60,7 @@ def label_parser(num_classes: int | None, names: Sequence[str] | None) -> Callab
         try:
             label = int(text.removesuffix(".0"))  # tables of pandas with a gap hold floats
         except ValueError:
-            if names and not text.lstrip("+-").replace(".", "").isdigit():
+            if names and not text.lstrip("+-").replace(".", "").isdecimal():
                 raise ValueError(unknown_class(text, names)) from None
             raise ValueError(f"label {shorten(text, 60)!r} must be an integer from 0") from None
         if label < 0 or (num_classes is not None and label >= num_classes):

@@ -168,7 +168,7 @@ def _layout(lines: list[str], parse_label: Callable[[str], int]) -> _Layout:
             return True
         # An unknown or malformed label is still one when white space does not bring forth a better reading.
         words = lines[0].split()
-        return len(words) < 2 or not words[-1].isdigit()
+        return len(words) < 2 or not words[-1].isdecimal()
 
     layout = _Layout(next((delimiter for delimiter in ";\t," if separates(delimiter)), None))
     try:

@@ -85,8 +85,10 @@ def _unquoted(name: str) -> str:
 def _from_json(path: Path, text: str) -> tuple[str, ...]:
     try:
         stored = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: no JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # the latter, and long numbers, have no line
+        raise DataError(
+            f"{path}:{getattr(error, 'lineno', 1)}: no JSON ({getattr(error, 'msg', error)})"
+        ) from None
     if isinstance(stored, dict):
         stored = next((stored[key] for key in ("id2label", "label2id") if stored.get(key)), stored)
     if isinstance(stored, list) and all(isinstance(name, str) and name.strip() for name in stored):
@@ -97,11 +99,13 @@ def _from_json(path: Path, text: str) -> tuple[str, ...]:
 
 
 def _from_object(path: Path, stored: Mapping[str, Any]) -> tuple[str, ...]:
-    if all(key.isdigit() and isinstance(name, str) and not name.isdigit() for key, name in stored.items()):
+    if all(
+        key.isdecimal() and isinstance(name, str) and not name.isdecimal() for key, name in stored.items()
+    ):
         stored = {name: number for number, name in stored.items()}
     by_label: dict[int, str] = {}
     for name, number in stored.items():
-        label = int(number) if str(number).isdigit() else -1
+        label = int(number) if str(number).isdecimal() and len(str(number)) < 10 else -1
         if label in by_label or not 0 <= label < len(stored):
             raise DataError(
                 f"{path}: class {short(name)!r} has the number {number!r}; expected each of 0..{len(stored) - 1} once"

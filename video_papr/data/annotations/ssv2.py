@@ -107,8 +107,10 @@ def _entries(annotations: Path, text: str) -> Iterator[tuple[int, Any]]:
                 position = _skip(text, position + 1)
             elif text[position : position + 1] != "]":
                 raise json.JSONDecodeError("expected , or ] after an entry", text, position)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{annotations}:{error.lineno}: no JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # the latter, and long numbers, have no line
+        raise DataError(
+            f"{annotations}:{getattr(error, 'lineno', line)}: no JSON ({getattr(error, 'msg', error)})"
+        ) from None
 
 
 def _skip(text: str, position: int) -> int:

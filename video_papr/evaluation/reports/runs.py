@@ -255,7 +255,7 @@ def _is_dense(run: Run) -> bool:
 def _json(where: str | Path, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise DataError(f"{where} is no JSON object")
