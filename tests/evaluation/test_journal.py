@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,6 +190,38 @@ def test_no_video_counts_twice(tmp_path: Path) -> None:
     part = Evaluation([VideoAnswer("a", 0, (0,), index=0)], StageTimes([(1.0, 1)]))
     write(tmp_path, [part, part])
     assert read(tmp_path).evaluation == part
+
+
+def test_a_batch_that_overlaps_another_is_left_out_whole(tmp_path: Path) -> None:
+    """Journals of two numbers of ranks may cut batches differently; half of one would have met other neighbours."""
+    answers = [VideoAnswer(name, 0, (0,), index=index) for index, name in enumerate("abc")]
+    write(tmp_path, [Evaluation(answers[:2]), Evaluation(answers[1:])])
+    assert read(tmp_path).evaluation.answers == answers[:2]
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    halves = [tmp_path / ".results.json.x.partial", tmp_path / "progress" / ".example_00000.npz.x.partial"]
+    for half in halves:
+        half.parent.mkdir(exist_ok=True)
+        half.touch()
+    read(tmp_path)
+    assert not any(half.exists() for half in halves)
+
+
+def test_the_disk_is_waited_for_once_a_second_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, synced = [0.0], []
+    monkeypatch.setattr(journal_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
+    journal, _ = open_journal(tmp_path, IDENTITY, SESSION)
+    for second, expected in ((0.5, 0), (1.0, 1), (1.5, 1), (2.0, 2)):
+        now[0] = second
+        journal.append({"second": second})
+        assert len(synced) == expected
+    journal.append({})
+    journal.close()
+    assert synced[1:] == [synced[1], journal.path.stat().st_size] and synced[0] < synced[1]
 
 
 def test_a_replaced_file_is_answered_anew_with_its_batch(tmp_path: Path) -> None:
