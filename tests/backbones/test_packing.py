@@ -124,6 +124,30 @@ def test_both_ways_to_attend_agree(lengths: list[int], seed: int, prefix: int, i
         assert torch.equal(packing.unpack(row), tokens * packing.mask[..., None])
 
 
+def test_query_and_key_have_the_precision_of_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, autocast runs the norms of query and key in float32; attention takes one precision."""
+
+    class Float32(torch.nn.Module):
+        def forward(self, part: Tensor) -> Tensor:
+            return part.float()
+
+    seen = []
+
+    def attend(*parts: Any) -> Tensor:
+        seen.append([part.dtype for part in parts[:3]])
+        return attend_clip_by_clip(*parts)
+
+    monkeypatch.setattr(module, "attend_within", attend)
+    net = model("timm")
+    blocks = net.blocks
+    for block in blocks:
+        block.attn.q_norm = block.attn.k_norm = Float32()
+    packing = Packing.of(torch.ones(2, 3, dtype=torch.bool), 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        module.run_packed(blocks, torch.rand(1, 6, 24), packing)
+    assert seen == [[torch.bfloat16] * 3] * len(blocks)
+
+
 def test_padding_costs_nothing() -> None:
     """A row of clips takes the sum of what each takes alone, in every layer."""
     backbone, lengths = MODELS["vivit"], [3, 36, 1, 17]

@@ -35,6 +35,17 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(os.fstat(handle).st_size) or sync(handle))
+    monkeypatch.setattr(os, "replace", lambda *names: calls.append("named") or replace(*names))
+    atomic_write(tmp_path / "a", b"all of it")
+    assert calls == [9, "named"]
+
+
 @pytest.mark.parametrize(
     ("number", "hint"),
     [(errno.EMFILE, "ulimit -n"), (errno.EDQUOT, "free some space"), (errno.EIO, "run it again")],

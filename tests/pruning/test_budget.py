@@ -100,3 +100,14 @@ def test_maps_without_contrast_or_with_values_that_are_no_numbers(kind: str, sig
     assert 2 <= counts.item() <= 4
     row = select_counts(significance, counts).keep_idx[0].tolist()
     assert row == sorted(set(row))
+
+
+@pytest.mark.parametrize("kind", ["top_p", "threshold", "deviation"])
+@pytest.mark.parametrize("value", [0.3, 0.6, 0.9])
+def test_what_is_no_number_counts_as_the_smallest_and_infinity_as_the_largest(
+    kind: str, value: float
+) -> None:
+    nan, inf = math.nan, math.inf
+    odd = torch.tensor([[nan, 3.0, inf, 1.0, -inf, 2.0], [inf, 0.0, 0.5, -inf, inf, nan]])
+    plain = torch.tensor([[1.0, 3.0, 3.0, 1.0, 1.0, 2.0], [0.5, 0.0, 0.5, 0.0, 0.5, 0.0]])
+    assert torch.equal(COUNTS[kind](odd, value), COUNTS[kind](plain, value))

@@ -356,6 +356,7 @@ def test_ranks_of_equals_and_infinities() -> None:
     kept = [select_tokens(flat, keep_ratio=n / 8, min_per_frame=1.0).keep_idx[0].tolist() for n in (2, 4, 8)]
     assert kept == [[0, 4], [0, 1, 4, 5], list(range(8))]
     assert select_tokens(flat, keep_ratio=4 / 8).keep_idx.tolist() == [[0, 1, 2, 4]]
+    assert select_tokens(flat, keep_ratio=3 / 8).keep_idx.tolist() == [[0, 1, 2]]
 
 
 def test_a_map_of_nan_keeps_the_first() -> None:

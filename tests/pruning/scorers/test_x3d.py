@@ -104,6 +104,25 @@ def test_classifier_for_training_equals_pytorchvideos_at_the_size_that_it_was_bu
     assert own(torch.randn(1, 3, 4, 64, 64)).shape == (1, 7)
 
 
+@pytest.mark.parametrize(
+    ("size", "frame", "sides"),
+    [
+        (48, (100, 100), (48, 48)),  # a square stays as it is
+        (64, (64, 128), (64, 128)),
+        (64, (128, 64), (128, 64)),
+        (64, (100, 110), (64, 64)),  # 70.4: the nearest multiple of 32 is 64
+        (64, (130, 100), (96, 64)),  # 83.2
+        (40, (100, 101), (40, 64)),  # 40.4: never below the shorter side
+    ],
+)
+def test_what_x3d_sees_of_frames_that_are_no_squares(
+    size: int, frame: tuple[int, int], sides: tuple[int, int]
+) -> None:
+    scorer = build_pruner("x3d_s", weights=None, size=size, frames=1).scorer
+    assert scorer._sides(*frame) == sides
+    assert scorer.pixels(torch.zeros(1, 2, *frame, 3, dtype=torch.uint8)).shape == (1, 3, 1, *sides)
+
+
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_map_is_the_channel_mean_of_a_clip_in_x3ds_own_normalisation(align_corners: bool) -> None:
     torch.manual_seed(0)
