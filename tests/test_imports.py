@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "synthetic": {"core", "data"},
     "pruning": {"core", "checkpoints"},
     "backbones": {"core", "checkpoints"},
-    "adapters": {"core", "pruning"},
+    "adapters": {"core", "pruning", "backbones"},
     "pipeline": STAGES,
     "benchmark": FLOW | {"synthetic"},
     "evaluation": FLOW | {"benchmark"},

@@ -6,7 +6,7 @@ from torch import nn
 
 from ..core.errors import ConfigError
 from ..core.tables import Table
-from . import convnext, hiera, swin, timesformer, timm_vit, videomae, videoprism, vjepa2
+from . import hiera, stages, timesformer, timm_vit, videomae, videoprism, vjepa2
 from .host import Family, Host, class_of
 
 FAMILIES = (
@@ -15,8 +15,7 @@ FAMILIES = (
     timesformer.FAMILY,
     videoprism.FAMILY,
     timm_vit.FAMILY,
-    convnext.FAMILY,
-    swin.FAMILY,
+    *stages.FAMILIES,
     hiera.FAMILY,
 )
 

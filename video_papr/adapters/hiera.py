@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError
-from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..core.types import TokenGrid, TokenSelection
-from .host import Family, HandedOver, Handle, Host, keep_tokens
+from .host import Family, HandedOver, Handle, Host, image_colors, keep_tokens
 from .selector import Selector
 
 
@@ -24,11 +23,11 @@ def open_model(model: Any, name: str) -> Host:
         ConfigError: the model does not read RGB images, or drops units itself.
     """
     embed = model.patch_embed
-    if embed.proj.in_channels != 3 or len(model.mask_spatial_shape) != 2:
-        raise ConfigError(f"cannot prune this {name}: it does not read RGB images")
+    if len(model.mask_spatial_shape) != 2:
+        raise ConfigError(f"cannot prune this {name}: it does not read images")
     if model.patch_drop_rate:
         raise ConfigError(f"cannot prune this {name}: it drops tokens itself; use patch_drop_rate=0")
-    cfg = getattr(model, "pretrained_cfg", None) or {}  # create_model leaves it there
+    colors = image_colors(model, embed.proj.in_channels, name)
     height, width = (
         count * stride for count, stride in zip(model.tokens_spatial_shape, model.patch_stride, strict=True)
     )
@@ -45,8 +44,7 @@ def open_model(model: Any, name: str) -> Host:
         home=embed,
         grid=TokenGrid(1, *model.mask_spatial_shape),
         clip=(1, height, width),
-        mean=tuple(cfg.get("mean") or IMAGENET_MEAN),
-        std=tuple(cfg.get("std") or IMAGENET_STD),
+        **colors,
         attach=attach,
     )
 

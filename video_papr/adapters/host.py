@@ -5,14 +5,15 @@ Letters: B clips, T frames, H x W pixels, N tokens of the grid, P class tokens, 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
-from ..core.pixels import Colors
+from ..core.errors import ConfigError
+from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD, Colors
+from ..core.threads import PerThread
 from ..core.types import TokenGrid, TokenSelection
 from ..pruning.select import gather_tokens
 
@@ -80,15 +81,6 @@ class Family:
     open: Callable[[Any, str], Host]
     reads_images: bool = False
     keep_ratio: float = 0.3
-
-
-class PerThread(threading.local):
-    """A value that every thread has its own of; a copied or unpickled one starts with None."""
-
-    value: Any = None
-
-    def __reduce__(self) -> tuple[type[PerThread], tuple[()]]:
-        return PerThread, ()
 
 
 class Override:
@@ -210,6 +202,19 @@ def class_of(model: object, package: str, names: tuple[str, ...]) -> str | None:
         if cls.__name__ in names and cls.__module__.split(".")[0] == package:
             return cls.__name__
     return None
+
+
+def image_colors(model: Any, channels: int, name: str) -> dict[str, Any]:
+    """`mean` and `std` of an image model of timm that reads so many channels: those of its weights, or ImageNet's.
+
+    Raises:
+        ConfigError: it does not read RGB.
+    """
+    if channels != 3:
+        raise ConfigError(f"cannot prune this {name}: it reads {channels} channels instead of RGB")
+    cfg = getattr(model, "pretrained_cfg", None) or {}  # create_model leaves it there
+    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return {key: tuple(cfg.get(key) or value) for key, value in usual.items()}
 
 
 def pair(size: Any) -> tuple[int, int]:

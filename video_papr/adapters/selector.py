@@ -9,7 +9,6 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,10 +81,7 @@ class Selector:
         pruner, frames = self._pruner(pixels.device), self.frames(pixels)
         height, width = pixels.shape[2:]
         grids = [TokenGrid(1, height // step, width // step) for step in self.reductions.values()]
-        at_once: Any = getattr(
-            pruner.scorer, "maps", None
-        )  # a network looks once, whatever the number of stages
-        maps = at_once(frames, grids) if at_once else [pruner.scorer(frames, grid) for grid in grids]
+        maps = pruner.maps(frames, grids)
         return {stage: pruner.choose(found) for stage, found in zip(self.reductions, maps, strict=True)}
 
     @property

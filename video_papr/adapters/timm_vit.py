@@ -12,12 +12,9 @@ from typing import Any
 from torch import nn
 
 from ..core.errors import ConfigError
-from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..core.types import TokenGrid
-from .host import Colors, Family, HandedOver, Handle, Host, Override, class_of, keep_behind
+from .host import Family, HandedOver, Handle, Host, Override, class_of, image_colors, keep_behind
 from .selector import Selector
-
-IMAGENET: dict[str, Colors] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 
 def open_model(model: Any, name: str) -> Host:
@@ -34,11 +31,7 @@ def open_model(model: Any, name: str) -> Host:
         raise ConfigError(f"cannot prune this {name}: dynamic_img_size=True has no fixed token grid")
     if not isinstance(model.patch_drop, nn.Identity):
         raise ConfigError(f"cannot prune this {name}: it drops tokens itself; use patch_drop_rate=0")
-    channels = embed.proj.in_channels
-    if channels != 3:
-        raise ConfigError(f"cannot prune this {name}: it reads {channels} channels instead of RGB")
-    cfg = getattr(model, "pretrained_cfg", None) or {}  # create_model leaves it there
-    mean, std = (tuple(cfg.get(key) or IMAGENET[key]) for key in ("mean", "std"))
+    colors = image_colors(model, embed.proj.in_channels, name)
 
     def attach(selector: Selector) -> list[Handle]:
         hooks = HandedOver(selector, partial(keep_behind, num_prefix=model.num_prefix_tokens))
@@ -52,8 +45,7 @@ def open_model(model: Any, name: str) -> Host:
         home=embed,
         grid=TokenGrid(1, *embed.grid_size),
         clip=(1, *embed.img_size),
-        mean=mean,
-        std=std,
+        **colors,
         attach=attach,
         num_prefix=model.num_prefix_tokens,
     )

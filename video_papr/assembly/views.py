@@ -124,6 +124,8 @@ def build_shared_maps(
             f"share_maps=true: pruner={pipeline.pruner.name} compares the tokens of one view; use one of "
             f"{', '.join(pruner_names(lambda spec: spec.shares_crops))}"
         )
+    if pipeline.backbone.stage_grids:
+        raise ConfigError("share_maps=true: this backbone needs a map for each stage; use share_maps=false")
     places = partial(crop_places, **view_cutter(dataset, views, pipeline.backbone).keywords)
     return SharedMaps(pipeline.pruner, pipeline.backbone.grid, places, pipeline.backbone.parts)
 

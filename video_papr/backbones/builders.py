@@ -14,14 +14,17 @@ from ..core.types import TokenGrid
 from .depth_pruned import depth_prune_backbone
 from .fitting import choose_head, fit_positions, load, settings_of
 from .layers import clip_grid
+from .timm_stages import MODELS as HIERARCHICAL
+from .timm_stages import TimmStages, build_timm_stages
 from .timm_vit import TimmViT, build_timm_vit
 from .videomae import VideoMAE
 from .vivit import ViViT
 from .vjepa2 import VJEPA2
 from .weights import Checkpoint, read_checkpoint
 
-Backbone = VideoMAE | ViViT | VJEPA2 | TimmViT
-TIMM = ("timm_vit", "image_vit")  # take a model of timm
+Backbone = VideoMAE | ViViT | VJEPA2 | TimmViT | TimmStages
+IMAGES = ("timm_vit", "timm_convnext", "timm_swin")  # read images
+TIMM = (*IMAGES, "image_vit")  # take a model of timm
 FAMILIES = {"videomae": VideoMAE, "vivit": ViViT, "vjepa2": VJEPA2}
 
 PAPER = {"num_frames": 16, "input_size": 224, "tubelet": (2, 16, 16), "num_classes": 400}
@@ -51,6 +54,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     # Any VisionTransformer of timm; these are the sizes of most. It reads images, which are clips of one frame, or the
     # frames of a video one by one.
     "timm_vit": {**PAPER, "num_frames": 1, "tubelet": (1, 16, 16), "num_classes": 1000},
+    "timm_convnext": {**PAPER, "num_frames": 1, "tubelet": (1, 4, 4), "num_classes": 1000},
+    "timm_swin": {**PAPER, "num_frames": 1, "tubelet": (1, 4, 4), "num_classes": 1000},
     "image_vit": {**PAPER, "num_frames": 8, "tubelet": (1, 16, 16), "num_classes": 1000},
 }
 
@@ -87,9 +92,9 @@ def build_backbone(
             weights.
         num_classes: of the logits; the model's own when None.
         num_frames, input_size: of the clip; None: what the weights say, otherwise the model's own. Positions follow the
-            grid. "timm_vit" reads one frame, "image_vit" several; they need not be square: (H, W).
+            grid. `IMAGES` read one frame, "image_vit" several; they need not be square: (H, W).
         replace_head: a new, untrained classifier of `num_classes` in place of the one that the weights have.
-        model: timm's name of the network, for "timm_vit" and "image_vit", whose `weights` may be "pretrained"; see
+        model: timm's name of the network, for those of `TIMM`, whose `weights` may be "pretrained"; see
             `build_timm_vit`.
         pool: what becomes of the frames' answers, for "image_vit", see `core.parts.POOLS`; None: their mean.
         seed: of random weights.
@@ -113,19 +118,22 @@ def build_backbone(
     if pool is not None and name != "image_vit":
         raise ConfigError(f"backbone.pool={pool}: only backbone=image_vit answers frame by frame")
     if name in TIMM:
-        if name == "timm_vit" and num_frames not in (None, 1):
+        if name in IMAGES and num_frames not in (None, 1):
             raise ConfigError(
-                f"backbone.num_frames={num_frames}: timm_vit reads images, clips of 1 frame; image_vit reads videos"
+                f"backbone.num_frames={num_frames}: {name} reads images, clips of 1 frame; image_vit reads videos"
             )
+        options: dict[str, Any] = {
+            "model": model,
+            "weights": weights,
+            "num_classes": num_classes,
+            "input_size": input_size,
+            "replace_head": replace_head,
+            "seed": seed,
+        }
+        if name in HIERARCHICAL:
+            return build_timm_stages(name, **options)
         return build_timm_vit(
-            num_frames=num_frames or BACKBONES[name]["num_frames"],
-            pool=pool or "mean",
-            model=model,
-            weights=weights,
-            num_classes=num_classes,
-            input_size=input_size,
-            replace_head=replace_head,
-            seed=seed,
+            num_frames=num_frames or BACKBONES[name]["num_frames"], pool=pool or "mean", **options
         )
     if model is not None:
         raise ConfigError(f"backbone.model={model}: only {' and '.join(TIMM)} take a model of timm")

@@ -54,6 +54,7 @@ class Encoder(nn.Module):
         dim: D.
         short_side, interpolation: how frames are resized where the configuration does not say: the shorter side before
             the crop, None: as large as the crop.
+        stage_grids: of a hierarchical backbone, the places of each stage; `grid` is that of the first.
         replayed: whether CUDA graphs run it, so that the next answer overwrites this one; see `Pipeline`.
     """
 
@@ -67,6 +68,7 @@ class Encoder(nn.Module):
     replayed = False
     pool = "mean"
     usual_sampling: str | None = None
+    stage_grids: tuple[TokenGrid, ...] = ()
     read: ReadConfig | None = None
 
     def __init__(

@@ -29,6 +29,16 @@ from .encoder import Encoder
 DEFAULT_MODEL = "deit_small_patch16_224"
 
 
+def read_as_tested(backbone: Encoder, network: Any) -> None:
+    """Gives a backbone the normalisation, size and interpolation with which timm tests the network's weights."""
+    cfg = pretrained_cfg(network)
+    backbone.mean = tuple(cfg.get("mean") or IMAGENET_MEAN)
+    backbone.std = tuple(cfg.get("std") or IMAGENET_STD)
+    # timm's test transform: a crop of this share of the resized picture.
+    backbone.short_side = math.floor(min(backbone.frame_size) / (cfg.get("crop_pct") or 0.875))
+    backbone.interpolation = "bicubic" if cfg.get("interpolation") == "bicubic" else "bilinear"
+
+
 class TimmViT(Encoder):
     """A VisionTransformer of timm that can run on a subset of its patches.
 
@@ -79,12 +89,7 @@ class TimmViT(Encoder):
             # Patches of zeros leave what is added to them, and the prefix with its own positions.
             placed = vit._pos_embed(torch.zeros(1, self.part_grid.num_tokens, vit.embed_dim))
         self.register_buffer("positions", placed.detach().clone(), persistent=False)  # (1, P + N, D)
-        cfg = pretrained_cfg(vit)
-        self.mean = tuple(cfg.get("mean") or IMAGENET_MEAN)
-        self.std = tuple(cfg.get("std") or IMAGENET_STD)
-        # timm's test transform: a crop of this share of the resized picture.
-        self.short_side = math.floor(min(self.frame_size) / (cfg.get("crop_pct") or 0.875))
-        self.interpolation = "bicubic" if cfg.get("interpolation") == "bicubic" else "bilinear"
+        read_as_tested(self, vit)
 
     def add_pos_embed(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:
         """tokens (B, K, D), keep_idx (B, K), None: all N -> (B, P + K, D) with positions, behind the prefix."""

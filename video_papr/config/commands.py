@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..core.errors import ConfigError
 from .groups import (
+    IMAGES,
     TIMM,
     BackboneConfig,
     DatasetConfig,
@@ -86,9 +87,9 @@ class EvalConfig(PipelineConfig):
             raise ConfigError(f"task=image: dataset={self.dataset.name} holds videos; use dataset=images.")
         if not images:
             return
-        if self.backbone.name != "timm_vit":
+        if self.backbone.name not in IMAGES:
             raise ConfigError(
-                f"backbone={self.backbone.name}: reads clips; images (dataset=images) need backbone=timm_vit."
+                f"backbone={self.backbone.name}: reads clips; images (dataset=images) need one of {', '.join(IMAGES)}."
             )
         if self.views.clips != 1:
             raise ConfigError(f"views.clips={self.views.clips}: an image is one clip; use views=1x1 or 1x3.")

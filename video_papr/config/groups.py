@@ -45,7 +45,8 @@ Budget = Literal["fixed", "top_p", "threshold"]
 Mode = Literal["ratio", "threshold", "adaptive"]
 Diversity = Literal["none", "cluster", "grid"]
 Compensation = Literal["none", "pool", "merge"]
-TIMM = ("timm_vit", "image_vit")  # backbones that take a model of timm
+IMAGES = ("timm_vit", "timm_convnext", "timm_swin")  # backbones that read images
+TIMM = (*IMAGES, "image_vit")  # backbones that take a model of timm
 Pool = Literal["mean", "max", "concat"]
 Schedule = Literal["constant", "decreasing"]
 Order = Literal["grid", "published"]
@@ -130,7 +131,7 @@ class BackboneConfig:
     """The video transformer."""
 
     name: Text = option(help="architecture; set by the option")
-    model: Text | Unset = option(None, "timm_vit, image_vit: timm's name, with or without the tag of its weights")
+    model: Text | Unset = option(None, "timm_*, image_vit: timm's name, with or without the tag of its weights")
     weights: Path | None = option(None, "bundled name, file, folder or org/name of the Hugging Face Hub; null: random")
     num_classes: Positive | None = option(None, "null: what the weights say, otherwise the dataset's classes")
     replace_head: bool = option(False, "true: a new, untrained classifier of num_classes classes")

@@ -59,6 +59,7 @@ class TokenSelection:
         merged: (B, R, D) where `tokens` are given and `compensation` is "merge": the dropped ones' means by region.
         arrived: (B, S - 1) int64, how many tokens of each clip came to every place of the choice but the first, where
             there are S of them and the clip decides; None otherwise. (B, U, S - 1) where each of U parts decides.
+        stages: of a hierarchical backbone, what each stage keeps; `keep_idx` and `grid` are those of the first.
         parts: what the backbone's parts of the clips keep, one row for each, where they have chosen by themselves; see
             `core.parts`. None otherwise.
     """
@@ -73,6 +74,7 @@ class TokenSelection:
     merged: Tensor | None = None
     arrived: Tensor | None = None
     parts: TokenSelection | None = None
+    stages: tuple[TokenSelection, ...] = ()
 
     def __post_init__(self) -> None:
         idx, valid = self.keep_idx, self.valid

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from ..backbones.timm_stages import TimmStages
 from ..backbones.timm_vit import TimmViT
 from ..core.errors import ConfigError, ExportError
 from ..pipeline import Pipeline
@@ -61,8 +62,8 @@ def check_exportable(pipeline: Pipeline) -> None:
         ConfigError: clips keep unequal numbers of tokens, the choice is not made by tensor operations alone, tokens
             are merged, or the backbone reads images.
     """
-    if isinstance(pipeline.backbone, TimmViT):
-        raise ConfigError("timm_vit and image_vit cannot be exported yet: the other backbones can")
+    if isinstance(pipeline.backbone, TimmViT | TimmStages):
+        raise ConfigError("backbones of timm cannot be exported yet: the other backbones can")
     if pipeline.merger is not None:
         raise ConfigError(
             "merger=tome cannot be exported: merging inside the blocks is not supported in graphs; use merger=none"

@@ -130,6 +130,8 @@ def compensate(
     if selection.drops and selection.compensation == "pool":
         options["weights"] = pool_weights(selection)
     options["keep_idx"] = selection.keep_idx
+    if selection.stages:
+        options["stages"] = selection.stages
     return options if selection.valid is None else {**options, "valid": selection.valid}
 
 

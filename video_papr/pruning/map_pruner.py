@@ -5,6 +5,7 @@ Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError
 from ..core.parts import join_selection, split_frames
-from ..core.types import Mark, TokenSelection
+from ..core.types import Mark, TokenGrid, TokenSelection
 from .budget import BUDGET_OPTIONS, Budget, check_number, map_budget
 from .protocol import COMPENSATION_OPTIONS, HasGrid, Pruner, PrunerSpec
 from .select import check_scope, in_every_frame, select_counts, select_tokens
@@ -79,14 +80,22 @@ class MapPruner(Pruner):
         """frames (B, T, H, W, 3) uint8 -> (B, T', H', W') float32, higher = keep."""
         return self.scorer(frames, backbone.grid)
 
+    def maps(self, frames: Tensor, grids: Sequence[TokenGrid]) -> list[Tensor]:
+        """frames (B, 1, H, W, 3) uint8 -> a map for each of several grids; a network looks once."""
+        at_once: Any = getattr(self.scorer, "maps", None)
+        return at_once(frames, grids) if at_once else [self.scorer(frames, grid) for grid in grids]
+
     def select(
         self, frames: Tensor, backbone: HasGrid, *, packed: bool = False, mark: Mark | None = None
     ) -> TokenSelection:
         """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip; see `Pruner.select`."""
-        significance = self.significance(frames, backbone)
+        grids = getattr(backbone, "stage_grids", ())
+        maps = self.maps(frames, grids) if grids else [self.significance(frames, backbone)]
         if mark is not None:
             mark("score")
-        selection = self.choose(significance, getattr(backbone, "parts", 1))
+        selection, *others = (self.choose(found, getattr(backbone, "parts", 1)) for found in maps)
+        if grids:
+            selection = replace(selection, stages=(selection, *others))
         if mark is not None:
             mark("select")
         return selection

@@ -254,13 +254,13 @@ class SimilarityPruner(Pruner):
 
     def check_backbone(self, backbone: TokenBackbone, *, merges: bool) -> None:
         """Raises ConfigError unless the backbone has blocks left behind the last place; see `Pruner`."""
+        super().check_backbone(backbone, merges=merges)
         depth, places = len(backbone.blocks), list(self.after_blocks)
         if places[-1] >= depth:
             raise ConfigError(
                 f"pruner.after_block={places if len(places) > 1 else places[0]} must be below the backbone's {depth} "
                 "blocks"
             )
-        super().check_backbone(backbone, merges=merges)
 
     def check_exportable(self) -> None:
         """Raises ConfigError unless the choice is made at one place, by tensor operations alone; see `Pruner`."""
