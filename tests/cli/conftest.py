@@ -1,17 +1,16 @@
-"""Runs `tools/eval.py` inside the test's process, on small clips."""
+"""Runs the commands inside the test's process, on small clips."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch._inductor.config as inductor
-
-from video_papr.cli.eval import main
 
 # A backbone of four tokens, so that a run takes a fraction of a second.
 SMALL = ("backbone.num_frames=4", "backbone.input_size=16", "pruner=motion", "progress=false", "runtime=cpu")
@@ -49,27 +48,39 @@ def many_videos(
 
 
 @pytest.fixture
-def command(run_in_process: Command) -> Command:
-    """A function (words) -> exit status, stdout, stderr that runs `tools/eval.py`."""
-    return partial(run_in_process, "eval.py", main)
+def run(run_in_process: Command) -> Command:
+    """A function (command, words) -> exit status, stdout, stderr that runs `tools/COMMAND.py`."""
+    return lambda name, *words: run_in_process(
+        f"{name}.py", import_module(f"video_papr.cli.{name}").main, *words
+    )
+
+
+@pytest.fixture
+def command(run: Command) -> Command:
+    """The same of `tools/eval.py`."""
+    return partial(run, "eval")
 
 
 @pytest.fixture
 def evaluate(command: Command, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """A function (root, words) that runs the command successfully: results, and predictions under "predictions"."""
+    """A function (root, words) that runs `tools/eval.py` successfully: results.json with `predictions`, `out`, and
+    what it printed, `shown` and `said`."""
 
     def call(root: Path, *words: str) -> dict[str, Any]:
         out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         given = {word.split("=")[0] for word in words}
-        small = [
-            word
-            for word in ("dataset=folder", *SMALL, "runtime.workers=0")
-            if word.split("=")[0] not in given
-        ]
-        status, _, errors = command(*small, f"dataset.root={root}", f"output_dir={out}", *words)
-        assert status == 0, errors
+        defaults = ("dataset=folder", *SMALL, "runtime.workers=0", "visualize=0")
+        small = [word for word in defaults if word.split("=")[0] not in given]
+        status, shown, said = command(*small, f"dataset.root={root}", f"output_dir={out}", *words)
+        assert status == 0, said
         results = json.loads((out / "results.json").read_text())
         lines = (out / "predictions.jsonl").read_text().splitlines()
-        return {**results, "predictions": [json.loads(line) for line in lines], "out": out}
+        return {
+            **results,
+            "predictions": [json.loads(line) for line in lines],
+            "out": out,
+            "shown": shown,
+            "said": said,
+        }
 
     return call

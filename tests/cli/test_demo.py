@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(run_in_process: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     pytest.importorskip("starlette", reason="the extra [app] is not installed")
     monkeypatch.setenv("VIDEO_PAPR_CACHE", str(tmp_path / "cache"))
-    return partial(run_in_process, "demo.py", demo.main, *SMALL, f"output_dir={tmp_path / 'out'}")
+    return lambda *words: run("demo", *SMALL, f"output_dir={tmp_path / 'out'}", *words)
 
 
 def test_what_is_offered(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -51,27 +51,6 @@ def test_what_is_offered(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_
         assert found["tokens"] == {"all": 4, "kept": 2}
 
 
-WRONG = {
-    "pruner=none": "pruner=none: cannot be offered, it has no keep ratio to choose",
-    "pruner=run_length": "pruner=run_length: cannot be offered",
-    "pruner.budget=mass": "pruner.budget and pruner.mode must leave the keep ratio to the slider.",
-    "merger=tome": "merger=tome: the demo shows pruning alone; use merger=none.",
-    "pruners=[best]": "pruners=best: cannot be offered, it has no keep ratio to choose; take papr_plus,",
-    "port=70000": "port=70000: must be a whole number from 0 to 65535.",
-    "max_seconds=0": "max_seconds=0: must be a number above 0.",
-    "max_waiting=-1": "max_waiting=-1: must be a whole number of at least 0.",
-    "host=not.an.address examples=0": "host=not.an.address port=7860: cannot listen:",
-}
-
-
-@pytest.mark.parametrize("words", WRONG)
-def test_wrong_input_gives_one_line(command: Command, words: str) -> None:
-    status, shown, errors = command(*words.split())
-    assert status == 2
-    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
-    assert "Traceback" not in errors + shown
-
-
 def test_a_port_in_use(command: Command) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -81,8 +60,6 @@ def test_a_port_in_use(command: Command) -> None:
 
 
 def test_without_the_extra(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "video_papr.inference.app.server", None)
     monkeypatch.delitem(sys.modules, "video_papr.inference.app.server")
     monkeypatch.setitem(sys.modules, "starlette.applications", None)

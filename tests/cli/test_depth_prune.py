@@ -16,26 +16,21 @@ from hydra import compose, initialize_config_module
 
 from video_papr.backbones.builders import build_backbone
 from video_papr.checkpoints.files import read_weights, write_weights
-from video_papr.cli.depth_prune import main
-from video_papr.cli.eval import main as evaluate
 from video_papr.config import DepthRunConfig, check
 from video_papr.synthetic.scenes import ACTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
+QUIET = ("runtime=cpu", "runtime.workers=0", "progress=false")
+EVAL = (*QUIET, "visualize=0", "dataset.num_videos=12")
 SMALL = (
-    "runtime=cpu",
-    "runtime.workers=0",
-    "progress=false",
-    "backbone.num_frames=8",
-    "backbone.input_size=32",
-    "depth.batch_size=4",
-    "depth.supernet_steps=2",
-    "depth.progressive_steps=2",
-    "depth.finetune_steps=1",
-    "depth.validate_every=2",
-    "depth.calibration_clips=4",
-    "depth.latency_clips=1",
-    "depth.latency_repeats=1",
+    *(*QUIET, "backbone.num_frames=8", "backbone.input_size=32", "depth.batch_size=4"),
+    *(
+        "depth.supernet_steps=2",
+        "depth.progressive_steps=2",
+        "depth.finetune_steps=1",
+        "depth.validate_every=2",
+    ),
+    *("depth.calibration_clips=4", "depth.latency_clips=1", "depth.latency_repeats=1"),
 )
 SYNTHETIC = ("dataset.num_videos=13", "depth.val_videos=12")
 SCORER = (
@@ -47,9 +42,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def prune(run_in_process: Command) -> Command:
+def prune(run: Command) -> Command:
     """A function (words) -> exit status, stdout, stderr that runs `tools/depth_prune.py`."""
-    return partial(run_in_process, "depth_prune.py", main)
+    return partial(run, "depth_prune")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +72,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[Path, 
 
 
 def test_pruned_backbone_is_an_ordinary_checkpoint(
-    pruned: tuple[Path, tuple[str, ...], str], run_in_process: Command, tmp_path: Path
+    pruned: tuple[Path, tuple[str, ...], str], run: Command, tmp_path: Path
 ) -> None:
     out, words, shown = pruned
     assert "videomae_tiny: 12 classes, 13 clips, 12 for validation" in shown
@@ -92,17 +87,12 @@ def test_pruned_backbone_is_an_ordinary_checkpoint(
     net = build_backbone("videomae_tiny", weights=out / "weights.safetensors", num_frames=8, input_size=32)
     assert net.class_names == tuple(sorted(ACTIONS)) and len(net.blocks) == 2
     cached = next(word for word in words if word.startswith("dataset.cache_dir"))
-    for number, pruner in enumerate(("pruner=random", "pruner=similarity", "pruner=none")):
-        status, _, errors = run_in_process(
-            "eval.py",
-            evaluate,
-            *(pruner, f"backbone.weights={out / 'weights.safetensors'}", "backbone.num_frames=8"),
-            *("backbone.input_size=32", "runtime=cpu", "runtime.workers=0", "progress=false", "visualize=0"),
-            *(cached, "dataset.num_videos=12", f"output_dir={tmp_path / str(number)}"),
-        )
-        assert status == 0 and "random weights" not in errors, errors
-        results = json.loads((tmp_path / str(number) / "results.json").read_text())
-        assert results["num_evaluated"] == 12
+    status, _, errors = run(
+        *("eval", *EVAL, "pruner=similarity", f"backbone.weights={out / 'weights.safetensors'}"),
+        *("backbone.num_frames=8", "backbone.input_size=32", cached, f"output_dir={tmp_path}"),
+    )
+    assert status == 0 and "random weights" not in errors, errors
+    assert json.loads((tmp_path / "results.json").read_text())["num_evaluated"] == 12
 
 
 def test_resume_goes_on_and_refuses_another_run(
@@ -124,28 +114,16 @@ def test_resume_goes_on_and_refuses_another_run(
     )
 
 
-def test_pruned_scorer_becomes_a_pruner(
-    prune: Command, run_in_process: Command, cache: str, tmp_path: Path
-) -> None:
+def test_pruned_scorer_becomes_a_pruner(prune: Command, run: Command, cache: str, tmp_path: Path) -> None:
     words = (*SMALL, *SYNTHETIC, cache, *SCORER, "depth.fitness=map", "depth.mode=dense")
     status, shown, errors = prune(*words, f"output_dir={tmp_path / 'run'}")
     assert (status, errors) == (0, "")
     assert "19 blocks can be pruned" in shown  # of 26: the map is read behind res4
     report = json.loads((tmp_path / "run" / "depth.json").read_text())
     assert report["blocks"].count("dense") == 3 and report["blocks"][19:] == ["whole"] * 7
-    status, _, errors = run_in_process(
-        "eval.py",
-        evaluate,
-        *(f"pruner.weights={tmp_path / 'run' / 'weights.safetensors'}", "pruner.frames=2", "pruner.size=32"),
-        *(
-            "runtime=cpu",
-            "runtime.workers=0",
-            "progress=false",
-            "visualize=0",
-            cache,
-            "dataset.num_videos=12",
-        ),
-        f"output_dir={tmp_path / 'eval'}",
+    status, _, errors = run(
+        *("eval", *EVAL, f"pruner.weights={tmp_path / 'run' / 'weights.safetensors'}", "pruner.frames=2"),
+        *("pruner.size=32", cache, f"output_dir={tmp_path / 'eval'}"),
     )
     assert status == 0, errors
     assert json.loads((tmp_path / "eval" / "results.json").read_text())["num_evaluated"] == 12
@@ -167,45 +145,6 @@ def test_pruned_weights_are_not_pruned_again(
     assert "knows 3 classes, the dataset has 12; fine-tune first" in errors
 
 
-WRONG = {
-    "depth.prune=4 depth.mode=block": "depth.prune=4: must be 1 to 3 blocks (of 4, one must stay)",
-    "depth.prune=5": "depth.prune=5: must be 1 to 4 blocks (there are no more)",
-    "depth.prune=0": "depth.prune=0: must be a whole number of at least 1.",
-    "depth.prune=20 depth.target=scorer": "depth.prune=20: must be 1 to 19 blocks",
-    "depth.mode=blocks": "depth.mode='blocks': must be one of auto, ffn, block, dense, pointwise. Did you",
-    "depth.mode=dense": "depth.mode='dense': depth.target=backbone has auto, ffn, block.",
-    "depth.mode=ffn depth.target=scorer": "depth.mode='ffn': depth.target=scorer has auto, dense, pointwise.",
-    "depth.target=head": "depth.target='head': must be one of backbone, scorer.",
-    "depth.method=best": "depth.method='best': must be one of updp, greedy, random, uniform.",
-    "depth.fitness=map": "depth.fitness='map': only depth.target=scorer has a map; use accuracy.",
-    "depth.population=1": "depth.population=1: must be a whole number of at least 2",
-    "depth.max_latency=1.5": "depth.max_latency=1.5: must be a number above 0 and at most 1",
-    "depth.max_latency=0.9 depth.method=greedy": "depth.max_latency=0.9: depth.method=greedy knows no budget; use updp",
-    "depth.start=fitted": "depth.start='fitted': must be one of fit, copy.",
-    "depth.batch_size=6 depth.accumulate=4": "depth.accumulate=4 must divide depth.batch_size=6",
-    "depth.keep_by=actor": "depth.keep_by=actor needs dataset=synthetic, which knows its actors, and depth.keep_ratio",
-    "depth.prnue=2": "depth.prnue: no such key. Did you mean 'prune'?",
-    "dataset.split=test": "dataset.split=test: pruning trains on the split train and searches on val; test is for",
-    "backbone.weights=null": "backbone.weights=null: there is nothing to learn from a random model",
-    "backbone.weights=absent": "backbone.weights=absent is neither a file nor a bundled model",
-    "depth.target=scorer depth.weights=null": "depth.weights=null: there is nothing to learn from a random scorer",
-    "depth.target=scorer depth.weights=absent": "depth.weights=absent is neither a file nor a bundled model",
-    "depth.target=scorer depth.weights=videomae_tiny_synthetic": "depth.weights=videomae_tiny_synthetic is no",
-    "backbone=timm_vit": "dataset=synthetic, backbone=timm_vit: depth pruning is for VideoMAE, ViViT and X3D",
-}
-
-
-@pytest.mark.parametrize("words", WRONG)
-def test_wrong_input_gives_one_line(prune: Command, words: str, cache: str, tmp_path: Path) -> None:
-    given = {word.split("=")[0] for word in words.split()}
-    small = [word for word in (*SMALL, *SYNTHETIC) if word.split("=")[0] not in given]
-    status, shown, errors = prune(*small, cache, f"output_dir={tmp_path / 'out'}", *words.split())
-    assert status == 2, errors
-    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
-    assert len(errors.splitlines()) == 1
-    assert "Traceback" not in errors + shown
-
-
 def test_recipes_search_and_train_away_from_the_test_split() -> None:
     for name, weights in (("depth_backbone", "videomae_tiny_synthetic"), ("depth_scorer", "x3d_s_synthetic")):
         config = composed(f"experiment={name}")
@@ -219,7 +158,5 @@ def test_scorer_is_timed_as_the_evaluation_runs_it() -> None:
     depth = composed("experiment=depth_scorer").depth
     with initialize_config_module("video_papr.conf", version_base="1.3"):
         pruner = compose("eval", overrides=["pruner=x3d_s"]).pruner
-    for key in ("size", "frames"):
-        assert getattr(depth, f"scorer_{key}") == pruner[key]
-    for key in ("stage", "align_corners", "cell_center"):
-        assert getattr(depth, key) == pruner[key]
+    timed = (depth.scorer_size, depth.scorer_frames, depth.stage, depth.align_corners, depth.cell_center)
+    assert timed == tuple(pruner[key] for key in ("size", "frames", "stage", "align_corners", "cell_center"))

@@ -48,21 +48,17 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
+def test_files_and_table_of_a_run(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
     results = evaluate(video_root, "views=2x3", "pruner.keep_ratio=0.5", "visualize=2")
-    predictions, out = results.pop("predictions"), results.pop("out")
+    predictions, out, shown, said = (results.pop(key) for key in ("predictions", "out", "shown", "said"))
     assert set(results) == {*SCHEMA, "timing", "sessions", "baseline", "comparison"}
     for part in (results, results["baseline"]):
         for key, kind in SCHEMA.items():
             assert isinstance(part[key], kind), key
         assert set(part["gmacs_per_view"]) == {"backbone", "scorer", "total", "dense"}
         assert set(part["latency_ms"]) == {"decode", "preprocess", "score", "backbone", "total"}
-        assert (part["num_videos"], part["num_evaluated"], part["num_failed"], part["num_missing"]) == (
-            5,
-            5,
-            0,
-            0,
-        )
+        counts = [part[f"num_{what}"] for what in ("videos", "evaluated", "failed", "missing")]
+        assert counts == [5, 5, 0, 0]
     assert set(results["baseline"]) == set(SCHEMA)
     assert (results["dataset"], results["pruner"], results["views"]) == ("folder", "motion", "2x3")
     assert (results["keep_ratio"], results["mean_kept_tokens"], results["num_tokens"]) == (0.5, 2, 4)
@@ -70,13 +66,8 @@ def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], video_root: Pat
     gmacs = results["gmacs_per_view"]
     assert gmacs["total"] == gmacs["backbone"] + gmacs["scorer"]
     assert gmacs["backbone"] < gmacs["dense"] == results["baseline"]["gmacs_per_view"]["total"]
-    assert [line["path"] for line in predictions] == [
-        "left/a.mp4",
-        "left/b.mp4",
-        "left/deeper/c.mp4",
-        "right/d.mp4",
-        "right/e.mkv",
-    ]
+    names = ["left/a.mp4", "left/b.mp4", "left/deeper/c.mp4", "right/d.mp4", "right/e.mkv"]
+    assert [line["path"] for line in predictions] == names
     for line in predictions:
         keys = {"path", "label", "pred", "top5", "probs_top5", "kept_tokens", "error", "baseline_pred"}
         assert set(line) == keys | {"label_name", "pred_name"}
@@ -93,83 +84,56 @@ def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], video_root: Pat
     assert results["comparison"]["loss_points"] == pytest.approx(20 * (dense_correct - correct))
     assert (out / "kept_tubelets.png").read_bytes()[1:4] == b"PNG"
     assert not list(out.glob(".results*")), "no temporary file stays"
-
-
-def test_table_shows_dense_beside_pruned(
-    command: Command, small: tuple[str, ...], video_root: Path, tmp_path: Path
-) -> None:
-    words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small)
-    status, shown, errors = command(*words, "runtime.workers=0")
-    assert status == 0
     header = next(line for line in shown.splitlines() if "dense" in line)
-    assert "motion, keep 0.3" in header
-    for row in (
-        "top-1",
-        "5 / 0 / 0",
-        "tokens kept",
-        "GMACs per view: total",
-        "ms per view: score",
-        "videos/s",
-    ):
-        assert row in shown
-    for name in ("results.json", "predictions.jsonl", "kept_tubelets.png"):
-        assert f"wrote {tmp_path / name}" in shown
-    assert errors.splitlines() == [
-        "warning: random weights (backbone.weights=null: accuracy is chance). Give a checkpoint file to change that."
-    ]
+    assert "motion, keep 0.5" in header
+    rows = ("top-1", "5 / 0 / 0", "tokens kept", "GMACs per view: total", "ms per view: score", "videos/s")
+    written = [f"wrote {out / name}" for name in ("results.json", "predictions.jsonl", "kept_tubelets.png")]
+    assert all(text in shown for text in (*rows, *written))
+    warning = (
+        "random weights (backbone.weights=null: accuracy is chance). Give a checkpoint file to change that."
+    )
+    assert said == f"warning: {warning}\n"
 
 
-@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 1), (64, 2)])
 def test_predictions_do_not_depend_on_batches_and_workers(
-    evaluate: Callable[..., dict[str, Any]], video_root: Path, batch_size: int, workers: int
+    evaluate: Callable[..., dict[str, Any]], video_root: Path
 ) -> None:
-    small_x3d = ("pruner=x3d_s", "pruner.frames=4", "pruner.size=32", "views=2x3", "visualize=0")
-    one = evaluate(video_root, *small_x3d, "runtime.batch_size=6")["predictions"]
-    other = evaluate(
-        video_root, *small_x3d, f"runtime.batch_size={batch_size}", f"runtime.workers={workers}"
-    )["predictions"]
-    for line, same in zip(one, other, strict=True):
-        assert line.pop("probs_top5") == pytest.approx(same.pop("probs_top5"), abs=2e-6)
-        assert line == same
+    words = ("pruner=x3d_s", "pruner.frames=4", "pruner.size=32", "views=2x3", "baseline=false")
+    runs = [
+        evaluate(video_root, *words, f"runtime.batch_size={batch_size}", f"runtime.workers={workers}")
+        for batch_size, workers in ((6, 0), (1, 0), (3, 1), (64, 2))
+    ]
+    for lines in zip(*(run["predictions"] for run in runs), strict=True):
+        one, *others = ((line.pop("probs_top5"), line) for line in lines)
+        for other in others:
+            assert other == (pytest.approx(one[0], abs=2e-6), one[1])
 
 
-def test_broken_videos_are_counted_and_the_run_goes_on(
+def test_broken_and_missing_videos_are_counted_and_the_run_goes_on(
     evaluate: Callable[..., dict[str, Any]], video_root: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "videos"
+    root, listed = tmp_path / "videos", tmp_path / "list.csv"
     shutil.copytree(video_root, root)
     whole = (root / "left/a.mp4").read_bytes()
     (root / "left/empty.mp4").write_bytes(b"")
     (root / "left/cut.mp4").write_bytes(whole[: len(whole) // 2])
     (root / "right/text.mp4").write_text("not a video")
-    results = evaluate(root, "visualize=0")
-    assert (results["num_videos"], results["num_evaluated"], results["num_failed"]) == (8, 5, 3)
-    broken = {line["path"]: line for line in results["predictions"] if line["error"]}
+    names = ("left/a.mp4", "left/empty.mp4", "left/gone.mp4", "left/cut.mp4", "right/text.mp4", "right/d.mp4")
+    listed.write_text("".join(f"{name},{number % 3}\n" for number, name in enumerate(names)))
+    results = evaluate(root, "dataset=csv", f"dataset.annotations={listed}")
+    counts = [results[f"num_{what}"] for what in ("videos", "evaluated", "failed", "missing")]
+    assert counts == [6, 2, 3, 1]
+    *lines, missing = results["predictions"]
+    broken = {line["path"]: line for line in lines if line["error"]}
     assert set(broken) == {"left/empty.mp4", "left/cut.mp4", "right/text.mp4"}
     for name, line in broken.items():
-        assert Path(name).name in line["error"]
-        assert "\n" not in line["error"]
+        assert Path(name).name in line["error"] and "\n" not in line["error"]
         assert (line["pred"], line["top5"], line["kept_tokens"], line["baseline_pred"]) == (None,) * 4
-    correct = sum(line["pred"] == line["label"] for line in results["predictions"])
-    assert results["top1"] == pytest.approx(100 * correct / 8)  # failed videos count as wrong
-
-
-def test_missing_videos_are_counted(
-    evaluate: Callable[..., dict[str, Any]], video_root: Path, tmp_path: Path
-) -> None:
-    listed = tmp_path / "list.csv"
-    listed.write_text("left/a.mp4,0\nleft/gone.mp4,1\nright/d.mp4,2\n")
-    results = evaluate(video_root, "dataset=csv", f"dataset.annotations={listed}", "visualize=0")
-    assert (results["num_videos"], results["num_evaluated"], results["num_failed"]) == (3, 2, 0)
-    assert results["num_missing"] == 1
-    last = results["predictions"][-1]
-    assert (last["path"], last["label"], last["pred"], last["error"]) == (
-        "left/gone.mp4",
-        None,
-        None,
-        "missing",
-    )
-    assert sorted(results["predictions"][0]["top5"]) == [0, 1, 2]  # classes up to the largest label
+    found = (missing["path"], missing["label"], missing["pred"], missing["error"])
+    assert found == ("left/gone.mp4", None, None, "missing")
+    assert sorted(lines[0]["top5"]) == [0, 1, 2]  # classes up to the largest label
+    correct = sum(line["pred"] == line["label"] for line in lines)
+    assert results["top1"] == pytest.approx(100 * correct / 6)  # they count as wrong
 
 
 def test_video_deleted_during_the_run(
@@ -185,7 +149,7 @@ def test_video_deleted_during_the_run(
         return found
 
     monkeypatch.setattr(build, "build_videos", list_then_delete)
-    results = evaluate(root, "visualize=0")
+    results = evaluate(root)
     assert (results["num_evaluated"], results["num_failed"]) == (4, 1)
     assert "d.mp4" in next(line["error"] for line in results["predictions"] if line["error"])
 
@@ -203,39 +167,26 @@ def test_no_video_can_be_read(command: Command, small: tuple[str, ...], tmp_path
 
 
 def test_dense_model_alone(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
-    dense = evaluate(video_root, "pruner=none")
+    dense = evaluate(video_root, "pruner=none", "visualize=4")
     assert (dense["pruner"], dense["keep_ratio"], dense["mean_kept_tokens"]) == ("none", 1.0, 4)
     assert dense["baseline"] is dense["comparison"] is None
     assert dense["latency_ms"]["score"] == 0
     assert not (dense["out"] / "kept_tubelets.png").exists()
-    pruned = evaluate(video_root, "pruner.keep_ratio=1", "visualize=0")
+    pruned = evaluate(video_root, "pruner.keep_ratio=1")
     for one, other in zip(dense["predictions"], pruned["predictions"], strict=True):
         assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=2e-6)
         assert one["pred"] == other["pred"] == other["baseline_pred"]
-
-
-def test_seed_decides_random_weights(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
-    def probs(seed: int) -> list[Any]:
-        lines = evaluate(video_root, f"seed={seed}", "baseline=false", "visualize=0")["predictions"]
-        assert "baseline_pred" not in lines[0]
-        return [line["probs_top5"] for line in lines]
-
-    first = probs(1)
-    assert probs(1) == first
-    assert probs(2) != first
 
 
 def test_synthetic_videos_report_the_share_of_the_actor(
     evaluate: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     words = ("dataset=synthetic", "dataset.num_videos=4", f"dataset.cache_dir={tmp_path / 'cache'}")
-    given = ("backbone.weights=null", "backbone.num_frames=16", "backbone.input_size=64", "visualize=0")
+    given = ("backbone.weights=null", "backbone.num_frames=16", "backbone.input_size=64")
     results = evaluate(Path("unused"), *words, *given)
     assert results["num_evaluated"] == 4
     assert 0 < results["actor_tokens_kept"] <= 1
     assert results["baseline"]["actor_tokens_kept"] == 1
-    everything = evaluate(Path("unused"), *words, *given, "pruner.keep_ratio=1")
-    assert everything["actor_tokens_kept"] == 1
 
 
 @pytest.mark.parametrize(
@@ -270,8 +221,7 @@ def test_clips_decide_how_much_is_kept(
 def test_compiled_backbone_gives_the_same_answers(
     evaluate: Callable[..., dict[str, Any]], video_root: Path
 ) -> None:
-    plain = evaluate(video_root, "visualize=0")
-    compiled = evaluate(video_root, "visualize=0", "runtime.compile=true")
+    plain, compiled = evaluate(video_root), evaluate(video_root, "runtime.compile=true")
     for one, other in zip(plain["predictions"], compiled["predictions"], strict=True):
         assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=1e-5)
 
@@ -280,7 +230,7 @@ def test_compiled_backbone_gives_the_same_answers(
 def test_kernels_of_our_own_give_the_same_answers(
     evaluate: Callable[..., dict[str, Any]], video_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("visualize=0", "pruner=x3d_s", "pruner.frames=2", "pruner.size=32", "backbone.input_size=32")
+    words = ("pruner=x3d_s", "pruner.frames=2", "pruner.size=32", "backbone.input_size=32")
     plain = evaluate(video_root, *words)
     kernels = evaluate(video_root, *words, "runtime.kernels=true")
     assert "do not work here" not in capsys.readouterr().err
@@ -295,10 +245,8 @@ def test_kernels_of_our_own_give_the_same_answers(
 def test_gpu_gives_the_answers_of_the_cpu(
     evaluate: Callable[..., dict[str, Any]], video_root: Path, mode: str
 ) -> None:
-    on_cpu = evaluate(video_root, "visualize=0")
-    on_gpu = evaluate(
-        video_root, "visualize=0", "runtime=gpu", "runtime.dtype=fp32", f"runtime.compile={mode}"
-    )
+    on_cpu = evaluate(video_root)
+    on_gpu = evaluate(video_root, "runtime=gpu", "runtime.dtype=fp32", f"runtime.compile={mode}")
     assert on_gpu["device"].startswith("cuda (")
     for one, other in zip(on_cpu["predictions"], on_gpu["predictions"], strict=True):
         assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=1e-3)

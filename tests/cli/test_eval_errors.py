@@ -20,39 +20,6 @@ Command = Callable[..., tuple[int, str, str]]
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WRONG = {
-    "pruner=x3dd": "pruner=x3dd: no such option. Did you mean 'x3d_s'? Options: brightness, center,",
-    "backbone=vit": "backbone=vit: no such option.",
-    "pruner.keepratio=0.2": "pruner.keepratio: no such key. Did you mean 'keep_ratio'? Known: ",
-    "prunner=none": "prunner: no such key. Did you mean 'pruner'?",
-    "pruner.keep_ratio=0": "pruner.keep_ratio=0: must be a number above 0",
-    "pruner.keep_ratio=1.5": "pruner.keep_ratio=1.5: must be a number above 0",
-    "pruner.keep_ratio=abc": "pruner.keep_ratio='abc': must be a number above 0",
-    "runtime.batch_size=0": "runtime.batch_size=0: must be a whole number of at least 1, or auto.",
-    "dataset=folder": "dataset.root is not set: dataset=folder needs dataset.root=PATH.",
-    "dataset=folder dataset.root=/does/not/exist": "dataset.root=/does/not/exist",
-    "dataset=folder,csv": "dataset=folder,csv: several values; add -m to run each of them.",
-    "dataset=null": "Config group override must be",
-    "word": "cannot read 'word': write key=value, or group=option.",
-    "dataset.root=${nothing}": "dataset.root: Interpolation key 'nothing' not found",
-    "backbone.input_size=15 dataset=folder dataset.root=.": "",
-    "-m pruner=none,x3dd": "pruner=x3dd: no such option.",
-}
-
-
-@pytest.mark.parametrize("words", WRONG)
-def test_wrong_input_gives_one_line(
-    command: Command, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/b.mp4").write_text("")
-    status, shown, errors = command(*words.split())
-    assert status == 2
-    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
-    assert "Traceback" not in errors + shown
-    assert len([line for line in errors.splitlines() if not line.startswith("warning:")]) == 1
-
 
 def test_an_output_dir_that_cannot_be_made_is_one_line(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

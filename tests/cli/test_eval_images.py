@@ -37,9 +37,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], images: Path) -> None:
-    results = evaluate(
-        images, *NETWORKS, "pruner=image_convnet", "pruner.model=resnet18", "pruner.keep_ratio=0.5"
-    )
+    words = ("pruner=image_convnet", "pruner.model=resnet18", "pruner.keep_ratio=0.5", "visualize=4")
+    results = evaluate(images, *NETWORKS, *words)
     assert (results["num_videos"], results["num_evaluated"], results["num_failed"]) == (6, 5, 1)
     assert (results["backbone"], results["pruner"]) == ("vit_tiny_patch16_224", "image_convnet")
     assert (results["num_tokens"], results["mean_kept_tokens"]) == (8, 4)
@@ -50,18 +49,11 @@ def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], images: Path) -
     assert (results["out"] / "kept_tubelets.png").is_file()
 
 
-@pytest.mark.parametrize("pruner", ["random", "uniform", "center", "brightness", "similarity"])
+@pytest.mark.parametrize("pruner", ["brightness", "similarity"])
 def test_controls_and_similarity(evaluate: Callable[..., dict[str, Any]], images: Path, pruner: str) -> None:
     words = [word for word in NETWORKS if word != "pruner.weights=null"]
-    results = evaluate(images, *words, f"pruner={pruner}", "pruner.keep_ratio=0.5", "visualize=0")
+    results = evaluate(images, *words, f"pruner={pruner}", "pruner.keep_ratio=0.5")
     assert (results["num_evaluated"], results["mean_kept_tokens"]) == (5, 4)
-
-
-def test_keeping_everything_is_the_dense_model(evaluate: Callable[..., dict[str, Any]], images: Path) -> None:
-    words = [word for word in NETWORKS if word != "pruner.weights=null"]
-    results = evaluate(images, *words, "pruner=center", "pruner.keep_ratio=1.0", "visualize=0")
-    answers = [row for row in results["predictions"] if row["error"] is None]
-    assert [row["pred"] for row in answers] == [row["baseline_pred"] for row in answers]
 
 
 def test_pipeline_equals_hooks_on_timms_model() -> None:

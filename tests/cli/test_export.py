@@ -7,14 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from video_papr.cli.export import main
 from video_papr.inference.api import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +24,8 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def export(run_in_process: Command, tmp_path: Path) -> Command:
-    return partial(run_in_process, "export.py", main, *SMALL, f"output_dir={tmp_path / 'out'}")
+def export(run: Command, tmp_path: Path) -> Command:
+    return lambda *words: run("export", *SMALL, f"output_dir={tmp_path / 'out'}", *words)
 
 
 def test_files_description_and_a_server_without_torch(
@@ -93,27 +91,6 @@ def serve(folder: Path, *videos: Path) -> list[str]:
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
-
-
-WRONG = {
-    "pruner=random": "pruner=random cannot be exported",
-    "merger=tome": "merger=tome cannot be exported",
-    "pruner=motion pruner.budget=top_p": "pruner=motion with budget 'top_p' cannot be exported",
-    "onnx=false program=false aot=false": "onnx, program and aot are all false: nothing is left to write.",
-    "runtime.dtype=bf16": "runtime.dtype='bf16': graphs are written in float32",
-    "runtime.compile=true": "runtime.compile: not for export",
-    "runtime.kernels=true": "runtime.kernels=true: not for export",
-    "aot=maybe": "aot='maybe': must be one of true, false, auto.",
-    "check_clips=0": "check_clips=0: must be a whole number of at least 1.",
-}
-
-
-@pytest.mark.parametrize("words", WRONG)
-def test_wrong_input_gives_one_line(export: Command, words: str) -> None:
-    status, shown, errors = export("pruner=motion", *words.split())
-    assert status == 2
-    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
-    assert "Traceback" not in errors + shown
 
 
 def test_a_file_that_does_not_agree_is_removed(

@@ -8,14 +8,12 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.image import imread
 
-from video_papr.cli.predict import main
 from video_papr.core.errors import DataError
 from video_papr.data.decoding import decode_clips
 from video_papr.inference.find_videos import find_videos
@@ -32,10 +30,10 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def predict(run_in_process: Command, tmp_path: Path) -> Command:
+def predict(run: Command, tmp_path: Path) -> Command:
     """A function (words) -> exit status, stdout, stderr that runs `tools/predict.py`; files go to tmp_path/out."""
     out = f"output_dir={tmp_path / 'out'}"
-    return partial(run_in_process, "predict.py", main, *SMALL, "progress=false", out)
+    return lambda *words: run("predict", *SMALL, "progress=false", out, *words)
 
 
 def records(tmp_path: Path) -> list[dict[str, Any]]:
@@ -162,36 +160,6 @@ def test_paths_from_stdin(
     assert "no such file" in errors
 
 
-WRONG = {
-    "": "video is not set: video=PATH, a file, folder or pattern; video=- reads paths from stdin.",
-    "video=absent.mp4": "video=absent.mp4: no such file or folder",
-    "video=*.absent": "video=*.absent: no file fits this pattern",
-    "video=empty": "video=empty: no video in this folder (endings: ",
-    "video=-": "video=-: stdin holds no path; give one in each line.",
-    "video=text.mp4": "no video could be read; the first: cannot decode text.mp4",
-    "video=text.mp4 top_k=0": "top_k=0: must be a whole number of at least 1.",
-    "video=text.mp4 window_seconds=0": "window_seconds=0: must be a number above 0, or null.",
-    "video=text.mp4 stride_seconds=1": "stride_seconds=1.0: needs window_seconds=SECONDS.",
-    "video=text.mp4 window=1": "window: no such key.",
-    "video=text.mp4 dataset=k4": "dataset=k4: no such option. Did you mean 'k400'?",
-    "video=text.mp4 dataset.class_names=absent.txt": "dataset.class_names=absent.txt",
-}
-
-
-@pytest.mark.parametrize("words", WRONG)
-def test_wrong_input_gives_one_line(
-    predict: Command, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text.mp4").write_text("not a video")
-    status, shown, errors = predict(*words.split())
-    assert status == 2
-    assert errors.splitlines()[-1].startswith(f"error: {WRONG[words]}")
-    assert "Traceback" not in errors + shown
-
-
 def test_class_names_of_a_file(predict: Command, video_root: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("red\ngreen\nblue\n")
     names = f"dataset.class_names={tmp_path / 'names.txt'}"
@@ -203,9 +171,9 @@ def test_class_names_of_a_file(predict: Command, video_root: Path, tmp_path: Pat
     assert "3 names for 2 classes" in errors
 
 
-def test_every_dataset_tells_how_videos_are_read(predict: Command, video_root: Path) -> None:
+def test_a_dataset_tells_how_videos_are_read(predict: Command, video_root: Path) -> None:
     small = ("backbone=videomae_tiny", "visualize=0")
-    for dataset in ("k400", "ssv2", "ucf101", "hmdb51", "folder", "csv"):
+    for dataset in ("ssv2", "hmdb51"):
         status, _, errors = predict(f"video={video_root / 'left/b.mp4'}", f"dataset={dataset}", *small)
         assert status == 0, errors
 

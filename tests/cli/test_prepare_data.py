@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from video_papr.cli.prepare_data import main
 from video_papr.data.index import read_index
 
 Command = Callable[..., tuple[int, str, str]]
 
-ROOT = Path(__file__).resolve().parents[2]
 QUIET = ("progress=false", "runtime=debug")
 
 
 @pytest.fixture
-def prepare(run_in_process: Command) -> Command:
-    return lambda *words: run_in_process("prepare_data.py", main, *words)
+def prepare(run: Command) -> Command:
+    return partial(run, "prepare_data")
 
 
 def test_from_check_to_evaluation(
@@ -89,24 +88,3 @@ def test_wrong_lines_are_listed_and_left_out(prepare: Command, video_root: Path,
     ):
         assert words in report
     assert "- gone.mp4: listed, but not on disk" in report
-
-
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (("check=all",), "check='all': must be one of frames, packets."),
-        (("min_frames=0",), "min_frames=0: must be a whole number of at least 1, or null."),
-        (("dataset.index=x.csv",), "dataset.index='x.csv': this command writes the index; leave it out."),
-        (("dataset=folder", "dataset.root=nowhere"), "dataset.root=nowhere does not exist"),
-    ],
-)
-def test_wrong_input_gives_one_line(
-    prepare: Command, tmp_path: Path, words: tuple[str, ...], part: str
-) -> None:
-    status, _, errors = prepare(*words, f"output_dir={tmp_path}")
-    assert (status, errors.splitlines()) == (2, [f"error: {part}"])
-
-
-def test_help_names_an_example(prepare: Command) -> None:
-    status, shown, _ = prepare("--help")
-    assert status == 0 and "python tools/prepare_data.py dataset=k400" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from video_papr.core import tables
-from video_papr.core.console import fail, make_console, warn
+from video_papr.core.console import fail, loading_said_aloud, make_console, warn
+from video_papr.core.errors import CheckpointError, CheckpointWarning
 from video_papr.core.escape import markdown, printable, shorten, spreadsheet
 from video_papr.core.tables import Table, render
 
@@ -107,3 +109,18 @@ def test_messages_are_one_line_without_colors_in_a_pipe(capsys: pytest.CaptureFi
     warn("[/b]\x1b[2J\n" + "z" * 300)
     fail(ValueError("a\udce9"))
     assert capsys.readouterr().err == f"warning: [/b]\\x1b[2J\\n{'z' * 300}\nerror: a\\udce9\n"
+
+
+def test_what_loading_changed_about_weights_is_said_and_other_warnings_go_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with (
+        pytest.warns(DeprecationWarning, match="old") as caught,
+        pytest.raises(CheckpointError),
+        loading_said_aloud(),
+    ):
+        warnings.warn("the head is new", CheckpointWarning, stacklevel=1)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        raise CheckpointError("but")
+    assert [entry.category for entry in caught] == [DeprecationWarning]
+    assert capsys.readouterr().err == "warning: the head is new\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..config import BenchConfig, check
+from ..config import BenchConfig
 from ..core.console import make_console
 from ..core.files import atomic_write
 from .common import print_written, run_command
@@ -13,18 +13,11 @@ from .common import print_written, run_command
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("bench", lambda cfg, run_dir: run(check(BenchConfig, cfg), run_dir))
+    run_command("bench", run)
 
 
 def run(config: BenchConfig, out: Path) -> dict[str, Any]:
-    """Measures every setting and writes bench.json, bench.md, speedup.png and, with vary=one, growth.png into `out`.
-
-    Returns:
-        the content of bench.json.
-
-    Raises:
-        VideoPaprError: something in the configuration that the user can mend.
-    """
+    """Measures every setting; writes and returns bench.json, beside it bench.md and pictures of speed and growth."""
     from ..assembly.bench import run_benchmark
     from ..benchmark.growth import growth_text
     from ..benchmark.plots import growth_plot, speedup_plot
@@ -39,11 +32,8 @@ def run(config: BenchConfig, out: Path) -> dict[str, Any]:
     console = make_console()
     console.print(text)
     drawn = {name: picture for name, picture in pictures.items() if picture is not None}
-    files: dict[str, str | bytes] = {
-        **drawn,
-        "bench.md": text,
-        "bench.json": to_json(results),
-    }  # the last one says that all is done
+    # The last one says that all is done.
+    files: dict[str, str | bytes] = {**drawn, "bench.md": text, "bench.json": to_json(results)}
     for name, content in files.items():
         atomic_write(out / name, content)
     print_written([out / name for name in files], console)

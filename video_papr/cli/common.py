@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ..config import plain
+from ..config import COMMANDS, check, plain
 from ..config.hydra import explain, plain_words
 from ..config.sources import config_source
 from ..core.console import Terminal, fail, make_console
@@ -29,8 +28,6 @@ from ..core.processes import ALONE, Ranks, join, refuse_ranks
 
 USAGE_ERROR = 2  # exit status when the user can mend it
 FULL_ERROR = "HYDRA_FULL_ERROR"
-
-
 _SPACE = "Free some space and run the same command again."
 _PLACE = "Check the path; output_dir must be a folder that can be made and written."
 _HANDLES = "Allow more open files (ulimit -n) and run the same command again."
@@ -38,32 +35,30 @@ SYSTEM_ERRORS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), _HANDLES),
 }
-Work = Callable[[DictConfig, Path], "dict[str, Any] | float"]
+Work = Callable[[Any, Path], "dict[str, Any] | float"]  # (checked configuration, run directory) -> results
 
 
-def run_shared_command(config_name: str, work: Callable[[Ranks, DictConfig, Path], Any]) -> None:
+def run_shared_command(name: str, work: Callable[[Any, Path, Ranks], Any]) -> None:
     """Like `run_command`, for work that several ranks can share (`torchrun tools/...`); see `core.processes`.
 
     Only rank 0 reads the command line; the others do as they are told.
     """
     try:
         with join() as ranks:
-            if ranks.rank == 0:
-                run_command(config_name, partial(work, ranks), ranks)
-            else:
-                _follow(ranks, partial(work, ranks))
+            follow_or_lead = run_command if ranks.rank == 0 else _follow
+            follow_or_lead(name, lambda config, out: work(config, out, ranks), ranks)
     except RankError as error:
         fail(error)
         sys.exit(USAGE_ERROR)
 
 
-def _follow(ranks: Ranks, work: Work) -> None:
+def _follow(name: str, work: Work, ranks: Ranks) -> None:
     """The jobs that rank 0 gives. What is said along the way goes to a file, but for the error that ends it."""
     try:
         while ranks.receive():
             out = Path(ranks.job["out"])
             with _into(out, f"rank_{ranks.rank}.log"):
-                work(DictConfig(ranks.job["config"]), out)
+                work(check(COMMANDS[name], ranks.job["config"]), out)
     except RankError:
         raise
     except VideoPaprError as error:
@@ -91,8 +86,8 @@ def _into(out: Path, name: str) -> Iterator[None]:
         yield
 
 
-def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
-    """Composes `conf/<config_name>.yaml` with the command line and runs `work(configuration, run directory)`.
+def run_command(name: str, work: Work, ranks: Ranks = ALONE) -> None:
+    """Composes `conf/<name>.yaml` with the command line, checks it and runs `work(configuration, run directory)`.
 
     An error that the user can mend becomes one line, and exit status 2; `runtime=debug` or HYDRA_FULL_ERROR=1 show its
     stack trace instead. In a sweep the other jobs go on; see `SweepSummary`.
@@ -102,18 +97,16 @@ def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
     """
     before = os.environ.get(FULL_ERROR)
     trace = before == "1" or bool({"runtime=debug", "runtime.debug=true"} & set(sys.argv[1:]))
-    os.environ[FULL_ERROR] = (
-        "1"  # for as long as this runs: Hydra then hands on errors instead of printing traces
-    )
+    os.environ[FULL_ERROR] = "1"  # meanwhile: Hydra then hands on errors instead of printing traces
 
-    @hydra.main(config_path=config_source(), config_name=config_name, version_base="1.3")
+    @hydra.main(config_path=config_source(), config_name=name, version_base="1.3")
     def job(cfg: DictConfig) -> dict[str, Any] | float | str:
         state = HydraConfig.get()
         out = Path(state.runtime.output_dir)
         try:
             if ranks.size > 1:
                 ranks.job = {"config": plain(cfg), "out": str(out)}
-            return work(cfg, out)
+            return work(check(COMMANDS[name], cfg), out)
         except VideoPaprError as error:
             if trace:
                 raise
@@ -125,10 +118,9 @@ def run_command(config_name: str, work: Work, ranks: Ranks = ALONE) -> None:
 
     try:
         # Hydra stops reading overrides at the first flag, so `dataset=folder -m pruner=a,b` would be refused.
-        sys.argv[1:] = sorted(
-            plain_words(config_name, sys.argv[1:]), key=lambda word: word not in ("-m", "--multirun")
-        )
-        refuse_ranks(config_name, ranks, sys.argv[1:])
+        words = plain_words(name, sys.argv[1:])
+        sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
+        refuse_ranks(name, ranks, sys.argv[1:])
         job()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

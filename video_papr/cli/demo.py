@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
-from ..config import DemoConfig, PipelineConfig, check
+from ..config import DemoConfig, check
 from ..core.console import make_console
 from ..core.errors import ConfigError
 from .common import run_command
@@ -29,7 +28,7 @@ def offered() -> dict[str, str]:
     return {name: spec.summary for name, spec in SPECS.items() if spec.has_ratio}
 
 
-def _check_offer(config: DemoConfig) -> DemoConfig:
+def _check_offer(config: DemoConfig) -> None:
     """Refuses pruners that the page cannot show."""
     for key, name in [("pruner", config.pruner.name), *(("pruners", name) for name in config.pruners)]:
         if name not in offered():
@@ -40,7 +39,6 @@ def _check_offer(config: DemoConfig) -> DemoConfig:
         raise ConfigError("pruner.budget and pruner.mode must leave the keep ratio to the slider.")
     if config.merger.name != "none":
         raise ConfigError(f"merger={config.merger.name}: the demo shows pruning alone; use merger=none.")
-    return config
 
 
 def main() -> None:
@@ -48,8 +46,8 @@ def main() -> None:
     run_command("demo", _work)
 
 
-def _work(cfg: DictConfig, out: Path) -> dict[str, Any]:
-    config = _check_offer(check(DemoConfig, cfg))
+def _work(config: DemoConfig, out: Path) -> dict[str, Any]:
+    _check_offer(config)
     words = [str(word) for word in HydraConfig.get().overrides.task]
     serve(make_app(config, words), config)
     return {}
@@ -61,14 +59,12 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
     Args:
         config: checked.
         words: the overrides that led to it; those that are not about the pruner hold for all pruners on offer.
-
-    Raises:
-        VideoPaprError: something in the configuration that the user can mend.
     """
     try:
         from ..inference.app.server import Offer, build_app
     except ImportError as error:
         raise ConfigError(f'the demo needs {error.name}: pip install "video_papr[app]"') from None
+    from ..assembly.build import build_folded_pruner
     from ..assembly.compose import build_reader, compose_words
     from ..evaluation.results import describe_device
     from ..inference.app.jobs import Jobs
@@ -82,7 +78,8 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
     for name in config.pruners:
         if name not in pruners:
             other = check(DemoConfig, compose_words([*shared, f"pruner={name}"], config="demo"))
-            pruners[name] = _pruner(other).to(device)
+            made: Any = build_folded_pruner(other.pruner)
+            pruners[name] = made.to(device)
     looker = Looker(pipeline.backbone, pruners, recipe, max_seconds=config.max_seconds)
     knows = pipeline.backbone.class_names
     offer = Offer(
@@ -101,12 +98,6 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
         hosts=["*"] if config.host in ANYWHERE else ["localhost", "127.0.0.1", "[::1]", config.host.lower()],
     )
     return build_app(looker, Jobs(max_waiting=config.max_waiting), offer)
-
-
-def _pruner(config: PipelineConfig) -> Any:
-    from ..assembly.build import build_folded_pruner
-
-    return build_folded_pruner(config.pruner)
 
 
 def _examples(count: int) -> list[Any]:
@@ -145,9 +136,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(found[4])
     except OSError as error:
-        hint = (
-            "another program listens there; choose another one" if error.errno == errno.EADDRINUSE else error
-        )
+        taken = "another program listens there; choose another one"
+        hint = taken if error.errno == errno.EADDRINUSE else error
         raise ConfigError(f"host={host} port={port}: cannot listen: {hint}") from None
     return listener
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..config import DepthRunConfig, check
+from ..config import DepthRunConfig
 from ..core.console import make_console
 from ..core.files import atomic_write
 from .common import print_written, run_command
@@ -14,18 +14,11 @@ from .common import print_written, run_command
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("depth_prune", lambda cfg, run_dir: run(check(DepthRunConfig, cfg), run_dir))
+    run_command("depth_prune", run)
 
 
 def run(config: DepthRunConfig, out: Path) -> dict[str, Any]:
-    """Prunes, and writes weights.safetensors and depth.json into `out`, beside what the stages leave there.
-
-    Returns:
-        the content of depth.json.
-
-    Raises:
-        VideoPaprError: something in the configuration or the data that the user can mend.
-    """
+    """Prunes, and writes weights.safetensors and depth.json, which it returns, beside what the stages leave there."""
     from ..assembly import build_depth, build_train, runtime
     from ..depth.plan import Clips
     from ..depth.run import prune_depth

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
-from ..config import EvalConfig, check
+from ..config import EvalConfig
 from ..config.options import did_you_mean
 from ..core.console import make_console, warn
 from ..core.errors import ConfigError, DataError, LogitsError
-from ..core.processes import ALONE, Ranks
+from ..core.processes import Ranks
 from ..evaluation.reports.tables import SWEEP_COLUMNS, print_failures, print_report
 from .common import print_written, run_shared_command
 
@@ -24,39 +22,25 @@ def main() -> None:
     run_shared_command("eval", _work)
 
 
-def _work(ranks: Ranks, cfg: DictConfig, out: Path) -> dict[str, Any] | float:
+def _work(config: EvalConfig, out: Path, ranks: Ranks) -> dict[str, Any] | float:
     """The content of results.json, or with `optimize` the one figure that a sweeper asks for."""
-    config = check(EvalConfig, cfg)
+    from ..assembly.evaluate import run_evaluation
+
     wanted = config.optimize
     if wanted is not None and wanted not in SWEEP_COLUMNS:
         raise ConfigError(
             f"optimize={wanted!r}: must be one of {', '.join(SWEEP_COLUMNS)}.{did_you_mean(wanted, SWEEP_COLUMNS)}"
         )
-    results = run(config, out, ranks)
-    if wanted is None or ranks.rank:
-        return results
-    figure = SWEEP_COLUMNS[wanted](results)
+    done = run_evaluation(config, out, ranks)
+    if done is None:  # on ranks above 0
+        return {}
+    _print(done)
+    if wanted is None:
+        return done.results
+    figure = SWEEP_COLUMNS[wanted](done.results)
     if figure is None:
         raise ConfigError(f"optimize={wanted}: this run has no such figure.")
     return float(figure)
-
-
-def run(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
-    """Evaluates, writes into `out` and prints; see `assembly.evaluate`.
-
-    Returns:
-        the content of results.json; ranks above 0: nothing.
-
-    Raises:
-        VideoPaprError: something in the configuration or the data that the user can mend.
-    """
-    from ..assembly.evaluate import run_evaluation
-
-    done = run_evaluation(config, out, ranks)
-    if done is None:
-        return {}
-    _print(done)
-    return done.results
 
 
 def _print(done: EvaluationRun) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import ExportConfig, check
+from ..config import ExportConfig
 from ..core.console import make_console
 from ..core.tables import Table
 from .common import print_written, run_command
@@ -14,7 +14,7 @@ from .common import print_written, run_command
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("export", lambda cfg, run_dir: run(check(ExportConfig, cfg), run_dir))
+    run_command("export", run)
 
 
 def run(config: ExportConfig, out: Path) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def _print(checked: Mapping[str, Mapping[str, Any]], written: list[Path]) -> Non
     rows = [
         [
             name,
-            *(f"{found[key]:.1e}" if key == "logit_difference" else str(found[key]) for key in keys.values()),
+            *(str(found[key]) if key != "logit_difference" else f"{found[key]:.1e}" for key in keys.values()),
         ]
         for name, found in checked.items()
     ]

@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
-from ..config import PredictConfig, check
+from ..config import PredictConfig
 from ..core.console import make_console, warn
 from ..core.errors import DataError
 from .common import print_written, run_command
@@ -25,22 +23,15 @@ def main() -> None:
     run_command("predict", _work)
 
 
-def _work(cfg: DictConfig, out: Path) -> dict[str, Any]:
-    summary = run(check(PredictConfig, cfg), out)
+def _work(config: PredictConfig, out: Path) -> dict[str, Any]:
+    summary = run(config, out)
     if summary["num_failed"]:
         sys.exit(SOME_FAILED)
     return summary
 
 
 def run(config: PredictConfig, out: Path) -> dict[str, Any]:
-    """Answers every video, and writes predictions.jsonl, predictions.csv and pictures into `out`.
-
-    Returns:
-        num_videos and num_failed.
-
-    Raises:
-        VideoPaprError: something in the configuration or the data that the user can mend.
-    """
+    """Answers every video, writes predictions.jsonl, predictions.csv and pictures; returns num_videos, num_failed."""
     from ..inference.find_videos import find_videos
 
     videos = find_videos(config.video, sys.stdin)
@@ -64,14 +55,9 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     with PredictionWriter(out) as writer, runtime.mendable_errors(recipe.batch_size):
         for number, path in enumerate(bar):
             pictured = sum(outcome.error is None for outcome in outcomes) < config.visualize
+            windows, shown = (config.window_seconds, config.stride_seconds), {"pictured": pictured}
             outcome = predict_file(
-                pipeline,
-                recipe,
-                path,
-                windows=(config.window_seconds, config.stride_seconds),
-                top_k=config.top_k,
-                pictured=pictured,
-                progress=config.progress,
+                pipeline, recipe, path, windows=windows, top_k=config.top_k, progress=config.progress, **shown
             )
             writer.add(number, outcome)
             outcomes.append(outcome.without_panels())

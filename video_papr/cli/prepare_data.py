@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..config import PrepareConfig, check
+from ..config import PrepareConfig
 from ..core.console import make_console, warn
 from ..core.files import atomic_write
 from .common import print_written, run_command
@@ -13,18 +13,11 @@ from .common import print_written, run_command
 
 def main() -> None:
     """Entry point of the command."""
-    run_command("prepare_data", lambda cfg, run_dir: run(check(PrepareConfig, cfg), run_dir))
+    run_command("prepare_data", run)
 
 
 def run(config: PrepareConfig, out: Path) -> dict[str, Any]:
-    """Checks every video and writes index.csv, report.md and progress.jsonl into `out`.
-
-    Returns:
-        the number of videos by status.
-
-    Raises:
-        VideoPaprError: something in the configuration or the data that the user can mend.
-    """
+    """Checks every video and writes index.csv, report.md and progress.jsonl; returns the number of videos by status."""
     from tqdm import tqdm
 
     from ..assembly import build, runtime

@@ -43,11 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(paths: Sequence[Path], out: Path) -> list[Path]:
-    """Reads the runs and writes report.md, report.html and their pictures into `out`.
-
-    Raises:
-        DataError: a run cannot be read, or the runs cannot be compared.
-    """
+    """Reads the runs, writes report.md, report.html and pictures. Raises DataError where runs do not compare."""
     runs = named_apart(with_dense(find_runs(paths)))
     settings = sorted({run.setting for run in runs})
     if len(settings) > 1:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from ..config import TrainRunConfig, check
+from ..config import TrainRunConfig
 from ..core.console import make_console, warn
 from ..core.processes import ALONE, Ranks
 from .common import print_written, run_shared_command
@@ -18,23 +16,17 @@ def main() -> None:
     run_shared_command("train", _work)
 
 
-def _work(ranks: Ranks, cfg: DictConfig, out: Path) -> dict[str, Any]:
+def _work(config: TrainRunConfig, out: Path, ranks: Ranks) -> dict[str, Any]:
     advice = f"Run again with train.resume=true output_dir={out} to go on from the last checkpoint."
     with ranks.watched(advice):
-        return run(check(TrainRunConfig, cfg), out, ranks)
+        return run(config, out, ranks)
 
 
 def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
-    """Trains and writes checkpoint.pt, log.csv and weights.safetensors into `out`.
+    """Trains and writes checkpoint.pt, log.csv and weights.safetensors; returns the last row of the log.
 
     Args:
-        ranks: share the clips of every step; rank 0 prepares, validates and writes.
-
-    Returns:
-        the last row of the log; ranks above 0: nothing.
-
-    Raises:
-        VideoPaprError: something in the configuration or the data that the user can mend.
+        ranks: share the clips of every step; rank 0 prepares, validates, writes and returns.
     """
     import torch
 
