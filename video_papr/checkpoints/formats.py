@@ -121,17 +121,11 @@ def from_own(state: Mapping[str, Tensor]) -> State:
 
 @dataclass(frozen=True)
 class Format:
-    """What a file holds.
+    """What a file holds."""
 
-    Attributes:
-        title: in words, for messages.
-        family: "videomae", "vivit" or "vjepa2"; None is nothing that a backbone can load.
-        to_own: the mapping of its keys.
-    """
-
-    title: str
-    family: str | None = None
-    to_own: Callable[[Mapping[str, Tensor]], State] = from_own
+    title: str  # in words, for messages
+    family: str | None = None  # "videomae", "vivit" or "vjepa2"; None is nothing that a backbone can load
+    to_own: Callable[[Mapping[str, Tensor]], State] = from_own  # the mapping of its keys
 
 
 HF_VIDEOMAE = Format("Hugging Face VideoMAE weights", "videomae", from_huggingface_videomae)

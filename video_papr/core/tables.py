@@ -21,19 +21,15 @@ class Table:
     """Columns and rows of text.
 
     Attributes:
-        columns: their names.
-        rows: as many cells each.
         title, caption: over and under it, in the terminal only.
-        left: the columns that hold words; the others hold figures and are aligned right.
-        lines: draw a line between rows in the terminal.
     """
 
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    columns: Sequence[str]  # their names
+    rows: Sequence[Sequence[str]]  # as many cells each
     title: str = ""
     caption: str = ""
-    left: Sequence[int] = (0,)
-    lines: bool = False
+    left: Sequence[int] = (0,)  # the columns that hold words; the others hold figures and are aligned right
+    lines: bool = False  # draw a line between rows in the terminal
 
     def filled(self) -> Table:
         """Without the columns that are empty in every row; the first one stays."""

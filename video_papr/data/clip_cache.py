@@ -44,18 +44,15 @@ class CachedViews:
     """The views of one video, and what is known about it.
 
     Attributes:
-        views: (V, T, H, W, 3) uint8.
-        frame_indices: (C, T) int64.
         num_video_frames, fps: of the video.
-        video_size: (height, width) of its frames.
         decode_ms, preprocess_ms: what decoding it, and resizing and cropping it, took when it was done.
     """
 
-    views: NDArray[np.uint8]
-    frame_indices: NDArray[np.int64]
+    views: NDArray[np.uint8]  # (V, T, H, W, 3) uint8
+    frame_indices: NDArray[np.int64]  # (C, T) int64
     num_video_frames: int
     fps: float
-    video_size: tuple[int, int]
+    video_size: tuple[int, int]  # (height, width) of its frames
     decode_ms: float
     preprocess_ms: float
 

@@ -42,38 +42,27 @@ class VideoSample:
     Letters: C clips, T frames per clip, H x W the size of the video.
 
     Attributes:
-        index: place in the dataset.
-        name: path as users see it.
-        label: index of the class.
-        frames: (C, T, H, W, 3) uint8, or None when `error` is set or `views` are there.
-        error: why the video could not be decoded, one line, or None.
         decode_ms: time that opening, decoding and handing frames over took, of failed attempts too; with `views`, when
             they were made.
-        frame_indices: (C, T) int64, which frames of the video `frames` holds, or None. A numpy array, because
-            every tensor that a worker sends takes one more open file.
-        num_video_frames: frames in the whole video, 0 when unknown.
-        fps: average frames per second of the video, 0.0 when unknown.
+        frame_indices: (C, T) int64, which frames of the video `frames` holds, or None. A numpy array, because every
+            tensor that a worker sends takes one more open file.
         views: (V, T, S, S, 3) uint8, resized and cropped, where a clip cache had them; otherwise None.
-        preprocess_ms: with `views`, what resizing and cropping took when they were made.
-        video_size: with `views`, the (H, W) of the video; see `size`.
-        cache_key: under which the views may be kept; None without a clip cache.
-        needed_bytes: what decoding it takes, where it failed for that; otherwise 0.
     """
 
-    index: int
-    name: str
-    label: int
-    frames: Tensor | None
-    error: str | None
+    index: int  # place in the dataset
+    name: str  # path as users see it
+    label: int  # index of the class
+    frames: Tensor | None  # (C, T, H, W, 3) uint8, or None when `error` is set or `views` are there
+    error: str | None  # why the video could not be decoded, one line, or None
     decode_ms: float
     frame_indices: NDArray[np.int64] | None
-    num_video_frames: int
-    fps: float
+    num_video_frames: int  # frames in the whole video, 0 when unknown
+    fps: float  # average frames per second of the video, 0.0 when unknown
     views: Tensor | None = None
-    preprocess_ms: float = 0.0
-    video_size: tuple[int, int] | None = None
-    cache_key: str | None = None
-    needed_bytes: int = 0
+    preprocess_ms: float = 0.0  # with `views`, what resizing and cropping took when they were made
+    video_size: tuple[int, int] | None = None  # with `views`, the (H, W) of the video; see `size`
+    cache_key: str | None = None  # under which the views may be kept; None without a clip cache
+    needed_bytes: int = 0  # what decoding it takes, where it failed for that; otherwise 0
 
     @property
     def num_bytes(self) -> int:

@@ -43,21 +43,13 @@ REDUCING = ("auto", "pyav")  # those that can hand over smaller frames than the 
 
 @dataclass(frozen=True)
 class DecodedClips:
-    """The clips of one video.
+    """The clips of one video."""
 
-    Attributes:
-        frames: (C, T, H, W, 3) uint8, RGB, upright.
-        frame_indices: (C, T) int64, which frames of the video these are.
-        num_video_frames: frames in the whole video.
-        times: when the frames of the whole video are shown.
-        decoder: "decord", "pyav" or "pillow", the one that made `frames`.
-    """
-
-    frames: Frames
-    frame_indices: Indices
-    num_video_frames: int
-    times: FrameTimes
-    decoder: str
+    frames: Frames  # (C, T, H, W, 3) uint8, RGB, upright
+    frame_indices: Indices  # (C, T) int64, which frames of the video these are
+    num_video_frames: int  # frames in the whole video
+    times: FrameTimes  # when the frames of the whole video are shown
+    decoder: str  # "decord", "pyav" or "pillow", the one that made `frames`
 
     @property
     def fps(self) -> float:

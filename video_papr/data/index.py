@@ -36,25 +36,19 @@ class Probe:
     """What a file holds. Everything but `bytes` and `sha256` is None when `error` says why it cannot be decoded.
 
     Attributes:
-        bytes: size of the file.
-        sha256: of its content; "" when it cannot be read.
-        frames: frames of the video.
-        fps: average frames per second, 0.0 when the file does not say.
         duration_seconds: from the first frame shown to the end of the last, 0.0 when the file does not say.
         width, height: in pixels, upright.
-        codec: FFmpeg's name.
-        error: one line, without the path.
     """
 
-    bytes: int
-    sha256: str
-    frames: int | None = None
-    fps: float | None = None
+    bytes: int  # size of the file
+    sha256: str  # of its content; "" when it cannot be read
+    frames: int | None = None  # frames of the video
+    fps: float | None = None  # average frames per second, 0.0 when the file does not say
     duration_seconds: float | None = None
     width: int | None = None
     height: int | None = None
-    codec: str | None = None
-    error: str | None = None
+    codec: str | None = None  # FFmpeg's name
+    error: str | None = None  # one line, without the path
 
 
 @dataclass(frozen=True)

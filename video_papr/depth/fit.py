@@ -23,19 +23,12 @@ RIDGE = 1e-6  # of the mean variance: the features may depend on each other
 
 
 class Fit(NamedTuple):
-    """out ~ matrix (features - mean) + offset, in float64.
+    """out ~ matrix (features - mean) + offset, in float64."""
 
-    Attributes:
-        matrix: (O, H).
-        mean: (H,) of the features.
-        offset: (O,), the mean of what is fitted.
-        variance: (O,) of matrix features.
-    """
-
-    matrix: Tensor
-    mean: Tensor
-    offset: Tensor
-    variance: Tensor
+    matrix: Tensor  # (O, H)
+    mean: Tensor  # (H,) of the features
+    offset: Tensor  # (O,), the mean of what is fitted
+    variance: Tensor  # (O,) of matrix features
 
 
 @torch.no_grad()

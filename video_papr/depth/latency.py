@@ -33,14 +33,12 @@ class LatencyTable:
     """Milliseconds of one forward pass.
 
     Attributes:
-        network: the whole network as it is.
         blocks: name of a block -> kind of its merged form, or "whole", -> milliseconds.
-        measured: on what, for people.
     """
 
-    network: float
+    network: float  # the whole network as it is
     blocks: dict[str, dict[str, float]]
-    measured: dict[str, Any]
+    measured: dict[str, Any]  # on what, for people
 
     def choose(self, name: str, kinds: Sequence[str]) -> str:
         """The first kind of merged form with a clear gain over the block as it is; without one, the fastest.

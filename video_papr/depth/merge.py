@@ -32,13 +32,11 @@ class Kernel:
     """A convolution without groups, as data. A linear layer has extent 1.
 
     Attributes:
-        weight: (O, I, k, k, k).
-        bias: (O,).
         stride, padding: along time, height, width.
     """
 
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # (O, I, k, k, k)
+    bias: Tensor  # (O,)
     stride: Triple = (1, 1, 1)
     padding: Triple = (0, 0, 0)
 

@@ -24,17 +24,11 @@ Mask = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit for what is left of a cost when blocks are pruned.
+    """A limit for what is left of a cost when blocks are pruned."""
 
-    Attributes:
-        total: the cost with nothing pruned, e.g. milliseconds.
-        saved: (N,) what pruning each block saves; may be negative.
-        limit: no mask may cost more; None: any may.
-    """
-
-    total: float
-    saved: tuple[float, ...]
-    limit: float | None = None
+    total: float  # the cost with nothing pruned, e.g. milliseconds
+    saved: tuple[float, ...]  # (N,) what pruning each block saves; may be negative
+    limit: float | None = None  # no mask may cost more; None: any may
 
     def cost(self, mask: Mask) -> float:
         """What a mask leaves."""
@@ -99,17 +93,11 @@ def check_budget(budget: Budget, count: int, *, key: str = "depth.max_latency") 
 
 @dataclass(frozen=True)
 class Evolution:
-    """How `search` goes about it.
+    """How `search` goes about it."""
 
-    Attributes:
-        population: masks that live from one generation to the next.
-        generations: rounds of children.
-        exhaustive: spaces with at most so many masks are scored in whole.
-    """
-
-    population: int = 12
-    generations: int = 8
-    exhaustive: int = 64
+    population: int = 12  # masks that live from one generation to the next
+    generations: int = 8  # rounds of children
+    exhaustive: int = 64  # spaces with at most so many masks are scored in whole
     seed: int = 0
 
 

@@ -34,17 +34,11 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Teaching:
-    """What a student is to learn: loss = cross-entropy + distill * distillation + map * distance of maps.
+    """What a student is to learn: loss = cross-entropy + distill * distillation + map * distance of maps."""
 
-    Attributes:
-        distill: weight of the divergence from the unpruned model's answers.
-        temperature: of both answers in it.
-        map: weight of the distance from the unpruned scorer's map.
-    """
-
-    distill: float = 1.0
-    temperature: float = 2.0
-    map: float = 1.0
+    distill: float = 1.0  # weight of the divergence from the unpruned model's answers
+    temperature: float = 2.0  # of both answers in it
+    map: float = 1.0  # weight of the distance from the unpruned scorer's map
 
     def loss(self, student: Answer, teacher: Answer, labels: Tensor) -> Tensor:
         """A scalar; labels (B,)."""
@@ -62,18 +56,16 @@ class Subject:
     """One kind of network, from frames to answers.
 
     Attributes:
-        name: of the model, as in `build_backbone` or `build_pruner`.
         last_stage: the last stage of an X3D whose blocks may be pruned; None: all blocks of a backbone.
         answer: (network, batch, kept tokens (B, K) or None) -> answer.
         kept: (batch, generator) -> the tokens that are trained on; None: all.
-        timed: (network, frames) runs what an evaluation runs.
     """
 
-    name: str
+    name: str  # of the model, as in `build_backbone` or `build_pruner`
     last_stage: str | None
     answer: Callable[[Any, Tensor, Tensor | None], Answer]
     kept: Callable[[Batch, torch.Generator], Tensor | None]
-    timed: Callable[[Any, Tensor], Any]
+    timed: Callable[[Any, Tensor], Any]  # (network, frames) runs what an evaluation runs
 
     def logits(self, net: nn.Module, frames: Tensor) -> Tensor:
         """frames (B, T, S, S, 3) uint8 -> logits (B, classes), with all tokens."""

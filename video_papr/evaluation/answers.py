@@ -21,24 +21,18 @@ class VideoAnswer:
     """What the models say about one video.
 
     Attributes:
-        label: the true class; None for a listed video that is not on disk.
-        top5: class indices, best first; None when there is no answer.
-        probs_top5: their probabilities.
-        kept_tokens: tokens that the pruner leaves of a view; the mean where views differ.
-        baseline_top5: the dense model's answer; None without a baseline.
         extra: extra metrics by name, see `observers.ExtraMetric`; None where one cannot be computed.
-        error: why there is no answer.
         index: place of the video in the dataset; -1 for one that is not on disk.
     """
 
     name: str
-    label: int | None
-    top5: tuple[int, ...] | None = None
-    probs_top5: tuple[float, ...] | None = None
-    kept_tokens: float | None = None
-    baseline_top5: tuple[int, ...] | None = None
+    label: int | None  # the true class; None for a listed video that is not on disk
+    top5: tuple[int, ...] | None = None  # class indices, best first; None when there is no answer
+    probs_top5: tuple[float, ...] | None = None  # their probabilities
+    kept_tokens: float | None = None  # tokens that the pruner leaves of a view; the mean where views differ
+    baseline_top5: tuple[int, ...] | None = None  # the dense model's answer; None without a baseline
     extra: dict[str, float | None] = field(default_factory=dict)
-    error: str | None = None
+    error: str | None = None  # why there is no answer
     index: int = field(default=-1, compare=False)
 
 

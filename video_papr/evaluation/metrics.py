@@ -37,15 +37,13 @@ class PairedComparison:
     """The same videos answered by the dense and by the pruned model.
 
     Attributes:
-        loss_points: top-1 of the dense model minus top-1 of the pruned one, in points.
-        loss_standard_error: its standard error from the differences video by video. It is smaller than that of
-            two separate runs, since most videos are answered alike.
-        agreement_percent: videos to which both give the same class, of those that both answered.
+        loss_standard_error: its standard error from the differences video by video. It is smaller than that of two
+            separate runs, since most videos are answered alike.
     """
 
-    loss_points: float
+    loss_points: float  # top-1 of the dense model minus top-1 of the pruned one, in points
     loss_standard_error: float
-    agreement_percent: float
+    agreement_percent: float  # videos to which both give the same class, of those that both answered
 
 
 def compare_paired(

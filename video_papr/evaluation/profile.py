@@ -78,27 +78,16 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds of one session of an evaluation.
+    """Seconds of one session of an evaluation."""
 
-    Attributes:
-        total: on the clock.
-        stages: one after the other, under the keys of `NAMES`; they add up to `total`.
-        decoding: that decoders worked, in all processes together, beside the stages.
-        workers: processes that decode; 0 where the main process does, which is then "waiting".
-        decoded: videos that were decoded, once each.
-        views: views of a video.
-        cores: that networks and decoders share; 0 where the networks run on a GPU.
-        threads: of the networks.
-    """
-
-    total: float
-    stages: dict[str, float]
-    decoding: float
-    workers: int
-    decoded: int
-    views: int
-    cores: int = 0
-    threads: int = 0
+    total: float  # on the clock
+    stages: dict[str, float]  # one after the other, under the keys of `NAMES`; they add up to `total`
+    decoding: float  # that decoders worked, in all processes together, beside the stages
+    workers: int  # processes that decode; 0 where the main process does, which is then "waiting"
+    decoded: int  # videos that were decoded, once each
+    views: int  # views of a video
+    cores: int = 0  # that networks and decoders share; 0 where the networks run on a GPU
+    threads: int = 0  # of the networks
 
     @property
     def networks_busy(self) -> float:

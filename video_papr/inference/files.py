@@ -59,26 +59,20 @@ class Outcome:
     """What became of one video.
 
     Attributes:
-        path: as it was given.
-        num_tokens: of the backbone's grid.
-        error: why there is no answer; all below is empty then.
-        windows: one for a video that was not cut.
-        guesses: of the whole video: the mean over its windows.
         lines: class -> probability in each window, for the classes that come out highest anywhere.
         short: frames of the shortest window, where a clip reads more, so that frames are repeated; otherwise None.
-        pictured: whether pictures are wanted; `panels` hold what was kept in some of the windows.
     """
 
-    path: str
-    num_tokens: int
-    error: str | None = None
+    path: str  # as it was given
+    num_tokens: int  # of the backbone's grid
+    error: str | None = None  # why there is no answer; all below is empty then
     num_frames: int = 0
     fps: float = 0.0
-    windows: list[Window] = field(default_factory=list)
-    guesses: tuple[Guess, ...] = ()
+    windows: list[Window] = field(default_factory=list)  # one for a video that was not cut
+    guesses: tuple[Guess, ...] = ()  # of the whole video: the mean over its windows
     lines: dict[str, list[float]] = field(default_factory=dict)
     short: int | None = None
-    pictured: bool = False
+    pictured: bool = False  # whether pictures are wanted; `panels` hold what was kept in some of the windows
     panels: list[Panel] = field(default_factory=list)
 
     def summarise(self, names: tuple[str, ...] | None, top_k: int, num_lines: int) -> None:

@@ -41,21 +41,13 @@ ENCODER = {"crf": "20", "preset": "veryfast", "x264-params": "mbtree=0"}
 
 @dataclass(frozen=True)
 class SyntheticSplit:
-    """What decides the content of a split.
+    """What decides the content of a split."""
 
-    Attributes:
-        split: "train", "val" or "test"; each has its own random stream for every seed.
-        seed: another seed is another, equally distributed split.
-        num_videos: classes are balanced to within one video.
-        clutter: 0 (quiet) to 1 (the full task); see `scenes.sample_scene`.
-        camera: "mixed" (the default), "calm" or "shaky": the same scenes under another camera.
-    """
-
-    split: str = "test"
-    seed: int = 0
-    num_videos: int = 600
-    clutter: float = 1.0
-    camera: str = "mixed"
+    split: str = "test"  # "train", "val" or "test"; each has its own random stream for every seed
+    seed: int = 0  # another seed is another, equally distributed split
+    num_videos: int = 600  # classes are balanced to within one video
+    clutter: float = 1.0  # 0 (quiet) to 1 (the full task); see `scenes.sample_scene`
+    camera: str = "mixed"  # "mixed" (the default), "calm" or "shaky": the same scenes under another camera
 
     def __post_init__(self) -> None:
         if self.split not in SPLIT_STREAMS:

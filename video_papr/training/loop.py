@@ -35,26 +35,17 @@ CHECKPOINT, LOG = "checkpoint.pt", "log.csv"
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how hard to train. Keys of the same name stand in `config.TrainConfig`.
+    """How long and how hard to train. Keys of the same name stand in `config.TrainConfig`."""
 
-    Attributes:
-        steps: optimiser steps; each sees `batch_size` clips.
-        accumulate: the batch is split into this many parts, one backward pass each.
-        learning_rate: the peak; linear warm-up over `warmup` of the steps, then a cosine to zero.
-        clip_norm: gradients above this norm are scaled down.
-        dtype: of the forward pass, fp32 or bf16 (autocast; weights stay fp32).
-        validate_every: steps between two validations and checkpoints.
-    """
-
-    steps: int
+    steps: int  # optimiser steps; each sees `batch_size` clips
     batch_size: int = 64
-    accumulate: int = 1
-    learning_rate: float = 1e-3
+    accumulate: int = 1  # the batch is split into this many parts, one backward pass each
+    learning_rate: float = 1e-3  # the peak; linear warm-up over `warmup` of the steps, then a cosine to zero
     weight_decay: float = 0.05
     warmup: float = 0.05
-    clip_norm: float = 1.0
-    dtype: str = "fp32"
-    validate_every: int = 500
+    clip_norm: float = 1.0  # gradients above this norm are scaled down
+    dtype: str = "fp32"  # of the forward pass, fp32 or bf16 (autocast; weights stay fp32)
+    validate_every: int = 500  # steps between two validations and checkpoints
     seed: int = 0
 
     def __post_init__(self) -> None:

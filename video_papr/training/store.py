@@ -32,33 +32,24 @@ class Batch(NamedTuple):
     """What one step trains on: B clips.
 
     Attributes:
-        frames: (B, T, S, S, 3) uint8.
-        labels: (B,) int64.
         tracks: (B, T, 5) float32, the actor in the view, where the dataset knows it; see `data.tracks`.
         kept: (B, K) int64, the tokens that each clip keeps, where some are dropped; see `targets.Target.plan`.
     """
 
-    frames: Tensor
-    labels: Tensor
+    frames: Tensor  # (B, T, S, S, 3) uint8
+    labels: Tensor  # (B,) int64
     tracks: Tensor | None = None
     kept: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ClipStore:
-    """One centre clip per readable video.
+    """One centre clip per readable video."""
 
-    Attributes:
-        frames: (n, T, S, S, 3) uint8, memory-mapped.
-        labels: (n,) int64.
-        failed: names and reasons of the videos that could not be read.
-        tracks: (n, T, 5) float32, or None; see `Batch`.
-    """
-
-    frames: np.ndarray
-    labels: np.ndarray
-    failed: tuple[str, ...] = ()
-    tracks: np.ndarray | None = None
+    frames: np.ndarray  # (n, T, S, S, 3) uint8, memory-mapped
+    labels: np.ndarray  # (n,) int64
+    failed: tuple[str, ...] = ()  # names and reasons of the videos that could not be read
+    tracks: np.ndarray | None = None  # (n, T, 5) float32, or None; see `Batch`
 
     def __len__(self) -> int:
         return len(self.labels)

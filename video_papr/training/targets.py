@@ -31,21 +31,17 @@ class Target:
     """A network in training.
 
     Attributes:
-        name: of the model, as in `build_backbone` or `build_pruner`.
-        model: everything that learns, heads included that only training needs.
-        weights: the part of `model` that is kept afterwards.
         loss: (batch, generator) -> scalar; the generator drives what is random.
-        predict: frames (B, T, S, S, 3) uint8 -> logits (B, classes).
         blocks: what depth pruning made of its blocks, where it starts from such weights.
         plan: (batch, generator) -> the batch with what its loss would draw for each clip, so that clips can be shared
             out among ranks afterwards.
     """
 
-    name: str
-    model: nn.Module
-    weights: nn.Module
+    name: str  # of the model, as in `build_backbone` or `build_pruner`
+    model: nn.Module  # everything that learns, heads included that only training needs
+    weights: nn.Module  # the part of `model` that is kept afterwards
     loss: Callable[[Batch, torch.Generator], Tensor]
-    predict: Callable[[Tensor], Tensor]
+    predict: Callable[[Tensor], Tensor]  # frames (B, T, S, S, 3) uint8 -> logits (B, classes)
     blocks: tuple[str, ...] | None = None
     plan: Callable[[Batch, torch.Generator], Batch] = unchanged
 

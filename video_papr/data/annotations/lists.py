@@ -84,19 +84,15 @@ class _Layout:
     """How the lines of a list are read.
 
     Attributes:
-        delimiter: ",", ";" or a tab; None: white space.
         columns: places of path and label, where a header says so; else the last field is the label, and all before it
             the path, which may then contain delimiters.
-        label_first: the first field is the label.
-        numbered: the first field counts the rows.
-        skip: lines of the header.
     """
 
-    delimiter: str | None
+    delimiter: str | None  # ",", ";" or a tab; None: white space
     columns: tuple[int, int] | None = None
-    label_first: bool = False
-    numbered: bool = False
-    skip: int = 0
+    label_first: bool = False  # the first field is the label
+    numbered: bool = False  # the first field counts the rows
+    skip: int = 0  # lines of the header
 
     def split(self, line: str) -> tuple[str, str]:
         """(path, label) of a line; one of them is empty where fields are missing. Raises ValueError."""

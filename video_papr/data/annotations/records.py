@@ -21,14 +21,12 @@ class VideoRecord:
     """One labelled video.
 
     Attributes:
-        path: where the file is.
-        label: index of its class, from 0.
-        name: the path as users see it, relative to the root of the dataset where possible. Bytes that are not UTF-8
-            are shown as escapes, so that it can be written anywhere; `path` keeps them.
+        name: the path as users see it, relative to the root of the dataset where possible. Bytes that are not UTF-8 are
+            shown as escapes, so that it can be written anywhere; `path` keeps them.
     """
 
-    path: Path
-    label: int
+    path: Path  # where the file is
+    label: int  # index of its class, from 0
     name: str
 
     def __post_init__(self) -> None:
@@ -40,19 +38,16 @@ class VideoList:
     """The videos of a split.
 
     Attributes:
-        records: videos that are on disk, in the order of the list.
         class_names: names in the order of the labels, or None when the list has numbers only.
-        missing: names of videos that the list holds and the disk does not.
-        unreadable: videos that are known to be damaged (see `data/index.py`): name -> reason. Nobody tries to
-            decode them again.
-        notes: what a user should be told about the list, one line each.
+        unreadable: videos that are known to be damaged (see `data/index.py`): name -> reason. Nobody tries to decode
+            them again.
     """
 
-    records: tuple[VideoRecord, ...]
+    records: tuple[VideoRecord, ...]  # videos that are on disk, in the order of the list
     class_names: tuple[str, ...] | None
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # names of videos that the list holds and the disk does not
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a user should be told about the list, one line each
 
     def __len__(self) -> int:
         return len(self.records)

@@ -37,40 +37,28 @@ class VideoStream:
     """The video stream of a file, as its packets show it.
 
     Attributes:
-        index: number of the stream in the file.
-        is_best: whether FFmpeg, and so decord, ranks this stream first.
-        num_frames: packets that are shown, which is the number of frames unless the decoder merges or drops
-            some.
-        container: FFmpeg's name of the file format; several names, separated by commas, for families.
-        codec: FFmpeg's name of the codec.
-        pixel_format: FFmpeg's name of the layout of the decoded pixels.
-        size: (height, width) of the frames as they are shown.
-        times: when the frames are shown.
-        pts: (num_frames,) int64 presentation times, ascending, in units of the stream. Empty when they cannot
-            be trusted to name the frames; `irregular` then says why.
+        num_frames: packets that are shown, which is the number of frames unless the decoder merges or drops some.
+        pts: (num_frames,) int64 presentation times, ascending, in units of the stream. Empty when they cannot be
+            trusted to name the frames; `irregular` then says why.
         keyframes: ascending int64 indices of the frames at which decoding can start. Empty when `pts` is.
-        irregular: why frames can only be told apart by counting them from the start, or None.
         skipped: numbers of the packets that come before a key frame, from which nothing can be decoded.
-        orientation: how the first frame is turned and mirrored before it is shown.
-        interlaced: whether the first frame consists of two fields.
-        limits: under which it was read, and is to be decoded.
     """
 
-    index: int
-    is_best: bool
+    index: int  # number of the stream in the file
+    is_best: bool  # whether FFmpeg, and so decord, ranks this stream first
     num_frames: int
-    container: str
-    codec: str
-    pixel_format: str
-    size: tuple[int, int]
-    times: FrameTimes
+    container: str  # FFmpeg's name of the file format; several names, separated by commas, for families
+    codec: str  # FFmpeg's name of the codec
+    pixel_format: str  # FFmpeg's name of the layout of the decoded pixels
+    size: tuple[int, int]  # (height, width) of the frames as they are shown
+    times: FrameTimes  # when the frames are shown
     pts: NDArray[np.int64]
     keyframes: NDArray[np.int64]
-    irregular: str | None
+    irregular: str | None  # why frames can only be told apart by counting them from the start, or None
     skipped: frozenset[int]
-    orientation: Orientation
-    interlaced: bool
-    limits: Limits = DEFAULT_LIMITS
+    orientation: Orientation  # how the first frame is turned and mirrored before it is shown
+    interlaced: bool  # whether the first frame consists of two fields
+    limits: Limits = DEFAULT_LIMITS  # under which it was read, and is to be decoded
 
     @property
     def duration_seconds(self) -> float:

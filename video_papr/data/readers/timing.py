@@ -21,15 +21,13 @@ class FrameTimes:
     """When frames are shown.
 
     Attributes:
-        borders: (n + 1,) float64 seconds: frame k is shown from borders[k] to borders[k + 1], the first from 0.
-            Empty when nothing tells.
-        fps: average frames per second, 0.0 when nothing tells.
-        constant: all frames are shown equally long, as far as the clock of the file can say it.
+        borders: (n + 1,) float64 seconds: frame k is shown from borders[k] to borders[k + 1], the first from 0. Empty
+            when nothing tells.
     """
 
     borders: NDArray[np.float64]
-    fps: float
-    constant: bool
+    fps: float  # average frames per second, 0.0 when nothing tells
+    constant: bool  # all frames are shown equally long, as far as the clock of the file can say it
 
     @property
     def seconds(self) -> float:

@@ -65,20 +65,16 @@ class Offer:
     """What the page offers.
 
     Attributes:
-        examples: clips to pick.
         pruner, keep_ratio: chosen at first.
-        about: pruner -> one sentence.
-        model: what the page says about the model: `backbone`, `device`, `knows`.
-        max_upload_mb: largest file that is taken.
         hosts: names by which a browser may call the server, in lower case, IPv6 in brackets; "*": any.
     """
 
-    examples: Sequence[Example]
+    examples: Sequence[Example]  # clips to pick
     pruner: str
     keep_ratio: float
-    about: Mapping[str, str]
-    model: Mapping[str, Any]
-    max_upload_mb: float
+    about: Mapping[str, str]  # pruner -> one sentence
+    model: Mapping[str, Any]  # what the page says about the model: `backbone`, `device`, `knows`
+    max_upload_mb: float  # largest file that is taken
     hosts: Sequence[str]
 
 
