@@ -17,7 +17,7 @@ from video_papr.core.errors import VideoDecodeError
 from video_papr.data.decoding import decode_clips
 from video_papr.data.readers.packets import read_stream
 from video_papr.data.readers.timing import frame_times, joints
-from video_papr.inference.predict import cut_windows
+from video_papr.inference.windows import cut_windows
 
 VideoWriter = Callable[..., Path]
 SLOW_PRESET = {"preset": "medium", "bf": "3"}

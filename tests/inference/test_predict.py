@@ -21,7 +21,8 @@ from video_papr.data.sampling import choose_sampler, dense_clips
 from video_papr.data.transforms import resize_and_crop
 from video_papr.inference.api import Pipeline
 from video_papr.inference.features import TokenFeatures, features
-from video_papr.inference.predict import Answer, Recipe, Timeline, predict, predict_stream, window_starts
+from video_papr.inference.predict import Answer, Recipe, predict
+from video_papr.inference.windows import Timeline, predict_stream, window_starts
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.tome import build_merger
 

@@ -26,39 +26,17 @@ from ..data.loader import iter_samples
 from ..evaluation.answers import Evaluation, VideoAnswer
 from ..evaluation.cost import gmacs_per_view, mean_gmacs, shared_gmacs
 from ..evaluation.evaluator import Evaluator
-from ..evaluation.journal import (
-    Finished,
-    Journal,
-    Stamps,
-    join_journal,
-    open_journal,
-    read_finished,
-    stamp_files,
-)
+from ..evaluation.journal import Finished, Journal, join_journal, open_journal, read_finished, stamp_files
 from ..evaluation.lock import hold
 from ..evaluation.observers import ExtraMetric, KeepViews, Observer, Pictures, Progress
 from ..evaluation.profile import Profile, Waiting, profile
-from ..evaluation.results import (
-    RunInfo,
-    build_results,
-    describe_device,
-    git_commit,
-    versions,
-    write_results,
-)
+from ..evaluation.results import RunInfo, build_results, describe_device, git_commit, versions, write_results
 from ..evaluation.visualize import save_gallery
 from ..synthetic.oracle import actor_share
 from ..synthetic.scenes import VERSION
 from ..synthetic.videos import read_actors
 from . import build, resume, runtime
-from .views import (
-    build_clip_cache,
-    build_shared_maps,
-    frame_reducer,
-    frame_sampler,
-    read_as_trained,
-    view_cutter,
-)
+from . import views as cut
 
 ACTOR_METRIC = "actor_tokens_kept"
 
@@ -94,9 +72,8 @@ def run_evaluation(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> Evalu
         work = _Work(config, ranks)
         if ranks.rank:
             job = ranks.job
-            with closing(
-                join_journal(out, ranks.rank, work.identity, job["session"], stamps=job["stamps"])
-            ) as journal:
+            journal = join_journal(out, ranks.rank, work.identity, job["session"], stamps=job["stamps"])
+            with closing(journal):
                 work.answer(journal, job["done"])
             ranks.barrier()
             return None
@@ -111,19 +88,13 @@ def run_evaluation(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> Evalu
             ranks.broadcast(done=done, session=finished.session, stamps=stamps)
             profiled = work.answer(journal, done, finished.evaluation)
         ranks.barrier()
-        finished = _read_all(out, work, stamps)
+        finished, total = read_finished(out, work.identity, stamps), len(work.videos)
+        stored = len(finished.evaluation.answers)  # by all ranks and sessions
+        if stored < total:
+            raise DataError(
+                f"{out}: {stored} of {total} videos are stored; run again with output_dir={out} for the rest."
+            )
         return work.write(out, finished, gmacs, profiled)
-
-
-def _read_all(out: Path, work: _Work, stamps: Stamps) -> Finished:
-    """What all ranks and sessions stored."""
-    finished, total = read_finished(out, work.identity, stamps), len(work.videos)
-    stored = len(finished.evaluation.answers)
-    if stored < total:
-        raise DataError(
-            f"{out}: {stored} of {total} videos are stored; run again with output_dir={out} for the rest."
-        )
-    return finished
 
 
 class _Work:
@@ -143,7 +114,7 @@ class _Work:
             packing=config.runtime.packing,
         )
         self.backbone = self.pipeline.backbone
-        config = self.config = replace(config, dataset=read_as_trained(config.dataset, self.backbone))
+        config = self.config = replace(config, dataset=cut.read_as_trained(config.dataset, self.backbone))
         self.backbone.check_classifies()
         self.videos = build.match_labels(videos, self.backbone.class_names, self.backbone.num_classes)
         self.batch_size = runtime.batch_size(config.runtime, self.engine)
@@ -183,7 +154,7 @@ class _Work:
         if config.runtime.compile:
             # The compiler runs at the first batch, before the clock.
             self.pipeline.compile_networks(**config.runtime.compile_options)
-        cache = build_clip_cache(config.dataset, config.views, self.backbone, engine)
+        cache = cut.build_clip_cache(config.dataset, config.views, self.backbone, engine)
         evaluator = self._evaluator()
         known, group = set(done), evaluator.videos_per_batch
         left = [index for index in range(len(self.videos)) if index not in known]
@@ -219,13 +190,13 @@ class _Work:
         config, dataset, pipeline = self.config, self.config.dataset, self.pipeline
         return Evaluator(
             pipeline,
-            prepare=view_cutter(dataset, config.views, self.backbone),
+            prepare=cut.view_cutter(dataset, config.views, self.backbone),
             views_per_video=config.views.per_video,
             batch_size=self.batch_size,
             engine=self.engine,
             baseline=config.baseline and not (pipeline.pruner is None and pipeline.merger is None),
             full_batches=bool(config.runtime.compile),
-            shared_maps=build_shared_maps(dataset, config.views, pipeline, wanted=config.share_maps),
+            shared_maps=cut.build_shared_maps(dataset, config.views, pipeline, wanted=config.share_maps),
             batch_bytes=math.inf if dataset.memory_mb is None else dataset.memory_mb * 2**18,
         )
 
@@ -234,11 +205,11 @@ class _Work:
         dataset, views, engine, ranks = self.config.dataset, self.config.views, self.engine, self.ranks
         decoded = VideoDataset(
             self.videos,
-            frame_sampler(dataset, views.clips, self.backbone.num_frames),
+            cut.frame_sampler(dataset, views.clips, self.backbone.num_frames),
             decoder=dataset.decoder,
             limits=Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames),
             cache=cache,
-            reduce=frame_reducer(dataset, views, self.backbone),
+            reduce=cut.frame_reducer(dataset, views, self.backbone),
             memory_mb=dataset.memory_mb,
         )
         return iter_samples(

@@ -77,8 +77,8 @@ class Pipeline(PlainPipeline):
         return predict(self, video, top_k=top_k)
 
     def stream(self, frames: Iterable[Tensor | np.ndarray], **windows: Any) -> Iterator[Answer]:
-        """Answers window by window while frames (H, W, 3) uint8 come in; see `predict.predict_stream`."""
-        from .predict import predict_stream
+        """Answers window by window while frames (H, W, 3) uint8 come in; see `windows.predict_stream`."""
+        from .windows import predict_stream
 
         return predict_stream(self, frames, **windows)
 

@@ -22,7 +22,8 @@ from ..evaluation.visualize import Panel, animate_kept_tubelets, save_gallery, s
 from ..pipeline import Pipeline
 from ..synthetic.videos import write_h264
 from .find_videos import RECORDS
-from .predict import Answer, Guess, Recipe, Timeline, best_guesses
+from .predict import Answer, Guess, Recipe, best_guesses
+from .windows import Timeline
 
 SHOWN = 4  # windows of a long video in its picture
 TIMELINE_CLASSES = 6  # lines in the plot of a timeline
@@ -44,14 +45,8 @@ class Window:
     @classmethod
     def of(cls, answer: Answer) -> Window:
         kept = None if answer.mask is None else float(answer.mask.flatten(1).sum(1).float().mean())
-        return cls(
-            answer.start_seconds,
-            answer.end_seconds,
-            answer.guesses,
-            answer.probabilities,
-            answer.latency_ms,
-            kept,
-        )
+        span = answer.start_seconds, answer.end_seconds
+        return cls(*span, answer.guesses, answer.probabilities, answer.latency_ms, kept)
 
 
 @dataclass

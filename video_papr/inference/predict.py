@@ -1,15 +1,6 @@
-"""Inference on a video file, on frames at hand or on a stream of them: class names with probabilities.
+"""Inference on a video file or on frames at hand: class names with probabilities. Long videos: `windows`.
 
-    file    -> which frames (data/sampling) -> decode -> views ->  pipeline -> softmax, mean over the views -> Answer
-    stream  -> frames are resized as they come -> a window of them is full -> views -> ... -> Answer
-
-A long video is cut into windows, and each window is treated as a video of its own:
-
-    frame        0  1  2  3  4  5  6  7  8  9  10        length 4, stride 3
-    windows      x  x  x  x
-                          x  x  x  x
-                                   x  x  x  x
-                                      x  x  x  x         the last one ends with the video
+    file -> which frames (data/sampling) -> decode -> views -> pipeline -> softmax, mean over the views -> Answer
 
 Letters: n frames of a video or window, C clips, R crops, V = C R views, T frames of a clip, S x S pixels of a view,
 T' x H' x W' the token grid.
@@ -17,10 +8,7 @@ T' x H' x W' the token grid.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -29,12 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import ConfigError, LogitsError, VideoDecodeError
-from ..core.escape import printable
+from ..core.errors import ConfigError, LogitsError
 from ..core.reading import ReadConfig
 from ..data.decoding import decode_clips
-from ..data.readers.packets import read_stream
-from ..data.readers.timing import FrameTimes
 from ..data.recipe import Recipe
 from ..data.transforms import resize_and_crop
 from ..evaluation.answers import NOT_FINITE
@@ -42,8 +27,6 @@ from ..evaluation.cost import Engine, StageTimes
 from ..evaluation.evaluator import classify_views
 from ..evaluation.views import aggregate_views
 from ..pipeline import Pipeline
-
-FRAMES_AT_ONCE = 64  # frames that the windows of one pass over a file may ask for; decoded frames are large
 
 Video = Path | str | Tensor | np.ndarray
 
@@ -156,128 +139,6 @@ class ClipReader:
         )
 
 
-def window_starts(num_frames: int, length: int, stride: int) -> list[int]:
-    """First frames of the windows of a video; see the drawing above. A video that is too short is one window."""
-    if num_frames <= length:
-        return [0]
-    starts = list(range(0, num_frames - length + 1, stride))
-    return starts if starts[-1] + length == num_frames else [*starts, num_frames - length]
-
-
-def window_frames(fps: float, window_seconds: float, stride_seconds: float | None) -> tuple[int, int]:
-    """(length, stride) of windows in frames; without a stride they lie side by side.
-
-    Raises:
-        ConfigError: a number is not above 0.
-    """
-    stride_seconds = window_seconds if stride_seconds is None else stride_seconds
-    for name, value in (("fps", fps), ("window_seconds", window_seconds), ("stride_seconds", stride_seconds)):
-        if not value > 0:
-            raise ConfigError(f"{name}={value} must be a number above 0")
-    return max(1, round(window_seconds * fps)), max(1, round(stride_seconds * fps))
-
-
-def cut_windows(
-    times: FrameTimes, window_seconds: float, stride_seconds: float | None
-) -> list[tuple[int, int | None]]:
-    """Windows of a video as (first frame, frame behind the last one), by the times at which frames are shown.
-
-    At a constant frame rate all windows have the same number of frames. Otherwise each border lies at the frame whose
-    time is nearest, and where no frame begins inside a window, the one that is on display is all there is.
-
-    Raises:
-        ConfigError: a length is not above 0.
-    """
-    length, stride = window_frames(times.fps, window_seconds, stride_seconds)
-    count = len(times.borders) - 1
-    if times.constant:
-        return [(start, min(start + length, count)) for start in window_starts(count, length, stride)]
-    step = window_seconds if stride_seconds is None else stride_seconds
-    last = max(times.seconds - window_seconds, 0.0)
-    starts = np.append(np.arange(0.0, last - 1e-9, step), last)  # the last one ends with the video
-    first = np.minimum(times.nearest(starts), count - 1)
-    behind = np.maximum(times.nearest(starts + window_seconds), first + 1)
-    return list(dict.fromkeys(zip(first.tolist(), behind.tolist(), strict=True)))
-
-
-class Timeline:
-    """The answers to the windows of a video file, computed while it is iterated over. `len` tells how many there are.
-
-    Windows are decoded a few at a time, so that the length of the video does not matter to memory.
-
-    Args:
-        pipeline: backbone, pruner and merger, on the device.
-        path: a video file.
-        window_seconds: length of a window; None: the whole video is one.
-        stride_seconds: from one window to the next; None: they lie side by side.
-        top_k: guesses of each answer.
-        recipe: see `recipe_of`.
-
-    Attributes:
-        shortest: frames of the shortest window, once it was read.
-
-    Raises:
-        VideoDecodeError: the file cannot be decoded, or does not say how fast it runs.
-        ConfigError: an argument is out of range.
-        LogitsError: the logits of a window are not finite.
-    """
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        path: Path | str,
-        *,
-        window_seconds: float | None = None,
-        stride_seconds: float | None = None,
-        top_k: int = 5,
-        recipe: Recipe | None = None,
-    ) -> None:
-        self.reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
-        self.path = path
-        self.num_frames, self.fps = 0, 0.0
-        self.shortest = 0
-        self.windows: list[tuple[int, int | None]] = [(0, None)]  # first frame, and the one behind the last
-        if window_seconds is None:
-            if stride_seconds is not None:
-                raise ConfigError(f"stride_seconds={stride_seconds} needs window_seconds")
-            return
-        try:
-            stream = read_stream(path)
-        except VideoDecodeError as error:
-            raise VideoDecodeError(f"cannot decode {printable(path)}: {error}") from None
-        if not stream.times.fps:
-            raise VideoDecodeError(
-                f"cannot cut {printable(path)} into windows: it does not say its frames per second"
-            )
-        self.num_frames, self.fps = stream.num_frames, stream.times.fps
-        self.windows = cut_windows(stream.times, window_seconds, stride_seconds)
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __iter__(self) -> Iterator[Answer]:
-        reader, recipe = self.reader, self.reader.recipe
-        at_once = max(1, FRAMES_AT_ONCE // (recipe.clips * reader.num_frames))
-        for first in range(0, len(self.windows), at_once):
-            windows = self.windows[first : first + at_once]
-            decoded = decode_clips(self.path, partial(self._indices, windows=windows), decoder=recipe.decoder)
-            self.num_frames, self.fps = decoded.num_video_frames, decoded.fps
-            clips = torch.from_numpy(decoded.frames).split(recipe.clips)
-            for (start, end), frames in zip(windows, clips, strict=True):
-                clock, span = perf_counter(), decoded.times.span(start, end)
-                yield reader.answer(reader.views(frames), *span, clock)
-
-    def _indices(self, num_frames: int, *, windows: list[tuple[int, int | None]]) -> np.ndarray:
-        """(windows * C, T): the frames of several windows, in a video that turns out to have `num_frames`."""
-        chosen = []
-        for start, end in windows:
-            length = min(num_frames if end is None else end - start, num_frames)
-            self.shortest = min(self.shortest or length, length)
-            one = self.reader.recipe.indices(length, self.reader.num_frames)
-            chosen.append(np.minimum(start + one, num_frames - 1))
-        return np.concatenate(chosen)
-
-
 def predict(
     pipeline: Pipeline, video: Video, *, top_k: int = 5, recipe: Recipe | None = None
 ) -> tuple[Guess, ...]:
@@ -297,57 +158,3 @@ def predict(
     """
     reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
     return reader.answer(reader.read(video), 0.0, 0.0, perf_counter()).guesses
-
-
-def predict_stream(
-    pipeline: Pipeline,
-    frames: Iterable[np.ndarray | Tensor],
-    *,
-    fps: float,
-    window_seconds: float,
-    stride_seconds: float | None = None,
-    top_k: int = 5,
-    recipe: Recipe | None = None,
-) -> Iterator[Answer]:
-    """Answers while frames come in, from a camera for example: one answer whenever a window is full.
-
-    Frames are resized as they come, so only small ones are kept, as many as a window holds. When the stream ends, the
-    frames that no window has covered yet are answered in a last one: the windows and the answers are those of
-    `Timeline`.
-
-    Args:
-        pipeline: backbone, pruner and merger.
-        frames: (H, W, 3) uint8 each, RGB, all of one size.
-        fps: frames per second.
-        window_seconds, stride_seconds, top_k, recipe: see `Timeline`.
-
-    Raises:
-        ConfigError: an argument is out of range.
-        ValueError: a frame has another shape or type.
-    """
-    length, stride = window_frames(fps, window_seconds, stride_seconds)
-    return _stream(ClipReader(pipeline, recipe_of(pipeline, recipe), top_k), frames, fps, length, stride)
-
-
-def _stream(
-    reader: ClipReader, frames: Iterable[np.ndarray | Tensor], fps: float, length: int, stride: int
-) -> Iterator[Answer]:
-    window: deque[Tensor] = deque(maxlen=length)  # (R, S, S, 3) each
-    count = answered = 0
-    clock = perf_counter()
-
-    def answer() -> Answer:
-        crops = torch.stack(list(window), 1)  # (R, n, S, S, 3)
-        chosen = torch.from_numpy(reader.recipe.indices(len(window), reader.num_frames))
-        views = crops[:, chosen].transpose(0, 1).flatten(0, 1)  # crops of one clip adjacent
-        return reader.answer(views, (count - len(window)) / fps, count / fps, clock)
-
-    for frame in frames:
-        clock = perf_counter()
-        window.append(reader.views(torch.as_tensor(np.ascontiguousarray(frame))[None, None])[:, 0])
-        count += 1
-        if count >= length and (count - length) % stride == 0:
-            answered = count
-            yield answer()
-    if count > answered:
-        yield answer()
