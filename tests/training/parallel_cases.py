@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from video_papr.core.errors import ConfigError, RankError, TrainingError
 from video_papr.core.processes import ALONE, Ranks, join
-from video_papr.training.loop import CHECKPOINT, Schedule, fit
+from video_papr.training.loop import CHECKPOINT, Schedule, Task, fit
 from video_papr.training.parallel import check_split, own_rows
 from video_papr.training.store import Batch
 from video_papr.training.targets import Target, backbone_target
@@ -82,18 +82,8 @@ def train(
     directory: Path, ranks: Ranks = ALONE, *, resume: bool = False, locate: float = 0.5
 ) -> list[dict[str, Any]]:
     one = target(locate)
-    return fit(
-        one.model,
-        draw=draw,
-        plan=one.plan,
-        loss=one.loss,
-        validate=lambda: 50.0,
-        schedule=SCHEDULE,
-        directory=directory,
-        resume=resume,
-        progress=False,
-        ranks=ranks,
-    )
+    task = Task(draw, one.loss, lambda: 50.0, one.plan)
+    return fit(one.model, task, SCHEDULE, directory, resume=resume, progress=False, ranks=ranks)
 
 
 def weights(directory: Path) -> dict[str, Tensor]:
@@ -156,17 +146,8 @@ def test_another_number_of_ranks_goes_on(
 
         one = target()
         with ranks.watched("Try again."):
-            fit(
-                one.model,
-                draw=counted,
-                plan=one.plan,
-                loss=one.loss,
-                validate=lambda: 50.0,
-                schedule=SCHEDULE,
-                directory=several,
-                progress=False,
-                ranks=ranks,
-            )
+            task = Task(counted, one.loss, lambda: 50.0, one.plan)
+            fit(one.model, task, SCHEDULE, several, progress=False, ranks=ranks)
 
     assert forked(2, until_lost) == [2, -9]
     assert torch.load(several / CHECKPOINT, weights_only=True)["step"] == 2
@@ -188,16 +169,7 @@ def test_all_ranks_see_a_loss_that_is_no_number(
             return value * float("nan") if ranks.rank else value
 
         with pytest.raises(TrainingError, match="the loss of step 1 is nan"):
-            fit(
-                model,
-                draw=draw,
-                loss=loss,
-                validate=lambda: 0.0,
-                schedule=SCHEDULE,
-                directory=tmp_path,
-                progress=False,
-                ranks=ranks,
-            )
+            fit(model, Task(draw, loss, lambda: 0.0), SCHEDULE, tmp_path, progress=False, ranks=ranks)
 
     assert forked(2, work) == [0, 0]
 

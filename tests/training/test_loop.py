@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_papr.core.errors import CheckpointError, ConfigError, TrainingError
-from video_papr.training.loop import CHECKPOINT, LOG, Loss, Schedule, fit, top1
+from video_papr.training.loop import CHECKPOINT, LOG, Loss, Schedule, Task, fit, top1
 from video_papr.training.store import Batch, ClipStore
 
 SCHEDULE = Schedule(steps=6, batch_size=8, validate_every=2, learning_rate=0.05)
@@ -47,8 +47,10 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def train(model: nn.Module, directory: Path, **options: Any) -> list[dict[str, Any]]:
-    asked = {"draw": draw, "loss": loss_of(model), "validate": lambda: 50.0, "schedule": SCHEDULE, **options}
-    return fit(model, directory=directory, progress=False, **asked)
+    task = {"draw": draw, "loss": loss_of(model), "validate": lambda: 50.0}
+    task |= {key: options.pop(key) for key in ("draw", "loss", "validate") if key in options}
+    schedule = options.pop("schedule", SCHEDULE)
+    return fit(model, Task(**task), schedule, directory, progress=False, **options)
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:

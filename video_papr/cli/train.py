@@ -32,7 +32,7 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
 
     from ..assembly import build_train, runtime
     from ..training.curriculum import Curriculum
-    from ..training.loop import find_checkpoint, fit, top1
+    from ..training.loop import Task, find_checkpoint, fit, top1
 
     build_train.check_training(config, ranks)
     if config.train.resume:
@@ -50,19 +50,18 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
     )
     if ranks.rank == 0:
         ranks.broadcast()
+    augment = build_train.build_augment(train.augment, class_names)
+    task = Task(
+        Curriculum(stores, full_at=train.full_at, augment=augment, colors=train.colors),
+        target.loss,
+        lambda: top1(target.model, target.predict, val, batch_size=100, dtype=schedule.dtype),
+        target.plan,
+    )
     rows = fit(
         target.model,
-        plan=target.plan,
-        draw=Curriculum(
-            stores,
-            full_at=train.full_at,
-            augment=build_train.build_augment(train.augment, class_names),
-            colors=train.colors,
-        ),
-        loss=target.loss,
-        validate=lambda: top1(target.model, target.predict, val, batch_size=100, dtype=schedule.dtype),
-        schedule=schedule,
-        directory=out,
+        task,
+        schedule,
+        out,
         resume=train.resume,
         progress=config.progress,
         log=build_train.tensorboard_log(out) if train.tensorboard and ranks.rank == 0 else None,

@@ -8,15 +8,14 @@ the unpruned model, bit for bit, and takes from the supernet only the pruned bra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..training.loop import CHECKPOINT, Draw, Loss, Schedule, fit
+from ..training.loop import Draw, Loss
 from ..training.store import Batch, ClipStore
 from .blocks import TwoBranch
 from .calibrate import calibrate
@@ -73,31 +72,6 @@ def rising_draw(draw: Draw, found: Sequence[TwoBranch], steps: int, rising: int)
         return draw(progress, clips, generator)
 
     return drawn
-
-
-def train_stage(
-    net: nn.Module,
-    *,
-    directory: Path,
-    resume: bool,
-    draw: Draw,
-    loss: Loss,
-    validate: Callable[[], float],
-    schedule: Schedule,
-    progress: bool,
-) -> list[dict[str, Any]]:
-    """`training.loop.fit`; with `resume` it goes on where there is a checkpoint, and starts where there is none."""
-    going_on = resume and (directory / CHECKPOINT).is_file()
-    return fit(
-        net,
-        draw=draw,
-        loss=loss,
-        validate=validate,
-        schedule=schedule,
-        directory=directory,
-        resume=going_on,
-        progress=progress,
-    )
 
 
 class Judge:

@@ -24,14 +24,14 @@ from tqdm import tqdm
 from ..backbones.depth_pruned import REMOVED
 from ..core.errors import CheckpointError
 from ..core.files import atomic_write
-from ..training.loop import CHECKPOINT
+from ..training.loop import CHECKPOINT, Schedule, Task, fit
 from ..training.store import ClipStore
 from .fit import fit_branches
 from .latency import LatencyTable, measure
 from .outcome import merge_and_measure, validation_top1
 from .places import Mask, copy_pruned_branches, find_places, open_places, switches
 from .plan import Clips, Plan, Pruned, Work
-from .progressive import Judge, rising_draw, student_loss, supernet_loss, train_stage
+from .progressive import Judge, rising_draw, student_loss, supernet_loss
 from .search import (
     Budget,
     Evolution,
@@ -166,16 +166,9 @@ def _searched(supernet: nn.Module, budget: Budget, work: Work) -> Found:
     judge = _judge(supernet, work)
     if plan.method == "updp":
         example = uniform_mask(blocks, plan.prune)
-        train_stage(
-            supernet,
-            directory=work.directory / "supernet",
-            resume=work.resume,
-            draw=work.clips.draw,
-            loss=supernet_loss(supernet, work.teacher, work.subject, plan.teaching, plan.prune),
-            validate=lambda: judge(example),  # of one subnet among many
-            schedule=replace(plan.schedule, steps=plan.supernet_steps),
-            progress=work.progress,
-        )
+        loss = supernet_loss(supernet, work.teacher, work.subject, plan.teaching, plan.prune)
+        task = Task(work.clips.draw, loss, lambda: judge(example))  # which is one subnet among many
+        _train(supernet, task, replace(plan.schedule, steps=plan.supernet_steps), "supernet", work)
     path = work.directory / "search.json"
     known: dict[Mask, float] = {}
     if work.resume and path.is_file():
@@ -196,21 +189,25 @@ def _searched(supernet: nn.Module, budget: Budget, work: Work) -> Found:
         return search(scores, blocks=blocks, count=plan.prune, budget=budget, evolution=evolution)
 
 
+def _train(net: nn.Module, task: Task, schedule: Schedule, stage: str, work: Work) -> list[dict[str, Any]]:
+    """Trains; with `resume` it goes on where there is a checkpoint, and starts where there is none."""
+    place = work.directory / stage
+    going_on = work.resume and (place / CHECKPOINT).is_file()
+    return fit(net, task, schedule, place, resume=going_on, progress=work.progress)
+
+
 def _train_student(student: nn.Module, work: Work) -> list[dict[str, Any]]:
     plan = work.plan
     rising = plan.progressive_steps if plan.progressive else 0
     steps = plan.progressive_steps + plan.finetune_steps  # abrupt pruning trains as long
     found = switches(student)
-    rows = train_stage(
-        student,
-        directory=work.directory / "progressive",
-        resume=work.resume,
-        draw=rising_draw(work.clips.draw, found, steps, rising),
-        loss=student_loss(student, work.teacher, work.subject, plan.teaching),
-        validate=lambda: validation_top1(student, work.subject, work.clips.val, plan.schedule.dtype),
-        schedule=replace(plan.schedule, steps=steps, seed=plan.seed + 1),
-        progress=work.progress,
+    task = Task(
+        rising_draw(work.clips.draw, found, steps, rising),
+        student_loss(student, work.teacher, work.subject, plan.teaching),
+        lambda: validation_top1(student, work.subject, work.clips.val, plan.schedule.dtype),
     )
+    schedule = replace(plan.schedule, steps=steps, seed=plan.seed + 1)
+    rows = _train(student, task, schedule, "progressive", work)
     for switch in found:  # a run that was finished before has drawn nothing
         switch.mix = 1.0
     return rows

@@ -69,18 +69,24 @@ class Schedule:
 
 
 Draw = Callable[[float, int, torch.Generator], Batch]
-Plan = Callable[[Batch, torch.Generator], Batch]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned."""
+
+    draw: Draw  # (progress in 0..1, clips, generator) -> a batch; a curriculum reads the progress
+    loss: Loss  # (batch, generator) -> scalar; runs under autocast when the schedule says bf16
+    validate: Callable[[], float]  # -> top-1 in per cent on the validation split
+    plan: Callable[[Batch, torch.Generator], Batch] = unchanged  # see `targets.Target`
 
 
 def fit(
     model: nn.Module,
-    *,
-    draw: Draw,
-    loss: Loss,
-    validate: Callable[[], float],
+    task: Task,
     schedule: Schedule,
     directory: Path,
-    plan: Plan = unchanged,
+    *,
     resume: bool = False,
     progress: bool = True,
     log: Callable[[dict[str, Any]], None] | None = None,
@@ -89,11 +95,7 @@ def fit(
     """Trains `model` in place and returns the log, one row per validation.
 
     Args:
-        draw: (progress in 0..1, clips, generator) -> a batch; a curriculum reads the progress.
-        loss: (batch, generator) -> scalar; runs under autocast when the schedule says bf16.
-        validate: -> top-1 in per cent on the validation split.
         directory: receives `checkpoint.pt` (after each validation) and `log.csv`.
-        plan: see `targets.Target`.
         resume: continue from the checkpoint in `directory`.
         log: called with each new row.
         ranks: each takes its rows of every batch; rank 0 validates and writes.
@@ -105,20 +107,17 @@ def fit(
     """
     check_split(schedule.batch_size, schedule.accumulate, ranks)
     directory.mkdir(parents=True, exist_ok=True)
-    shared = share_steps(model, loss, ranks)
-    optimizer = torch.optim.AdamW(
-        _groups(model, schedule.weight_decay), lr=schedule.learning_rate, betas=(0.9, 0.98)
-    )
+    shared = share_steps(model, task.loss, ranks)
+    groups = _groups(model, schedule.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
     first, rows = _restore(directory, model, optimizer, schedule) if resume else (0, [])
-    started, losses = time.perf_counter(), []
-    bar = tqdm(
-        range(first, schedule.steps), initial=first, total=schedule.steps, unit="step", disable=not progress
-    )
+    started, losses, steps = time.perf_counter(), list[float](), range(first, schedule.steps)
+    bar = tqdm(steps, initial=first, total=schedule.steps, unit="step", disable=not progress)
     for step in bar:
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        losses.append(_step(model, optimizer, draw, plan, shared, schedule, step, ranks))
+        losses.append(_step(model, optimizer, task, shared, schedule, step, ranks))
         if not math.isfinite(losses[-1]):
             raise TrainingError(
                 f"the loss of step {step + 1} is {losses[-1]}; try train.learning_rate below "
@@ -127,17 +126,11 @@ def fit(
         bar.set_postfix(loss=f"{losses[-1]:.3f}", val=rows[-1]["top1"] if rows else "-", refresh=False)
         due = (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps
         if due and ranks.rank == 0:
-            rows.append(
-                {
-                    "step": step + 1,
-                    "clips": (step + 1) * schedule.batch_size,
-                    "loss": round(sum(losses) / len(losses), 4),
-                    "top1": round(validate(), 2),
-                    "learning_rate": f"{schedule.rate(step):.3g}",
-                    "seconds": round(time.perf_counter() - started, 1),
-                }
-            )
-            losses = []
+            row: dict[str, Any] = {"step": step + 1, "clips": (step + 1) * schedule.batch_size}
+            row |= {"loss": round(sum(losses) / len(losses), 4), "top1": round(task.validate(), 2)}
+            row |= {"learning_rate": f"{schedule.rate(step):.3g}"}
+            rows.append({**row, "seconds": round(time.perf_counter() - started, 1)})
+            losses.clear()
             if log is not None:
                 log(rows[-1])
             _save(directory, model, optimizer, schedule, step + 1, rows)
@@ -168,8 +161,7 @@ def top1(
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    draw: Draw,
-    plan: Plan,
+    task: Task,
     shared: Shared,
     schedule: Schedule,
     step: int,
@@ -180,14 +172,14 @@ def _step(
     All ranks draw the same batch, so that a step does not depend on their number.
     """
     generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
-    batch = draw(step / schedule.steps, schedule.batch_size, generator)
+    batch = task.draw(step / schedule.steps, schedule.batch_size, generator)
     # Dropout takes no generator; the ranks drop different units.
     torch.manual_seed(int(torch.randint(2**31, (), generator=generator)) + ranks.rank)
     device = next(model.parameters()).device
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for part, last in _parts(batch, schedule.accumulate):
-        own = own_rows(plan(part, generator), ranks)
+        own = own_rows(task.plan(part, generator), ranks)
         with nullcontext() if last else shared.apart():
             with torch.autocast(device.type, DTYPES[schedule.dtype], enabled=schedule.dtype != "fp32"):
                 value = shared.loss(_to(own, device), generator) / schedule.accumulate
