@@ -12,7 +12,7 @@ from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig
 from ..core.console import loading_said_aloud, warn
 from ..core.errors import DataError
 from ..data.annotations import OnInvalid, VideoList, read_class_names, refuse
-from ..data.datasets import build_video_list
+from ..data.datasets import build_video_list, limit_videos
 from ..data.index import apply_index, read_index
 from ..evaluation.answers import Example
 from ..evaluation.cost import Engine
@@ -56,10 +56,11 @@ def build_videos(
         class_names=read_class_names(dataset.class_names) if dataset.class_names else None,
         split=dataset.split,
         fold=dataset.fold,
-        limit=dataset.limit,
         allow_outside_root=dataset.allow_outside_root,
         on_invalid=on_invalid,
     )
+    if dataset.limit is not None:
+        videos = limit_videos(videos, dataset.limit)
     for line in videos.notes:
         warn(line)
     return Path(root), videos if dataset.index is None else _indexed(videos, dataset.index)

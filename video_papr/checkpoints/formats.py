@@ -141,11 +141,7 @@ OWN_VJEPA2 = Format("V-JEPA 2 weights of video_papr", "vjepa2")
 def recognise(keys: set[str], config: Mapping[str, Any]) -> Format:
     """The format of a state dict, by its key names and the config.json beside it ({} where there is none)."""
     kind = config.get("model_type")
-    if (
-        kind is not None
-        and kind not in ("videomae", "vivit")
-        and any("layernorm_before" in key for key in keys)
-    ):
+    if kind not in (None, "videomae", "vivit") and any("layernorm_before" in key for key in keys):
         return Format(f"Hugging Face {kind} weights")
     if any(key.startswith("decoder.") for key in keys):
         return Format("VideoMAE pre-training weights, which have a decoder and no classifier")
@@ -179,12 +175,8 @@ def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
         tubelet = (tubelet, *_pair(config["patch_size"]))
     height, width = _pair(size)
     frames, rows, columns = (_count(side) for side in tubelet)
-    dim, inner = (
-        _count(config["hidden_size"]),
-        _count(config.get("intermediate_size", 4 * config["hidden_size"])),
-    )
-    if rotary:
-        inner = _count(int(dim * config["mlp_ratio"]))
+    dim = _count(config["hidden_size"])
+    inner = _count(int(dim * config["mlp_ratio"]) if rotary else config.get("intermediate_size", 4 * dim))
     num_frames = _count(config["frames_per_clip" if rotary else "num_frames"])
     if num_frames * height * width > MAX_TOKENS * frames * rows * columns:
         raise ValueError(f"a clip of {num_frames} x {height} x {width} has more than {MAX_TOKENS} tokens")
@@ -242,11 +234,9 @@ def _merge_qkv(state: State) -> State:
             continue  # reported as missing by whoever loads
         biases = [state.pop(f"{block}{part}.bias", None) for part in "qkv"]
         parts = [state.pop(f"{block}{part}.weight") for part in "qkv"]
-        zeros = [part.new_zeros(len(part)) for part in parts]
+        pairs = zip(biases, parts, strict=True)
         state[f"{block}qkv.weight"] = torch.cat(parts)
-        state[f"{block}qkv.bias"] = torch.cat(
-            [zero if bias is None else bias for bias, zero in zip(biases, zeros, strict=True)]
-        )
+        state[f"{block}qkv.bias"] = torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in pairs])
     return state
 
 

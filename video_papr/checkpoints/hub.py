@@ -15,6 +15,7 @@ from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 
 from ..core.errors import CheckpointError
 from .files import weight_files
+from .torch_files import first_line
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_CONFIG = "config.json"
@@ -55,7 +56,7 @@ def hub_folder(hub_id: str, *, key: str) -> Path:
                     return folder
             reason = "it has no weights for torch"
         except Exception as error:  # the library's own errors, and those of whatever carries its requests
-            reason = _first_line(error)
+            reason = first_line(error).rstrip(".")
     raise CheckpointError(
         f"{key}={hub_id} is not in the cache {constants.HF_HUB_CACHE} and was not downloaded ({reason}). On a machine "
         f"with a network fetch {HUB_CONFIG} and model.safetensors (or pytorch_model.bin) from "
@@ -83,12 +84,8 @@ def url_file(url: str, *, key: str, value: str) -> Path:
             torch.hub.download_url_to_file(url, str(path))
             return path
         except OSError as error:  # urllib's errors are OSErrors
-            reason = _first_line(error)
+            reason = first_line(error).rstrip(".")
     raise CheckpointError(
         f"{key}={value} is not in the cache and was not downloaded ({reason}). On a machine with a network fetch {url} "
         f"and put it at {path}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".")

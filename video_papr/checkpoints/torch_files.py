@@ -18,13 +18,7 @@ from torch import Tensor
 
 from ..core.errors import CheckpointError, CheckpointWarning
 
-AVERAGES = (
-    "model_ema",
-    "ema_state_dict",
-    "state_dict_ema",
-    "ema_model",
-    "ema",
-)  # of the weights, while training
+AVERAGES = ("model_ema", "ema_state_dict", "state_dict_ema", "ema_model", "ema")  # of weights, while training
 WRAPPERS = ("model_state", "model", "module", "state_dict", *AVERAGES)
 MAX_NESTING = 8  # of the wrappers
 MAX_BLOAT, SMALL = 4, 16 << 20  # what tensors may claim: so many times the file's bytes, and 16 MiB
@@ -39,9 +33,8 @@ def read_torch(path: Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # `torch.save` does not compress
-                _check_claim(
-                    sum(entry.file_size for entry in archive.infolist()), path, "its compressed parts"
-                )
+                size = sum(entry.file_size for entry in archive.infolist())
+                _check_claim(size, path, "its compressed parts")
         with path.open("rb") as file, torch.serialization.safe_globals(_harmless()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:

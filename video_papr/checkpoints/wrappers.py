@@ -14,12 +14,10 @@ from torch import Tensor
 from ..core.errors import CheckpointError, CheckpointWarning
 
 # These also stand inside names: wrappers of single layers.
-INSIDE = re.compile(
-    r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
-)
-AVERAGE = re.compile(
-    r"(^|[._])(ema|averaged?|avg|teacher|momentum|target|key_encoder|encoder_k)(?=[._])", re.IGNORECASE
-)
+_LAYERS = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module"
+INSIDE = re.compile(rf"(?:^|(?<=\.))(?:{_LAYERS})\.")
+_AVERAGES = "ema|averaged?|avg|teacher|momentum|target|key_encoder|encoder_k"
+AVERAGE = re.compile(rf"(^|[._])({_AVERAGES})(?=[._])", re.IGNORECASE)
 COUNTERS = ("n_averaged", "num_updates")  # of torch's AveragedModel and others' averages
 
 

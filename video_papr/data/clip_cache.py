@@ -198,10 +198,7 @@ def _plain(value: Any) -> Any:
         return [value.func, value.args, value.keywords]
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
-    return [
-        value.__module__,
-        value.__qualname__,
-    ]  # a function or class, not some `repr` that holds an address
+    return [value.__module__, value.__qualname__]  # of a function or class; a `repr` may hold an address
 
 
 @cache

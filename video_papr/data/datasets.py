@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core.errors import ConfigError, DataError, VideoDecodeError
+from ..core.errors import ConfigError, VideoDecodeError
 from .annotations import (
     OnInvalid,
     VideoList,
@@ -78,12 +78,8 @@ class VideoSample:
 
     def pin_memory(self) -> VideoSample:
         """Copies the frames to page-locked memory; the data loader calls this."""
-        pinned: dict[str, Any] = {
-            name: value.pin_memory()
-            for name, value in (("frames", self.frames), ("views", self.views))
-            if value is not None
-        }
-        return replace(self, **pinned) if pinned else self
+        frames, views = (None if part is None else part.pin_memory() for part in (self.frames, self.views))
+        return replace(self, frames=frames, views=views)
 
 
 class VideoDataset(Dataset[VideoSample]):
@@ -118,13 +114,8 @@ class VideoDataset(Dataset[VideoSample]):
     ) -> None:
         if decoder not in DECODERS:
             raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
-        self.videos = videos
-        self.sampler = sampler
-        self.decoder = decoder
-        self.cache = cache
-        self.limits = limits
-        self.reduce = reduce
-        self.memory_mb = memory_mb
+        self.videos, self.sampler, self.decoder, self.cache = videos, sampler, decoder, cache
+        self.limits, self.reduce, self.memory_mb = limits, reduce, memory_mb
 
     def __len__(self) -> int:
         return len(self.videos.records)
@@ -140,18 +131,14 @@ class VideoDataset(Dataset[VideoSample]):
     def read(self, index: int, decoder: str, max_bytes: int | None = None) -> VideoSample:
         """The sample of a video, with another decoder or less memory (bytes) than those of the dataset."""
         record = self.videos.records[index]
+        nothing = VideoSample(index, record.name, record.label, None, None, 0.0, None, 0, 0.0)
         if record.name in self.videos.unreadable:
-            reason = self.videos.unreadable[record.name]
-            return VideoSample(index, record.name, record.label, None, reason, 0.0, None, 0, 0.0)
+            return replace(nothing, error=self.videos.unreadable[record.name])
         key = None if self.cache is None else self.cache.key(record.path)
         cached = self.cache.load(key) if self.cache is not None and key is not None else None
         if cached is not None:
-            return VideoSample(
-                index=index,
-                name=record.name,
-                label=record.label,
-                frames=None,
-                error=None,
+            return replace(
+                nothing,
                 decode_ms=cached.decode_ms,
                 frame_indices=cached.frame_indices,
                 num_video_frames=cached.num_video_frames,
@@ -171,15 +158,11 @@ class VideoDataset(Dataset[VideoSample]):
                 max_bytes=self.max_video_bytes if max_bytes is None else max_bytes,
             )
         except VideoDecodeError as error:
-            elapsed_ms = 1e3 * (time.perf_counter() - start)
-            sample = VideoSample(index, record.name, record.label, None, str(error), elapsed_ms, None, 0, 0.0)
-            return replace(sample, needed_bytes=getattr(error, "num_bytes", 0))
-        return VideoSample(
-            index=index,
-            name=record.name,
-            label=record.label,
+            elapsed_ms, needed = 1e3 * (time.perf_counter() - start), getattr(error, "num_bytes", 0)
+            return replace(nothing, error=str(error), decode_ms=elapsed_ms, needed_bytes=needed)
+        return replace(
+            nothing,
             frames=torch.from_numpy(clips.frames),
-            error=None,
             decode_ms=1e3 * (time.perf_counter() - start),
             frame_indices=clips.frame_indices,
             num_video_frames=clips.num_video_frames,
@@ -210,12 +193,9 @@ def build_video_list(
     *,
     root: Path | str,
     annotations: Path | str | None = None,
-    num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
     split: str = "test",
     fold: int = 1,
-    limit: int | None = None,
-    seed: int = 0,
     allow_outside_root: bool = True,
     on_invalid: OnInvalid = refuse,
 ) -> VideoList:
@@ -225,11 +205,8 @@ def build_video_list(
         name: one of `DATASETS`; the readers in `annotations/` say what each of them understands.
         root: directory of the videos.
         annotations: the list; "csv" and "ssv2" need it, "folder" has none, the others may have it.
-        num_classes: upper bound of the labels in a list of numbers.
         class_names: names in the order of the labels.
         split, fold: which of the split files of "hmdb51".
-        limit: keeps so many videos, see `limit_videos`; None keeps all.
-        seed: of the choice that `limit` makes.
         allow_outside_root: whether paths and links may lead out of `root`.
         on_invalid: called with one line for each wrong entry of the list; the default raises it.
 
@@ -240,7 +217,7 @@ def build_video_list(
     named: dict[str, Any] = {"class_names": class_names, "on_invalid": on_invalid}
 
     def read_list() -> VideoList:
-        return read_csv(annotations or "", root, num_classes=num_classes, **named)
+        return read_csv(annotations or "", root, **named)
 
     readers: dict[str, Callable[[], VideoList]] = {
         "folder": lambda: read_folder(root, **named),
@@ -260,19 +237,11 @@ def build_video_list(
             f"dataset.annotations={annotations} has no use with dataset=folder; use dataset=csv"
         )
     videos = readers[name]()
-    if not allow_outside_root:
-        videos = inside_root(videos, Path(root), on_invalid)
-    largest = max(record.label for record in videos.records)
-    if num_classes is not None and largest >= num_classes:
-        example = next(record.name for record in videos.records if record.label == largest)
-        raise DataError(
-            f"{root}: label {largest} of {example} is out of range, allowed: 0..{num_classes - 1}"
-        )
-    return videos if limit is None else limit_videos(videos, limit, seed=seed)
+    return videos if allow_outside_root else inside_root(videos, Path(root), on_invalid)
 
 
-def limit_videos(videos: VideoList, limit: int, *, seed: int = 0) -> VideoList:
-    """Keeps a random subset of `limit` videos, the same for the same seed, in the order of the list.
+def limit_videos(videos: VideoList, limit: int) -> VideoList:
+    """Keeps a random subset of `limit` videos, always the same one, in the order of the list.
 
     The first `limit` videos would not do: lists are often sorted by class. Missing videos are not drawn from.
 
@@ -283,5 +252,5 @@ def limit_videos(videos: VideoList, limit: int, *, seed: int = 0) -> VideoList:
         raise ConfigError(f"dataset.limit={limit} must be at least 1, or null for all videos")
     if limit >= len(videos.records):
         return videos
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(videos.records))[:limit])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(videos.records))[:limit])
     return replace(videos, records=tuple(videos.records[i] for i in chosen))

@@ -94,25 +94,22 @@ def decode_clips(
             f"dataset.decode_size=short_side: dataset.decoder={decoder} reads whole frames; use {' or '.join(REDUCING)}"
         )
     if decoder == "pillow":
-        image = read_image(path, limits)
-        wanted = _checked_indices(choose(1), 1)
-        return DecodedClips(
-            np.broadcast_to(image, (*wanted.shape, *image.shape)).copy(), wanted, 1, NO_TIMES, decoder
-        )
+        image, wanted = read_image(path, limits), _checked_indices(choose(1), 1)
+        clips = np.broadcast_to(image, (*wanted.shape, *image.shape)).copy()
+        return DecodedClips(clips, wanted, 1, NO_TIMES, decoder)
     try:
         stream = read_stream(path, limits)
     except VideoDecodeError as error:
         raise VideoDecodeError(f"cannot decode {printable(path)} ({decoder}): {error}") from None
 
     reasons = []
+    affordable = partial(_affordable, choose, stream, reduce, max_bytes)
     if reduce is not None:
         decoder = "pyav"
     for name in ("decord", "pyav") if decoder == "auto" else (decoder,):
         read = read_with_decord if name == "decord" else partial(read_with_pyav, reduce=reduce)
         try:
-            return _decode_with(
-                read, name, path, stream, partial(_affordable, choose, stream, reduce, max_bytes)
-            )
+            return _decode_with(read, name, path, stream, affordable)
         except TooLargeError as error:
             raise TooLargeError(error.num_bytes, f"cannot decode {printable(path)}: {error}") from None
         except Refused as refusal:
@@ -170,11 +167,8 @@ def _decode_with(
         else:
             times = stream.times.for_frames(num_frames)
             whole = unique.size == wanted.size and not (inverse.ravel()[1:] < inverse.ravel()[:-1]).any()
-            clips = (
-                frames.reshape(*wanted.shape, *frames.shape[1:])
-                if whole
-                else frames[inverse.reshape(wanted.shape)]
-            )
+            shape = (*wanted.shape, *frames.shape[1:])
+            clips = frames.reshape(shape) if whole else frames[inverse.reshape(wanted.shape)]
             return DecodedClips(clips, wanted, num_frames, times, name)
     raise Refused("the number of frames differs between two passes")
 

@@ -12,7 +12,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,17 +115,13 @@ def _twins(records: Sequence[VideoRecord], probes: Mapping[str, Probe]) -> dict[
 
 
 def _judge(
-    record: VideoRecord,
-    probe: Probe,
-    twin: VideoRecord | None,
-    class_names: Sequence[str] | None,
-    min_frames: int,
+    record: VideoRecord, probe: Probe, twin: VideoRecord | None, names: Sequence[str] | None, min_frames: int
 ) -> IndexEntry:
     found: dict[str, str] = {}
     if probe.error is not None:
         found["corrupt"] = probe.error
     if twin is not None and twin.label != record.label:
-        name = twin.label if class_names is None else class_names[twin.label]
+        name = twin.label if names is None else names[twin.label]
         found["label"] = f"same content as {twin.name}, which has the label {name}"
     elif twin is not None:
         found["duplicate"] = f"same content as {twin.name}"
@@ -133,20 +129,9 @@ def _judge(
         found["short"] = f"{probe.frames} frames, a clip needs {min_frames}"
     status = next((status for status in STATUSES if status in found), "ok")
     reason = "; ".join(found[status] for status in STATUSES if status in found)
-    return IndexEntry(
-        record.name,
-        record.label,
-        probe.frames,
-        probe.fps,
-        probe.duration_seconds,
-        probe.width,
-        probe.height,
-        probe.codec,
-        probe.bytes,
-        probe.sha256 or None,
-        status,
-        reason,
-    )
+    known = {name: value for name, value in asdict(probe).items() if name != "error"}
+    known["sha256"] = probe.sha256 or None
+    return IndexEntry(record.name, record.label, **known, status=status, reason=reason)
 
 
 def index_text(entries: Iterable[IndexEntry]) -> str:

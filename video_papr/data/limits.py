@@ -36,41 +36,8 @@ DEFAULT_LIMITS = Limits()
 
 # FFmpeg goes by a file's content: a text called clip.mp4 may be a script or a playlist that makes it open other files,
 # or addresses. Only formats that hold their pictures themselves are read, and only from files.
-CONTAINER_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": ",".join(
-        [
-            *(
-                "mov",
-                "mp4",
-                "m4a",
-                "3gp",
-                "3g2",
-                "mj2",
-                "matroska",
-                "webm",
-                "avi",
-                "flv",
-                "live_flv",
-                "asf",
-                "asf_o",
-            ),
-            *(
-                "mpegts",
-                "mpegtsraw",
-                "mpeg",
-                "mpegvideo",
-                "ogg",
-                "mxf",
-                "nut",
-                "rm",
-                "dv",
-                "swf",
-                "wtv",
-                "ivf",
-                "gif",
-            ),
-            *("h261", "h263", "h264", "hevc", "vvc", "av1", "obu", "m4v", "mjpeg", "vc1", "yuv4mpegpipe"),
-        ]
-    ),
-}
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,asf,asf_o,mpegts,mpegtsraw,mpeg,mpegvideo,ogg,mxf,nut,rm,dv,"
+    "swf,wtv,ivf,gif,h261,h263,h264,hevc,vvc,av1,obu,m4v,mjpeg,vc1,yuv4mpegpipe"
+)
+CONTAINER_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -53,31 +54,16 @@ def iter_samples(
     if workers < 0:
         raise ConfigError(f"runtime.workers={workers} must be at least 0")
     wanted = range(len(dataset)) if indices is None else indices
-    samples = (
-        _supervised(dataset, wanted, workers, timeout_s, max(prefetch, videos_per_batch), turns)
-        if workers and len(wanted)
-        else (dataset[index] for index in wanted)
-    )
+    ahead: dict[str, Any] = {"prefetch": max(prefetch, videos_per_batch), "turns": turns}
+    samples: Iterator[VideoSample] = (dataset[index] for index in wanted)
+    if workers and len(wanted):
+        samples = _supervised(dataset, wanted, workers=workers, timeout_s=timeout_s, **ahead)
     full = math.inf if dataset.memory_mb is None else dataset.memory_mb * 2**18
     return _batches(samples, videos_per_batch, full, pin_memory and torch.cuda.is_available())
 
 
-def _supervised(
-    dataset: VideoDataset,
-    indices: Iterable[int],
-    workers: int,
-    timeout_s: float,
-    prefetch: int,
-    turns: int,
-) -> Iterator[VideoSample]:
-    with SupervisedDecoder(
-        dataset,
-        workers=workers,
-        timeout_s=timeout_s,
-        start_method=_start_method(),
-        prefetch=prefetch,
-        turns=turns,
-    ) as decoder:
+def _supervised(dataset: VideoDataset, indices: Iterable[int], **options: Any) -> Iterator[VideoSample]:
+    with SupervisedDecoder(dataset, start_method=_start_method(), **options) as decoder:
         yield from decoder.samples(indices)
 
 

@@ -55,12 +55,7 @@ def dense_clips(num_video_frames: int, *, num_frames: int, frame_stride: int, nu
     Raises:
         ValueError: an argument is below 1.
     """
-    _check_positive(
-        num_video_frames=num_video_frames,
-        num_frames=num_frames,
-        frame_stride=frame_stride,
-        num_clips=num_clips,
-    )
+    _check_positive(num_video_frames, num_frames, num_clips, frame_stride)
     span = (num_frames - 1) * frame_stride + 1
     free = max(num_video_frames - span, 0)
     if num_clips == 1:
@@ -101,7 +96,7 @@ def uniform_segments(num_video_frames: int, *, num_frames: int, num_clips: int) 
     Raises:
         ValueError: an argument is below 1.
     """
-    _check_positive(num_video_frames=num_video_frames, num_frames=num_frames, num_clips=num_clips)
+    _check_positive(num_video_frames, num_frames, num_clips)
     segment = np.arange(num_frames, dtype=np.int64)
     part = np.arange(num_clips, dtype=np.int64)
     # floor((segment + (part + 1/2) / C) * n / T), with both fractions brought over 2 C T.
@@ -126,12 +121,7 @@ def videomae_dense(num_video_frames: int, *, num_frames: int, frame_stride: int,
 
     Args and Raises: as `dense_clips`.
     """
-    _check_positive(
-        num_video_frames=num_video_frames,
-        num_frames=num_frames,
-        frame_stride=frame_stride,
-        num_clips=num_clips,
-    )
+    _check_positive(num_video_frames, num_frames, num_clips, frame_stride)
     thinned = -(-num_video_frames // frame_stride)
     starts = _starts_rounded_down(max(thinned - num_frames, 0), num_clips)
     places = np.minimum(starts[:, None] + np.arange(num_frames, dtype=np.int64), thinned - 1)
@@ -153,7 +143,7 @@ def videomae_uniform(num_video_frames: int, *, num_frames: int, num_clips: int) 
 
     Args and Raises: as `uniform_segments`.
     """
-    _check_positive(num_video_frames=num_video_frames, num_frames=num_frames, num_clips=num_clips)
+    _check_positive(num_video_frames, num_frames, num_clips)
     if num_clips == 1:
         return uniform_segments(num_video_frames, num_frames=num_frames, num_clips=1)
     segment = np.arange(num_frames, dtype=np.int64)
@@ -177,12 +167,7 @@ def vivit_dense(num_video_frames: int, *, num_frames: int, frame_stride: int, nu
 
     Args and Raises: as `dense_clips`.
     """
-    _check_positive(
-        num_video_frames=num_video_frames,
-        num_frames=num_frames,
-        frame_stride=frame_stride,
-        num_clips=num_clips,
-    )
+    _check_positive(num_video_frames, num_frames, num_clips, frame_stride)
     starts = _starts_rounded_down(max(num_video_frames - num_frames * frame_stride, 0), num_clips)
     offsets = frame_stride * np.arange(num_frames, dtype=np.int64)
     return (starts[:, None] + offsets) % num_video_frames
@@ -267,7 +252,7 @@ def _starts_rounded_down(free: int, num_clips: int) -> Indices:
     return np.arange(num_clips, dtype=np.int64) * free // (num_clips - 1)
 
 
-def _check_positive(**arguments: int) -> None:
-    for name, value in arguments.items():
+def _check_positive(num_video_frames: int, num_frames: int, num_clips: int, frame_stride: int = 1) -> None:
+    for name, value in locals().copy().items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
