@@ -41,7 +41,7 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
         CheckpointError: weights are missing, damaged or of another network.
         DataError: the class names do not fit the weights.
     """
-    reading, engine = config.reading, runtime.build_engine(config.runtime)
+    reading, engine = config.dataset, runtime.build_engine(config.runtime)
     names = None if reading.class_names is None else read_class_names(reading.class_names)
     backbone = config.backbone
     if backbone.weights is None and backbone.num_classes is None:

@@ -61,11 +61,6 @@ class PipelineConfig:
     runtime: RuntimeConfig
     seed: Natural = option(0, "of random weights and of whatever is drawn at random")
 
-    @property
-    def reading(self) -> DatasetConfig:
-        """How a video is read."""
-        return self.dataset
-
 
 @options(kw_only=True)
 class EvalConfig(PipelineConfig):
@@ -88,9 +83,8 @@ class EvalConfig(PipelineConfig):
         if not images:
             return
         if self.backbone.name not in IMAGES:
-            raise ConfigError(
-                f"backbone={self.backbone.name}: reads clips; images (dataset=images) need one of {', '.join(IMAGES)}."
-            )
+            said = f"backbone={self.backbone.name}: reads clips"
+            raise ConfigError(f"{said}; images (dataset=images) need one of {', '.join(IMAGES)}.")
         if self.views.clips != 1:
             raise ConfigError(f"views.clips={self.views.clips}: an image is one clip; use views=1x1 or 1x3.")
 
@@ -126,9 +120,7 @@ class ExportConfig(PipelineConfig):
         if not (self.onnx or self.program or self.aot):
             raise ConfigError("onnx, program and aot are all false: nothing is left to write.")
         if self.runtime.dtype not in ("auto", "fp32"):
-            raise ConfigError(
-                f"runtime.dtype={self.runtime.dtype!r}: graphs are written in float32; use auto or fp32."
-            )
+            raise ConfigError(f"runtime.dtype={self.runtime.dtype!r}: graphs are written in float32; use auto or fp32.")
         if self.runtime.kernels:
             raise ConfigError("runtime.kernels=true: not for export; files hold torch's own operators only.")
         if self.runtime.compile:
@@ -189,13 +181,9 @@ class PrepareConfig(ListingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dataset.name == "images":
-            raise ConfigError(
-                "dataset=images: this command checks videos; tools/eval.py counts damaged images."
-            )
+            raise ConfigError("dataset=images: this command checks videos; tools/eval.py counts damaged images.")
         if self.dataset.index is not None:
-            raise ConfigError(
-                f"dataset.index={self.dataset.index!r}: this command writes the index; leave it out."
-            )
+            raise ConfigError(f"dataset.index={self.dataset.index!r}: this command writes the index; leave it out.")
 
 
 def _pruner(value: Any) -> Any:

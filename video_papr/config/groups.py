@@ -121,9 +121,7 @@ class DatasetConfig:
         for key, where in (("root", "PATH"), ("annotations", "FILE")):
             needed = self.name != "synthetic" if key == "root" else self.name in ("csv", "ssv2")
             if needed and getattr(self, key) is None:
-                raise ConfigError(
-                    f"dataset.{key} is not set: dataset={self.name} needs dataset.{key}={where}."
-                )
+                raise ConfigError(f"dataset.{key} is not set: dataset={self.name} needs dataset.{key}={where}.")
 
 
 @options("backbone")
@@ -145,9 +143,8 @@ class BackboneConfig:
         if self.replace_head and (self.weights is None or self.num_classes is None):
             raise ConfigError("backbone.replace_head=true needs backbone.weights= and backbone.num_classes=.")
         if isinstance(self.input_size, tuple) and self.name not in TIMM:
-            raise ConfigError(
-                f"backbone.input_size={list(self.input_size)}: {self.name} reads square frames, give one number."
-            )
+            size = list(self.input_size)
+            raise ConfigError(f"backbone.input_size={size}: {self.name} reads square frames, give one number.")
 
 
 @options("pruner")

@@ -33,16 +33,11 @@ def options_text(command: str, cfg: DictConfig) -> str:
             if group != "experiment" or f"{command}.py" in about(folder() / group / f"{name}.yaml")[0]
         ]
     lines += ["", "Keys (key=value), with their values now:"]
-    parts = {
-        "": (schema, values),
-        **{f"{n}.": (part, values.get(n, {})) for n, part in sections(schema).items()},
-    }
+    parts = {"": (schema, values)}
+    parts |= {f"{name}.": (part, values.get(name, {})) for name, part in sections(schema).items()}
     for prefix, (part, given) in parts.items():
-        found = [
-            _line(prefix, part, key, given[key], text)
-            for key, text in help_of(part).items()
-            if _own(given, key)
-        ]
+        texts = help_of(part).items()
+        found = [_line(prefix, part, key, given[key], text) for key, text in texts if _own(given, key)]
         lines += ["", *found] if found else []
     return "\n".join(lines)
 

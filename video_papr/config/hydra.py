@@ -26,33 +26,11 @@ from .sources import config_source
 
 # Flags of Hydra; those that take a word after them.
 FLAGS = {
-    *(
-        "-h",
-        "--help",
-        "--hydra-help",
-        "--version",
-        "--resolve",
-        "-r",
-        "--run",
-        "-m",
-        "--multirun",
-        "-i",
-        "--info",
-    ),
-    *("-sc", "--shell-completion", "--experimental-rerun"),
+    *("-h", "--help", "--hydra-help", "--version", "--resolve", "-r", "--run", "-m", "--multirun", "-i"),
+    *("--info", "-sc", "--shell-completion", "--experimental-rerun"),
 }
-WITH_WORD = {
-    "-c",
-    "--cfg",
-    "-p",
-    "--package",
-    "-cp",
-    "--config-path",
-    "-cn",
-    "--config-name",
-    "-cd",
-    "--config-dir",
-}
+_LONG = ("--cfg", "--package", "--config-path", "--config-name", "--config-dir")
+WITH_WORD = {*_LONG, "-c", "-p", "-cp", "-cn", "-cd"}
 GENERATED = ("split", "seed", "num_videos")  # keys of dataset=synthetic alone
 
 
@@ -144,13 +122,8 @@ def _with_keys(command: str, words: Sequence[str]) -> Iterator[str]:
 def _plain(word: str, paths: set[str], sweep: bool) -> str:
     word = rename_word(word)
     key, equals, value = word.partition("=")
-    if (
-        not equals
-        or key.lstrip("+") not in paths
-        or value in ("", "null")
-        or "${" in value
-        or value[0] in "\"'"
-    ):
+    is_path = equals and key.lstrip("+") in paths and value not in ("", "null")
+    if not is_path or "${" in value or value[0] in "\"'":
         return word
     if sweep and ("," in value or re.match(r"(choice|glob|sort|shuffle)\(", value)):
         return word  # the jobs of a sweep
@@ -192,13 +165,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return text
     frames = traceback.extract_tb(error.__traceback__)
-    if (
-        isinstance(error, ValueError | TypeError)
-        and frames
-        and Path(frames[-1].filename).match("hydra/_internal/*")
-    ):
-        return text
-    return None
+    of_hydra = frames and Path(frames[-1].filename).match("hydra/_internal/*")
+    return text if of_hydra and isinstance(error, ValueError | TypeError) else None
 
 
 def _unknown_key(error: OmegaConfBaseException) -> str:

@@ -48,12 +48,9 @@ def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 PATH = "path"  # marks the type below
-Unset = SkipJsonSchema[
-    None
-]  # the default of a key that not every option of a group has; nobody may give null
-Text = Annotated[
-    str, BeforeValidator(_text), Field(min_length=1, pattern=r"\S", description="a name or a path")
-]
+Unset = SkipJsonSchema[None]  # the default of a key that not every option has; nobody may give null
+_SOME_TEXT = Field(min_length=1, pattern=r"\S", description="a name or a path")
+Text = Annotated[str, BeforeValidator(_text), _SOME_TEXT]
 Path = Annotated[Text, PATH]  # what a shell hands over is taken as it is, see `hydra.plain_words`
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]

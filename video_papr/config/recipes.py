@@ -12,11 +12,8 @@ from .options import Natural, NonNegative, Path, Positive, PositiveNumber, Share
 
 # depth.mode -> the words that checkpoints use
 BACKBONE_KINDS: dict[str, tuple[str, ...]] = {"auto": ("linear",), "ffn": ("linear",), "block": ("removed",)}
-SCORER_KINDS: dict[str, tuple[str, ...]] = {
-    "auto": ("dense", "pointwise"),
-    "dense": ("dense",),
-    "pointwise": ("pointwise",),
-}
+_BOTH = ("dense", "pointwise")
+SCORER_KINDS: dict[str, tuple[str, ...]] = {"auto": _BOTH, "dense": _BOTH[:1], "pointwise": _BOTH[1:]}
 
 
 def _ascending(value: tuple[float, float]) -> tuple[float, float]:
@@ -25,16 +22,10 @@ def _ascending(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-Ratios = Annotated[
-    Tuple[Annotated[tuple[Share, Share], Field(description="[low, high], both above 0 and at most 1")]],
-    AfterValidator(_ascending),
-]
-Curriculum = Tuple[
-    Annotated[
-        tuple[Tuple[tuple[NonNegative, Positive]], ...],
-        Field(description="a list of [clutter, number of videos]"),
-    ]
-]
+_RANGE = Field(description="[low, high], both above 0 and at most 1")
+Ratios = Annotated[Tuple[Annotated[tuple[Share, Share], _RANGE]], AfterValidator(_ascending)]
+_PARTS = Field(description="a list of [clutter, number of videos]")
+Curriculum = Tuple[Annotated[tuple[Tuple[tuple[NonNegative, Positive]], ...], _PARTS]]
 KeepBy = Literal["random", "actor", "map", "blobs", "actor_blobs"]  # names of training.dropping.SCORES
 Augment = Literal["hflip", "hflip_actions", "natural", "none"]
 X3D = Literal["x3d_xs", "x3d_s", "x3d_m"]
@@ -115,9 +106,7 @@ class DepthConfig(Training):
 
     def __post_init__(self) -> None:
         if self.mode not in self._modes:
-            raise ConfigError(
-                f"depth.mode={self.mode!r}: depth.target={self.target} has {', '.join(self._modes)}."
-            )
+            raise ConfigError(f"depth.mode={self.mode!r}: depth.target={self.target} has {', '.join(self._modes)}.")
         if self.target == "backbone" and self.fitness == "map":
             raise ConfigError("depth.fitness='map': only depth.target=scorer has a map; use accuracy.")
         if self.max_latency is not None and self.method != "updp":

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
@@ -84,93 +84,68 @@ def build_results(evaluation: Evaluation, info: RunInfo) -> dict[str, Any]:
     """
     answers = evaluation.answers
     labelled = [answer for answer in answers if answer.label is not None]
-    labels = [answer.label for answer in labelled if answer.label is not None]
-    pruned = [answer.top5 for answer in labelled]
-    dense = [answer.baseline_top5 for answer in labelled]
+    pruned, dense = [answer.top5 for answer in labelled], [answer.baseline_top5 for answer in labelled]
     extra = {name: _mean_of(answer.extra.get(name) for answer in answers) for name in info.extra}
-    kept = [answer.kept_tokens for answer in answers if answer.kept_tokens is not None]
-    common: dict[str, Any] = {
+    kept = _mean_of(answer.kept_tokens for answer in answers)
+    made = {"versions": versions(), "git_commit": git_commit(), "command": command_line()}
+    results = _figures(answers, info, pruned, evaluation.pruned, kept, extra) | made
+    baseline = comparison = None
+    if evaluation.dense is not None:
+        full = info.gmacs_per_view["dense"]
+        gmacs = {"backbone": full, "scorer": 0.0, "total": full, "dense": full}
+        unpruned = replace(info, pruner="none", keep_ratio=1.0, settings={}, gmacs_per_view=gmacs)
+        everything = None if kept is None else float(info.num_tokens)
+        known = {name: None if extra[name] is None else value for name, value in info.extra.items()}
+        baseline = _figures(answers, unpruned, dense, evaluation.dense, everything, known) | made
+        comparison = asdict(compare_paired(dense, pruned, _labels(answers), total=len(answers)))
+    ends = {"timing": TIMING, "sessions": info.sessions, "baseline": baseline, "comparison": comparison}
+    return {**results, **ends}
+
+
+def _labels(answers: Iterable[VideoAnswer]) -> list[int]:
+    return [answer.label for answer in answers if answer.label is not None]
+
+
+def _figures(
+    answers: Sequence[VideoAnswer],
+    info: RunInfo,
+    rankings: Sequence[tuple[int, ...] | None],
+    times: StageTimes,
+    kept_tokens: float | None,
+    extra: Mapping[str, float | None],
+) -> dict[str, Any]:
+    """What results.json says of one model; `rankings` of the videos that have a label."""
+    total, evaluated = len(answers), sum(answer.top5 is not None for answer in answers)
+    labels = _labels(answers)
+    top1 = percent_correct(rankings, labels, k=1, total=total)
+    seconds = times.processing_seconds()
+    return {
         "dataset": info.dataset,
-        "num_videos": len(answers),
-        "num_evaluated": sum(answer.top5 is not None for answer in answers),
-        "num_failed": sum(answer.top5 is None and answer.label is not None for answer in answers),
-        "num_missing": sum(answer.label is None for answer in answers),
-    }
-    machine = {
+        "num_videos": total,
+        "num_evaluated": evaluated,
+        "num_failed": sum(a.top5 is None and a.label is not None for a in answers),
+        "num_missing": total - len(labels),
+        "top1": top1,
+        "top5": percent_correct(rankings, labels, k=5, total=total),
+        "top1_standard_error": standard_error(top1, total),
+        "pruner": info.pruner,
+        "keep_ratio": info.keep_ratio,
+        "settings": info.settings,
+        "mean_kept_tokens": kept_tokens,
+        "num_tokens": info.num_tokens,
+        **extra,
+        "backbone": info.backbone,
+        "weights": info.weights,
+        "views": info.views,
+        "gmacs_per_view": info.gmacs_per_view,
+        "videos_per_second": evaluated / seconds if seconds else None,
+        "latency_ms": times.per_view_ms(),
+        "peak_memory_mb": times.peak_memory_mb or None,
         "device": info.device,
         "dtype": info.dtype,
         "seed": info.seed,
         "dataset_seed": info.dataset_seed,
         "generator_version": info.generator_version,
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "command": command_line(),
-    }
-
-    def figures(
-        rankings: Sequence[tuple[int, ...] | None],
-        times: StageTimes,
-        *,
-        pruner: str,
-        keep_ratio: float,
-        settings: dict[str, dict[str, Any]],
-        kept_tokens: float | None,
-        extra: Mapping[str, float | None],
-        gmacs: dict[str, float],
-    ) -> dict[str, Any]:
-        top1 = percent_correct(rankings, labels, k=1, total=len(answers))
-        seconds = times.processing_seconds()
-        return {
-            **common,
-            "top1": top1,
-            "top5": percent_correct(rankings, labels, k=5, total=len(answers)),
-            "top1_standard_error": standard_error(top1, len(answers)),
-            "pruner": pruner,
-            "keep_ratio": keep_ratio,
-            "settings": settings,
-            "mean_kept_tokens": kept_tokens,
-            "num_tokens": info.num_tokens,
-            **extra,
-            "backbone": info.backbone,
-            "weights": info.weights,
-            "views": info.views,
-            "gmacs_per_view": gmacs,
-            "videos_per_second": common["num_evaluated"] / seconds if seconds else None,
-            "latency_ms": times.per_view_ms(),
-            "peak_memory_mb": times.peak_memory_mb or None,
-            **machine,
-        }
-
-    full = info.gmacs_per_view["dense"]
-    baseline = comparison = None
-    if evaluation.dense is not None:
-        baseline = figures(
-            dense,
-            evaluation.dense,
-            pruner="none",
-            keep_ratio=1.0,
-            settings={},
-            kept_tokens=float(info.num_tokens) if kept else None,
-            extra={name: None if extra[name] is None else value for name, value in info.extra.items()},
-            gmacs={"backbone": full, "scorer": 0.0, "total": full, "dense": full},
-        )
-        comparison = asdict(compare_paired(dense, pruned, labels, total=len(answers)))
-    results = figures(
-        pruned,
-        evaluation.pruned,
-        pruner=info.pruner,
-        keep_ratio=info.keep_ratio,
-        settings=info.settings,
-        kept_tokens=fmean(kept) if kept else None,
-        extra=extra,
-        gmacs=info.gmacs_per_view,
-    )
-    return {
-        **results,
-        "timing": TIMING,
-        "sessions": info.sessions,
-        "baseline": baseline,
-        "comparison": comparison,
     }
 
 
@@ -254,20 +229,12 @@ def git_commit() -> str | None:
     """Returns the commit of this source tree, with "-dirty" after local changes; None outside its repository."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return done.stdout.strip()
+        here: Any = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+        return str(subprocess.run(["git", *arguments], timeout=10, check=True, **here).stdout).strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", Path(__file__).name
-        )  # an installed copy may lie in somebody else's repository
+        # An installed copy may lie in somebody else's repository.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
