@@ -1,9 +1,6 @@
 """Fixtures shared by all tests: small videos written on the spot, and the real clips where they are at hand."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,10 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-Command = Callable[..., tuple[int, str, str]]
 
-
-def moving_frames(num_frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+def moving_frames(num_frames, height, width, seed=0):
     """(num_frames, height, width, 3) uint8: a smooth random pattern that drifts, so that every frame differs."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (5, 7, 3))
@@ -29,20 +24,20 @@ def moving_frames(num_frames: int, height: int, width: int, seed: int = 0) -> np
 
 
 def write_video_file(
-    path: Path,
-    frames: int | Iterable[np.ndarray],
-    fps: float = 25,
+    path,
+    frames,
+    fps=25,
     *,
-    size: tuple[int, int] = (48, 64),
-    seed: int = 0,
-    codec: str = "libx264",
-    pix_fmt: str = "yuv420p",
-    options: dict[str, str] | None = None,
-    seconds: Iterable[float] | None = None,
-    gop: int | None = None,
-    container_options: dict[str, str] | None = None,
-    with_audio: bool = False,
-) -> Path:
+    size=(48, 64),
+    seed=0,
+    codec="libx264",
+    pix_fmt="yuv420p",
+    options=None,
+    seconds=None,
+    gop=None,
+    container_options=None,
+    with_audio=False,
+):
     """Writes RGB frames to `path`, whose extension names the container.
 
     A number of frames gives `moving_frames` of `size` (height, width) drawn with `seed`.
@@ -75,7 +70,7 @@ def write_video_file(
     return path
 
 
-def _write_tone(container: av.container.OutputContainer, stream: av.AudioStream, num_samples: int) -> None:
+def _write_tone(container, stream, num_samples):
     tone = np.sin(np.arange(num_samples) / 20).astype(np.float32)[None]
     frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
     frame.sample_rate = 16000
@@ -84,16 +79,16 @@ def _write_tone(container: av.container.OutputContainer, stream: av.AudioStream,
 
 
 @pytest.fixture(scope="session")
-def write_video() -> Callable[..., Path]:
+def write_video():
     """A function (path, frames, fps=25, *, size=(48, 64), codec="libx264", ...), see `write_video_file`."""
     return write_video_file
 
 
 @pytest.fixture(scope="session")
-def write_audio() -> Callable[[Path], Path]:
+def write_audio():
     """A function (path) that writes a file with sound and without pictures."""
 
-    def write(path: Path) -> Path:
+    def write(path):
         with av.open(str(path), "w") as container:
             _write_tone(container, container.add_stream("aac", rate=16000), num_samples=16000)
         return path
@@ -102,7 +97,7 @@ def write_audio() -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def video_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def video_root(tmp_path_factory):
     """A directory of two classes, `left` (3 videos) and `right` (2 videos), with lengths from 5 to 40 frames."""
     root = tmp_path_factory.mktemp("videos")
     lengths = {
@@ -118,7 +113,7 @@ def video_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def clips_dir() -> Path:
+def clips_dir():
     """The folder of real clips beside the repository; skips the test where it is absent."""
     path = ROOT.parent / "shared" / "clips"
     if not path.is_dir():
@@ -127,10 +122,10 @@ def clips_dir() -> Path:
 
 
 @pytest.fixture
-def run_in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def run_in_process(monkeypatch, capsys):
     """A function (script, entry point, words) -> exit status, stdout, stderr that runs a command in this process."""
 
-    def call(script: str, entry: Callable[[], None], *words: str) -> tuple[int, str, str]:
+    def call(script, entry, *words):
         monkeypatch.setattr(sys, "argv", [script, *words])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         capsys.readouterr()

@@ -52,7 +52,7 @@ class Clips(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+def clips(tmp_path_factory):
     split = SyntheticSplit("test", seed=20_240, num_videos=NUM_VIDEOS)
     root: Path = generate(split, cache_dir=tmp_path_factory.mktemp("cache"), progress=False)
     videos: VideoList = build_video_list(name="folder", root=root)
@@ -71,7 +71,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     return Clips(torch.cat(views), names, torch.stack(actors), torch.cat(large))
 
 
-def run(pruner: vp.Pruner | None, clips: Clips) -> tuple[float, float]:
+def run(pruner, clips):
     """Accuracy, and the share of the actors' tokens that is kept."""
     pipeline = vp.Pipeline(vp.build_backbone("videomae_tiny", weights="videomae_tiny_synthetic"), pruner)
     names = pipeline.backbone.class_names
@@ -90,7 +90,7 @@ def run(pruner: vp.Pruner | None, clips: Clips) -> tuple[float, float]:
     return right / len(answers), float(torch.cat(kept)[clips.actors].float().mean())
 
 
-def test_the_bundled_scorer_finds_the_actor_and_the_backbone_the_action(clips: Clips) -> None:
+def test_the_bundled_scorer_finds_the_actor_and_the_backbone_the_action(clips):
     # The bounds are wide on purpose: 120 videos leave a standard error of some four points. docs/results.md has the
     # figures of 3,000.
     dense, all_kept = run(None, clips)
@@ -102,7 +102,7 @@ def test_the_bundled_scorer_finds_the_actor_and_the_backbone_the_action(clips: C
     assert found > 0.9 > 0.4 > by_chance, (found, by_chance)
 
 
-def test_larger_frames_than_it_was_trained_on(clips: Clips) -> None:
+def test_larger_frames_than_it_was_trained_on(clips):
     """The pair of `experiment=demo`: 600 videos gave 97.0 and 95.3 %."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -120,7 +120,7 @@ def test_larger_frames_than_it_was_trained_on(clips: Clips) -> None:
 
 
 @pytest.mark.parametrize("name", bundled_names())
-def test_bundled_weights_have_a_card_and_say_what_they_are(name: str) -> None:
+def test_bundled_weights_have_a_card_and_say_what_they_are(name):
     state, described = read_weights(name)
     assert described["model"] in (*vp.BACKBONES, *vp.PRUNERS)
     assert len(described.get("class_names", range(12))) == 12  # a rule has no classes
@@ -136,7 +136,7 @@ TENSORS = {
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_bundled_weights_say_how_they_read_their_clips(name: str) -> None:
+def test_bundled_weights_say_how_they_read_their_clips(name):
     """As training writes it, beside the tensors that they had before they said it."""
     state, described = read_weights(name)
     kind = "backbone" if name.startswith("videomae") else "scorer"
@@ -151,12 +151,12 @@ def test_bundled_weights_say_how_they_read_their_clips(name: str) -> None:
     assert digest.hexdigest()[:16] == TENSORS[name]
 
 
-def test_bundled_weights_stay_small() -> None:
+def test_bundled_weights_stay_small():
     assert sum(path.stat().st_size for path in BUNDLED.glob("*.safetensors")) < 20e6
 
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "x3d_s"])
-def test_bf16_gives_the_same_answers(clips: Clips, pruned: bool) -> None:
+def test_bf16_gives_the_same_answers(clips, pruned):
     """As `runtime.dtype=bf16` runs it: by autocast, with the fast trunk; to 99.5 % of the videos at least."""
     pruner = use_channels_last(vp.build_pruner("x3d_s", keep_ratio=0.3, **SCORER)) if pruned else None
     pipeline = vp.Pipeline(vp.build_backbone("videomae_tiny", weights="videomae_tiny_synthetic"), pruner)

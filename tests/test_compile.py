@@ -3,14 +3,9 @@
 A backend that counts stands in for the compiler.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from video_papr.backbones.videomae import VideoMAE
 from video_papr.core.errors import ConfigError
@@ -24,35 +19,35 @@ from video_papr.pruning.scorers.channels_last import use_channels_last
 CPU = torch.device("cpu")
 
 
-def small_backbone() -> VideoMAE:
+def small_backbone():
     """Reads 8 frames of 32 x 32 pixels as 16 tokens, in 1 block: the compiler's time grows with the blocks."""
     torch.manual_seed(0)
     return VideoMAE(num_classes=5, num_frames=8, input_size=32, dim=24, depth=1, num_heads=3).eval()
 
 
 @pytest.fixture
-def graphs() -> Iterator[list[str]]:
+def graphs():
     """Filled with the class of whatever is compiled, graph by graph."""
     torch.compiler.reset()
     yield []
     torch.compiler.reset()
 
 
-def counting(graphs: list[str]) -> Callable[..., Any]:
-    def backend(graph: Any, inputs: Any) -> Any:
+def counting(graphs):
+    def backend(graph, inputs):
         graphs.append("graph")
         return graph.forward
 
     return backend
 
 
-def frames_of(count: int, seed: int = 0) -> Tensor:
+def frames_of(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 8, 32, 32, 3), generator=generator, dtype=torch.uint8)
 
 
 @torch.inference_mode()
-def test_one_graph_for_each_number_of_tokens_and_one_for_the_scorer(graphs: list[str]) -> None:
+def test_one_graph_for_each_number_of_tokens_and_one_for_the_scorer(graphs):
     backbone = small_backbone()
     frames = frames_of(2)
     flows = [
@@ -69,7 +64,7 @@ def test_one_graph_for_each_number_of_tokens_and_one_for_the_scorer(graphs: list
 
 
 @torch.inference_mode()
-def test_lengths_that_the_clip_decides_do_not_stop_the_run(graphs: list[str]) -> None:
+def test_lengths_that_the_clip_decides_do_not_stop_the_run(graphs):
     pruner = build_pruner("motion", budget="top_p", top_p=0.5)
     backbone = small_backbone()
     flow = Pipeline(backbone, pruner)
@@ -81,16 +76,14 @@ def test_lengths_that_the_clip_decides_do_not_stop_the_run(graphs: list[str]) ->
 
 
 @pytest.mark.parametrize(("views", "batch_size"), [(3, 2), (2, 5)])
-def test_an_evaluation_makes_no_graph_for_short_batches(
-    graphs: list[str], views: int, batch_size: int
-) -> None:
+def test_an_evaluation_makes_no_graph_for_short_batches(graphs, views, batch_size):
     """Five videos: the last batch is short, or the last chunk of a video's views. Answers are those of a plain run."""
 
-    def samples() -> Iterator[VideoSample]:
+    def samples():
         for index in range(5):
             yield VideoSample(index, str(index), 0, frames_of(views, index), None, 1.0, None, 8, 25.0)
 
-    def answers(full: bool) -> list[Any]:
+    def answers(full):
         found = Evaluator(
             flow,
             prepare=lambda clips: clips,
@@ -114,11 +107,11 @@ def test_an_evaluation_makes_no_graph_for_short_batches(
 class Replaying(nn.Module):
     """Answers like a network in a CUDA graph: always in the same memory."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network):
         super().__init__()
         self.run, self.memory = network.forward, torch.empty(0)
 
-    def forward(self, *inputs: Any, **options: Any) -> Tensor:
+    def forward(self, *inputs, **options):
         logits = self.run(*inputs, **options)
         self.memory.resize_(64 * logits.shape[1])
         return self.memory[: logits.numel()].view_as(logits).copy_(logits)
@@ -129,9 +122,7 @@ class Replaying(nn.Module):
     ("budget", "replayed"),
     [({"keep_ratio": 0.5}, True), ({"keep_ratio": 0.5}, False), ({"budget": "top_p", "top_p": 0.5}, True)],
 )
-def test_answers_outlive_the_next_call_of_a_cuda_graph(
-    budget: dict[str, Any], replayed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_outlive_the_next_call_of_a_cuda_graph(budget, replayed, monkeypatch):
     """Without `replayed` they do not, which shows that the stand-in overwrites."""
     backbone = small_backbone()
     flow = Pipeline(backbone, build_pruner("motion", **budget))
@@ -142,7 +133,7 @@ def test_answers_outlive_the_next_call_of_a_cuda_graph(
     assert all(map(torch.equal, found, expected)) == replayed
 
 
-def test_modes_without_cuda_graphs_return_what_the_backbone_returns() -> None:
+def test_modes_without_cuda_graphs_return_what_the_backbone_returns():
     for options in ({}, {"mode": "reduce-overhead"}, {"mode": "max-autotune"}):
         flow = Pipeline(small_backbone())
         flow.compile_networks(**options)  # the compiler runs at the first call, which never comes
@@ -152,13 +143,13 @@ def test_modes_without_cuda_graphs_return_what_the_backbone_returns() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @torch.inference_mode()
-def test_cuda_graphs_give_the_same_answers() -> None:
+def test_cuda_graphs_give_the_same_answers():
     backbone = small_backbone()
     flow = Pipeline(backbone, build_pruner("motion", keep_ratio=0.5)).cuda()
     scoring = Pipeline(backbone, use_channels_last(build_pruner("x3d_s", frames=4, size=32))).cuda()
     batches = [frames_of(3, seed).cuda() for seed in range(6)]
 
-    def run() -> list[Any]:
+    def run():
         return [(flow(x), scoring.significance(x), Pipeline(backbone)(x)) for x in batches]
 
     expected = run()

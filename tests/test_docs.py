@@ -22,26 +22,26 @@ PAGES = [
 GROUPS = sorted(path.name for path in CONF.iterdir() if any(path.glob("*.yaml")))
 
 
-def options(group: str) -> set[str]:
+def options(group):
     """Options of a group that a user may choose; a leading underscore marks what others share."""
     return {path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_")}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     local = [target.split("#")[0] for target in targets if not target.startswith(("http:", "https:", "#"))]
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_readme_lists_the_options(group: str) -> None:
+def test_readme_lists_the_options(group):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{group}` \| (.*?) \|", readme, re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", row)) == options(group)
 
 
-def test_tables_of_the_configuration_page_are_those_of_the_declarations() -> None:
+def test_tables_of_the_configuration_page_are_those_of_the_declarations():
     names = runpy.run_path(str(ROOT / "docs" / "option_tables.py"))
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert names["render"](page) == page, "run python docs/option_tables.py"
@@ -49,7 +49,7 @@ def test_tables_of_the_configuration_page_are_those_of_the_declarations() -> Non
     assert tables == {*GROUPS, *names["GROUPS"], *COMMANDS} - {"depth_prune"}  # its keys are those of depth
 
 
-def test_python_example_of_the_readme_runs() -> None:
+def test_python_example_of_the_readme_runs():
     (example,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
     )

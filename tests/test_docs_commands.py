@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +42,7 @@ class Line(NamedTuple):
     text: str
 
 
-def commands(page: Path) -> Iterator[Line]:
+def commands(page):
     """The commands of the blocks in bash, and those of ours in running text and tables."""
     text = re.sub(
         MARK + r"```\w+\n.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
@@ -63,7 +62,7 @@ LINES = [
 
 
 @pytest.fixture(scope="module")
-def own_options(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_options(tmp_path_factory):
     """The folder my_conf of the pages, with the files that they show."""
     folder = tmp_path_factory.mktemp("my_conf")
     for page in PAGES:
@@ -73,7 +72,7 @@ def own_options(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def one_job(words: list[str]) -> list[str]:
+def one_job(words):
     """The first job of a sweep: `a=1,2` becomes `a=1`."""
     parser = OverridesParser.create()
     chosen = []
@@ -85,7 +84,7 @@ def one_job(words: list[str]) -> list[str]:
     return chosen
 
 
-def check_ours(name: str, words: list[str], own_options: Path) -> None:
+def check_ours(name, words, own_options):
     """Raises where the command would refuse these words."""
     assert name in COMMANDS
     if name == "report":
@@ -116,7 +115,7 @@ def check_ours(name: str, words: list[str], own_options: Path) -> None:
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.page}: {line.text[:60]}")
-def test_command_is_understood(line: Line, own_options: Path) -> None:
+def test_command_is_understood(line, own_options):
     found = re.search(r'\$\((.*?)\)"?', line.text)  # eval "$(python tools/eval.py ...)"
     given = shlex.split(found.group(1) if found else line.text)
     words = [word for part in given for word in STAND_INS.get(part, [part])]
@@ -143,5 +142,5 @@ def test_command_is_understood(line: Line, own_options: Path) -> None:
         assert program in NOT_OURS, "unknown program: run it in a test, or mark its block and say why not"
 
 
-def test_pages_have_commands() -> None:
+def test_pages_have_commands():
     assert len(LINES) > 60

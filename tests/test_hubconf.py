@@ -1,7 +1,5 @@
 """torch.hub loads the repository from a folder: entry points, their docstrings, and what they depend on."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -49,24 +47,24 @@ with torch.inference_mode():
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_entry_point_explains_itself(entry: ast.FunctionDef) -> None:
+def test_entry_point_explains_itself(entry):
     text = ast.get_docstring(entry) or ""
     assert "Args:" in text
     named = [argument.arg for argument in entry.args.args]
     assert all(f"    {name}: " in text for name in named)
 
 
-def test_entry_points() -> None:
+def test_entry_points():
     assert {entry.name for entry in ENTRIES} == {"backbone", "pipeline", "prune", "pruner", "videomae_tiny"}
 
 
-def test_dependencies_are_those_of_the_package() -> None:
+def test_dependencies_are_those_of_the_package():
     if sys.version_info < (3, 11):
         pytest.skip("tomllib came with Python 3.11")
     import tomllib
 
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    names = {re.match(r"[\w-]+", line).group() for line in listed}  # type: ignore[union-attr]
+    names = {re.match(r"[\w-]+", line).group() for line in listed}
     # decord is not there on every machine; torchvision is there for timm
     modules = {"hydra-core": "hydra", "pillow": "PIL"}
     wanted = {modules.get(name, name) for name in names} - {"decord", "torchvision"}
@@ -74,7 +72,7 @@ def test_dependencies_are_those_of_the_package() -> None:
     assert set(ast.literal_eval(value)) == wanted
 
 
-def test_loads_from_a_folder(tmp_path: Path) -> None:
+def test_loads_from_a_folder(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(ROOT)],

@@ -9,7 +9,6 @@ import ast
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,11 +72,11 @@ PLACES: dict[str, set[str]] = {
 FOREIGN = {"torchcodec", "decord2", "pytest", "hypothesis"}
 
 
-def source_files() -> list[Path]:
+def source_files():
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def imported_modules(path: Path) -> Iterator[str]:
+def imported_modules(path):
     """Full names of what the file imports, e.g. "video_papr.data.sampling", inside functions too."""
     package = path.relative_to(ROOT).parent.parts
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
@@ -93,14 +92,14 @@ def imported_modules(path: Path) -> Iterator[str]:
                 yield module
 
 
-def part_of(path: Path) -> str:
+def part_of(path):
     """ "data" for video_papr/data/loader.py, "pipeline" for video_papr/pipeline.py."""
     first = path.relative_to(PACKAGE).parts[0]
     return first.removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(path: Path) -> None:
+def test_imports_go_one_way(path):
     part = part_of(path)
     assert part in ALLOWED, f"{part} is a new part of the package: give it a line in ALLOWED"
     for name in imported_modules(path):
@@ -111,7 +110,7 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_heavy_packages_have_one_place(path: Path) -> None:
+def test_heavy_packages_have_one_place(path):
     inside = path.relative_to(PACKAGE).as_posix()
     for name in imported_modules(path):
         top = name.split(".")[0]
@@ -122,7 +121,7 @@ def test_heavy_packages_have_one_place(path: Path) -> None:
             )
 
 
-def test_tools_only_call_the_command_line() -> None:
+def test_tools_only_call_the_command_line():
     scripts = sorted((ROOT / "tools").glob("*.py"))
     assert scripts
     for script in scripts:
@@ -133,12 +132,12 @@ def test_tools_only_call_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_every_module_imports(path: Path) -> None:
+def test_every_module_imports(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
     importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
 
 
-def test_import_is_light() -> None:
+def test_import_is_light():
     """`import video_papr` opens no decoder, reads no config and draws nothing."""
     code = (
         "import sys; sys.modules['transformers'] = None; import video_papr; "

@@ -1,12 +1,8 @@
 """The notebooks run from start to finish, and what is committed shows their outputs."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -21,11 +17,11 @@ LARGEST_BYTES = 3_000_000  # all of them together
 PICTURE = "image/png"
 
 
-def code_cells(notebook: Any) -> list[Any]:
+def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def pictures(notebook: Any) -> list[int]:
+def pictures(notebook):
     """Pictures in each code cell."""
     return [
         sum(PICTURE in output.get("data", {}) for output in cell.outputs) for cell in code_cells(notebook)
@@ -33,7 +29,7 @@ def pictures(notebook: Any) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def runner() -> ModuleType:
+def runner():
     spec = importlib.util.spec_from_file_location("execute_notebooks", FOLDER / "execute.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -42,18 +38,18 @@ def runner() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory):
     """One cache for all notebooks: what the first makes, the next may read."""
     return tmp_path_factory.mktemp("cache")
 
 
-def test_there_are_notebooks() -> None:
+def test_there_are_notebooks():
     assert [path.name[0] for path in NOTEBOOKS] == ["1", "2", "3", "4"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path: Path, runner: ModuleType, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_runs(path, runner, cache, monkeypatch):
     if path.name.startswith("3"):
         pytest.importorskip("transformers")
     monkeypatch.setenv("VIDEO_PAPR_CACHE", str(cache))
@@ -68,7 +64,7 @@ def test_notebook_runs(path: Path, runner: ModuleType, cache: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_is_committed_shows_outputs(path: Path) -> None:
+def test_what_is_committed_shows_outputs(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     cells = code_cells(notebook)
@@ -82,12 +78,12 @@ def test_what_is_committed_shows_outputs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_text_names_no_figures(path: Path) -> None:
+def test_text_names_no_figures(path):
     """Weights and videos change; figures stand in outputs only, which `make notebooks` renews."""
     notebook = nbformat.read(path, as_version=4)
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert re.findall(r"\d+(?:\.\d+)? ?(?:%|points|GMACs|ms|seconds|times|x faster)", text) == []
 
 
-def test_notebooks_are_small() -> None:
+def test_notebooks_are_small():
     assert sum(path.stat().st_size for path in NOTEBOOKS) < LARGEST_BYTES

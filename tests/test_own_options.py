@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import video_papr as vp
 from video_papr.core.errors import ConfigError
@@ -33,14 +32,14 @@ GRID = TokenGrid(1, 2, 2)
 MODEL = SimpleNamespace(grid=GRID)
 
 
-def files_of(page: str) -> dict[str, str]:
+def files_of(page):
     """The code blocks of a page that open with the name of a file."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```\w+\n(# (\S+\.(?:py|yaml))\n.*?)^```", text, re.MULTILINE | re.DOTALL)
     return {name: body for body, name in blocks}
 
 
-def write_files(page: str, folder: Path) -> dict[str, str]:
+def write_files(page, folder):
     files = files_of(page)
     for name, body in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -48,13 +47,13 @@ def write_files(page: str, folder: Path) -> dict[str, str]:
     return files
 
 
-def python_of(page: str) -> str:
+def python_of(page):
     """The last block of Python on a page."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[-1]
 
 
-def test_third_party_pruner(tmp_path: Path, video_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_third_party_pruner(tmp_path, video_root, monkeypatch):
     """From the page to results.json, in another process and another folder."""
     files = write_files("own_pruner.md", tmp_path)
     assert set(files) == {"my_pruner.py", "my_conf/pruner/edges.yaml"}
@@ -87,12 +86,7 @@ def test_third_party_pruner(tmp_path: Path, video_root: Path, monkeypatch: pytes
     assert len(names["logits"]) == 1
 
 
-Command = Callable[..., tuple[int, str, str]]
-
-
-def test_dataset_and_backbone_from_a_folder(
-    tmp_path: Path, video_root: Path, run_eval: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dataset_and_backbone_from_a_folder(tmp_path, video_root, run_eval, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert set(write_files("own_dataset.md", tmp_path)) == {"my_conf/dataset/birds.yaml"}
     assert set(write_files("own_backbone.md", tmp_path)) == {"my_conf/backbone/mine.yaml"}
@@ -118,13 +112,13 @@ def test_dataset_and_backbone_from_a_folder(
 
 
 @pytest.fixture
-def run_eval(run_in_process: Command) -> Command:
+def run_eval(run_in_process):
     from video_papr.cli.eval import main
 
     return partial(run_in_process, "eval.py", main)
 
 
-def test_backbone_of_the_page() -> None:
+def test_backbone_of_the_page():
     names: dict[str, Any] = {}
     exec(python_of("own_backbone.md"), names)
     assert names["logits"].shape == (2, 5)
@@ -139,22 +133,22 @@ def test_backbone_of_the_page() -> None:
 class Constant(nn.Module):
     """Gives what it was told, whatever it sees."""
 
-    def __init__(self, answer: Any = None) -> None:
+    def __init__(self, answer=None):
         super().__init__()
         self.answer = answer
 
-    def forward(self, frames: Tensor, grid: TokenGrid) -> Any:
+    def forward(self, frames, grid):
         return self.answer
 
 
-def by_rows() -> Callable[[Tensor, TokenGrid], Tensor]:
+def by_rows():
     """A scorer that is a plain function: later tokens of the grid are better."""
     return lambda frames, grid: (
         torch.arange(grid.num_tokens).float().view(1, *grid.shape).repeat(len(frames), 1, 1, 1)
     )
 
 
-def test_plain_function_serves_as_well() -> None:
+def test_plain_function_serves_as_well():
     pruner = vp.build_pruner("rows", scorer=by_rows, keep_ratio=0.5)
     assert pruner is not None
     assert pruner.select(FRAMES, MODEL).keep_idx.tolist() == [[2, 3], [2, 3]]
@@ -172,7 +166,7 @@ def test_plain_function_serves_as_well() -> None:
         (None, "NoneType"),
     ],
 )
-def test_wrong_map_is_named(answer: Any, named: str) -> None:
+def test_wrong_map_is_named(answer, named):
     pruner = vp.build_pruner("mine", scorer=Constant, scorer_options={"answer": answer})
     assert pruner is not None
     with pytest.raises(
@@ -215,21 +209,21 @@ def test_wrong_map_is_named(answer: Any, named: str) -> None:
         ("mine", {"scorer": by_rows, "keep_ratio": 0}, "pruner.keep_ratio=0"),
     ],
 )
-def test_mistakes_are_one_line(name: str, options: dict[str, Any], line: str) -> None:
+def test_mistakes_are_one_line(name, options, line):
     with pytest.raises(ConfigError) as caught:
         vp.build_pruner(name, **options)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
 
 
-def test_module_with_a_mistake_of_its_own_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_with_a_mistake_of_its_own_shows_it(tmp_path, monkeypatch):
     (tmp_path / "half_a_pruner.py").write_text("import nowhere_at_all\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
         vp.build_pruner("mine", scorer="half_a_pruner:Edges")
 
 
-def test_option_without_a_scorer(run_eval: Command, tmp_path: Path) -> None:
+def test_option_without_a_scorer(run_eval, tmp_path):
     (tmp_path / "pruner").mkdir()
     (tmp_path / "pruner" / "edges.yaml").write_text("defaults:\n  - _own\n\nname: edges\n")
     status, _, errors = run_eval("--config-dir", str(tmp_path), "pruner=edges")

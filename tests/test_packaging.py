@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LARGEST_WEIGHTS_BYTES = 20_000_000  # all bundled checkpoints together
 
 
-def files_on_disk() -> set[str]:
+def files_on_disk():
     """Names inside the wheel that the two source trees should give."""
     names = set()
     for folder, package in ((ROOT / "video_papr", "video_papr"), (ROOT / "conf", "video_papr/conf")):
@@ -30,7 +30,7 @@ def files_on_disk() -> set[str]:
     return names
 
 
-def repository_files() -> list[Path]:
+def repository_files():
     """Files that git tracks or would track."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -45,7 +45,7 @@ def repository_files() -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+def wheel(tmp_path_factory):
     """The wheel, built offline from a copy, so that no build folder is left behind or picked up."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
@@ -71,13 +71,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_wheel_holds_what_is_on_disk(wheel: zipfile.ZipFile) -> None:
+def test_wheel_holds_what_is_on_disk(wheel):
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == files_on_disk()
     assert {name for name in packed if name.endswith(".yaml")}, "no config in the wheel"
 
 
-def test_packages_are_listed() -> None:
+def test_packages_are_listed():
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     listed = settings["options"]["packages"].split()
@@ -86,7 +86,7 @@ def test_packages_are_listed() -> None:
     assert len(listed) == len(set(listed))
 
 
-def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
+def test_wheel_metadata(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = Parser().parsestr(wheel.read(name).decode())
     assert metadata["License-Expression"] == "Apache-2.0"
@@ -94,14 +94,14 @@ def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
     assert any(entry.endswith("/licenses/LICENSE") for entry in wheel.namelist())
 
 
-def test_wheel_declares_the_console_command(wheel: zipfile.ZipFile) -> None:
+def test_wheel_declares_the_console_command(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     scripts = configparser.ConfigParser()
     scripts.read_string(wheel.read(name).decode())
     assert dict(scripts["console_scripts"]) == {"video-papr": "video_papr.cli.main:main"}
 
 
-def test_bundled_weights_are_small_and_described(wheel: zipfile.ZipFile) -> None:
+def test_bundled_weights_are_small_and_described(wheel):
     weights = [info for info in wheel.infolist() if info.filename.endswith(".safetensors")]
     assert weights, "no bundled weights"
     assert sum(info.file_size for info in weights) <= LARGEST_WEIGHTS_BYTES
@@ -110,7 +110,7 @@ def test_bundled_weights_are_small_and_described(wheel: zipfile.ZipFile) -> None
     assert undescribed == [], "each checkpoint needs a model card NAME.md beside NAME.safetensors"
 
 
-def test_labels_are_in_the_wheel(wheel: zipfile.ZipFile) -> None:
+def test_labels_are_in_the_wheel(wheel):
     labels = [name for name in wheel.namelist() if Path(name).match("video_papr/data/labels/*.txt")]
     assert labels, "no file of class names"
     for name in labels:
@@ -118,7 +118,7 @@ def test_labels_are_in_the_wheel(wheel: zipfile.ZipFile) -> None:
         assert lines and all(line.strip() for line in lines), f"{name} has an empty line"
 
 
-def test_configs_are_found_in_an_unpacked_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+def test_configs_are_found_in_an_unpacked_wheel(wheel, tmp_path):
     wheel.extractall(tmp_path)
     code = (
         "import video_papr; from hydra import compose, initialize_config_module\n"
@@ -135,7 +135,7 @@ def test_configs_are_found_in_an_unpacked_wheel(wheel: zipfile.ZipFile, tmp_path
     assert done.stdout.split() == [str(tmp_path / "video_papr" / "__init__.py"), "x3d_s"]
 
 
-def test_constraints_are_tested_versions_of_what_is_declared() -> None:
+def test_constraints_are_tested_versions_of_what_is_declared():
     if sys.version_info < (3, 11):
         pytest.skip("tomllib came with Python 3.11")
     import tomllib
@@ -161,7 +161,7 @@ def test_constraints_are_tested_versions_of_what_is_declared() -> None:
             assert requirement.specifier.contains(specifier.version), f"{pin} is outside {requirement}"
 
 
-def test_imports_are_declared() -> None:
+def test_imports_are_declared():
     """Every package that the library imports is a dependency, and every dependency is imported."""
     (text,) = re.findall(r"^dependencies = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
     declared = {Requirement(line).name for line in re.findall(r'^ *"([^"]+)"', text, re.M)}
@@ -181,7 +181,7 @@ def test_imports_are_declared() -> None:
     assert foreign == {modules.get(name, name) for name in declared} - {"torchvision"}
 
 
-def test_nothing_names_a_machine_or_an_index() -> None:
+def test_nothing_names_a_machine_or_an_index():
     machine = re.compile(r"(?<![\w.])/(?:work|root|home|Users)/\w")
     index = re.compile(
         r"pypi\.(?:org|python)|pythonhosted\.|--(?:extra-)?index-url|--find-links|pytorch\.org/whl"
@@ -198,7 +198,7 @@ def test_nothing_names_a_machine_or_an_index() -> None:
     assert found == []
 
 
-def test_ci_runs_the_test_command_of_the_readme() -> None:
+def test_ci_runs_the_test_command_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert script.startswith("#!/usr/bin/env bash\n")
     assert "\nset -euo pipefail\n" in script
@@ -208,7 +208,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_help_lists_every_target() -> None:
+def test_make_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -6,7 +6,6 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
 
 import video_papr as vp
 from video_papr.backbones import grouping
@@ -21,26 +20,26 @@ from video_papr.pruning.tome import ToMe
 FRAMES, SIZE = 8, 32  # a grid of 2 x 4 x 4
 
 
-def clips(batch: int = 3) -> Tensor:
+def clips(batch=3):
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (batch, FRAMES, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
 
 
-def pipeline(name: str = "x3d_s", keep_ratio: float = 0.3) -> vp.Pipeline:
+def pipeline(name="x3d_s", keep_ratio=0.3):
     options = {"frames": 4, "size": 64, "stage": "res4"} if name.startswith("x3d") else {}
     backbone = vp.build_backbone("videomae_tiny", num_frames=FRAMES, input_size=SIZE)
     return vp.Pipeline(backbone, vp.build_pruner(name, keep_ratio=keep_ratio, **options))
 
 
 @pytest.mark.parametrize("name", ["x3d_s", "random"])
-def test_keep_ratio_one_gives_the_dense_logits(name: str) -> None:
+def test_keep_ratio_one_gives_the_dense_logits(name):
     dense = pipeline("none")
     assert dense.pruner is None
     assert dense.select(clips()) is None
     torch.testing.assert_close(pipeline(name, 1)(clips()), dense(clips()), rtol=0, atol=1e-6)
 
 
-def test_logits_do_not_depend_on_the_batch() -> None:
+def test_logits_do_not_depend_on_the_batch():
     flow, frames = pipeline(), clips(5)
     alone = torch.cat([flow(frames[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(flow(frames), alone, rtol=0, atol=1e-5)
@@ -49,7 +48,7 @@ def test_logits_do_not_depend_on_the_batch() -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "x3d_s"])
-def test_a_processor_runs_few_clips_side_by_side(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_runs_few_clips_side_by_side(name, monkeypatch):
     flow, frames = pipeline(name), clips(5)
     together = flow(frames)
     tokens = flow.backbone.grid.num_tokens if name == "none" else 9
@@ -61,7 +60,7 @@ def test_a_processor_runs_few_clips_side_by_side(name: str, monkeypatch: pytest.
     assert flow(frames[:0]).shape == (0, flow.backbone.num_classes)
 
 
-def test_the_two_halves_make_the_whole() -> None:
+def test_the_two_halves_make_the_whole():
     flow, frames = pipeline(), clips()
     selection = flow.select(frames)
     assert selection is not None
@@ -72,14 +71,14 @@ def test_the_two_halves_make_the_whole() -> None:
     assert not torch.allclose(flow.classify(frames, other), flow(frames))
 
 
-def test_every_network_gets_its_own_normalisation() -> None:
+def test_every_network_gets_its_own_normalisation():
     flow, frames = pipeline(), clips()
     seen = {}
     embed = flow.backbone.patch_embed
     embed.proj.register_forward_pre_hook(lambda _, inputs: seen.update(backbone=inputs[0]))
     assert flow.pruner is not None
     trunk = flow.pruner.scorer.trunk
-    trunk.register_forward_pre_hook(lambda _, inputs: seen.update(scorer=inputs[0]))  # type: ignore[union-attr]
+    trunk.register_forward_pre_hook(lambda _, inputs: seen.update(scorer=inputs[0]))
     flow.classify(frames, None)
     flow.select(frames)
     share = frames.permute(0, 4, 1, 2, 3).double() / 255
@@ -91,7 +90,7 @@ def test_every_network_gets_its_own_normalisation() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_precisions(dtype: torch.dtype) -> None:
+def test_other_precisions(dtype):
     flow, frames = pipeline(), clips()
     expected = flow(frames)
     logits = flow.to(dtype)(frames)
@@ -111,7 +110,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     ],
     ids=lambda frames: f"{frames.dtype} {tuple(frames.shape)}",
 )
-def test_frames_of_another_type_or_shape(frames: Tensor) -> None:
+def test_frames_of_another_type_or_shape(frames):
     flow = pipeline("motion")
     line = rf"^frames must be uint8 \(B, 8, 32, 32, 3\), got {frames.dtype} \({frames.shape[0]}, "
     for call in (flow, flow.select, lambda x: flow.classify(x, None)):
@@ -122,7 +121,7 @@ def test_frames_of_another_type_or_shape(frames: Tensor) -> None:
 # ---- clips that keep unequal numbers of tokens ----
 
 
-def unlike_clips() -> Tensor:
+def unlike_clips():
     """Noise, a black clip, a clip of one colour, a picture that stands still, and one whose half moves."""
     frames = clips(5)
     frames[1] = 0
@@ -146,9 +145,7 @@ VARIABLE: list[tuple[str, dict[str, object]]] = [
 @pytest.mark.parametrize("merger", [None, ToMe(3), ToMe(2, "decreasing")], ids=["", "tome", "falling"])
 @pytest.mark.parametrize(("name", "options"), VARIABLE)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
-def test_unequal_clips_side_by_side_equal_one_by_one(
-    name: str, options: dict[str, object], merger: ToMe | None, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_unequal_clips_side_by_side_equal_one_by_one(name, options, merger, dtype, tolerance):
     small = {"frames": 4, "size": 64, "stage": "res4"} if name.startswith("x3d") else {}
     backbone = vp.build_backbone("videomae_tiny", num_frames=FRAMES, input_size=SIZE)
     for value in backbone.parameters():  # far from uniform attention
@@ -171,7 +168,7 @@ def test_unequal_clips_side_by_side_equal_one_by_one(
 
 
 @pytest.mark.parametrize("after_block", [0, 1, 3])
-def test_similarity_goes_on_where_it_chose(after_block: int) -> None:
+def test_similarity_goes_on_where_it_chose(after_block):
     flow, frames = pipeline("none"), clips()
     backbone = flow.backbone.double()
     flow = vp.Pipeline(backbone, vp.build_pruner("similarity", keep_ratio=0.4, after_block=after_block))
@@ -194,7 +191,7 @@ def test_similarity_goes_on_where_it_chose(after_block: int) -> None:
     torch.testing.assert_close(significance, flow.pruner.score(compared, backbone.grid))
 
 
-def test_similarity_needs_a_block_to_go_on_with() -> None:
+def test_similarity_needs_a_block_to_go_on_with():
     with pytest.raises(ConfigError, match=r"^pruner\.after_block=4 must be below the backbone's 4 blocks$"):
         vp.Pipeline(vp.build_backbone("videomae_tiny"), vp.build_pruner("similarity", after_block=4))
 
@@ -203,13 +200,13 @@ def test_similarity_needs_a_block_to_go_on_with() -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "random", "similarity"])
-def test_merging_nothing_changes_nothing(name: str) -> None:
+def test_merging_nothing_changes_nothing(name):
     flow, frames = pipeline(name), clips()
     merging = vp.Pipeline(flow.backbone, flow.pruner, vp.build_merger("tome", r=0))
     torch.testing.assert_close(merging(frames), flow(frames), rtol=0, atol=1e-6)
 
 
-def test_attention_and_mean_count_a_merged_token_as_often_as_it_has_tubelets() -> None:
+def test_attention_and_mean_count_a_merged_token_as_often_as_it_has_tubelets():
     """Tokens with equal content merge without a loss: the logits are those of all of them."""
     backbone = vp.build_backbone("videomae_tiny", num_frames=FRAMES, input_size=SIZE).double()
     tokens = torch.randn(2, 4, 192, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -221,7 +218,7 @@ def test_attention_and_mean_count_a_merged_token_as_often_as_it_has_tubelets() -
         first_only = ToMe(r)
         lengths: list[int] = []
 
-        def merge(tokens: Tensor, *rest: Tensor, block: int, **more: int) -> tuple[Tensor, Tensor]:
+        def merge(tokens, *rest, block, **more):
             if block:
                 return tokens, rest[1]
             merged = first_only(tokens, *rest, block=block, **more)  # noqa: B023
@@ -232,7 +229,7 @@ def test_attention_and_mean_count_a_merged_token_as_often_as_it_has_tubelets() -
         assert lengths == [8 - r]
 
 
-def test_lengths_are_grouped_so_that_little_is_padding() -> None:
+def test_lengths_are_grouped_so_that_little_is_padding():
     counts = torch.tensor([10, 100, 99, 88, 87, 12, 100, 3])
     groups = [group.tolist() for group in similar_lengths(counts)]
     assert groups == [[1, 6, 2, 3], [4], [5], [0], [7]]
@@ -248,12 +245,10 @@ def test_lengths_are_grouped_so_that_little_is_padding() -> None:
         ("similarity", {"mode": "adaptive", "after_block": 1}),
     ],
 )
-def test_class_token_of_vivit_is_never_padding_nor_merged(
-    name: str, options: dict[str, object], merger: ToMe | None
-) -> None:
+def test_class_token_of_vivit_is_never_padding_nor_merged(name, options, merger):
     shape = {"num_frames": FRAMES, "input_size": SIZE, "tubelet": (2, 8, 8)}
     torch.manual_seed(0)
-    backbone = ViViT(num_classes=5, dim=24, depth=3, num_heads=3, **shape).double().eval()  # type: ignore[arg-type]
+    backbone = ViViT(num_classes=5, dim=24, depth=3, num_heads=3, **shape).double().eval()
     for value in backbone.requires_grad_(False).parameters():
         value.add_(0.2 * torch.randn(value.shape, dtype=torch.float64))
     flow, frames = vp.Pipeline(backbone, vp.build_pruner(name, **options), merger), unlike_clips()
@@ -283,7 +278,7 @@ PARTS = ["embed", "blocks", "head"]
 
 @pytest.mark.parametrize("name", SPECS)
 @torch.inference_mode()
-def test_a_run_that_is_watched_is_the_same_run(name: str) -> None:
+def test_a_run_that_is_watched_is_the_same_run(name):
     """Every pruner, compensation and merger: the same logits, and the stages in their order."""
     backbone = vp.build_backbone("videomae_tiny", num_frames=FRAMES, input_size=SIZE)
     spec, frames, pruner = SPECS[name], unlike_clips()[2:], vp.build_pruner(name, **SMALL.get(name, {}))
@@ -301,7 +296,7 @@ def test_a_run_that_is_watched_is_the_same_run(name: str) -> None:
 
 
 @torch.inference_mode()
-def test_a_compiled_backbone_is_one_stage() -> None:
+def test_a_compiled_backbone_is_one_stage():
     flow, stages = pipeline("motion"), list[str]()
     expected = flow(clips())
     flow.backbone.compile(backend="eager")
@@ -310,7 +305,7 @@ def test_a_compiled_backbone_is_one_stage() -> None:
 
 
 @torch.inference_mode()
-def test_stages_of_packed_clips() -> None:
+def test_stages_of_packed_clips():
     backbone = vp.build_backbone("videomae_tiny", num_frames=FRAMES, input_size=SIZE)
     flow = vp.Pipeline(backbone, vp.build_pruner("run_length"), packing="packed")
     stages: list[str] = []

@@ -14,15 +14,15 @@ from video_papr.core.errors import ConfigError, DataError
 from video_papr.data.annotations import VideoList, VideoRecord
 
 
-def videos(labels: list[int], names: tuple[str, ...] | None = None) -> VideoList:
+def videos(labels, names=None):
     return VideoList(tuple(VideoRecord(Path(f"{i}.mp4"), i, f"{i}.mp4") for i in labels), names, ())
 
 
-def labels(found: VideoList) -> list[int]:
+def labels(found):
     return [record.label for record in found.records]
 
 
-def test_labels_are_matched_by_name() -> None:
+def test_labels_are_matched_by_name():
     """A folder with two of the model's classes numbers them 0 and 1; the model knows them as 3 and 1."""
     model = ("abseiling", "air drumming", "archery", "zumba")
     found = build.match_labels(videos([0, 1, 0], ("Zumba", "air_drumming")), model, 4)
@@ -30,27 +30,27 @@ def test_labels_are_matched_by_name() -> None:
     assert found.class_names == model
 
 
-def test_unknown_class_names_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_class_names_are_told(capsys):
     given = videos([0, 1], ("fight", "zumba"))
     assert build.match_labels(given, ("archery", "zumba"), 2) is given
     assert "the weights do not know 1 of the dataset's 2 classes ('fight', ...)" in capsys.readouterr().err
 
 
-def test_numbers_stay_where_a_side_has_no_names() -> None:
+def test_numbers_stay_where_a_side_has_no_names():
     given = videos([0, 5])
     assert build.match_labels(given, ("archery", "zumba"), 6) is given
     named = videos([0, 1], ("a", "b"))
     assert build.match_labels(named, None, 2) is named
 
 
-def test_label_without_a_logit() -> None:
+def test_label_without_a_logit():
     with pytest.raises(
         DataError, match=r"^5\.mp4: label 5 is out of range, the backbone has 5 classes \(0 to 4\)"
     ):
         build.match_labels(videos([0, 5]), None, 5)
 
 
-def test_names_are_given_only_where_labels_and_logits_share_them() -> None:
+def test_names_are_given_only_where_labels_and_logits_share_them():
     """Else a logit would be called by the name of another class."""
     two = build_backbone("videomae_tiny", num_classes=2)
     assert build.shared_names(videos([0, 1], ("a", "b")), two) == ("a", "b")
@@ -63,12 +63,12 @@ def test_names_are_given_only_where_labels_and_logits_share_them() -> None:
     )
 
 
-def test_number_of_classes() -> None:
+def test_number_of_classes():
     assert build.count_classes(videos([0, 6])) == 7
     assert build.count_classes(videos([0], ("a", "b", "c"))) == 3
 
 
-def test_frames_of_a_clip() -> None:
+def test_frames_of_a_clip():
     dense = frame_sampler(DatasetConfig("folder", root=".", frame_stride=3), 2, 4)(100)
     assert dense.shape == (2, 4)
     assert (dense[0, 1:] - dense[0, :-1] == 3).all()
@@ -76,7 +76,7 @@ def test_frames_of_a_clip() -> None:
     assert (spread[0, 1:] - spread[0, :-1] == 25).all()
 
 
-def test_defaults_follow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defaults_follow_the_machine(monkeypatch):
     engine = runtime.build_engine(RuntimeConfig(device="cpu"))
     assert (engine.device.type, engine.dtype, runtime.dtype_name(engine)) == ("cpu", torch.float32, "fp32")
     assert runtime.batch_size(RuntimeConfig(), engine) == 8
@@ -97,15 +97,13 @@ def test_defaults_follow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.num_workers(RuntimeConfig(workers=0), turns=True) == 0
 
 
-def test_precision_by_name() -> None:
+def test_precision_by_name():
     engine = runtime.build_engine(RuntimeConfig(device="cpu", dtype="bf16"))
     assert (engine.dtype, runtime.dtype_name(engine)) == (torch.bfloat16, "bf16")
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_trainings_take_bf16_only_where_the_processor_computes_in_it(
-    monkeypatch: pytest.MonkeyPatch, native: bool
-) -> None:
+def test_trainings_take_bf16_only_where_the_processor_computes_in_it(monkeypatch, native):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     here = RuntimeConfig(device="cpu")
@@ -113,7 +111,7 @@ def test_trainings_take_bf16_only_where_the_processor_computes_in_it(
     assert [runtime.training_dtype(name, here) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
-def test_compiling_for_a_processor_packs_the_weights() -> None:
+def test_compiling_for_a_processor_packs_the_weights():
     import torch._inductor.config as inductor
 
     runtime.build_engine(RuntimeConfig(device="cpu"))
@@ -122,7 +120,7 @@ def test_compiling_for_a_processor_packs_the_weights() -> None:
     assert inductor.freezing
 
 
-def test_cuda_graphs_need_a_gpu() -> None:
+def test_cuda_graphs_need_a_gpu():
     assert RuntimeConfig(compile=True).compile_options == {}
     assert RuntimeConfig(compile="max-autotune").compile_options == {"mode": "max-autotune"}
     runtime.build_engine(RuntimeConfig(device="cpu", compile="max-autotune"))
@@ -132,9 +130,7 @@ def test_cuda_graphs_need_a_gpu() -> None:
         runtime.build_engine(RuntimeConfig(device="cpu", compile="reduce-overhead"))
 
 
-def test_kernels_that_do_not_work_are_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_kernels_that_do_not_work_are_named(monkeypatch, capsys):
     wanted = RuntimeConfig(device="cpu", kernels=True)
     engine = runtime.build_engine(wanted)
     asked: list[object] = []
@@ -145,14 +141,14 @@ def test_kernels_that_do_not_work_are_named(
     assert "torch's own are used (no driver)" in capsys.readouterr().err
 
 
-def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads(monkeypatch):
     seen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     runtime.build_engine(RuntimeConfig(device="cpu", threads=3))
     assert seen == [3]
 
 
-def test_out_of_memory_names_the_key() -> None:
+def test_out_of_memory_names_the_key():
     with (
         pytest.raises(
             ConfigError, match=r"^runtime\.batch_size=64: out of GPU memory.*\(tried to get 5 GiB\)$"
@@ -162,12 +158,12 @@ def test_out_of_memory_names_the_key() -> None:
         raise torch.OutOfMemoryError("tried to get 5 GiB\nmore text")
 
 
-def test_bugs_stay_bugs() -> None:
+def test_bugs_stay_bugs():
     with pytest.raises(KeyError), runtime.mendable_errors(64):
         raise KeyError("x")
 
 
-def test_spread_covers_the_dataset() -> None:
+def test_spread_covers_the_dataset():
     assert build.spread(4, 8) == {1, 3, 5, 7}
     assert build.spread(4, 600) == {75, 225, 375, 525}
     assert build.spread(9, 3) == {0, 1, 2}

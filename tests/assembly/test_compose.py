@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def test_defaults_are_the_bundled_weights() -> None:
+def test_defaults_are_the_bundled_weights():
     pipeline = vp.Pipeline.from_config(runtime="cpu")
     assert pipeline.backbone.class_names is not None
     assert pipeline.pruner is not None and pipeline.pruner.name == "x3d_s"
@@ -30,7 +30,7 @@ def test_defaults_are_the_bundled_weights() -> None:
     assert guesses[0].name == pipeline.backbone.class_names[guesses[0].label]
 
 
-def test_options_and_keys() -> None:
+def test_options_and_keys():
     pipeline = vp.Pipeline.from_config(
         **SMALL, dataset="folder", pruner={"name": "random", "keep_ratio": 0.5}, views="2x3", seed=7
     )
@@ -44,7 +44,7 @@ def test_options_and_keys() -> None:
     assert several.pruner is not None and several.pruner.after_blocks == (1, 2)
 
 
-def test_composed_configuration_of_another_script() -> None:
+def test_composed_configuration_of_another_script():
     words = [
         "runtime=cpu",
         "backbone.weights=null",
@@ -71,13 +71,13 @@ def test_composed_configuration_of_another_script() -> None:
         ({"seed": -1}, "seed=-1: must be a whole number of at least 0."),
     ],
 )
-def test_wrong_groups(groups: dict[str, Any], message: str) -> None:
+def test_wrong_groups(groups, message):
     with pytest.raises(ValueError) as caught:
         vp.Pipeline.from_config(runtime="cpu", **groups)
     assert str(caught.value).startswith(message)
 
 
-def test_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_of_the_documentation_runs(tmp_path, monkeypatch):
     page = (Path(__file__).resolve().parents[2] / "docs" / "predict.md").read_text(encoding="utf-8")
     example = page.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)

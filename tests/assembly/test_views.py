@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ READ = ReadConfig("uniform", None, 8, 32, 40, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> Path:
+def weights(tmp_path):
     """A file as `tools/train.py` writes it."""
     net = build_backbone("videomae_tiny", num_classes=3, num_frames=8, input_size=32)
     described = {"model": "videomae_tiny", "class_names": list("abc"), "read": READ.to_metadata()}
@@ -29,7 +28,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "own.safetensors"
 
 
-def test_a_reading_recipe_survives_the_file() -> None:
+def test_a_reading_recipe_survives_the_file():
     assert ReadConfig.from_metadata(READ.to_metadata(), source="f") == READ
     assert ReadConfig.from_metadata({"num_frames": 8, "of a later version": 1}, source="f") == ReadConfig(
         num_frames=8
@@ -46,7 +45,7 @@ def test_a_reading_recipe_survives_the_file() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::video_papr.core.errors.CheckpointWarning")
-def test_the_clip_of_the_weights_is_built_and_read(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_clip_of_the_weights_is_built_and_read(weights, capsys):
     """Whatever the dataset, and from Python too."""
     for dataset in ("folder", "synthetic", "k400"):
         pipeline: Any = vp.Pipeline.from_config(
@@ -63,11 +62,11 @@ def test_the_clip_of_the_weights_is_built_and_read(weights: Path, capsys: pytest
     assert "the weights were trained" not in capsys.readouterr().err
 
 
-def test_keys_win_and_contradictions_are_said(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_win_and_contradictions_are_said(weights, capsys):
     with pytest.warns(UserWarning, match="built as the weights say, with num_frames 8"):
         backbone = build_backbone("videomae_tiny", weights=weights)
 
-    def read(**keys: Any) -> tuple[DatasetConfig, str]:
+    def read(**keys):
         found = read_as_trained(DatasetConfig("folder", root=".", **keys), backbone)
         return found, " ".join(capsys.readouterr().err.split())
 
@@ -90,7 +89,7 @@ def test_keys_win_and_contradictions_are_said(weights: Path, capsys: pytest.Capt
     assert read(usual_sampling="uniform")[0].sampling == "uniform"
 
 
-def test_a_mean_of_the_weights_is_that_of_the_pixels(weights: Path) -> None:
+def test_a_mean_of_the_weights_is_that_of_the_pixels(weights):
     with pytest.warns(UserWarning):
         own = build_backbone("videomae_tiny", weights=weights)
     frames = torch.randint(0, 256, (1, 3, 8, 32, 32), dtype=torch.uint8)

@@ -1,13 +1,8 @@
 """Runs the commands inside the test's process, on small clips."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch._inductor.config as inductor
@@ -15,29 +10,25 @@ import torch._inductor.config as inductor
 # A backbone of four tokens, so that a run takes a fraction of a second.
 SMALL = ("backbone.num_frames=4", "backbone.input_size=16", "pruner=motion", "progress=false", "runtime=cpu")
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture(autouse=True)
-def compiler_as_it_was() -> Iterator[None]:
+def compiler_as_it_was():
     """Commands that compile tell torch's compiler to pack weights, which is for the rest of a process."""
     with inductor.patch(freezing=False):
         yield
 
 
 @pytest.fixture(scope="session")
-def small() -> tuple[str, ...]:
+def small():
     """Words that make a run small."""
     return SMALL
 
 
 @pytest.fixture(scope="session")
-def many_videos(
-    tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]
-) -> Callable[[int], Path]:
+def many_videos(tmp_path_factory, write_video):
     """A function (count) -> a folder of so many videos in two classes, one of them broken."""
 
-    def call(count: int) -> Path:
+    def call(count):
         root = tmp_path_factory.mktemp("many")
         for number in range(count):
             write_video(root / "ab"[number % 2] / f"{number:02}.mp4", 6 + number, seed=number)
@@ -48,7 +39,7 @@ def many_videos(
 
 
 @pytest.fixture
-def run(run_in_process: Command) -> Command:
+def run(run_in_process):
     """A function (command, words) -> exit status, stdout, stderr that runs `tools/COMMAND.py`."""
     return lambda name, *words: run_in_process(
         f"{name}.py", import_module(f"video_papr.cli.{name}").main, *words
@@ -56,17 +47,17 @@ def run(run_in_process: Command) -> Command:
 
 
 @pytest.fixture
-def command(run: Command) -> Command:
+def command(run):
     """The same of `tools/eval.py`."""
     return partial(run, "eval")
 
 
 @pytest.fixture
-def evaluate(command: Command, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def evaluate(command, tmp_path):
     """A function (root, words) that runs `tools/eval.py` successfully: results.json with `predictions`, `out`, and
     what it printed, `shown` and `said`."""
 
-    def call(root: Path, *words: str) -> dict[str, Any]:
+    def call(root, *words):
         out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         given = {word.split("=")[0] for word in words}
         defaults = ("dataset=folder", *SMALL, "runtime.workers=0", "visualize=0")

@@ -13,9 +13,8 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch.distributed import TCPStore
 
@@ -28,15 +27,7 @@ STORES: list[TCPStore] = []  # of `start_ranks`, kept as long as this process li
 VARIES = ("latency_ms", "videos_per_second", "peak_memory_mb", "sessions", "command", "git_commit")
 
 
-def start(
-    words: tuple[str, ...],
-    out: Path,
-    *,
-    pause_s: float = 0.0,
-    notes: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    entry: Callable[[], None] = main,
-) -> int:
+def start(words, out, *, pause_s=0.0, notes=None, environment=None, entry=main):
     """Forks a run of `entry` and returns its process.
 
     Each batch is noted in NAME.batches before it is stored, what the run says in NAME.log; both lie in `notes`, or
@@ -51,13 +42,13 @@ def start(
         os.environ.update(environment or {})
         store: Callable[[Journal, Evaluation], None] = Journal.on_batch
 
-        def note(journal: Journal, part: Evaluation) -> None:
+        def note(journal, part):
             with (notes / f"{out.name}.batches").open("a") as file:
                 file.write(json.dumps([answer.index for answer in part.answers]) + "\n")
             time.sleep(pause_s)
             store(journal, part)
 
-        Journal.on_batch = note  # type: ignore[method-assign]
+        Journal.on_batch = note
         silence = os.open(notes / f"{out.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(silence, 1)
         os.dup2(silence, 2)
@@ -71,9 +62,7 @@ def start(
         os._exit(status)
 
 
-def start_ranks(
-    words: tuple[str, ...], out: Path, size: int, *, agent: bool = False, **options: Any
-) -> list[int]:
+def start_ranks(words, out, size, *, agent=False, **options):
     """Forks the ranks of one run, as torchrun would start them; a single one knows nothing about ranks.
 
     With `agent`, this process keeps the ranks' store as torchrun's agent does, so that it outlives each of them;
@@ -94,14 +83,12 @@ def start_ranks(
     return children
 
 
-def finish(child: int) -> int:
+def finish(child):
     """The exit status; negative: the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_until_done(
-    words: tuple[str, ...], out: Path, *, kills: int, seconds: float, seed: int, **options: Any
-) -> int:
+def kill_until_done(words, out, *, kills, seconds, seed, **options):
     """Starts the run again and again, kills it at random moments within `seconds`, lets the last start end.
 
     Returns:
@@ -118,7 +105,7 @@ def kill_until_done(
     return killed
 
 
-def check_same_run(one: Path, other: Path) -> None:
+def check_same_run(one, other):
     """The same predictions to the byte, and the same figures, but for those that depend on the clock."""
     assert (one / "predictions.jsonl").read_bytes() == (other / "predictions.jsonl").read_bytes()
     first, second = figures(one), figures(other)
@@ -126,7 +113,7 @@ def check_same_run(one: Path, other: Path) -> None:
     assert first.keys() == second.keys() and not different, different
 
 
-def figures(out: Path) -> dict[str, Any]:
+def figures(out):
     results = json.loads((out / "results.json").read_text())
     for part in (results, results["baseline"] or {}):
         for name in VARIES:
@@ -134,7 +121,7 @@ def figures(out: Path) -> dict[str, Any]:
     return results
 
 
-def check_no_work_was_lost(out: Path, *, videos: int, kills: int) -> Counter[str]:
+def check_no_work_was_lost(out, *, videos, kills):
     """Each video is stored once, and each kill costs one batch at most.
 
     Returns:

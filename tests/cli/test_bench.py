@@ -1,10 +1,6 @@
 """`tools/bench.py` from its command line to its files, on a backbone of a few tokens."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -15,17 +11,13 @@ SMALL = (
     *("pruners=[{name: x3d_s, frames: 4, size: 32}, random]", "progress=false", "runtime=cpu"),
 )
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def bench(run: Command, tmp_path: Path) -> Command:
+def bench(run, tmp_path):
     return lambda *words: run("bench", *SMALL, f"output_dir={tmp_path / 'out'}", *words)
 
 
-def test_files_and_tables(
-    bench: Command, tmp_path: Path, video_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_and_tables(bench, tmp_path, video_root, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setattr(ceilings, "SIDES", {"cpu": (64, 128)})
     monkeypatch.setattr(ceilings, "COPY_MIB", {"cpu": 1})
@@ -64,7 +56,7 @@ def test_files_and_tables(
     assert (out / "speedup.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_only_what_is_asked_for(bench: Command, tmp_path: Path) -> None:
+def test_only_what_is_asked_for(bench, tmp_path):
     status, shown, errors = bench("pruners=[]", "huggingface=false", "stages=false", "ceilings=false")
     assert status == 0, errors
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
@@ -75,7 +67,7 @@ def test_only_what_is_asked_for(bench: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "speedup.png").exists()
 
 
-def test_one_thing_at_a_time(bench: Command, tmp_path: Path) -> None:
+def test_one_thing_at_a_time(bench, tmp_path):
     words = ("huggingface=false", "stages=false", "ceilings=false", "pruners=[random]", "repeats=1")
     lists = ("num_frames=[8,4]", "input_sizes=[32,64]", "batch_sizes=[1,2]")
     status, shown, errors = bench("vary=one", *lists, *words)

@@ -1,15 +1,11 @@
 """Crash consistency: killed before any of its file-system calls and resumed, a run ends with the same files."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,23 +27,23 @@ EVENTS = (
 )  # Python's names of such calls
 
 
-def run(out: Path, *, die_at: int | None = None) -> None:
+def run(out, *, die_at=None):
     """The command; this process is killed before its file-system call number `die_at` that changes `out`."""
     calls = 0
 
-    def count() -> None:
+    def count():
         nonlocal calls
         if calls == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         calls += 1
 
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+    def audit(event, arguments):
         reads = event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR)
         if event in EVENTS and not reads and str(arguments[0]).startswith(f"{out}/"):
             count()
 
-    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-        def before(handle: int, *arguments: Any) -> Any:
+    def counted(call):
+        def before(handle, *arguments):
             count()
             return call(handle, *arguments)
 
@@ -59,9 +55,7 @@ def run(out: Path, *, die_at: int | None = None) -> None:
     out.with_suffix(".calls").write_text(str(calls))
 
 
-def test_a_kill_before_any_file_system_call_leaves_a_run_that_can_go_on(
-    many_videos: Callable[[int], Path], small: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_kill_before_any_file_system_call_leaves_a_run_that_can_go_on(many_videos, small, tmp_path):
     root = many_videos(6)
     words = ("dataset=folder", f"dataset.root={root}", *small, "runtime.batch_size=3", "runtime.workers=0")
     whole = tmp_path / "whole"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,21 +15,19 @@ SMALL = (
     *("pruners=[center,similarity,motion]", "runtime=cpu", "examples=2"),
 )
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def command(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(run, tmp_path, monkeypatch):
     pytest.importorskip("starlette", reason="the extra [app] is not installed")
     monkeypatch.setenv("VIDEO_PAPR_CACHE", str(tmp_path / "cache"))
     return lambda *words: run("demo", *SMALL, f"output_dir={tmp_path / 'out'}", *words)
 
 
-def test_what_is_offered(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_offered(command, monkeypatch, tmp_path):
     seen: dict[str, Any] = {}
     made: list[Any] = []
 
-    def build_app(looker: Any, jobs: Any, offer: Any) -> None:
+    def build_app(looker, jobs, offer):
         seen.update(looker=looker, offer=offer)
         jobs.close()
 
@@ -51,7 +47,7 @@ def test_what_is_offered(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_
         assert found["tokens"] == {"all": 4, "kept": 2}
 
 
-def test_a_port_in_use(command: Command) -> None:
+def test_a_port_in_use(command):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         status, _, errors = command(f"port={port}", "examples=0")
@@ -59,7 +55,7 @@ def test_a_port_in_use(command: Command) -> None:
     assert f"host=127.0.0.1 port={port}: cannot listen: another program listens there" in errors
 
 
-def test_without_the_extra(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "video_papr.inference.app.server", None)
     monkeypatch.delitem(sys.modules, "video_papr.inference.app.server")
     monkeypatch.setitem(sys.modules, "starlette.applications", None)

@@ -1,12 +1,9 @@
 """`tools/depth_prune.py` from its command line to weights that `tools/eval.py` takes: few steps on two dozen videos."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -38,27 +35,25 @@ SCORER = (
     *("depth.exhaustive=0", "depth.population=2", "depth.generations=0", "depth.search_clips=4"),
 )
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def prune(run: Command) -> Command:
+def prune(run):
     """A function (words) -> exit status, stdout, stderr that runs `tools/depth_prune.py`."""
     return partial(run, "depth_prune")
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+def cache(tmp_path_factory):
     return f"dataset.cache_dir={tmp_path_factory.mktemp('cache')}"
 
 
-def composed(*words: str) -> DepthRunConfig:
+def composed(*words):
     with initialize_config_module("video_papr.conf", version_base="1.3"):
         return check(DepthRunConfig, compose("depth_prune", overrides=list(words)))
 
 
 @pytest.fixture(scope="module")
-def pruned(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[Path, tuple[str, ...], str]:
+def pruned(tmp_path_factory, cache):
     """A run of the real command in a process of its own: its folder, its words, and what it printed."""
     out = tmp_path_factory.mktemp("run")
     words = (*SMALL, *SYNTHETIC, cache, f"output_dir={out}", "depth.mode=block", "depth.prune=2")
@@ -71,9 +66,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[Path, 
     return out, words, done.stdout
 
 
-def test_pruned_backbone_is_an_ordinary_checkpoint(
-    pruned: tuple[Path, tuple[str, ...], str], run: Command, tmp_path: Path
-) -> None:
+def test_pruned_backbone_is_an_ordinary_checkpoint(pruned, run, tmp_path):
     out, words, shown = pruned
     assert "videomae_tiny: 12 classes, 13 clips, 12 for validation" in shown
     for name in ("weights.safetensors", "depth.json"):
@@ -95,9 +88,7 @@ def test_pruned_backbone_is_an_ordinary_checkpoint(
     assert json.loads((tmp_path / "results.json").read_text())["num_evaluated"] == 12
 
 
-def test_resume_goes_on_and_refuses_another_run(
-    pruned: tuple[Path, tuple[str, ...], str], prune: Command, tmp_path: Path
-) -> None:
+def test_resume_goes_on_and_refuses_another_run(pruned, prune, tmp_path):
     out, words, _ = pruned
     shutil.copytree(out, tmp_path / "copy")
     words = (*(w for w in words if not w.startswith("output_dir")), f"output_dir={tmp_path / 'copy'}")
@@ -114,7 +105,7 @@ def test_resume_goes_on_and_refuses_another_run(
     )
 
 
-def test_pruned_scorer_becomes_a_pruner(prune: Command, run: Command, cache: str, tmp_path: Path) -> None:
+def test_pruned_scorer_becomes_a_pruner(prune, run, cache, tmp_path):
     words = (*SMALL, *SYNTHETIC, cache, *SCORER, "depth.fitness=map", "depth.mode=dense")
     status, shown, errors = prune(*words, f"output_dir={tmp_path / 'run'}")
     assert (status, errors) == (0, "")
@@ -129,9 +120,7 @@ def test_pruned_scorer_becomes_a_pruner(prune: Command, run: Command, cache: str
     assert json.loads((tmp_path / "eval" / "results.json").read_text())["num_evaluated"] == 12
 
 
-def test_pruned_weights_are_not_pruned_again(
-    pruned: tuple[Path, tuple[str, ...], str], prune: Command, tmp_path: Path
-) -> None:
+def test_pruned_weights_are_not_pruned_again(pruned, prune, tmp_path):
     out, words, _ = pruned
     state, described = read_weights(out / "weights.safetensors")
     words = (*(w for w in words if not w.startswith("output_dir")), f"output_dir={tmp_path / 'out'}")
@@ -145,7 +134,7 @@ def test_pruned_weights_are_not_pruned_again(
     assert "knows 3 classes, the dataset has 12; fine-tune first" in errors
 
 
-def test_recipes_search_and_train_away_from_the_test_split() -> None:
+def test_recipes_search_and_train_away_from_the_test_split():
     for name, weights in (("depth_backbone", "videomae_tiny_synthetic"), ("depth_scorer", "x3d_s_synthetic")):
         config = composed(f"experiment={name}")
         assert config.dataset.split == "train"
@@ -154,7 +143,7 @@ def test_recipes_search_and_train_away_from_the_test_split() -> None:
         assert composed(f"experiment={name}", "depth.prune=3").depth.prune == 3
 
 
-def test_scorer_is_timed_as_the_evaluation_runs_it() -> None:
+def test_scorer_is_timed_as_the_evaluation_runs_it():
     depth = composed("experiment=depth_scorer").depth
     with initialize_config_module("video_papr.conf", version_base="1.3"):
         pruner = compose("eval", overrides=["pruner=x3d_s"]).pruner

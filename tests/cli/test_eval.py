@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from video_papr.assembly import build
-
-Command = Callable[..., tuple[int, str, str]]
 
 SCHEMA: dict[str, type | tuple[type, ...]] = {
     "dataset": str,
@@ -48,7 +44,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def test_files_and_table_of_a_run(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
+def test_files_and_table_of_a_run(evaluate, video_root):
     results = evaluate(video_root, "views=2x3", "pruner.keep_ratio=0.5", "visualize=2")
     predictions, out, shown, said = (results.pop(key) for key in ("predictions", "out", "shown", "said"))
     assert set(results) == {*SCHEMA, "timing", "sessions", "baseline", "comparison"}
@@ -95,9 +91,7 @@ def test_files_and_table_of_a_run(evaluate: Callable[..., dict[str, Any]], video
     assert said == f"warning: {warning}\n"
 
 
-def test_predictions_do_not_depend_on_batches_and_workers(
-    evaluate: Callable[..., dict[str, Any]], video_root: Path
-) -> None:
+def test_predictions_do_not_depend_on_batches_and_workers(evaluate, video_root):
     words = ("pruner=x3d_s", "pruner.frames=4", "pruner.size=32", "views=2x3", "baseline=false")
     runs = [
         evaluate(video_root, *words, f"runtime.batch_size={batch_size}", f"runtime.workers={workers}")
@@ -109,9 +103,7 @@ def test_predictions_do_not_depend_on_batches_and_workers(
             assert other == (pytest.approx(one[0], abs=2e-6), one[1])
 
 
-def test_broken_and_missing_videos_are_counted_and_the_run_goes_on(
-    evaluate: Callable[..., dict[str, Any]], video_root: Path, tmp_path: Path
-) -> None:
+def test_broken_and_missing_videos_are_counted_and_the_run_goes_on(evaluate, video_root, tmp_path):
     root, listed = tmp_path / "videos", tmp_path / "list.csv"
     shutil.copytree(video_root, root)
     whole = (root / "left/a.mp4").read_bytes()
@@ -136,14 +128,12 @@ def test_broken_and_missing_videos_are_counted_and_the_run_goes_on(
     assert results["top1"] == pytest.approx(100 * correct / 6)  # they count as wrong
 
 
-def test_video_deleted_during_the_run(
-    evaluate: Callable[..., dict[str, Any]], video_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_video_deleted_during_the_run(evaluate, video_root, tmp_path, monkeypatch):
     root = tmp_path / "videos"
     shutil.copytree(video_root, root)
     listing = build.build_videos
 
-    def list_then_delete(*args: Any, **options: Any) -> Any:
+    def list_then_delete(*args, **options):
         found = listing(*args, **options)
         (root / "right/d.mp4").unlink()
         return found
@@ -154,7 +144,7 @@ def test_video_deleted_during_the_run(
     assert "d.mp4" in next(line["error"] for line in results["predictions"] if line["error"])
 
 
-def test_no_video_can_be_read(command: Command, small: tuple[str, ...], tmp_path: Path) -> None:
+def test_no_video_can_be_read(command, small, tmp_path):
     (tmp_path / "videos/a").mkdir(parents=True)
     (tmp_path / "videos/a/text.mp4").write_text("not a video")
     out = tmp_path / "out"
@@ -166,7 +156,7 @@ def test_no_video_can_be_read(command: Command, small: tuple[str, ...], tmp_path
     assert json.loads((out / "results.json").read_text())["num_failed"] == 1
 
 
-def test_dense_model_alone(evaluate: Callable[..., dict[str, Any]], video_root: Path) -> None:
+def test_dense_model_alone(evaluate, video_root):
     dense = evaluate(video_root, "pruner=none", "visualize=4")
     assert (dense["pruner"], dense["keep_ratio"], dense["mean_kept_tokens"]) == ("none", 1.0, 4)
     assert dense["baseline"] is dense["comparison"] is None
@@ -178,9 +168,7 @@ def test_dense_model_alone(evaluate: Callable[..., dict[str, Any]], video_root: 
         assert one["pred"] == other["pred"] == other["baseline_pred"]
 
 
-def test_synthetic_videos_report_the_share_of_the_actor(
-    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_synthetic_videos_report_the_share_of_the_actor(evaluate, tmp_path):
     words = ("dataset=synthetic", "dataset.num_videos=4", f"dataset.cache_dir={tmp_path / 'cache'}")
     given = ("backbone.weights=null", "backbone.num_frames=16", "backbone.input_size=64")
     results = evaluate(Path("unused"), *words, *given)
@@ -199,9 +187,7 @@ def test_synthetic_videos_report_the_share_of_the_actor(
     ],
     ids=lambda words: " ".join(words),
 )
-def test_clips_decide_how_much_is_kept(
-    evaluate: Callable[..., dict[str, Any]], video_root: Path, words: tuple[str, ...]
-) -> None:
+def test_clips_decide_how_much_is_kept(evaluate, video_root, words):
     size = ("backbone.num_frames=16", "backbone.input_size=32")
     results = evaluate(video_root, *size, *words, "views=2x3", "visualize=2")
     merged = "merger=tome" in words
@@ -218,18 +204,14 @@ def test_clips_decide_how_much_is_kept(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
-def test_compiled_backbone_gives_the_same_answers(
-    evaluate: Callable[..., dict[str, Any]], video_root: Path
-) -> None:
+def test_compiled_backbone_gives_the_same_answers(evaluate, video_root):
     plain, compiled = evaluate(video_root), evaluate(video_root, "runtime.compile=true")
     for one, other in zip(plain["predictions"], compiled["predictions"], strict=True):
         assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=1e-5)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the kernels need a C++ compiler on the CPU")
-def test_kernels_of_our_own_give_the_same_answers(
-    evaluate: Callable[..., dict[str, Any]], video_root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_kernels_of_our_own_give_the_same_answers(evaluate, video_root, capsys):
     words = ("pruner=x3d_s", "pruner.frames=2", "pruner.size=32", "backbone.input_size=32")
     plain = evaluate(video_root, *words)
     kernels = evaluate(video_root, *words, "runtime.kernels=true")
@@ -242,9 +224,7 @@ def test_kernels_of_our_own_give_the_same_answers(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["false", "reduce-overhead"])
-def test_gpu_gives_the_answers_of_the_cpu(
-    evaluate: Callable[..., dict[str, Any]], video_root: Path, mode: str
-) -> None:
+def test_gpu_gives_the_answers_of_the_cpu(evaluate, video_root, mode):
     on_cpu = evaluate(video_root)
     on_gpu = evaluate(video_root, "runtime=gpu", "runtime.dtype=fp32", f"runtime.compile={mode}")
     assert on_gpu["device"].startswith("cuda (")

@@ -1,14 +1,10 @@
 """What `tools/eval.py` says when it is used wrongly: one line, exit status 2, no stack trace."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,14 +12,10 @@ import torch
 from video_papr.cli.eval import main
 from video_papr.core.errors import ConfigError
 
-Command = Callable[..., tuple[int, str, str]]
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_an_output_dir_that_cannot_be_made_is_one_line(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_output_dir_that_cannot_be_made_is_one_line(command, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file/below", tmp_path / ("x" * 300)):
         status, _, errors = command("dataset.limit=2", f"output_dir={place}")
@@ -31,7 +23,7 @@ def test_an_output_dir_that_cannot_be_made_is_one_line(
         assert errors.splitlines()[-1].startswith("error: ") and str(place) in errors
         assert "output_dir" in errors and "Traceback" not in errors and errors.count("\n") == 1
 
-    def full(path: Path, *_: Any, **__: Any) -> None:
+    def full(path, *_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(Path, "mkdir", full)  # before anything is written
@@ -41,28 +33,26 @@ def test_an_output_dir_that_cannot_be_made_is_one_line(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_gpu_asked_for_and_absent(command: Command, tmp_path: Path) -> None:
+def test_gpu_asked_for_and_absent(command, tmp_path):
     status, _, errors = command("runtime=gpu", f"output_dir={tmp_path}")
     assert status == 2
     assert errors.startswith("error: runtime.device='cuda': torch sees no CUDA device")
 
 
 @pytest.mark.parametrize("words", [("runtime=debug",), ("runtime.debug=true",)])
-def test_debug_shows_the_trace(command: Command, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_debug_shows_the_trace(command, words, tmp_path):
     with pytest.raises(ConfigError, match="keep_ratio=0"):
         command(*words, "pruner.keep_ratio=0", f"output_dir={tmp_path}")
 
 
-def test_variable_of_hydra_shows_the_trace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_variable_of_hydra_shows_the_trace(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(sys, "argv", ["eval.py", "pruner.keep_ratio=0", f"output_dir={tmp_path}"])
     with pytest.raises(ConfigError, match="keep_ratio=0"):
         main()
 
 
-def test_shim_from_another_directory(tmp_path: Path) -> None:
+def test_shim_from_another_directory(tmp_path):
     """The one test with a process of its own: tools/eval.py finds its configuration from anywhere."""
     done = subprocess.run(
         [sys.executable, ROOT / "tools/eval.py", "dataset=folder", "dataset.root=nowhere"],
@@ -76,27 +66,21 @@ def test_shim_from_another_directory(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_help_answers_with_groups_and_examples(command: Command) -> None:
+def test_help_answers_with_groups_and_examples(command):
     status, shown, _ = command("--help")
     assert status == 0
     for words in ("dataset=synthetic*", "pruner.keep_ratio=0.3", "Examples:", "python tools/eval.py -m"):
         assert words in shown
 
 
-def test_compiler_absent(
-    command: Command,
-    small: tuple[str, ...],
-    video_root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_compiler_absent(command, small, video_root, tmp_path, monkeypatch):
     from torch._inductor.exc import InvalidCxxCompiler
 
-    def fail(self: torch.nn.Module, *args: Any, **options: Any) -> None:
-        def forward(*inputs: Any, **named: Any) -> None:
+    def fail(self, *args, **options):
+        def forward(*inputs, **named):
             raise InvalidCxxCompiler
 
-        self.forward = forward  # type: ignore[method-assign]
+        self.forward = forward
 
     monkeypatch.setattr(torch.nn.Module, "compile", fail)
     words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *small)

@@ -1,11 +1,5 @@
 """`tools/eval.py task=image` from its command line to its files, with small random networks."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -14,8 +8,6 @@ from PIL import Image
 import video_papr as vp
 from video_papr.data.transforms import resize_and_crop
 
-Command = Callable[..., tuple[int, str, str]]
-
 NETWORKS = (
     *("dataset=images", "backbone=timm_vit", "backbone.model=vit_tiny_patch16_224", "backbone.weights=null"),
     *("backbone.input_size=[32,64]", "backbone.num_frames=null", "pruner.weights=null", "task=image"),
@@ -23,7 +15,7 @@ NETWORKS = (
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory):
     """Two classes with three images each, one of them damaged."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
@@ -36,7 +28,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], images: Path) -> None:
+def test_files_of_a_run(evaluate, images):
     words = ("pruner=image_convnet", "pruner.model=resnet18", "pruner.keep_ratio=0.5", "visualize=4")
     results = evaluate(images, *NETWORKS, *words)
     assert (results["num_videos"], results["num_evaluated"], results["num_failed"]) == (6, 5, 1)
@@ -50,13 +42,13 @@ def test_files_of_a_run(evaluate: Callable[..., dict[str, Any]], images: Path) -
 
 
 @pytest.mark.parametrize("pruner", ["brightness", "similarity"])
-def test_controls_and_similarity(evaluate: Callable[..., dict[str, Any]], images: Path, pruner: str) -> None:
+def test_controls_and_similarity(evaluate, images, pruner):
     words = [word for word in NETWORKS if word != "pruner.weights=null"]
     results = evaluate(images, *words, f"pruner={pruner}", "pruner.keep_ratio=0.5")
     assert (results["num_evaluated"], results["mean_kept_tokens"]) == (5, 4)
 
 
-def test_pipeline_equals_hooks_on_timms_model() -> None:
+def test_pipeline_equals_hooks_on_timms_model():
     """Two ways to prune the same model: the backbone of the pipeline, and hooks on the instance."""
     import timm
 
@@ -77,7 +69,7 @@ def test_pipeline_equals_hooks_on_timms_model() -> None:
 
 
 @pytest.mark.parametrize("shape", [(50, 70), (70, 50), (64, 128), (33, 200)])
-def test_views_that_are_not_square(shape: tuple[int, int]) -> None:
+def test_views_that_are_not_square(shape):
     """The picture is scaled alike in both directions, covers the view, and the crop is its middle."""
     rows = torch.linspace(0, 255, shape[0]).byte()[:, None].expand(shape)
     columns = torch.linspace(0, 255, shape[1]).byte()[None].expand(shape)

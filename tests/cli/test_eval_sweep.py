@@ -1,40 +1,31 @@
 """`tools/eval.py -m`: several jobs, one summary."""
 
-from __future__ import annotations
-
 import csv
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from video_papr.cli.sweep import SweepSummary
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def words(small: tuple[str, ...], video_root: Path, tmp_path: Path) -> tuple[str, ...]:
+def words(small, video_root, tmp_path):
     """Of a sweep into tmp_path, over whatever pruners."""
     kept = [word for word in small if word != "pruner=motion"]
     quick = ("visualize=0", "runtime.workers=0", "baseline=false")
     return ("-m", "dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", *kept, *quick)
 
 
-def summary(tmp_path: Path) -> list[dict[str, Any]]:
+def summary(tmp_path):
     return json.loads((tmp_path / "summary.json").read_text())
 
 
-def test_sweep_is_summed_up_and_goes_on_after_a_job_with_an_error(
-    command: Command, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweep_is_summed_up_and_goes_on_after_a_job_with_an_error(command, words, tmp_path, monkeypatch):
     """With `optimize` a job answers with a number, for sweepers, and the summary is the same."""
     answers = []
     on_job_end = SweepSummary.on_job_end
 
-    def spy(self: SweepSummary, config: Any, job_return: Any, **rest: Any) -> None:
+    def spy(self, config, job_return, **rest):
         answers.append(job_return.return_value)
         on_job_end(self, config, job_return, **rest)
 
@@ -64,9 +55,7 @@ def test_sweep_is_summed_up_and_goes_on_after_a_job_with_an_error(
     assert f"wrote {tmp_path / 'summary.csv'}" in shown
 
 
-def test_runs_share_a_clip_cache(
-    evaluate: Callable[..., dict[str, Any]], video_root: Path, tmp_path: Path
-) -> None:
+def test_runs_share_a_clip_cache(evaluate, video_root, tmp_path):
     cache = f"dataset.clip_cache={tmp_path / 'views'}"
     plain = evaluate(video_root, "views=2x3")
     first = evaluate(video_root, "views=2x3", cache)
@@ -90,9 +79,7 @@ LAUNCHERS = {
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_jobs_in_other_processes_are_summed_up(
-    command: Command, words: tuple[str, ...], tmp_path: Path, name: str
-) -> None:
+def test_jobs_in_other_processes_are_summed_up(command, words, tmp_path, name):
     """They share nothing with this process but the sweep's directory. submitit runs here what Slurm would run."""
     pytest.importorskip(f"hydra_plugins.hydra_{name}_launcher")
     (tmp_path / ".jobs").mkdir()

@@ -1,14 +1,10 @@
 """`tools/export.py` from its command line to a server without torch, on a small random backbone."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,17 +16,13 @@ SMALL = ("backbone.num_frames=4", "backbone.input_size=16", "backbone.weights=nu
 
 TYPES = {"uint8": "tensor(uint8)", "int64": "tensor(int64)", "float32": "tensor(float)"}
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def export(run: Command, tmp_path: Path) -> Command:
+def export(run, tmp_path):
     return lambda *words: run("export", *SMALL, f"output_dir={tmp_path / 'out'}", *words)
 
 
-def test_files_description_and_a_server_without_torch(
-    export: Command, tmp_path: Path, write_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_description_and_a_server_without_torch(export, tmp_path, write_video, monkeypatch):
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason="the extra [export] is not installed")
     monkeypatch.setenv("CXX", "no-such-compiler")
@@ -72,7 +64,7 @@ def test_files_description_and_a_server_without_torch(
         )  # Pillow resizes a little otherwise
 
 
-def check_graph(path: Path, facts: dict[str, Any]) -> None:
+def check_graph(path, facts):
     """The names and shapes of the file are those of its description."""
     import onnxruntime
 
@@ -83,7 +75,7 @@ def check_graph(path: Path, facts: dict[str, Any]) -> None:
         assert [entry.type for entry in found] == [TYPES[entry["dtype"]] for entry in said]
 
 
-def serve(folder: Path, *videos: Path) -> list[str]:
+def serve(folder, *videos):
     """The lines that the example of docs/deploy.md prints, in a process that has no torch."""
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
     blocked = "import sys; sys.modules.update(dict.fromkeys(['torch', 'video_papr']))\n" + example
@@ -93,10 +85,8 @@ def serve(folder: Path, *videos: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_a_file_that_does_not_agree_is_removed(
-    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def save(program: None, path: Path) -> Path:
+def test_a_file_that_does_not_agree_is_removed(export, tmp_path, monkeypatch):
+    def save(program, path):
         path.write_bytes(b"graph")
         return path
 

@@ -1,14 +1,9 @@
 """Names that hold anything a file system allows: every command ends well, writes its files, and shows names as text."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +14,7 @@ BROKEN = ("b].mp4", "a\x1b[2J\x1b]0;pwn\x07bad.mp4", "two\nlines\u202e.mp4", "<i
 
 
 @pytest.fixture
-def root(tmp_path: Path, write_video: Callable[..., Path]) -> Path:
+def root(tmp_path, write_video):
     root = tmp_path / "videos"
     plain = write_video(tmp_path / "good.mp4", 8).read_bytes()
     for name in (*GOOD, *BROKEN):
@@ -30,14 +25,12 @@ def root(tmp_path: Path, write_video: Callable[..., Path]) -> Path:
     return root
 
 
-def check_shown(text: str) -> None:
+def check_shown(text):
     assert "\x1b" not in text and "\x07" not in text and "\u202e" not in text and "Traceback" not in text
     text.encode("utf-8")
 
 
-def test_names_stay_text(
-    root: Path, tmp_path: Path, command: Any, run_in_process: Any, small: Any, capsys: Any
-) -> None:
+def test_names_stay_text(root, tmp_path, command, run_in_process, small, capsys):
     out = tmp_path / "out"
     words = ("dataset=folder", *small, "runtime.workers=0", "baseline=false", f"dataset.root={root}")
     status, shown, errors = command(*words, f"output_dir={out}")

@@ -1,11 +1,8 @@
 """`video-papr` lists and starts every command, and its `--help` is quick."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,16 +13,14 @@ from video_papr.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def video_papr(run_in_process: Command) -> Command:
+def video_papr(run_in_process):
     """A function (words) -> exit status, stdout, stderr that runs `video-papr`."""
     return partial(run_in_process, "video-papr", main)
 
 
-def test_every_script_is_a_command() -> None:
+def test_every_script_is_a_command():
     scripts = {path.stem.replace("_", "-") for path in (ROOT / "tools").glob("*.py")}
     assert scripts <= set(COMMANDS), (
         "a new script in tools/ needs a line in COMMANDS of video_papr/cli/main.py"
@@ -36,7 +31,7 @@ def test_every_script_is_a_command() -> None:
 
 
 @pytest.mark.parametrize(("words", "status"), [(["--help"], 0), (["-h"], 0), (["help"], 0), ([], 2)])
-def test_help_lists_the_commands_with_a_line_each(video_papr: Command, words: list[str], status: int) -> None:
+def test_help_lists_the_commands_with_a_line_each(video_papr, words, status):
     code, shown, errors = video_papr(*words)
     assert (code, errors) == (status, "")
     listed = shown.split("Commands:\n")[1].split("\n\n")[0].splitlines()
@@ -45,22 +40,20 @@ def test_help_lists_the_commands_with_a_line_each(video_papr: Command, words: li
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_a_command(video_papr: Command, name: str) -> None:
+def test_help_of_a_command(video_papr, name):
     code, shown, _ = video_papr(name, "--help")
     assert code == 0
     assert "usage:" in shown
 
 
-def test_unknown_command_is_one_line(video_papr: Command) -> None:
+def test_unknown_command_is_one_line(video_papr):
     code, shown, errors = video_papr("evel", "pruner=none")
     assert (code, shown) == (2, "")
     assert errors.startswith("error: evel: no such command. Did you mean 'eval'? Commands: eval, ")
     assert errors.count("\n") == 1
 
 
-def test_command_runs_with_its_words(
-    video_papr: Command, video_root: Path, small: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_command_runs_with_its_words(video_papr, video_root, small, tmp_path):
     folder = ("dataset=folder", f"dataset.root={video_root}", "runtime.workers=0", "baseline=false")
     code, _, errors = video_papr("eval", *small, *folder, "visualize=0", f"output_dir={tmp_path / 'out'}")
     assert code == 0, errors
@@ -70,29 +63,24 @@ def test_command_runs_with_its_words(
 
 
 @pytest.mark.parametrize("name", ["prepare-data", "prepare_data"])
-def test_both_spellings_and_the_exit_status_of_the_command(video_papr: Command, name: str) -> None:
+def test_both_spellings_and_the_exit_status_of_the_command(video_papr, name):
     code, _, errors = video_papr(name, "dataset=folder")
     assert code == 2
     assert errors == "error: dataset.root is not set: dataset=folder needs dataset.root=PATH.\n"
 
 
-def test_version(video_papr: Command) -> None:
+def test_version(video_papr):
     import video_papr as package
 
     assert video_papr("--version") == (0, f"video-papr {package.__version__}\n", "")
 
 
-def test_module_is_the_same_command() -> None:
+def test_module_is_the_same_command():
     """And it answers without torch, which takes seconds to import."""
     code = (
         "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['video-papr', '--help']; "
         "runpy.run_module('video_papr', run_name='__main__')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "prepare-data" in done.stdout

@@ -1,15 +1,10 @@
 """`tools/predict.py` from its command line to its files, on small videos and a small random backbone."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
 import shutil
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib.image import imread
@@ -26,25 +21,23 @@ SMALL = (
     "runtime=cpu",
 )
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def predict(run: Command, tmp_path: Path) -> Command:
+def predict(run, tmp_path):
     """A function (words) -> exit status, stdout, stderr that runs `tools/predict.py`; files go to tmp_path/out."""
     out = f"output_dir={tmp_path / 'out'}"
     return lambda *words: run("predict", *SMALL, "progress=false", out, *words)
 
 
-def records(tmp_path: Path) -> list[dict[str, Any]]:
+def records(tmp_path):
     return [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
 
 
-def rows(tmp_path: Path) -> list[dict[str, str]]:
+def rows(tmp_path):
     return list(csv.DictReader((tmp_path / "out/predictions.csv").open(newline="")))
 
 
-def test_one_video(predict: Command, video_root: Path, tmp_path: Path) -> None:
+def test_one_video(predict, video_root, tmp_path):
     status, shown, errors = predict(f"video={video_root / 'left/a.mp4'}", "top_k=3", "pruner.keep_ratio=0.5")
     assert status == 0
     assert errors.startswith("warning: random weights")
@@ -69,7 +62,7 @@ def test_one_video(predict: Command, video_root: Path, tmp_path: Path) -> None:
     assert all(f"wrote {tmp_path / 'out' / name}" in shown for name in files)
 
 
-def test_windows_of_a_video(predict: Command, video_root: Path, tmp_path: Path) -> None:
+def test_windows_of_a_video(predict, video_root, tmp_path):
     words = (
         f"video={video_root / 'left/a.mp4'}",
         "window_seconds=0.4",
@@ -95,9 +88,7 @@ def test_windows_of_a_video(predict: Command, video_root: Path, tmp_path: Path) 
     assert imread(tmp_path / "out/001_a_timeline.png").shape[:2] == (360, 900)
 
 
-def test_bad_videos_are_named_and_the_others_go_on(
-    predict: Command, video_root: Path, tmp_path: Path
-) -> None:
+def test_bad_videos_are_named_and_the_others_go_on(predict, video_root, tmp_path):
     root = tmp_path / "my videos, [new] 'x'"
     shutil.copytree(video_root, root)
     (root / "left/b.mp4").write_text("not a video")
@@ -114,9 +105,7 @@ def test_bad_videos_are_named_and_the_others_go_on(
     assert len(list((tmp_path / "out").glob("*.mp4"))) == 1
 
 
-def test_own_films_are_passed_over_and_short_videos_are_said(
-    predict: Command, video_root: Path, tmp_path: Path
-) -> None:
+def test_own_films_are_passed_over_and_short_videos_are_said(predict, video_root, tmp_path):
     shutil.copytree(video_root / "left", tmp_path / "videos")
     words = (f"video={tmp_path}", "dataset.sampling=dense", "dataset.frame_stride=20")
     assert predict(*words)[0] == 0
@@ -130,9 +119,7 @@ def test_own_films_are_passed_over_and_short_videos_are_said(
     assert predict(f"video={films[0]}")[0] == 0  # one that is named is meant
 
 
-def test_logits_that_are_not_finite_are_failures(
-    predict: Command, video_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logits_that_are_not_finite_are_failures(predict, video_root, tmp_path, monkeypatch):
     from video_papr.inference import predict as module
 
     monkeypatch.setattr(module, "aggregate_views", lambda logits, _: logits[:1] * float("nan"))
@@ -141,7 +128,7 @@ def test_logits_that_are_not_finite_are_failures(
     assert all("not finite" in record["error"] for record in records(tmp_path))
 
 
-def test_dense_model_has_no_picture(predict: Command, video_root: Path, tmp_path: Path) -> None:
+def test_dense_model_has_no_picture(predict, video_root, tmp_path):
     status, shown, _ = predict(f"video={video_root / 'right'}", "pruner=none")
     assert status == 0
     assert len(records(tmp_path)) == 2
@@ -149,9 +136,7 @@ def test_dense_model_has_no_picture(predict: Command, video_root: Path, tmp_path
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-def test_paths_from_stdin(
-    predict: Command, video_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_from_stdin(predict, video_root, tmp_path, monkeypatch):
     lines = f"{video_root / 'left/a.mp4'}\n\n{tmp_path / 'absent.mp4'}\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     status, _, errors = predict("video=-", "visualize=0")
@@ -160,7 +145,7 @@ def test_paths_from_stdin(
     assert "no such file" in errors
 
 
-def test_class_names_of_a_file(predict: Command, video_root: Path, tmp_path: Path) -> None:
+def test_class_names_of_a_file(predict, video_root, tmp_path):
     (tmp_path / "names.txt").write_text("red\ngreen\nblue\n")
     names = f"dataset.class_names={tmp_path / 'names.txt'}"
     status, _, _ = predict(f"video={video_root / 'left/a.mp4'}", names, "visualize=0")
@@ -171,14 +156,14 @@ def test_class_names_of_a_file(predict: Command, video_root: Path, tmp_path: Pat
     assert "3 names for 2 classes" in errors
 
 
-def test_a_dataset_tells_how_videos_are_read(predict: Command, video_root: Path) -> None:
+def test_a_dataset_tells_how_videos_are_read(predict, video_root):
     small = ("backbone=videomae_tiny", "visualize=0")
     for dataset in ("ssv2", "hmdb51"):
         status, _, errors = predict(f"video={video_root / 'left/b.mp4'}", f"dataset={dataset}", *small)
         assert status == 0, errors
 
 
-def test_patterns(video_root: Path) -> None:
+def test_patterns(video_root):
     assert find_videos(f"{video_root}/*/*.mp4", []) == [
         str(video_root / name) for name in ("left/a.mp4", "left/b.mp4", "right/d.mp4")
     ]

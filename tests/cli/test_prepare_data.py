@@ -1,30 +1,21 @@
 """`tools/prepare_data.py` from its command line to its files, and the evaluation that uses them."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from video_papr.data.index import read_index
 
-Command = Callable[..., tuple[int, str, str]]
-
 QUIET = ("progress=false", "runtime=debug")
 
 
 @pytest.fixture
-def prepare(run: Command) -> Command:
+def prepare(run):
     return partial(run, "prepare_data")
 
 
-def test_from_check_to_evaluation(
-    prepare: Command, evaluate: Callable[..., dict[str, Any]], video_root: Path, tmp_path: Path
-) -> None:
+def test_from_check_to_evaluation(prepare, evaluate, video_root, tmp_path):
     root, out = tmp_path / "videos", tmp_path / "out"
     shutil.copytree(video_root, root)
     (root / "right/broken.mp4").write_text("no video")
@@ -52,7 +43,7 @@ def test_from_check_to_evaluation(
     assert (failed["label_name"], failed["pred_name"]) == ("right", None)
 
 
-def test_too_short_follows_the_backbone(prepare: Command, video_root: Path, tmp_path: Path) -> None:
+def test_too_short_follows_the_backbone(prepare, video_root, tmp_path):
     """16 frames, 4 apart, need 61; one from each of 16 segments needs 16."""
     given = (
         "dataset=folder",
@@ -66,7 +57,7 @@ def test_too_short_follows_the_backbone(prepare: Command, video_root: Path, tmp_
         assert (tmp_path / "index.csv").read_text().count(",ok,") == ok
 
 
-def test_wrong_lines_are_listed_and_left_out(prepare: Command, video_root: Path, tmp_path: Path) -> None:
+def test_wrong_lines_are_listed_and_left_out(prepare, video_root, tmp_path):
     annotations = tmp_path / "list.csv"
     annotations.write_text("left/a.mp4,0\nleft/a.mp4,1\nleft/b.mp4,7\nright/d.mp4\ngone.mp4,1\n")
     (tmp_path / "names.txt").write_text("left\nright\n")

@@ -1,7 +1,5 @@
 """One evaluation in several ranks, as torchrun starts them: the same files as from one process, whatever happens."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -10,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,29 +26,29 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 @pytest.fixture(scope="module")
-def many(many_videos: Callable[[int], Path]) -> Path:
+def many(many_videos):
     return many_videos(13)
 
 
 @pytest.fixture(scope="module")
-def words(many: Path, small: tuple[str, ...]) -> tuple[str, ...]:
+def words(many, small):
     return ("dataset=folder", f"dataset.root={many}", *small, "runtime.batch_size=2", "runtime.workers=0")
 
 
 @pytest.fixture(scope="module")
-def whole(words: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(words, tmp_path_factory):
     """The run directory of one process that nobody touched."""
     out = tmp_path_factory.mktemp("whole") / "run"
     assert killing.finish(killing.start(words, out)) == 0
     return out
 
 
-def log(out: Path) -> str:
+def log(out):
     return Path(f"{out}.log").read_text()
 
 
 @pytest.mark.parametrize("size", [3, 8])
-def test_ranks_end_like_one_process(words: tuple[str, ...], whole: Path, tmp_path: Path, size: int) -> None:
+def test_ranks_end_like_one_process(words, whole, tmp_path, size):
     """13 videos in batches of two are seven batches: shards are uneven, and the eighth rank has nothing to do."""
     out = tmp_path / "ranks"
     children = killing.start_ranks((*words, "progress=true"), out, size)
@@ -69,7 +66,7 @@ def test_ranks_end_like_one_process(words: tuple[str, ...], whole: Path, tmp_pat
     assert [len(list(out.rglob(name))) for name in ("journal*.jsonl", ".hydra")] == [size, 1]
 
 
-def test_lost_ranks_and_another_number_of_them(words: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
+def test_lost_ranks_and_another_number_of_them(words, whole, tmp_path):
     """Runs of three, one and two ranks that lose one of them, and the last one of two that ends."""
     out, chance = tmp_path / "lossy", random.Random(0)
     for size in (3, 1, 2):
@@ -97,13 +94,13 @@ def test_lost_ranks_and_another_number_of_them(words: tuple[str, ...], whole: Pa
     assert "resumed: " in log(out)
 
 
-def stored(out: Path) -> int:
+def stored(out):
     """Videos in whole lines of the journals."""
     lines = [line for path in out.glob("progress/journal*.jsonl") for line in path.read_bytes().splitlines()]
     return sum(line.count(b'"index"') for line in lines)
 
 
-def stop_rank_1(out: Path, *, until: int) -> int:
+def stop_rank_1(out, *, until):
     """Stops rank 1 before its first video, waits until the others have stored so many, and returns its process."""
     lock = out / "progress/lock.1"
     while not lock.exists() or not lock.read_text():
@@ -117,7 +114,7 @@ def stop_rank_1(out: Path, *, until: int) -> int:
     return process
 
 
-def test_a_rank_that_waits_notices_a_loss_by_itself(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_rank_that_waits_notices_a_loss_by_itself(words, tmp_path):
     """Without torchrun's signal, for other launchers: rank 0 has done its share when rank 1 is lost."""
     out = tmp_path / "run"
     children = killing.start_ranks(words, out, 2)
@@ -127,7 +124,7 @@ def test_a_rank_that_waits_notices_a_loss_by_itself(words: tuple[str, ...], tmp_
     assert not (out / "results.json").exists()
 
 
-def test_a_wrong_option_is_one_line(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_wrong_option_is_one_line(words, tmp_path):
     out = tmp_path / "run"
     children = killing.start_ranks((*words, "pruner.keep_ratio=2"), out, 3)
     assert [killing.finish(child) for child in children] == [2, 0, 0]
@@ -135,7 +132,7 @@ def test_a_wrong_option_is_one_line(words: tuple[str, ...], tmp_path: Path) -> N
     assert line.startswith("error: pruner.keep_ratio=2: must be a number above 0 and at most 1")
 
 
-def test_a_sweep_of_ranks(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_sweep_of_ranks(words, tmp_path):
     """Jobs one after the other, each by all ranks; the wrong one among them ends alone."""
     out = tmp_path / "sweep"
     sweep = ("-m", *words, "visualize=0", "baseline=false", "dataset.limit=5", "pruner.keep_ratio=0.25,2,0.5")
@@ -150,12 +147,7 @@ def test_a_sweep_of_ranks(words: tuple[str, ...], tmp_path: Path) -> None:
     assert log(out).count("error: ") == 1
 
 
-def test_what_ranks_cannot_do_is_refused(
-    run_in_process: Callable[..., tuple[int, str, str]],
-    words: tuple[str, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_ranks_cannot_do_is_refused(run_in_process, words, tmp_path, monkeypatch):
     children = killing.start_ranks(("-m", "hydra/launcher=joblib", *words, "seed=1,2"), tmp_path / "run", 2)
     assert [killing.finish(child) for child in children] == [2, 0]
     (line,) = log(tmp_path / "run").splitlines()
@@ -174,7 +166,7 @@ def test_what_ranks_cannot_do_is_refused(
     assert said.startswith("error: predict works in one process, and torchrun started 2; only eval and train")
 
 
-def test_training_in_ranks(many: Path, tmp_path: Path) -> None:
+def test_training_in_ranks(many, tmp_path):
     """The log says what one process says; what cannot be right is refused by rank 0 alone."""
     words = (
         *("dataset=folder", f"dataset.root={many}", "backbone.num_frames=4", "backbone.input_size=32"),
@@ -202,12 +194,12 @@ def test_training_in_ranks(many: Path, tmp_path: Path) -> None:
     assert len(said) == 2
 
 
-def losses(out: Path) -> list[float]:
+def losses(out):
     with (out / "log.csv").open() as file:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
-def torchrun(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def torchrun(script, *words, cwd):
     launch = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", ROOT / script, *words)
     return subprocess.run(
         [sys.executable, "-m", *map(str, launch)],
@@ -219,7 +211,7 @@ def torchrun(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess
     )
 
 
-def test_torchrun_ends_a_run_whose_rank_is_lost(words: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
+def test_torchrun_ends_a_run_whose_rank_is_lost(words, whole, tmp_path):
     out = tmp_path / "run"
     with ThreadPoolExecutor() as pool:
         run = pool.submit(

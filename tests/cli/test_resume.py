@@ -1,14 +1,11 @@
 """A run that is killed and started again ends like one that nobody touched."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,22 +13,20 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # the folder is no package
 import killing
 
-Command = Callable[..., tuple[int, str, str]]
-
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 @pytest.fixture(scope="module")
-def many(many_videos: Callable[[int], Path]) -> Path:
+def many(many_videos):
     return many_videos(12)
 
 
 @pytest.fixture
-def words(many: Path, small: tuple[str, ...]) -> tuple[str, ...]:
+def words(many, small):
     return ("dataset=folder", f"dataset.root={many}", *small, "runtime.batch_size=2", "runtime.workers=1")
 
 
-def test_a_kill_takes_the_decoding_processes_along(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_kill_takes_the_decoding_processes_along(words, tmp_path):
     child = killing.start(words, tmp_path / "run", pause_s=60)
     batches = tmp_path / "run.batches"
     while not batches.exists():
@@ -45,9 +40,7 @@ def test_a_kill_takes_the_decoding_processes_along(words: tuple[str, ...], tmp_p
         time.sleep(0.05)
 
 
-def test_the_same_command_again_does_nothing_twice_and_says_so(
-    command: Command, words: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_the_same_command_again_does_nothing_twice_and_says_so(command, words, tmp_path):
     out = tmp_path / "run"
     status, _, said = command(*words, f"output_dir={out}")
     assert status == 0 and "resumed" not in said
@@ -87,9 +80,7 @@ def test_the_same_command_again_does_nothing_twice_and_says_so(
     assert [session["videos"] for session in sessions] == [4, 8]
 
 
-def test_another_list_of_videos_is_refused(
-    command: Command, words: tuple[str, ...], many: Path, tmp_path: Path
-) -> None:
+def test_another_list_of_videos_is_refused(command, words, many, tmp_path):
     out = tmp_path / "run"
     listed = tmp_path / "list.csv"
     words = tuple("dataset=csv" if word == "dataset=folder" else word for word in words)
@@ -102,12 +93,10 @@ def test_another_list_of_videos_is_refused(
     assert "  list of videos: 2 + 0 missing, " in said
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_was_finished(
-    command: Command, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_line_and_keeps_what_was_finished(command, words, tmp_path, monkeypatch):
     write, left = os.write, 3
 
-    def fill_up(handle: int, data: bytes) -> int:
+    def fill_up(handle, data):
         nonlocal left
         if b'{"batch"' in bytes(data[:20]):
             left -= 1

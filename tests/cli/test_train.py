@@ -1,14 +1,11 @@
 """`tools/train.py` from its command line to weights that load: two steps on a dozen small videos."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -37,22 +34,20 @@ SHORT = (*QUIET, "train.steps=2", "train.batch_size=4", "train.validate_every=1"
 SMALL = (*SHORT, "backbone.num_frames=8", "backbone.input_size=32")
 SYNTHETIC = ("dataset.num_videos=14", "train.val_videos=12", "train.curriculum=[[0.0,12]]")
 
-Train = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def train(run: Train) -> Train:
+def train(run):
     """A function (words) -> exit status, stdout, stderr that runs `tools/train.py`."""
     return partial(run, "train")
 
 
-def composed(*words: str) -> TrainRunConfig:
+def composed(*words):
     with initialize_config_module("video_papr.conf", version_base="1.3"):
         return check(TrainRunConfig, compose("train", overrides=list(words)))
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, ...], str]:
+def trained(tmp_path_factory):
     """A run of the real command in a process of its own: its folder, its words, and what it printed."""
     out = tmp_path_factory.mktemp("run")
     words = (
@@ -67,9 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, 
     return out, words, done.stdout
 
 
-def test_run_writes_weights_that_load_with_their_class_names(
-    trained: tuple[Path, tuple[str, ...], str],
-) -> None:
+def test_run_writes_weights_that_load_with_their_class_names(trained):
     out, _, shown = trained
     assert "videomae_tiny: 12 classes, 14 clips, 12 for validation" in shown
     for name in ("weights.safetensors", "log.csv", "checkpoint.pt"):
@@ -94,9 +87,7 @@ def test_run_writes_weights_that_load_with_their_class_names(
     assert (model.head.weight - build_backbone("videomae_tiny").head.weight).abs().max() > 1e-4
 
 
-def test_resume_continues_the_same_run_and_no_other(
-    trained: tuple[Path, tuple[str, ...], str], train: Train, tmp_path: Path
-) -> None:
+def test_resume_continues_the_same_run_and_no_other(trained, train, tmp_path):
     out, words, _ = trained
     shutil.copytree(out, tmp_path / "copy")
     words = (*(w for w in words if not w.startswith("output_dir")), f"output_dir={tmp_path / 'copy'}")
@@ -117,9 +108,7 @@ def test_resume_continues_the_same_run_and_no_other(
     assert "does not exist; start without it" in errors
 
 
-def test_scorer_becomes_a_pruner(
-    trained: tuple[Path, tuple[str, ...], str], train: Train, tmp_path: Path
-) -> None:
+def test_scorer_becomes_a_pruner(trained, train, tmp_path):
     _, words, _ = trained  # the videos are in the cache already
     words = (*(w for w in words if not w.startswith("output_dir")), f"output_dir={tmp_path}")
     scorer = ("train.target=scorer", "train.scorer_frames=4", "train.scorer_size=32", "train.accumulate=2")
@@ -128,13 +117,11 @@ def test_scorer_becomes_a_pruner(
     assert "x3d_s: 12 classes, 14 clips, 12 for validation" in shown
     pruner = build_pruner("x3d_s", weights=tmp_path / "weights.safetensors", frames=4, size=32)
     assert pruner is not None
-    assert pruner.scorer.cells(torch.zeros(1, 8, 32, 32, 3, dtype=torch.uint8)).shape == (1, 4, 1, 1)  # type: ignore[union-attr,operator]
+    assert pruner.scorer.cells(torch.zeros(1, 8, 32, 32, 3, dtype=torch.uint8)).shape == (1, 4, 1, 1)
     assert read_weights(tmp_path / "weights.safetensors")[1]["class_names"] == sorted(ACTIONS)
 
 
-def test_fine_tuning_on_a_folder(
-    trained: tuple[Path, tuple[str, ...], str], train: Train, tmp_path: Path, video_root: Path
-) -> None:
+def test_fine_tuning_on_a_folder(trained, train, tmp_path, video_root):
     out, words, _ = trained
     cache = next(word for word in words if word.startswith("dataset.cache_dir"))
     root = tmp_path / "videos"
@@ -156,7 +143,7 @@ def test_fine_tuning_on_a_folder(
 # ---- the configuration ----
 
 
-def test_recipes_win_over_the_defaults_and_the_command_line_over_both() -> None:
+def test_recipes_win_over_the_defaults_and_the_command_line_over_both():
     plain, scorer = composed(), composed("experiment=train_scorer")
     assert (plain.train.target, scorer.train.target) == ("backbone", "scorer")
     assert plain.train.curriculum == ()
@@ -179,7 +166,7 @@ def test_recipes_win_over_the_defaults_and_the_command_line_over_both() -> None:
     share=st.floats(0.01, 1.0),
     seed=st.integers(0, 99),
 )
-def test_held_out_videos_are_a_part_of_every_class(sizes: list[int], share: float, seed: int) -> None:
+def test_held_out_videos_are_a_part_of_every_class(sizes, share, seed):
     labels = [label for label, size in enumerate(sizes) for _ in range(size)]
     order = np.random.default_rng(seed).permutation(len(labels))
     records = tuple(VideoRecord(Path(f"{i}.mp4"), labels[i], f"{i}.mp4") for i in order)
@@ -196,22 +183,20 @@ def test_held_out_videos_are_a_part_of_every_class(sizes: list[int], share: floa
     assert hold_out(videos, share, seed=seed) == (kept, held)
 
 
-def test_class_of_a_single_video_cannot_be_held_out() -> None:
+def test_class_of_a_single_video_cannot_be_held_out():
     records = tuple(VideoRecord(Path(name), label, name) for name, label in (("a", 0), ("b", 0), ("c", 1)))
     with pytest.raises(DataError, match=r"^c: its class has a single video; two are needed"):
         hold_out(VideoList(records, None), 0.5, seed=0)
 
 
-def test_tensorboard_events(tmp_path: Path) -> None:
+def test_tensorboard_events(tmp_path):
     pytest.importorskip("tensorboard")
     log = tensorboard_log(tmp_path)
     log({"step": 3, "loss": 1.5, "top1": 20.0, "learning_rate": "0.001", "clips": 6, "seconds": 1.0})
     assert [path.name.split(".")[0] for path in tmp_path.iterdir()] == ["events"]
 
 
-def test_finetuned_networks_are_evaluated_as_they_were_trained(
-    run: Train, video_root: Path, tmp_path: Path
-) -> None:
+def test_finetuned_networks_are_evaluated_as_they_were_trained(run, video_root, tmp_path):
     """The two commands of docs/finetune.md, and the third that reads what they wrote."""
     cache = f"dataset.cache_dir={tmp_path / 'cache'}"
     for target in ("backbone", "scorer"):

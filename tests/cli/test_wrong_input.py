@@ -1,15 +1,9 @@
 """Every command says what is wrong in one line that names the key, and ends with status 2."""
 
-from __future__ import annotations
-
 import io
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-
-Command = Callable[..., tuple[int, str, str]]
 
 LITTLE = "backbone.num_frames=8 backbone.input_size=32 dataset.num_videos=13"
 TINY = "backbone.num_frames=4 backbone.input_size=16 backbone.weights=null pruner=motion"
@@ -111,7 +105,7 @@ WRONG = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory):
     """A working directory with videos that are none."""
     folder = tmp_path_factory.mktemp("wrong")
     (folder / "empty").mkdir()
@@ -125,9 +119,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("name", "words"), [(name, words) for name, table in WRONG.items() for words in table]
 )
-def test_wrong_input_gives_one_line(
-    run: Command, name: str, words: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_input_gives_one_line(run, name, words, place, tmp_path, monkeypatch):
     if name == "demo":
         pytest.importorskip("starlette", reason="the extra [app] is not installed")
     monkeypatch.chdir(place)

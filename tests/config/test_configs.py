@@ -1,10 +1,7 @@
 """Every file in conf/ composes, passes the checks and says which command runs it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -27,23 +24,23 @@ RENAMED_KEYS = ("carry", "compensation", "floor", "min_per_frame", "ground", "un
 GIVEN = ["dataset.root=videos", "dataset.annotations=list.csv"]  # what some datasets insist on
 
 
-def composed(command: str, *words: str) -> Any:
+def composed(command, *words):
     with initialize_config_module("video_papr.conf", version_base="1.3"):
         return compose(command, overrides=[*words])
 
 
-def evaluation(*words: str) -> EvalConfig:
+def evaluation(*words):
     return check(EvalConfig, composed("eval", *words))
 
 
-def test_every_file_opens_with_its_command_and_says_what_it_is() -> None:
+def test_every_file_opens_with_its_command_and_says_what_it_is():
     for path in FILES:
         command, text = about(path)
         assert command.startswith(("python tools/", "python -m video_papr.cli.")), path
         assert len(text) > 15, path
 
 
-def test_defaults_are_written_once() -> None:
+def test_defaults_are_written_once():
     """A file of an option sets what it changes; the rest is declared."""
     declared = {group: part for schema in COMMANDS.values() for group, part in sections(schema).items()}
     for group in ("dataset", "backbone", "runtime"):
@@ -57,7 +54,7 @@ def test_defaults_are_written_once() -> None:
 
 
 @pytest.mark.parametrize("group", ["dataset", "backbone", "pruner", "merger", "views", "runtime", "task"])
-def test_every_option_composes(group: str) -> None:
+def test_every_option_composes(group):
     device = [] if group == "runtime" else ["runtime.device=cpu"]
     for name in names(group):
         config = evaluation(f"{group}={name}", *GIVEN, *device)
@@ -68,7 +65,7 @@ def test_every_option_composes(group: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_and_experiment_composes(command: str) -> None:
+def test_every_command_and_experiment_composes(command):
     check(COMMANDS[command], composed(command))
     for name in names("experiment"):
         if f"{command}.py" in about(CONF / "experiment" / f"{name}.yaml")[0]:
@@ -77,7 +74,7 @@ def test_every_command_and_experiment_composes(command: str) -> None:
             check(COMMANDS[command], composed(command, f"experiment={name}", *given, *device))
 
 
-def test_ablation_changes_what_each_variant_names() -> None:
+def test_ablation_changes_what_each_variant_names():
     folder = ROOT / "benchmarks" / "papr_plus_ablation"
     swept = OmegaConf.load(folder / "experiment" / "papr_plus_ablation.yaml").hydra.sweeper.params.pruner
     search = f"hydra.searchpath=[file://{folder}]"
@@ -92,7 +89,7 @@ def test_ablation_changes_what_each_variant_names() -> None:
     ("name", "plugin", "target"),
     [("two_at_once", "joblib", "JoblibLauncher"), ("slurm_gpu", "submitit", "SlurmLauncher")],
 )
-def test_launchers_compose(name: str, plugin: str, target: str) -> None:
+def test_launchers_compose(name, plugin, target):
     pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
     with initialize_config_module("video_papr.conf", version_base="1.3"):
         cfg = compose("eval", overrides=[f"hydra/launcher={name}"], return_hydra_config=True)
@@ -101,12 +98,12 @@ def test_launchers_compose(name: str, plugin: str, target: str) -> None:
     assert all(cfg.hydra.launcher[key] == value for key, value in own.items() if key != "defaults")
 
 
-def test_library_and_configs_know_the_same_names() -> None:
+def test_library_and_configs_know_the_same_names():
     assert set(names("backbone")) == set(BACKBONES)
     assert set(names("merger")) == set(MERGERS)
 
 
-def test_datasets_and_tasks_choose_what_is_not_given() -> None:
+def test_datasets_and_tasks_choose_what_is_not_given():
     for words, backbone in {
         "": "videomae_tiny",
         "dataset=k400": "videomae_b",
@@ -121,7 +118,7 @@ def test_datasets_and_tasks_choose_what_is_not_given() -> None:
     assert evaluation("task=image", "dataset.root=images", "pruner=random").pruner.name == "random"
 
 
-def test_weights_go_with_their_dataset() -> None:
+def test_weights_go_with_their_dataset():
     synthetic, folder = evaluation("seed=7"), evaluation("dataset=folder", "dataset.root=videos")
     assert (synthetic.backbone.weights, synthetic.pruner.weights) == (
         "videomae_tiny_synthetic",
@@ -146,7 +143,7 @@ PROTOCOLS = {
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_experiments_pin_the_protocol_and_the_weights_of_their_paper(name: str) -> None:
+def test_experiments_pin_the_protocol_and_the_weights_of_their_paper(name):
     for pruner in ("x3d_m", "none"):
         config = evaluation(f"experiment={name}", f"pruner={pruner}", *GIVEN)
         dataset = config.dataset
@@ -156,14 +153,14 @@ def test_experiments_pin_the_protocol_and_the_weights_of_their_paper(name: str) 
         assert config.pruner.weights == (None if pruner == "none" else "x3d_m_k400")
 
 
-def test_output_directory_serves_run_and_sweep() -> None:
+def test_output_directory_serves_run_and_sweep():
     with initialize_config_module("video_papr.conf", version_base="1.3"):
         cfg = compose("eval", overrides=["output_dir=here"], return_hydra_config=True)
     assert (cfg.hydra.run.dir, cfg.hydra.sweep.dir, cfg.hydra.job.name) == ("here", "here", "eval")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_lists_every_option_and_key(command: str) -> None:
+def test_help_lists_every_option_and_key(command):
     with initialize_config_module("video_papr.conf", version_base="1.3"):
         cfg = compose(command, overrides=["hydra.runtime.output_dir=x"], return_hydra_config=True)
     text = cfg.hydra.help.template
@@ -179,7 +176,7 @@ def test_help_lists_every_option_and_key(command: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in names("pruner") if name not in ("none", "pixel_rule")])
-def test_defaults_of_a_file_are_those_of_the_library(name: str) -> None:
+def test_defaults_of_a_file_are_those_of_the_library(name):
     given = evaluation(f"pruner={name}", "dataset=folder", "dataset.root=videos").pruner
     one, two = build_pruner(name), build_folded_pruner(given)
     assert one is not None and two is not None and one.budget == two.budget

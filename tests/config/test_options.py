@@ -1,9 +1,6 @@
 """Declared options: wrong values are one line, paths are taken as they are typed, former names are still read."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,7 +25,7 @@ from video_papr.core.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
-def defaults() -> dict[str, Any]:
+def defaults():
     return plain(compose_words([], config="eval"))
 
 
@@ -66,7 +63,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("word", WRONG)
-def test_wrong_value_is_one_line(word: str, defaults: dict[str, Any]) -> None:
+def test_wrong_value_is_one_line(word, defaults):
     changed = plain(OmegaConf.merge(defaults, OmegaConf.from_dotlist([word])))
     with pytest.raises(ConfigError) as caught:
         check(EvalConfig, changed)
@@ -94,13 +91,13 @@ RULES = {
 
 
 @pytest.mark.parametrize("words", RULES)
-def test_keys_that_do_not_go_together(words: str, defaults: dict[str, Any]) -> None:
+def test_keys_that_do_not_go_together(words, defaults):
     with pytest.raises(ConfigError) as caught:
         check(EvalConfig, OmegaConf.merge(defaults, OmegaConf.from_dotlist(words.split())))
     assert str(caught.value).startswith(RULES[words])
 
 
-def test_library_objects_are_checked_alike() -> None:
+def test_library_objects_are_checked_alike():
     """A class of options built in Python obeys the same ranges, with the same line."""
     for build, line in (
         (
@@ -111,7 +108,7 @@ def test_library_objects_are_checked_alike() -> None:
             lambda: PrunerConfig("x3d_s", top_p=2.0),
             "pruner.top_p=2.0: must be a number above 0 and at most 1.",
         ),
-        (lambda: ViewsConfig(1), "views.crops is not set."),  # type: ignore[call-arg]
+        (lambda: ViewsConfig(1), "views.crops is not set."),
         (
             lambda: TrainConfig(keep_ratio=[0.5, 0.2]),
             "train.keep_ratio=[0.5, 0.2]: must be [low, high] with low",
@@ -130,7 +127,7 @@ def test_library_objects_are_checked_alike() -> None:
     assert BackboneConfig("videomae_b", weights="~/w.pt").weights == str(Path("~/w.pt").expanduser())
 
 
-def test_words_for_a_range_are_made_from_its_type() -> None:
+def test_words_for_a_range_are_made_from_its_type():
     assert allowed(schemas(RuntimeConfig)["workers"]) == "a whole number of at least 0, or auto"
     assert allowed(schemas(PrunerConfig)["compensation"]) == "one of none, pool, merge"
     assert allowed({"type": "integer", "minimum": 0, "maximum": 65535}) == "a whole number from 0 to 65535"
@@ -151,7 +148,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_paths_are_taken_as_they_are_typed(path: str) -> None:
+def test_paths_are_taken_as_they_are_typed(path):
     parse = OverridesParser.create().parse_override
     for command, key in (
         ("eval", "dataset.root"),
@@ -165,14 +162,14 @@ def test_paths_are_taken_as_they_are_typed(path: str) -> None:
     assert plain_words("eval", ["output_dir=a", "pruner=x3d_s", "seed=1"])[1:] == ["pruner=x3d_s", "seed=1"]
 
 
-def test_values_that_hydra_is_to_read_stay() -> None:
+def test_values_that_hydra_is_to_read_stay():
     for word in ("dataset.root='a b'", "dataset.root=null", "backbone.weights=${dataset.bundled.backbone}"):
         assert plain_words("eval", [word]) == [word]
     sweep = ["-m", "backbone.weights=a.pt,b.pt", "dataset.root=glob(*)"]
     assert plain_words("eval", sweep) == sweep
 
 
-def test_flags_and_a_path_alone() -> None:
+def test_flags_and_a_path_alone():
     assert plain_words("predict", ["clip (1).mp4"]) == ["video='clip (1).mp4'"]
     assert plain_words("predict", ["--video", "a,b.mp4", "top_k=3"]) == ["video='a,b.mp4'", "top_k=3"]
     assert plain_words("eval", ["--cfg", "job", "-m", "--dataset.root=x"]) == [
@@ -201,9 +198,7 @@ FORMER = {
 }
 
 
-def test_former_names_are_read_with_a_warning(
-    defaults: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_former_names_are_read_with_a_warning(defaults, capsys):
     for old, new in FORMER.items():
         assert plain_words("eval", [old]) == [new]
         assert f"{old} is the former spelling of {new}" in capsys.readouterr().err.replace("\n", " ")
@@ -215,7 +210,7 @@ def test_former_names_are_read_with_a_warning(
     )
 
 
-def test_the_library_and_the_configuration_renamed_the_same() -> None:
+def test_the_library_and_the_configuration_renamed_the_same():
     library = getattr(pruning, "RENAMED_OPTIONS", {})
     former = {old.removeprefix("pruner."): new for old, new in KEYS.items() if old.startswith("pruner.")}
     assert {old: f"pruner.{new}" for old, new in library.items()}.items() <= former.items()

@@ -29,12 +29,12 @@ names = st.text(st.characters(), max_size=40) | st.sampled_from(sorted(HOSTILE))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_cannot_be_seen_is_spelled_out(name: str) -> None:
+def test_what_cannot_be_seen_is_spelled_out(name):
     assert printable(name) == printable(Path(name)) == HOSTILE[name]
 
 
 @given(names)
-def test_printable_is_one_line_and_stable(name: str) -> None:
+def test_printable_is_one_line_and_stable(name):
     shown = printable(name)
     assert printable(shown) == shown and len(shown.splitlines()) <= 1
     assert "\x1b" not in shown
@@ -43,14 +43,14 @@ def test_printable_is_one_line_and_stable(name: str) -> None:
 
 
 @given(names, st.integers(5, 30))
-def test_shortened_text_keeps_both_ends(text: str, limit: int) -> None:
+def test_shortened_text_keeps_both_ends(text, limit):
     short = shorten(text, limit)
     assert len(short) <= limit and (short == text) == (len(text) <= limit)
     assert short[: (limit - 1) // 2] == text[: (limit - 1) // 2] and short[-2:] == text[-2:]
 
 
 @given(names)
-def test_a_cell_of_a_spreadsheet_is_no_formula(name: str) -> None:
+def test_a_cell_of_a_spreadsheet_is_no_formula(name):
     cell = spreadsheet(name)
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     assert cell.removeprefix("'") == printable(name).removeprefix("'")
@@ -58,7 +58,7 @@ def test_a_cell_of_a_spreadsheet_is_no_formula(name: str) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(names, min_size=2, max_size=2), min_size=1, max_size=4))
-def test_a_table_has_its_cells_in_every_form(rows: list[list[str]]) -> None:
+def test_a_table_has_its_cells_in_every_form(rows):
     table = Table(["video", "<class>"], rows, title="[b]title", caption="\x1b[1m")
     lines = table.markdown().split("\n")
     assert len(lines) == 2 + len(rows) and {line.count("|") for line in lines} == {3}
@@ -70,7 +70,7 @@ def test_a_table_has_its_cells_in_every_form(rows: list[list[str]]) -> None:
     assert all("".join(printable(cell).split())[:20] in shown for row in rows for cell in row)
 
 
-def test_html_holds_no_markup_of_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_html_holds_no_markup_of_a_name(monkeypatch, tmp_path):
     (tmp_path / "page.html.j2").write_text('<p title="{{ name }}">{{ name }}</p>')
     (tmp_path / "page.md.j2").write_text("{{ name | markdown }}")
     monkeypatch.setattr(tables, "PACKAGE", tmp_path)
@@ -78,10 +78,10 @@ def test_html_holds_no_markup_of_a_name(monkeypatch: pytest.MonkeyPatch, tmp_pat
     found: list[tuple[str, object]] = []
 
     class Parser(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        def handle_starttag(self, tag, attrs):
             found.append((tag, dict(attrs)))
 
-        def handle_data(self, data: str) -> None:
+        def handle_data(self, data):
             found.append(("text", data))
 
     Parser().feed(render("page.html.j2", name=name))
@@ -89,10 +89,10 @@ def test_html_holds_no_markup_of_a_name(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert render("page.md.j2", name="<b>|[a](b)") == markdown("<b>|[a](b)") == "&lt;b>&#124;[a]&#40;b)"
 
 
-def test_the_width_is_that_of_the_terminal_or_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_width_is_that_of_the_terminal_or_of_columns(monkeypatch):
     long = Table(["name", "error"], [["x" * 250, "y" * 400]], left=(0, 1))
 
-    def width(columns: str | None) -> int:
+    def width(columns):
         monkeypatch.delenv("COLUMNS", raising=False)
         if columns is not None:
             monkeypatch.setenv("COLUMNS", columns)
@@ -105,15 +105,13 @@ def test_the_width_is_that_of_the_terminal_or_of_columns(monkeypatch: pytest.Mon
     assert Table(["a", "b"], [["1", ""]]).filled().columns == ["a"]
 
 
-def test_messages_are_one_line_without_colors_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_are_one_line_without_colors_in_a_pipe(capsys):
     warn("[/b]\x1b[2J\n" + "z" * 300)
     fail(ValueError("a\udce9"))
     assert capsys.readouterr().err == f"warning: [/b]\\x1b[2J\\n{'z' * 300}\nerror: a\\udce9\n"
 
 
-def test_what_loading_changed_about_weights_is_said_and_other_warnings_go_on(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_what_loading_changed_about_weights_is_said_and_other_warnings_go_on(capsys):
     with (
         pytest.warns(DeprecationWarning, match="old") as caught,
         pytest.raises(CheckpointError),

@@ -1,7 +1,5 @@
 """Files are written whole or not at all, and what the disk refuses is one line."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -13,7 +11,7 @@ from video_papr.core.errors import StorageError
 from video_papr.core.files import atomic_write, remove_partial, storing
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "new/results.json"
     atomic_write(path, '"old \udcff"')  # from a name that is not UTF-8
     assert path.stat().st_mode & 0o777 == 0o644
@@ -21,7 +19,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     atomic_write(path, lambda file: file.write(b"as written"))
     assert path.read_bytes() == b"as written"
 
-    def fail(*_: object) -> None:
+    def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
@@ -50,6 +48,6 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     ("number", "hint"),
     [(errno.EMFILE, "ulimit -n"), (errno.EDQUOT, "free some space"), (errno.EIO, "run it again")],
 )
-def test_errors_of_writing_say_what_to_do(number: int, hint: str) -> None:
+def test_errors_of_writing_say_what_to_do(number, hint):
     with pytest.raises(StorageError, match=f"^cannot write here: .*{hint}"), storing(Path("here")):
         raise OSError(number, os.strerror(number))

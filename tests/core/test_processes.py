@@ -1,8 +1,5 @@
 """What ranks share, and how one process knows that it is alone."""
 
-from __future__ import annotations
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,9 +11,7 @@ from video_papr.core.processes import ALONE, Ranks, join, launched, share
     size=st.integers(1, 9),
     together=st.integers(1, 7),
 )
-def test_shares_hold_every_item_once_and_keep_batches_together(
-    items: list[int], size: int, together: int
-) -> None:
+def test_shares_hold_every_item_once_and_keep_batches_together(items, size, together):
     shares = [share(items, Ranks(rank, size), together=together) for rank in range(size)]
     assert sorted(item for part in shares for item in part) == items
     assert all(part == sorted(part) for part in shares)
@@ -33,7 +28,7 @@ def test_shares_hold_every_item_once_and_keep_batches_together(
     size=st.integers(1, 5),
     together=st.integers(1, 4),
 )
-def test_what_a_lost_run_leaves_makes_the_same_batches(batches: list[int], size: int, together: int) -> None:
+def test_what_a_lost_run_leaves_makes_the_same_batches(batches, size, together):
     """Batches are stored whole, so another number of ranks meets the others as they were."""
     total = 20 * together - together // 2
     whole = [tuple(range(start, min(start + together, total))) for start in range(0, total, together)]
@@ -46,7 +41,7 @@ def test_what_a_lost_run_leaves_makes_the_same_batches(batches: list[int], size:
     assert set(found) == {batch for batch in whole if not set(batch) <= done}
 
 
-def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alone_without_a_launcher(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     assert launched() == 1

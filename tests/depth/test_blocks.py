@@ -1,14 +1,12 @@
 """The two branches: 0 is the baseline bit for bit, 1 the pruned branch and the merged layer to 1e-10 in float64."""
 
-from __future__ import annotations
-
 import sys
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from video_papr.backbones.builders import build_backbone
 from video_papr.backbones.videomae import VideoMAE
@@ -26,12 +24,12 @@ from stirring import stir
 CLIP = {"num_frames": 8, "input_size": 32}
 
 
-def x3d() -> nn.Module:
+def x3d():
     torch.manual_seed(0)
     return stir(x3d_classifier(3))
 
 
-def backbone(name: str = "videomae_tiny") -> nn.Module:
+def backbone(name="videomae_tiny"):
     if name == "vivit_b":
         net = ViViT(
             num_classes=3, num_frames=4, input_size=32, tubelet=(2, 16, 16), dim=48, depth=3, num_heads=3
@@ -50,17 +48,17 @@ SHORTCUTS = {
 }
 
 
-def x3d_block(name: str) -> tuple[nn.Module, Tensor]:
+def x3d_block(name):
     """A block with stirred norms, and features for it."""
     place = next(place for place in find_places(x3d()) if place.name == name)
     block = place.block
-    channels = block.branch2.conv_a.in_channels  # type: ignore[union-attr]
-    return block, torch.randn(2, channels, 3, 5, 7, dtype=torch.float64)  # type: ignore[arg-type]
+    channels = block.branch2.conv_a.in_channels
+    return block, torch.randn(2, channels, 3, 5, 7, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("kind", ["dense", "pointwise"])
 @pytest.mark.parametrize("name", SHORTCUTS)
-def test_x3d_block_from_baseline_to_one_convolution(name: str, kind: str) -> None:
+def test_x3d_block_from_baseline_to_one_convolution(name, kind):
     block, features = x3d_block(name)
     before = deepcopy(block)
     opened = open_block(block, kind, name)
@@ -87,24 +85,24 @@ def test_x3d_block_from_baseline_to_one_convolution(name: str, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ["dense", "pointwise"])
-def test_x3d_branch_without_shortcut_merges_too(kind: str) -> None:
+def test_x3d_branch_without_shortcut_merges_too(kind):
     block, features = x3d_block("res3.1")
     branch = switch_of(open_block(block, kind, "res3.1")).pruned
     with torch.no_grad():
         expected = features
-        for _, layer in branch.row():  # type: ignore[operator, union-attr]
+        for _, layer in branch.row():
             expected = layer(expected)
-        merged = to_conv3d(compose(branch.row()))  # type: ignore[operator, union-attr, arg-type]
+        merged = to_conv3d(compose(branch.row()))
         torch.testing.assert_close(merged(features), expected, rtol=1e-10, atol=1e-10)
 
 
-def test_feed_forward_from_baseline_to_one_matrix() -> None:
+def test_feed_forward_from_baseline_to_one_matrix():
     net = backbone()
     place = find_places(net)[1]
     before = deepcopy(place.block)
     opened = open_block(place.block, "linear", place.name)
     switch = switch_of(opened)
-    stir(switch.pruned.norm, 5)  # type: ignore[union-attr, arg-type]
+    stir(switch.pruned.norm, 5)
     tokens = torch.randn(2, 9, 192, dtype=torch.float64)
     with torch.no_grad():
         assert torch.equal(opened(tokens), before(tokens))
@@ -129,7 +127,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_exactly_the_chosen_blocks_are_merged(name: str, kind: str) -> None:
+def test_exactly_the_chosen_blocks_are_merged(name, kind):
     mask = CASES[name, kind]
     net = x3d() if name == "x3d" else backbone(name)
     shape = (1, 3, 4, 32, 32) if name != "videomae_tiny" else (1, 3, 8, 32, 32)
@@ -162,14 +160,14 @@ def test_exactly_the_chosen_blocks_are_merged(name: str, kind: str) -> None:
         assert [hasattr(block, "mlp") for block in whole] == [n not in mask for n in range(depth)]
 
 
-def test_only_blocks_up_to_a_stage() -> None:
+def test_only_blocks_up_to_a_stage():
     net = x3d()
     assert [len(find_places(net, last_stage=stage)) for stage in ("res2", "res3", "res4", "res5", "head", None)] == [
         3, 8, 19, 26, 26, 26,
     ]  # fmt: skip
 
 
-def test_merging_says_which_block_is_not_ready() -> None:
+def test_merging_says_which_block_is_not_ready():
     block, _ = x3d_block("res3.1")
     opened = open_block(block, "dense", "res3.1")
     with pytest.raises(MergeError, match=r"^res3\.1: mix=0\.0, but only a block at 1"):
@@ -179,22 +177,22 @@ def test_merging_says_which_block_is_not_ready() -> None:
     with pytest.raises(MergeError, match=r"^res3\.1\.norm_a: a batch norm in training mode"):
         close_block(opened.train(), "res3.1")
     opened.eval()
-    switch.pruned.norm_b = nn.GELU()  # type: ignore[union-attr, assignment]
+    switch.pruned.norm_b = nn.GELU()
     with pytest.raises(MergeError, match=r"^res3\.1\.norm_b: GELU cannot be merged"):
         close_block(opened, "res3.1")
-    switch.pruned.activation = nn.GELU()  # type: ignore[union-attr, assignment]
+    switch.pruned.activation = nn.GELU()
     with pytest.raises(MergeError, match=r"^res3\.1\.activation: GELU"):
         close_block(opened, "res3.1")
 
 
-def test_layer_scale_has_no_place_in_a_linear_branch() -> None:
+def test_layer_scale_has_no_place_in_a_linear_branch():
     net = VideoMAE(num_classes=2, num_frames=2, input_size=16, dim=48, depth=1, num_heads=3)
     net.blocks[0].ls2 = nn.Linear(48, 48)
     with pytest.raises(MergeError, match=r"^blocks\.0\.ls2: Linear has no place"):
         open_places(find_places(net), ["linear"])
 
 
-def test_branches_learn_apart() -> None:
+def test_branches_learn_apart():
     """The pruned branch has weights of its own: a step on it leaves the baseline as it was."""
     block, features = x3d_block("res3.1")
     opened = open_block(block, "dense", "res3.1")

@@ -1,13 +1,11 @@
 """The fit finds a linear baseline exactly, and comes nearer to any other one than a copy does."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from video_papr.backbones.builders import build_backbone
 from video_papr.depth.blocks import close_block, open_block, switch_of
@@ -20,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the folder is no package
 from stirring import stir
 
 
-def opened(name: str, kind: str) -> tuple[nn.Module, list[Tensor]]:
+def opened(name, kind):
     """A block with two branches, and features that reach it."""
     torch.manual_seed(0)
     if name.startswith("blocks"):
@@ -43,7 +41,7 @@ BLOCKS = [
 ]
 
 
-def distance(block: nn.Module, inputs: list[Tensor]) -> float:
+def distance(block, inputs):
     """Mean squared distance of the branches, shortcut and activation included."""
     switch = switch_of(block)
     with torch.no_grad():
@@ -52,7 +50,7 @@ def distance(block: nn.Module, inputs: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize(("name", "kind"), BLOCKS)
-def test_fit_is_nearer_than_a_copy_and_merges(name: str, kind: str) -> None:
+def test_fit_is_nearer_than_a_copy_and_merges(name, kind):
     block, inputs = opened(name, kind)
     switch = switch_of(block)
     calibrate(switch.pruned, switch.pruned, inputs)
@@ -68,18 +66,18 @@ def test_fit_is_nearer_than_a_copy_and_merges(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["blocks.1", "res3.1"])
-def test_fit_finds_a_baseline_that_is_linear(name: str) -> None:
+def test_fit_finds_a_baseline_that_is_linear(name):
     block, inputs = opened(name, "linear" if name.startswith("blocks") else "dense")
     switch = switch_of(block)
     if name.startswith("blocks"):
         baseline = switch.baseline
-        baseline.norm2, baseline.mlp.act = nn.Identity(), nn.Identity()  # type: ignore[union-attr, assignment]
+        baseline.norm2, baseline.mlp.act = nn.Identity(), nn.Identity()
     else:
-        branch = switch.baseline.branch2  # type: ignore[union-attr]
-        branch.act_a = branch.act_b = nn.Identity()  # type: ignore[union-attr, assignment]
-        branch.norm_a.bias.data.zero_()  # type: ignore[union-attr, operator]
-        branch.norm_a.running_mean.zero_()  # type: ignore[union-attr, operator]
-        switch.pruned.norm_a.load_state_dict(branch.norm_a.state_dict())  # type: ignore[union-attr, arg-type]
+        branch = switch.baseline.branch2
+        branch.act_a = branch.act_b = nn.Identity()
+        branch.norm_a.bias.data.zero_()
+        branch.norm_a.running_mean.zero_()
+        switch.pruned.norm_a.load_state_dict(branch.norm_a.state_dict())
     fit_branch(switch, inputs)
     with torch.no_grad():
         for x in inputs:
@@ -88,7 +86,7 @@ def test_fit_finds_a_baseline_that_is_linear(name: str) -> None:
             assert (got - wanted).abs().max() < 1e-3 * wanted.abs().max()
 
 
-def test_least_squares_knows_a_plane() -> None:
+def test_least_squares_knows_a_plane():
     torch.manual_seed(0)
     x, matrix, offset = torch.randn(200, 5), torch.randn(3, 5), torch.randn(3)
     x = torch.cat([x, x[:, :1] * 2, torch.zeros(200, 1)], 1)  # features that depend on others, or are nothing
@@ -99,7 +97,7 @@ def test_least_squares_knows_a_plane() -> None:
     torch.testing.assert_close(found.variance, wanted.double().var(0, correction=0), rtol=1e-3, atol=1e-4)
 
 
-def test_every_branch_of_a_network_is_fitted_and_the_baseline_stays() -> None:
+def test_every_branch_of_a_network_is_fitted_and_the_baseline_stays():
     net = build_backbone("videomae_tiny", num_classes=3, num_frames=8, input_size=32)
     clips = [torch.randn(2, 3, 8, 32, 32) for _ in range(2)]
     places = find_places(net)

@@ -1,7 +1,5 @@
 """Rows of layers and the one layer that replaces them agree to 1e-10 in float64; what cannot be merged is named."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,26 +19,26 @@ from video_papr.depth.merge import (
 )
 
 
-def norm(channels: int, seed: int, kind: type[nn.Module] = nn.BatchNorm3d) -> nn.Module:
+def norm(channels, seed, kind=nn.BatchNorm3d):
     """A batch norm with statistics, weights and an epsilon of its own, in eval mode."""
     generator = torch.Generator().manual_seed(seed)
-    made = kind(channels, eps=0.05)  # type: ignore[call-arg]
+    made = kind(channels, eps=0.05)
     for name, low in (("running_mean", -1.0), ("running_var", 0.3), ("weight", -1.5), ("bias", -1.0)):
         getattr(made, name).data.copy_(low + 2 * torch.rand(channels, generator=generator))
     return made.double().eval()
 
 
-def named(*layers: nn.Module) -> list[tuple[str, nn.Module]]:
+def named(*layers):
     return [(f"layer{number}", layer) for number, layer in enumerate(layers)]
 
 
-def run(layers: list[tuple[str, nn.Module]], x: torch.Tensor) -> torch.Tensor:
+def run(layers, x):
     for _, layer in layers:
         x = layer(x)
     return x
 
 
-def agree(one: torch.Tensor, other: torch.Tensor) -> None:
+def agree(one, other):
     torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
@@ -60,17 +58,7 @@ strides = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3))
     shortcut=st.sampled_from(("none", "projection", "itself")),
     seed=st.integers(0, 999),
 )
-def test_bottleneck_is_one_convolution(
-    into: int,
-    middle: int,
-    out: int,
-    stride: tuple[int, int, int],
-    extent: tuple[int, int, int],
-    clip: tuple[int, int, int],
-    bias: bool,
-    shortcut: str,
-    seed: int,
-) -> None:
+def test_bottleneck_is_one_convolution(into, middle, out, stride, extent, clip, bias, shortcut, seed):
     """Pointwise, depthwise, pointwise, each with its norm; every shape of shortcut. The padding is the first one's."""
     torch.manual_seed(seed)
     if shortcut == "itself":
@@ -105,13 +93,7 @@ def test_bottleneck_is_one_convolution(
     stride=strides,
     seed=st.integers(0, 999),
 )
-def test_any_two_kernels_with_any_groups(
-    first: tuple[int, int, int],
-    second: tuple[int, int, int],
-    groups: tuple[int, int],
-    stride: tuple[int, int, int],
-    seed: int,
-) -> None:
+def test_any_two_kernels_with_any_groups(first, second, groups, stride, seed):
     torch.manual_seed(seed)
     row = named(
         nn.Conv3d(4, 8, first, padding=1, groups=groups[0]).double(),
@@ -125,9 +107,7 @@ def test_any_two_kernels_with_any_groups(
 
 @settings(deadline=None, max_examples=30)
 @given(dim=sizes, hidden=st.integers(1, 9), bias=st.booleans(), seed=st.integers(0, 999))
-def test_linear_behind_linear_behind_norm_with_its_shortcut(
-    dim: int, hidden: int, bias: bool, seed: int
-) -> None:
+def test_linear_behind_linear_behind_norm_with_its_shortcut(dim, hidden, bias, seed):
     torch.manual_seed(seed)
     row = named(
         norm(dim, seed, nn.BatchNorm1d),
@@ -140,20 +120,20 @@ def test_linear_behind_linear_behind_norm_with_its_shortcut(
     agree(merged(x), x + run(row, x))
 
 
-def test_stride_multiplies_behind_pointwise_layers() -> None:
+def test_stride_multiplies_behind_pointwise_layers():
     row = named(nn.Conv3d(2, 3, 3, stride=2, padding=1).double(), nn.Conv3d(3, 2, 1, stride=3).double())
     x = torch.randn(1, 2, 9, 9, 9, dtype=torch.float64)
     agree(to_conv3d(compose(row))(x), run(row, x))
 
 
-def test_norm_without_weights_merges() -> None:
+def test_norm_without_weights_merges():
     plain = nn.BatchNorm3d(3, affine=False).double().eval()
-    plain.running_mean.fill_(0.7)  # type: ignore[union-attr]
+    plain.running_mean.fill_(0.7)
     x = torch.randn(2, 3, 2, 3, 4, dtype=torch.float64)
     agree(to_conv3d(compose(named(plain)))(x), plain(x))
 
 
-def test_identity_kernel_changes_nothing() -> None:
+def test_identity_kernel_changes_nothing():
     x = torch.randn(1, 4, 2, 3, 3, dtype=torch.float64)
     assert torch.equal(to_conv3d(identity_kernel(4, like=x))(x), x)
 
@@ -176,14 +156,14 @@ CANNOT = {
 
 
 @pytest.mark.parametrize("text", CANNOT)
-def test_what_cannot_be_merged_is_named(text: str) -> None:
+def test_what_cannot_be_merged_is_named(text):
     with pytest.raises(MergeError) as caught:
         compose(CANNOT[text])
     assert str(caught.value).startswith(text)
     assert "\n" not in str(caught.value)
 
 
-def test_shortcuts_that_do_not_fit_are_named() -> None:
+def test_shortcuts_that_do_not_fit_are_named():
     wide = as_kernel(nn.Conv3d(2, 3, 3, padding=1), "conv")
     with pytest.raises(MergeError, match=r"^block: the shortcut gives 2 channels with stride \(1, 1, 1\)"):
         add_shortcut(wide, None, "block")
@@ -196,7 +176,7 @@ def test_shortcuts_that_do_not_fit_are_named() -> None:
         to_linear(wide, "mlp")
 
 
-def test_composition_is_associative() -> None:
+def test_composition_is_associative():
     torch.manual_seed(0)
     kernels = [as_kernel(nn.Conv3d(3, 3, size).double(), "conv") for size in (1, 3, 2)]
     left = chain(chain(kernels[0], kernels[1], "b"), kernels[2], "c")

@@ -8,8 +8,6 @@ import shutil
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +27,6 @@ from video_papr.depth.plan import METHODS, Clips, Plan
 from video_papr.depth.progressive import Judge, mix_at, random_subnet, rising_draw, supernet_loss
 from video_papr.depth.run import prune_depth
 from video_papr.depth.subjects import (
-    Subject,
     Teaching,
     backbone_subject,
     divergence,
@@ -42,7 +39,7 @@ from video_papr.training.loop import Schedule
 from video_papr.training.store import Batch, ClipStore
 
 
-def network(depth: int = 3) -> VideoMAE:
+def network(depth=3):
     torch.manual_seed(0)
     net = VideoMAE(
         num_classes=2, num_frames=4, input_size=16, tubelet=(2, 8, 8), dim=24, depth=depth, num_heads=2
@@ -50,7 +47,7 @@ def network(depth: int = 3) -> VideoMAE:
     return net.eval()
 
 
-def store(count: int = 12) -> ClipStore:
+def store(count=12):
     """Bright clips are class 1, dark ones class 0."""
     rng = np.random.default_rng(0)
     labels = np.arange(count) % 2
@@ -58,11 +55,11 @@ def store(count: int = 12) -> ClipStore:
     return ClipStore(frames.astype(np.uint8), labels.astype(np.int64))
 
 
-def draw(progress: float, clips: int, generator: torch.Generator) -> Batch:
+def draw(progress, clips, generator):
     return store().batch(torch.randint(12, (clips,), generator=generator).numpy())
 
 
-def subject(net: VideoMAE, **options: Any) -> Subject:
+def subject(net, **options):
     return backbone_subject("small", net, **options)
 
 
@@ -80,13 +77,13 @@ PLAN = Plan(
 )
 
 
-def prune(directory: Path, plan: Plan = PLAN, net: VideoMAE | None = None, **options: Any) -> Any:
+def prune(directory, plan=PLAN, net=None, **options):
     net = network() if net is None else net
     clips = options.pop("clips", Clips(draw, store(), store(12)))
     return prune_depth(net, subject(net), plan, clips, directory=directory, progress=False, **options)
 
 
-def frames() -> torch.Tensor:
+def frames():
     return store().batch(np.arange(4)).frames
 
 
@@ -94,7 +91,7 @@ def frames() -> torch.Tensor:
 
 
 @given(steps=st.integers(1, 400), rising=st.integers(0, 400))
-def test_mix_rises_from_0_to_exactly_1_and_stays(steps: int, rising: int) -> None:
+def test_mix_rises_from_0_to_exactly_1_and_stays(steps, rising):
     values = [mix_at(step, rising) for step in range(steps)]
     assert all(0 <= a <= b <= 1 for a, b in pairwise(values))
     assert values[0] == (1.0 if rising <= 1 else 0.0)
@@ -105,13 +102,13 @@ def test_mix_rises_from_0_to_exactly_1_and_stays(steps: int, rising: int) -> Non
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 300))
-def test_every_step_of_a_training_gets_its_own_mix(steps: int) -> None:
+def test_every_step_of_a_training_gets_its_own_mix(steps):
     """The loop says the progress, not the step; none is lost to rounding."""
     net = network(1)
     open_places(find_places(net), ["removed"])
     seen = []
 
-    def source(progress: float, clips: int, generator: torch.Generator) -> Batch:
+    def source(progress, clips, generator):
         seen.append(switches(net)[0].mix)
         return Batch(torch.empty(0), torch.empty(0))
 
@@ -121,7 +118,7 @@ def test_every_step_of_a_training_gets_its_own_mix(steps: int) -> None:
     assert seen == [mix_at(step, steps) for step in range(steps)]
 
 
-def test_supernet_prunes_k_blocks_drawn_anew() -> None:
+def test_supernet_prunes_k_blocks_drawn_anew():
     net = network(5)
     open_places(find_places(net), ["linear"] * 5)
     net.train()
@@ -140,7 +137,7 @@ def test_supernet_prunes_k_blocks_drawn_anew() -> None:
 # ---- what is taught ----
 
 
-def test_distillation_is_0_for_the_same_answer_and_grows_with_the_difference() -> None:
+def test_distillation_is_0_for_the_same_answer_and_grows_with_the_difference():
     torch.manual_seed(0)
     logits = torch.randn(5, 4)
     assert divergence(logits, logits, 2.0).abs() < 1e-6
@@ -152,7 +149,7 @@ def test_distillation_is_0_for_the_same_answer_and_grows_with_the_difference() -
     torch.testing.assert_close(divergence(noise, logits, 1.0), by_hand)
 
 
-def test_maps_are_compared_by_their_order_only() -> None:
+def test_maps_are_compared_by_their_order_only():
     torch.manual_seed(0)
     cells, grid = torch.rand(3, 2, 4, 4), TokenGrid(2, 8, 8)
     options = {"align_corners": False, "cell_center": 0.0}
@@ -162,7 +159,7 @@ def test_maps_are_compared_by_their_order_only() -> None:
     assert kept_alike(-cells, cells, grid, 0.5, options).max() < 0.2
 
 
-def test_scorer_answers_with_its_logits_and_the_map_that_the_trunk_would_give() -> None:
+def test_scorer_answers_with_its_logits_and_the_map_that_the_trunk_would_give():
     torch.manual_seed(0)
     net = x3d_classifier(3).eval()
     clips = torch.randint(0, 256, (1, 4, 32, 32, 3), dtype=torch.uint8)
@@ -183,7 +180,7 @@ def test_scorer_answers_with_its_logits_and_the_map_that_the_trunk_would_give() 
 # ---- norms ----
 
 
-def test_calibration_gives_the_statistics_of_the_batches() -> None:
+def test_calibration_gives_the_statistics_of_the_batches():
     norm = nn.BatchNorm1d(3)
     net = nn.Sequential(norm, nn.Dropout(0.5)).train()
     batches = [torch.randn(50, 3) * 2 + 1 for _ in range(4)]
@@ -196,7 +193,7 @@ def test_calibration_gives_the_statistics_of_the_batches() -> None:
     assert not net.training and not norm.training and norm.momentum == 0.1
 
 
-def test_only_norms_that_run_are_calibrated() -> None:
+def test_only_norms_that_run_are_calibrated():
     net = network()
     open_places(find_places(net), ["linear"] * 3)
     found = switches(net)
@@ -209,7 +206,7 @@ def test_only_norms_that_run_are_calibrated() -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear", "removed"])
-def test_fitness_does_not_depend_on_what_was_asked_before(kind: str) -> None:
+def test_fitness_does_not_depend_on_what_was_asked_before(kind):
     net = network()
     places = find_places(net)
     teacher = deepcopy(net)
@@ -224,7 +221,7 @@ def test_fitness_does_not_depend_on_what_was_asked_before(kind: str) -> None:
     assert all(0 <= score <= 100 for score in scores)
 
 
-def test_fitness_is_the_accuracy_and_for_maps_the_agreement() -> None:
+def test_fitness_is_the_accuracy_and_for_maps_the_agreement():
     net = network()
     known = subject(net)
     labels = known.logits(net, store().batch(np.arange(12)).frames).argmax(1)
@@ -243,10 +240,10 @@ def test_fitness_is_the_accuracy_and_for_maps_the_agreement() -> None:
 # ---- latency ----
 
 
-def test_table_prefers_what_keeps_more_where_it_gains() -> None:
+def test_table_prefers_what_keeps_more_where_it_gains():
     times = {"a": {"whole": 10, "dense": 8, "pointwise": 1}, "b": {"whole": 10, "dense": 12, "pointwise": 3}}
     times["c"] = {"whole": 10, "dense": 14, "pointwise": 11}
-    table = LatencyTable(40.0, times, {})  # type: ignore[arg-type]
+    table = LatencyTable(40.0, times, {})
     kinds = {name: table.choose(name, ("dense", "pointwise")) for name in "abc"}
     assert kinds == {"a": "dense", "b": "pointwise", "c": "pointwise"}
     budget = table.budget(kinds, 0.8)
@@ -254,7 +251,7 @@ def test_table_prefers_what_keeps_more_where_it_gains() -> None:
     assert budget.cost((0, 1)) == 31.0
 
 
-def test_every_block_is_timed_and_the_network_stays() -> None:
+def test_every_block_is_timed_and_the_network_stays():
     net = network()
     before = deepcopy(net.state_dict())
     known = subject(net)
@@ -281,7 +278,7 @@ def test_every_block_is_timed_and_the_network_stays() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "removed"])
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_prunes_exactly_k_blocks(method: str, kind: str, tmp_path: Path) -> None:
+def test_every_method_prunes_exactly_k_blocks(method, kind, tmp_path):
     net = network()
     before = deepcopy(net.state_dict())
     plan = replace(PLAN, method=method, kinds=(kind,), prune=2, progressive=method != "random")
@@ -302,13 +299,13 @@ class Stop(Exception):
     """Raised where a run is to end."""
 
 
-def test_run_that_is_stopped_anywhere_ends_like_one_that_was_not(tmp_path: Path) -> None:
+def test_run_that_is_stopped_anywhere_ends_like_one_that_was_not(tmp_path):
     """Killed in the supernet, then in the search, then in progressive training; every stage goes on where it was."""
     whole = prune(tmp_path / "whole")
     drawn = {"count": 0}
 
-    def until(limit: int) -> Clips:
-        def source(progress: float, clips: int, generator: torch.Generator) -> Batch:
+    def until(limit):
+        def source(progress, clips, generator):
             drawn["count"] += 1
             if drawn["count"] > limit:
                 raise Stop
@@ -339,8 +336,8 @@ def test_run_that_is_stopped_anywhere_ends_like_one_that_was_not(tmp_path: Path)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_new_run_takes_up_nothing_of_an_earlier_one(tmp_path: Path) -> None:
-    def stopped(progress: float, clips: int, generator: torch.Generator) -> Batch:
+def test_new_run_takes_up_nothing_of_an_earlier_one(tmp_path):
+    def stopped(progress, clips, generator):
         raise Stop
 
     prune(tmp_path)
@@ -350,17 +347,17 @@ def test_new_run_takes_up_nothing_of_an_earlier_one(tmp_path: Path) -> None:
     assert [name for name in run.STAGE_FILES if (tmp_path / name).exists()] == ["latency.json"]
 
 
-def test_training_starts_from_the_unpruned_model(tmp_path: Path) -> None:
+def test_training_starts_from_the_unpruned_model(tmp_path):
     """Whatever the supernet did to the shared weights, the first step's loss is that of the unpruned model."""
     net = network()
     losses: list[float] = []
     plan = replace(PLAN, teaching=Teaching(distill=1.0, temperature=1.0, map=0.0))
     original = run.student_loss
 
-    def spied(student: Any, teacher: Any, known: Any, teaching: Any) -> Any:
+    def spied(student, teacher, known, teaching):
         taught = original(student, teacher, known, teaching)
 
-        def loss(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        def loss(batch, generator):
             if not losses:
                 logits = known.logits(student, batch.frames)
                 losses.append((logits - known.logits(teacher, batch.frames)).abs().max().item())
@@ -374,7 +371,7 @@ def test_training_starts_from_the_unpruned_model(tmp_path: Path) -> None:
     assert losses == [0.0]
 
 
-def test_budget_that_cannot_be_met_and_counts_that_cannot_be(tmp_path: Path) -> None:
+def test_budget_that_cannot_be_met_and_counts_that_cannot_be(tmp_path):
     times = {f"blocks.{number}": {"whole": 2.0, "linear": 1.0} for number in range(3)}
     table = {"network": 8.0, "blocks": times, "measured": {}}  # measured ones would be too rough here
     (tmp_path / "latency.json").write_text(json.dumps(table))
@@ -390,13 +387,13 @@ def test_budget_that_cannot_be_met_and_counts_that_cannot_be(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"scores": 1, "more": 2}'])
-def test_damaged_files_of_a_stage_are_named(text: str, tmp_path: Path) -> None:
+def test_damaged_files_of_a_stage_are_named(text, tmp_path):
     (tmp_path / "latency.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"latency\.json .*delete it to do this stage again$"):
         prune(tmp_path, resume=True)
 
 
-def test_random_choice_has_no_score(tmp_path: Path) -> None:
+def test_random_choice_has_no_score(tmp_path):
     report = prune(tmp_path, replace(PLAN, method="random")).report
     assert report["score"] is None and report["scored"] == 0
     assert math.isfinite(report["latency_ms"])

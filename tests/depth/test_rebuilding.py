@@ -32,7 +32,7 @@ KINDS = {
 }
 
 
-def shortened(net: nn.Module, kinds: tuple[str, ...]) -> list[str]:
+def shortened(net, kinds):
     """Prunes blocks to the kinds, in place."""
     mask = tuple(number for number, kind in enumerate(kinds) if kind != "whole")
     places = find_places(net)[: len(kinds)]
@@ -45,9 +45,9 @@ def shortened(net: nn.Module, kinds: tuple[str, ...]) -> list[str]:
     return merge_places(net, places, kinds, mask)
 
 
-def backbone(kind: str, path: Path) -> tuple[Any, Path]:
+def backbone(kind, path):
     """A pruned backbone in float32, and its file."""
-    net = stir(build_backbone("videomae_tiny", num_classes=3, seed=1, **CLIP))  # type: ignore[arg-type]
+    net = stir(build_backbone("videomae_tiny", num_classes=3, seed=1, **CLIP))
     described = shortened(net, KINDS[kind])
     assert tuple(described) == KINDS[kind]
     net.float()
@@ -56,7 +56,7 @@ def backbone(kind: str, path: Path) -> tuple[Any, Path]:
     return net, path / "w.safetensors"
 
 
-def scorer(path: Path) -> tuple[nn.Module, Path]:
+def scorer(path):
     torch.manual_seed(0)
     net = stir(x3d_classifier(3))
     kinds = ("dense", "whole", "pointwise", "pointwise", "whole", "dense")
@@ -72,9 +72,9 @@ def scorer(path: Path) -> tuple[nn.Module, Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_backbone_comes_back_with_every_pruner_and_merger(kind: str, tmp_path: Path) -> None:
+def test_backbone_comes_back_with_every_pruner_and_merger(kind, tmp_path):
     net, path = backbone(kind, tmp_path)
-    loaded = build_backbone("videomae_tiny", weights=path, **CLIP)  # type: ignore[arg-type]
+    loaded = build_backbone("videomae_tiny", weights=path, **CLIP)
     assert loaded.class_names == ("a", "b", "c")
     clip = torch.randn(2, 3, 8, 32, 32)
     assert torch.equal(loaded(clip), net(clip))
@@ -87,7 +87,7 @@ def test_backbone_comes_back_with_every_pruner_and_merger(kind: str, tmp_path: P
     for name, options in pruners.items():
         for merger in ("none", "tome"):
             joiner = build_merger(merger, **({"r": 2} if merger == "tome" else {}))
-            pipeline = Pipeline(loaded, build_pruner(name, **options), joiner)  # type: ignore[arg-type]
+            pipeline = Pipeline(loaded, build_pruner(name, **options), joiner)
             logits = pipeline(frames)
             assert logits.shape == (2, 3) and logits.isfinite().all()
             alone = torch.cat([pipeline(one[None]) for one in frames]) if name != "random" else logits
@@ -95,7 +95,7 @@ def test_backbone_comes_back_with_every_pruner_and_merger(kind: str, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
+def test_padding_changes_nothing(kind, tmp_path):
     """A pruned block on the slow way (padding, sizes) and on the fast one gives the same."""
     net, _ = backbone(kind, tmp_path)
     clip = torch.randn(1, 3, 8, 32, 32)
@@ -105,7 +105,7 @@ def test_padding_changes_nothing(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(net(clip, padded, valid=valid), net(clip, kept), rtol=1e-4, atol=1e-5)
 
 
-def test_scorer_comes_back_and_its_fast_trunk_agrees(tmp_path: Path) -> None:
+def test_scorer_comes_back_and_its_fast_trunk_agrees(tmp_path):
     net, path = scorer(tmp_path)
     frames = torch.randint(0, 256, (1, 8, 64, 64, 3), dtype=torch.uint8)
     grid = TokenGrid(4, 8, 8)
@@ -113,10 +113,10 @@ def test_scorer_comes_back_and_its_fast_trunk_agrees(tmp_path: Path) -> None:
         pruner: Any = build_pruner("x3d_s", weights=path, frames=4, size=32, stage=stage)
         with torch.no_grad():
             features = pruner.scorer.pixels(frames)
-            for block in list(net.blocks)[:count]:  # type: ignore[call-overload]
+            for block in list(net.blocks)[:count]:
                 features = block(features)
             if stage == "head":
-                pool: Any = net.blocks[5].pool  # type: ignore[index, union-attr]
+                pool: Any = net.blocks[5].pool
                 features = pool.pre_act(pool.pre_norm(pool.pre_conv(features)))
             cells = pruner.scorer.cells(frames)
             torch.testing.assert_close(cells, features.mean(1), rtol=1e-4, atol=1e-5)
@@ -127,13 +127,13 @@ def test_scorer_comes_back_and_its_fast_trunk_agrees(tmp_path: Path) -> None:
     assert fused.scorer(frames, grid).isfinite().all()
 
 
-def test_training_goes_on_from_pruned_weights_and_keeps_the_description(tmp_path: Path) -> None:
+def test_training_goes_on_from_pruned_weights_and_keeps_the_description(tmp_path):
     net, path = backbone("removed", tmp_path)
     target = backbone_target("videomae_tiny", num_classes=3, weights=str(path), **CLIP)
     frames = torch.randint(0, 256, (1, 8, 32, 32, 3), dtype=torch.uint8)
     target.save(tmp_path / "again.safetensors", ("a", "b", "c"), {})
     assert read_weights(tmp_path / "again.safetensors")[1]["blocks"] == list(KINDS["removed"])
-    again = build_backbone("videomae_tiny", weights=tmp_path / "again.safetensors", **CLIP)  # type: ignore[arg-type]
+    again = build_backbone("videomae_tiny", weights=tmp_path / "again.safetensors", **CLIP)
     torch.testing.assert_close(Pipeline(again)(frames), Pipeline(net)(frames), rtol=0, atol=2e-2)  # fp16
     whole, path = scorer(tmp_path)
     learner = scorer_target("x3d_s", num_classes=3, weights=str(path), frames=4, size=32)
@@ -155,17 +155,17 @@ WRONG = {
 
 
 @pytest.mark.parametrize("blocks", WRONG["backbone"], ids=str)
-def test_wrong_description_of_a_backbone(blocks: Any, tmp_path: Path) -> None:
+def test_wrong_description_of_a_backbone(blocks, tmp_path):
     net, path = backbone("linear", tmp_path)
     write_weights(path, net.state_dict(), {"model": "videomae_tiny", "blocks": blocks})
     with pytest.raises(
         CheckpointError, match=r"^backbone\.weights=.*(describes its blocks as|is not a videomae_tiny)"
     ):
-        build_backbone("videomae_tiny", weights=path, **CLIP)  # type: ignore[arg-type]
+        build_backbone("videomae_tiny", weights=path, **CLIP)
 
 
 @pytest.mark.parametrize("blocks", WRONG["scorer"], ids=lambda blocks: str(blocks)[:20])
-def test_wrong_description_of_a_scorer(blocks: Any, tmp_path: Path) -> None:
+def test_wrong_description_of_a_scorer(blocks, tmp_path):
     net, path = scorer(tmp_path)
     write_weights(path, net.state_dict(), {"blocks": blocks})
     with pytest.raises(
@@ -174,8 +174,8 @@ def test_wrong_description_of_a_scorer(blocks: Any, tmp_path: Path) -> None:
         build_pruner("x3d_s", weights=path)
 
 
-def test_description_that_does_not_fit_the_tensors(tmp_path: Path) -> None:
+def test_description_that_does_not_fit_the_tensors(tmp_path):
     net, path = backbone("linear", tmp_path)
     write_weights(path, net.state_dict(), {"model": "videomae_tiny", "blocks": ["whole"] * 4})
     with pytest.raises(CheckpointError, match="does not fit VideoMAE; missing: "):
-        build_backbone("videomae_tiny", weights=path, **CLIP)  # type: ignore[arg-type]
+        build_backbone("videomae_tiny", weights=path, **CLIP)

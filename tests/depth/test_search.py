@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import combinations
 from math import comb
 
@@ -15,7 +14,6 @@ from video_papr.core.errors import ConfigError
 from video_papr.depth.search import (
     Budget,
     Evolution,
-    Found,
     Mask,
     Scores,
     check_budget,
@@ -29,16 +27,7 @@ from video_papr.depth.search import (
 )
 
 
-def evolve(
-    fitness: Callable[[Mask], float],
-    *,
-    blocks: int,
-    count: int,
-    budget: Budget | None = None,
-    known: dict[Mask, float] | None = None,
-    on_score: Callable[[Mask, float], None] | None = None,
-    **evolution: int,
-) -> Found:
+def evolve(fitness, *, blocks, count, budget=None, known=None, on_score=None, **evolution):
     scores = Scores(fitness, known, on_score)
     return search(scores, blocks=blocks, count=count, budget=budget, evolution=Evolution(**evolution))
 
@@ -47,25 +36,25 @@ spaces = st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(1
 seeds = st.integers(0, 9999)
 
 
-def rugged(blocks: int, seed: int):  # type: ignore[no-untyped-def]
+def rugged(blocks, seed):
     """A fitness with a term for every block and one for every pair."""
     rng = np.random.default_rng(seed)
     single, pair = rng.normal(size=blocks), rng.normal(size=(blocks, blocks))
     return lambda mask: float(sum(single[a] + sum(pair[a, b] for b in mask if b > a) for a in mask))
 
 
-def budget_of(blocks: int, seed: int, limit: float | None = None) -> Budget:
+def budget_of(blocks, seed, limit=None):
     saved = np.random.default_rng(seed + 1).normal(size=blocks)
     return Budget(10.0, tuple(saved.tolist()), limit)
 
 
-def is_mask(mask: Mask, blocks: int, count: int) -> bool:
+def is_mask(mask, blocks, count):
     return list(mask) == sorted(set(mask)) and len(mask) == count and set(mask) <= set(range(blocks))
 
 
 @settings(deadline=None)
 @given(space=spaces, seed=seeds, tight=st.floats(0, 1))
-def test_small_spaces_give_what_brute_force_gives(space: tuple[int, int], seed: int, tight: float) -> None:
+def test_small_spaces_give_what_brute_force_gives(space, seed, tight):
     blocks, count = space
     fitness, free = rugged(blocks, seed), budget_of(blocks, seed)
     masks = list(combinations(range(blocks), count))
@@ -78,9 +67,7 @@ def test_small_spaces_give_what_brute_force_gives(space: tuple[int, int], seed: 
 
 @settings(deadline=None, max_examples=60)
 @given(space=spaces, seed=seeds, tight=st.floats(0, 1))
-def test_evolution_keeps_k_and_the_budget_and_repeats_itself(
-    space: tuple[int, int], seed: int, tight: float
-) -> None:
+def test_evolution_keeps_k_and_the_budget_and_repeats_itself(space, seed, tight):
     blocks, count = space
     fitness, free = rugged(blocks, seed), budget_of(blocks, seed)
     costs = sorted(map(free.cost, combinations(range(blocks), count)))
@@ -88,20 +75,20 @@ def test_evolution_keeps_k_and_the_budget_and_repeats_itself(
     options = {"blocks": blocks, "count": count, "budget": limited, "exhaustive": 0, "seed": seed}
     asked: list[Mask] = []
 
-    def count_calls(mask: Mask) -> float:
+    def count_calls(mask):
         asked.append(mask)
         return fitness(mask)
 
-    found = evolve(count_calls, **options, population=4, generations=3)  # type: ignore[arg-type]
+    found = evolve(count_calls, **options, population=4, generations=3)
     assert len(asked) == len(set(asked)) == len(found.scores) <= 4 + 3 * 4
     for mask in asked:
         assert is_mask(mask, blocks, count) and limited.fits(mask)
     assert found.score == max(found.scores.values())
-    again = evolve(fitness, **options, population=4, generations=3)  # type: ignore[arg-type]
+    again = evolve(fitness, **options, population=4, generations=3)
     assert again == found and list(again.scores) == list(found.scores)
 
 
-def test_evolution_reaches_the_optimum_of_a_sum() -> None:
+def test_evolution_reaches_the_optimum_of_a_sum():
     """24 blocks, 735,471 masks: each block has its own worth, so the best mask is known."""
     rng = np.random.default_rng(3)
     worth = rng.permutation(24)
@@ -116,38 +103,38 @@ def test_evolution_reaches_the_optimum_of_a_sum() -> None:
 
 @pytest.mark.parametrize("exhaustive", [0, 100])
 @pytest.mark.parametrize("stop", [1, 3, 7])
-def test_interrupted_search_goes_on_where_it_was(stop: int, exhaustive: int) -> None:
+def test_interrupted_search_goes_on_where_it_was(stop, exhaustive):
     fitness = rugged(6, 0)
     options = {"blocks": 6, "count": 3, "exhaustive": exhaustive, "population": 4, "generations": 4}
-    whole = evolve(fitness, **options)  # type: ignore[arg-type]
+    whole = evolve(fitness, **options)
     known: dict[Mask, float] = {}
 
-    def until(mask: Mask) -> float:
+    def until(mask):
         if len(known) == stop:
             raise KeyboardInterrupt
         return fitness(mask)
 
     with pytest.raises(KeyboardInterrupt):
-        evolve(until, **options, on_score=known.__setitem__)  # type: ignore[arg-type]
+        evolve(until, **options, on_score=known.__setitem__)
     asked: list[Mask] = []
 
-    def count_calls(mask: Mask) -> float:
+    def count_calls(mask):
         asked.append(mask)
         return fitness(mask)
 
-    assert evolve(count_calls, **options, known=known) == whole  # type: ignore[arg-type]
+    assert evolve(count_calls, **options, known=known) == whole
     assert len(known) == stop and not set(asked) & set(known)
     assert len(asked) == len(whole.scores) - stop
 
 
-def test_among_equals_the_cheapest_wins() -> None:
+def test_among_equals_the_cheapest_wins():
     found = evolve(lambda mask: 1.0, blocks=4, count=1, budget=Budget(4.0, (0.1, 0.5, 0.9, 0.9)))
     assert found.mask == (2,)
 
 
 @settings(deadline=None)
 @given(space=spaces, seed=seeds)
-def test_operators_keep_k(space: tuple[int, int], seed: int) -> None:
+def test_operators_keep_k(space, seed):
     blocks, count = space
     rng = np.random.default_rng(seed)
     one, other = random_mask(rng, blocks, count), random_mask(rng, blocks, count)
@@ -160,7 +147,7 @@ def test_operators_keep_k(space: tuple[int, int], seed: int) -> None:
 
 @settings(deadline=None)
 @given(space=spaces, seed=seeds, limit=st.floats(0, 15))
-def test_repair_exchanges_no_more_than_it_takes(space: tuple[int, int], seed: int, limit: float) -> None:
+def test_repair_exchanges_no_more_than_it_takes(space, seed, limit):
     blocks, count = space
     budget = budget_of(blocks, seed, limit)
     try:
@@ -173,20 +160,20 @@ def test_repair_exchanges_no_more_than_it_takes(space: tuple[int, int], seed: in
     assert (repaired == mask) == budget.fits(mask)
 
 
-def test_uniform_masks() -> None:
+def test_uniform_masks():
     assert uniform_mask(4, 1) == (2,)
     assert uniform_mask(4, 2) == (1, 3)
     assert uniform_mask(19, 6) == (1, 4, 7, 11, 14, 17)
 
 
-def test_greedy_drops_the_least_important_block_each_time() -> None:
+def test_greedy_drops_the_least_important_block_each_time():
     loss = {(0,): 3, (1,): 1, (2,): 2, (0, 1): 5, (1, 2): 9, (0, 2): 0}
     found = greedy(Scores(lambda mask: -float(loss[mask])), blocks=3, count=2)
     assert found.mask == (0, 1)  # (0, 2) is better, but greedy has dropped 1 before
     assert list(found.scores) == [(0,), (1,), (2,), (0, 1), (1, 2)]
     known = dict(list(found.scores.items())[:4])
     asked: list[Mask] = []
-    again = greedy(Scores(lambda mask: asked.append(mask) or -9.0, known), blocks=3, count=2)  # type: ignore[func-returns-value]
+    again = greedy(Scores(lambda mask: asked.append(mask) or -9.0, known), blocks=3, count=2)
     assert (again, asked) == (found, [(1, 2)])
 
 
@@ -207,13 +194,13 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("options", "text"), WRONG)
-def test_counts_that_cannot_be(options: dict[str, int], text: str) -> None:
+def test_counts_that_cannot_be(options, text):
     with pytest.raises(ConfigError) as caught:
-        check_count(**options)  # type: ignore[arg-type]
+        check_count(**options)
     assert str(caught.value) == text
 
 
-def test_budget_that_nothing_meets_says_how_far_it_goes() -> None:
+def test_budget_that_nothing_meets_says_how_far_it_goes():
     budget = Budget(10.0, (1.0, 2.0, 3.0), 4.0)
     with pytest.raises(
         ConfigError,

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 import video_papr as vp
-from video_papr.evaluation.answers import Evaluation
-from video_papr.evaluation.observers import AnsweredVideo, Observer
+from video_papr.evaluation.observers import Observer
 from video_papr.inference.predict import Recipe
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> vp.Pipeline:
+def pipeline():
     backbone = vp.build_backbone("videomae_tiny", num_classes=3, num_frames=4, input_size=16, seed=0)
     made = vp.Pipeline(backbone, vp.build_pruner("motion", keep_ratio=0.5))
     made.recipe = Recipe(frame_stride=2, batch_size=4)
     return made
 
 
-def test_predict_takes_one_video_or_several(pipeline: vp.Pipeline, video_root: Path) -> None:
+def test_predict_takes_one_video_or_several(pipeline, video_root):
     files = [video_root / "left/a.mp4", str(video_root / "right/d.mp4")]
     frames = torch.randint(0, 256, (9, 20, 30, 3), dtype=torch.uint8)
     each = [vp.predict(pipeline, one, top_k=2) for one in (*files, frames)]
@@ -30,11 +27,11 @@ def test_predict_takes_one_video_or_several(pipeline: vp.Pipeline, video_root: P
     assert pipeline.predict(tuple(files), top_k=2) == each[:2]
 
 
-def test_evaluate_a_folder_pairs_or_a_list(pipeline: vp.Pipeline, video_root: Path, tmp_path: Path) -> None:
+def test_evaluate_a_folder_pairs_or_a_list(pipeline, video_root, tmp_path):
     seen: list[str] = []
 
     class Names(Observer):
-        def on_video(self, video: AnsweredVideo, part: Evaluation) -> None:
+        def on_video(self, video, part):
             seen.append(video.answer.name)
 
     found = vp.evaluate(pipeline, video_root, views="2x3", baseline=True, observers=[Names()])
@@ -46,8 +43,8 @@ def test_evaluate_a_folder_pairs_or_a_list(pipeline: vp.Pipeline, video_root: Pa
     pairs = [(video_root / "left/a.mp4", 1), (str(tmp_path / "bad.mp4"), 0)]
     found = vp.evaluate(pipeline, pairs)
     guess = vp.predict(pipeline, pairs[0][0])[0]
-    assert found.answers[0].top5[0] == guess.label  # type: ignore[index]
-    assert found.answers[0].probs_top5[0] == pytest.approx(guess.probability, abs=1e-6)  # type: ignore[index]
+    assert found.answers[0].top5[0] == guess.label
+    assert found.answers[0].probs_top5[0] == pytest.approx(guess.probability, abs=1e-6)
     assert found.top1 == (50 if guess.label == 1 else 0) and len(found.failed) == 1
     for videos, options, message in (
         ([], {}, "there is none"),
@@ -56,10 +53,10 @@ def test_evaluate_a_folder_pairs_or_a_list(pipeline: vp.Pipeline, video_root: Pa
         (tmp_path / "absent", {}, "absent"),
     ):
         with pytest.raises(vp.VideoPaprError, match=message):
-            vp.evaluate(pipeline, videos, **options)  # type: ignore[arg-type]
+            vp.evaluate(pipeline, videos, **options)
 
 
-def test_what_is_not_finite_is_an_error(pipeline: vp.Pipeline, video_root: Path) -> None:
+def test_what_is_not_finite_is_an_error(pipeline, video_root):
     broken = vp.Pipeline(vp.build_backbone("videomae_tiny", num_classes=3, num_frames=4, input_size=16))
     with torch.no_grad():
         broken.backbone.blocks[0].mlp.fc1.weight[0, 0] = torch.inf

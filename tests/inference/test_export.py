@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from video_papr.backbones.videomae import VideoMAE
 from video_papr.backbones.vivit import ViViT
@@ -30,7 +28,7 @@ from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.tome import build_merger
 
 
-def pipeline(pruner: str = "none", *, vivit: bool = False, merger: str = "none", **options: Any) -> Pipeline:
+def pipeline(pruner="none", *, vivit=False, merger="none", **options):
     """Reads 4 frames of 32 x 32 pixels as 8 tokens, in 2 blocks."""
     kind = ViViT if vivit else VideoMAE
     torch.manual_seed(0)
@@ -53,7 +51,7 @@ GRAPHS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_graph_does_what_the_pipeline_does(name: str, tmp_path: Path) -> None:
+def test_graph_does_what_the_pipeline_does(name, tmp_path):
     flow = pipeline(name, **GRAPHS[name])
     path = save_program(export_program(flow), tmp_path / "model.pt2")
     frames = check_clips(flow, 2)
@@ -63,16 +61,16 @@ def test_graph_does_what_the_pipeline_does(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(compiler() is None, reason="AOTInductor needs a C++ compiler")
-def test_aot_package(tmp_path: Path) -> None:
+def test_aot_package(tmp_path):
     flow = pipeline("motion")
     path = save_aot(export_program(flow), tmp_path / "model.aot.pt2")
     assert compare(flow, run_aot(path), check_clips(flow, 2), source=str(path)).clips == 5
 
 
-def test_aot_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aot_without_a_compiler(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ExportError, match=r"needs a C\+\+ compiler"):
-        save_aot(None, tmp_path / "model.aot.pt2")  # type: ignore[arg-type]
+        save_aot(None, tmp_path / "model.aot.pt2")
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -96,14 +94,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_graph(name: str) -> None:
+def test_what_has_no_graph(name):
     pruner, options, reason = REFUSED[name]
     with pytest.raises(ConfigError, match=reason) as caught:
         check_exportable(pipeline(pruner, **options))
     assert "\n" not in str(caught.value)
 
 
-def answers(flow: Pipeline, frames: Tensor, kept: Tensor) -> Tensor:
+def answers(flow, frames, kept):
     """The logits of a choice."""
     from video_papr.core.types import TokenSelection
 
@@ -112,13 +110,13 @@ def answers(flow: Pipeline, frames: Tensor, kept: Tensor) -> Tensor:
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(8)))
-def test_any_choice_among_equals_is_right(order: list[int]) -> None:
+def test_any_choice_among_equals_is_right(order):
     """All tokens of a grey clip score the same, so that a graph may keep any of them, and answers for these."""
     flow = pipeline("motion")
     frames = torch.full((2, 4, 32, 32, 3), 90, dtype=torch.uint8)
     kept = torch.tensor(sorted(order[:4]))
 
-    def run(clips: Tensor) -> tuple[Tensor, ...]:
+    def run(clips):
         rows = kept.repeat(len(clips), 1)
         return answers(flow, clips, rows), rows
 
@@ -130,16 +128,16 @@ def test_any_choice_among_equals_is_right(order: list[int]) -> None:
     assert found.same_choice == (0 if swapped else 2)
 
 
-def test_mistakes_are_found() -> None:
+def test_mistakes_are_found():
     flow = pipeline("motion")
     frames = check_clips(flow, 2)[:3]
 
-    def right(clips: Tensor) -> tuple[Tensor, Tensor]:
+    def right(clips):
         selection = flow.select(clips)
         assert selection is not None
         return flow.classify(clips, selection), selection.keep_idx
 
-    def others(clips: Tensor) -> tuple[Tensor, Tensor]:
+    def others(clips):
         kept = right(clips)[1]
         rest = torch.stack([torch.tensor(sorted(set(range(8)) - set(row.tolist()))) for row in kept])
         return answers(flow, clips, rest), rest
@@ -163,5 +161,5 @@ def test_mistakes_are_found() -> None:
             compare(flow, run, frames, source="graph")
 
 
-def test_kept_tokens() -> None:
+def test_kept_tokens():
     assert [kept_tokens(pipeline(name)) for name in ("none", "motion", "similarity")] == [8, 4, 4]

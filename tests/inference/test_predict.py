@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ from video_papr.data.sampling import choose_sampler, dense_clips
 from video_papr.data.transforms import resize_and_crop
 from video_papr.inference.api import Pipeline
 from video_papr.inference.features import TokenFeatures, features
-from video_papr.inference.predict import Answer, Recipe, predict
+from video_papr.inference.predict import Recipe, predict
 from video_papr.inference.windows import Timeline, predict_stream, window_starts
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.tome import build_merger
@@ -30,7 +28,7 @@ NAMES = ("run", "jump", "swim")
 FPS = 25
 
 
-def pipeline(pruner: str = "motion", merger: str = "none", vivit: bool = False) -> Pipeline:
+def pipeline(pruner="motion", merger="none", vivit=False):
     """Reads 4 frames of 16 x 16 pixels as 4 tokens; ViViT of 32 x 32 as 8, and a class token."""
     model: Backbone = build_backbone("videomae_tiny", num_classes=3, num_frames=4, input_size=16)
     if vivit:
@@ -41,17 +39,17 @@ def pipeline(pruner: str = "motion", merger: str = "none", vivit: bool = False) 
 
 
 @pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Path:
+def video(tmp_path_factory, write_video):
     """90 frames at 25 per second."""
     return write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", 90, FPS)
 
 
 @pytest.fixture(scope="module")
-def frames(video: Path) -> np.ndarray:
+def frames(video):
     return decode_clips(video, lambda n: np.arange(n)[None]).frames[0]
 
 
-def same(one: Answer, other: Answer) -> None:
+def same(one, other):
     assert (one.start_seconds, one.end_seconds) == (other.start_seconds, other.end_seconds)
     assert torch.equal(one.views, other.views)
     assert torch.allclose(one.probabilities, other.probabilities, atol=1e-6)
@@ -59,9 +57,7 @@ def same(one: Answer, other: Answer) -> None:
 
 
 @given(num_frames=st.integers(1, 60), length=st.integers(1, 20), stride=st.integers(1, 25))
-def test_windows_cover_the_video_as_far_as_their_stride_lets_them(
-    num_frames: int, length: int, stride: int
-) -> None:
+def test_windows_cover_the_video_as_far_as_their_stride_lets_them(num_frames, length, stride):
     starts = window_starts(num_frames, length, stride)
     assert starts == sorted(set(starts))
     ends = [min(start + length, num_frames) for start in starts]
@@ -79,7 +75,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_whole_video_is_read_as_the_evaluation_reads_it(video: Path, frames: np.ndarray, name: str) -> None:
+def test_whole_video_is_read_as_the_evaluation_reads_it(video, frames, name):
     recipe, flow = RECIPES[name], pipeline()
     (answer,) = Timeline(flow, video, recipe=recipe, top_k=2)
     chosen = choose_sampler(recipe.sampling, num_frames=4, num_clips=recipe.clips, frame_stride=3)(90)
@@ -106,9 +102,7 @@ def test_whole_video_is_read_as_the_evaluation_reads_it(video: Path, frames: np.
 @pytest.mark.parametrize(
     ("window", "stride"), [(0.4, None), (0.4, 0.2), (0.32, 0.6), (1.9, 1.3), (3.6, 1), (9, None)]
 )
-def test_stream_gives_the_answers_of_the_file(
-    video: Path, frames: np.ndarray, name: str, window: float, stride: float | None
-) -> None:
+def test_stream_gives_the_answers_of_the_file(video, frames, name, window, stride):
     flow = pipeline()
     given = {"window_seconds": window, "stride_seconds": stride, "recipe": RECIPES[name]}
     timeline = Timeline(flow, video, **given)
@@ -120,16 +114,16 @@ def test_stream_gives_the_answers_of_the_file(
     assert from_file[-1].end_seconds == 90 / FPS
 
 
-def test_one_window_over_everything_is_the_whole_video(video: Path) -> None:
+def test_one_window_over_everything_is_the_whole_video(video):
     flow = pipeline()
     (whole,), (window,) = Timeline(flow, video), Timeline(flow, video, window_seconds=60)
     same(whole, window)
 
 
-def test_stream_answers_as_soon_as_a_window_is_full(frames: np.ndarray) -> None:
+def test_stream_answers_as_soon_as_a_window_is_full(frames):
     taken = []
 
-    def camera() -> Iterator[np.ndarray]:
+    def camera():
         for place, frame in enumerate(frames):
             taken.append(place)
             yield frame
@@ -141,7 +135,7 @@ def test_stream_answers_as_soon_as_a_window_is_full(frames: np.ndarray) -> None:
     assert list(pipeline().stream(iter([]), fps=FPS, window_seconds=1)) == []
 
 
-def test_wrong_arguments(video: Path, frames: np.ndarray, tmp_path: Path) -> None:
+def test_wrong_arguments(video, frames, tmp_path):
     flow = pipeline()
     for name, value in (("window_seconds", 0), ("stride_seconds", 0), ("stride_seconds", -1), ("fps", 0)):
         given = {"fps": 25, "window_seconds": 1, name: value}
@@ -163,7 +157,7 @@ def test_wrong_arguments(video: Path, frames: np.ndarray, tmp_path: Path) -> Non
         Timeline(flow, tmp_path / "absent.mp4", window_seconds=1)
 
 
-def test_classes_without_names(frames: np.ndarray) -> None:
+def test_classes_without_names(frames):
     flow = pipeline("none")
     flow.backbone.class_names = None
     guesses = flow.predict(frames)
@@ -175,7 +169,7 @@ def test_classes_without_names(frames: np.ndarray) -> None:
 @pytest.mark.parametrize("pruner", ["none", "motion", "similarity"])
 @pytest.mark.parametrize("vivit", [False, True])
 @torch.inference_mode()
-def test_features_lead_to_the_logits(video: Path, pruner: str, vivit: bool) -> None:
+def test_features_lead_to_the_logits(video, pruner, vivit):
     flow = pipeline(pruner, vivit=vivit)
     model = flow.backbone
     size = model.input_size
@@ -197,7 +191,7 @@ def test_features_lead_to_the_logits(video: Path, pruner: str, vivit: bool) -> N
     assert flow.features(video).shape == (1, model.head.in_features)
 
 
-def test_features_of_tokens_that_move() -> None:
+def test_features_of_tokens_that_move():
     """Merged tokens have no place; clips that keep unequal numbers of tokens still have one vector each."""
     clips = torch.randint(0, 256, (2, 4, 16, 16, 3), dtype=torch.uint8)
     with pytest.raises(ConfigError, match="pooled=False needs merger=none"):
@@ -219,13 +213,13 @@ def test_features_of_tokens_that_move() -> None:
     assert torch.allclose(pooled[:1], features(flow, clips[:1]), atol=1e-5)
 
 
-def test_features_beside_predictions_in_other_threads(frames: np.ndarray) -> None:
+def test_features_beside_predictions_in_other_threads(frames):
     """`features` borrows the weights of the pipeline, not the pipeline."""
     flow = pipeline()
     expected = flow.predict(frames)
     wrong: list[object] = []
 
-    def work() -> None:
+    def work():
         wrong.extend(guesses for _ in range(10) if (guesses := flow.predict(frames)) != expected)
 
     thread = threading.Thread(target=work)
@@ -236,7 +230,7 @@ def test_features_beside_predictions_in_other_threads(frames: np.ndarray) -> Non
     assert wrong == []
 
 
-def test_sampler_of_the_recipe() -> None:
+def test_sampler_of_the_recipe():
     assert np.array_equal(
         Recipe(clips=2).indices(100, 16), dense_clips(100, num_frames=16, frame_stride=4, num_clips=2)
     )

@@ -1,13 +1,9 @@
 """Attacks that take minutes: `make soak` runs them (`pytest -m slow tests/soak`), any other run leaves them out."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +12,7 @@ from video_papr.evaluation.results import git_commit, versions
 HERE = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config, items):
     asked = "slow" in (config.getoption("-m") or "")
     for item in items:
         if item.path.is_relative_to(HERE):
@@ -26,16 +22,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def amount() -> object:
+def amount():
     """A function (name, default) -> how much of it; SOAK_KILLS=200 make soak asks for more, or for less."""
     return lambda name, default: int(os.environ.get(f"SOAK_{name}", default))
 
 
 @pytest.fixture
-def record() -> Callable[..., None]:
+def record():
     """A function (attack, figures) that prints what came of it as one JSON line and adds that to build/soak.jsonl."""
 
-    def write(attack: str, **figures: Any) -> None:
+    def write(attack, **figures):
         machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": versions()["torch"]}
         line = json.dumps({"attack": attack, **figures, **machine, "git_commit": git_commit()})
         print(f"\n{line}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from video_papr.data.annotations import VideoList, VideoRecord
 from video_papr.data.annotations.files import videos_below
-from video_papr.data.datasets import VideoDataset, VideoSample
+from video_papr.data.datasets import VideoDataset
 from video_papr.data.loader import iter_samples
 from video_papr.data.sampling import dense_clips
 
@@ -25,16 +24,16 @@ BOXES = (
 )
 
 
-def flip_bits(data: bytearray, chance: random.Random) -> None:
+def flip_bits(data, chance):
     for _ in range(chance.choice([1, 1, 10, 100])):
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
 
 
-def truncate(data: bytearray, chance: random.Random) -> None:
+def truncate(data, chance):
     del data[chance.randrange(len(data)) :]
 
 
-def swap_boxes(data: bytearray, chance: random.Random) -> None:
+def swap_boxes(data, chance):
     """Two pieces change places: named boxes where there are two, otherwise any."""
     places = sorted(place for name in BOXES if (place := data.find(name)) >= 4)
     if len(places) >= 2:
@@ -48,7 +47,7 @@ def swap_boxes(data: bytearray, chance: random.Random) -> None:
     )
 
 
-def lie_in_header(data: bytearray, chance: random.Random) -> None:
+def lie_in_header(data, chance):
     """A field of a header holds an extreme number."""
     places = [place for name in BOXES if (place := data.find(name)) >= 4] or [chance.randrange(256)]
     place = chance.choice(places) + 4 * chance.randrange(-1, 8)
@@ -64,7 +63,7 @@ class Damaged(VideoDataset):
 
     clips: list[Path]
 
-    def read(self, index: int, decoder: str, max_bytes: int | None = None) -> VideoSample:
+    def read(self, index, decoder, max_bytes=None):
         chance = random.Random(index)
         data = bytearray(chance.choice(self.clips).read_bytes())
         ATTACKS[index % len(ATTACKS)](data, chance)
@@ -76,9 +75,7 @@ class Damaged(VideoDataset):
             path.unlink()
 
 
-def test_damaged_videos(
-    tmp_path: Path, clips_dir: Path, amount: Callable[[str, int], int], record: Callable[..., None]
-) -> None:
+def test_damaged_videos(tmp_path, clips_dir, amount, record):
     count, timeout_s = amount("VIDEOS", 2000), 60
     clips = sorted(videos_below(clips_dir), key=lambda path: path.stat().st_size)[:20]
     records = tuple(
@@ -110,7 +107,7 @@ def test_damaged_videos(
             print(f"  {sample.error}")
 
 
-def outcome(sample: VideoSample) -> str:
+def outcome(sample):
     """What became of a video: hangs, crashes and bloats cost a decoding process twice."""
     if sample.error is None:
         return "decoded"
@@ -122,7 +119,7 @@ def outcome(sample: VideoSample) -> str:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attacks_do_something(attack: Callable[[bytearray, random.Random], None]) -> None:
+def test_attacks_do_something(attack):
     data = bytes(range(256)) * 8
     damaged = [bytearray(data) for _ in range(20)]
     for seed, one in enumerate(damaged):

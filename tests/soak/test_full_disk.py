@@ -1,12 +1,9 @@
 """A disk of one megabyte, which a run fills: it stops with one line, and goes on when there is space."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,7 @@ SMALL = ("backbone.num_frames=4", "backbone.input_size=16", "pruner=motion", "pr
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
@@ -29,9 +26,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-def test_a_disk_that_fills_up(
-    tmp_path: Path, small_disk: Path, write_video: Callable[..., Path], record: Callable[..., None]
-) -> None:
+def test_a_disk_that_fills_up(tmp_path, small_disk, write_video, record):
     root = tmp_path / "videos"
     for number in range(12):
         write_video(root / "ab"[number % 2] / f"{number:02}.mp4", 6, seed=number)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,13 @@ import killing
 SMALL = ("backbone.num_frames=4", "backbone.input_size=16", "pruner=motion", "progress=false", "runtime=cpu")
 
 
-Amount = Callable[[str, int], int]
 Words = tuple[str, ...]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Words:
+def words(tmp_path_factory, write_video):
     """A run over forty videos, one of them broken."""
     root = tmp_path_factory.mktemp("videos")
     for number in range(40):
@@ -37,16 +35,14 @@ def words(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., P
 
 
 @pytest.fixture(scope="module")
-def whole(words: Words, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+def whole(words, tmp_path_factory):
     """The run that is left alone, and its seconds."""
     out, begin = tmp_path_factory.mktemp("whole") / "run", time.monotonic()
     assert killing.finish(killing.start((*words, "runtime.workers=1"), out, pause_s=0.05)) == 0
     return out, time.monotonic() - begin
 
 
-def test_kills(
-    tmp_path: Path, words: Words, whole: tuple[Path, float], amount: Amount, record: Callable[..., None]
-) -> None:
+def test_kills(tmp_path, words, whole, amount, record):
     wanted, begin, seconds = amount("KILLS", 50), time.monotonic(), whole[1]
     killed = runs = 0
     lost: Counter[str] = Counter()
@@ -67,9 +63,7 @@ def test_kills(
     )
 
 
-def test_killed_ranks(
-    tmp_path: Path, words: Words, whole: tuple[Path, float], amount: Amount, record: Callable[..., None]
-) -> None:
+def test_killed_ranks(tmp_path, words, whole, amount, record):
     """One rank is killed at a random moment, half of the time while they answer, and the others are told to stop, as
     torchrun does; the next start has another number of them."""
     wanted, begin, seconds = amount("RANK_KILLS", 50), time.monotonic(), whole[1]
@@ -114,19 +108,17 @@ def test_killed_ranks(
     )
 
 
-def worked(out: Path) -> int:
+def worked(out):
     """The number of batches that were answered so far."""
     notes = out.parent / f"{out.name}.batches"
     return len(notes.read_text().splitlines()) if notes.exists() else 0
 
 
-def ended_by_itself(child: int) -> bool:
+def ended_by_itself(child):
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def test_torchrun_goes_on_by_itself(
-    tmp_path: Path, words: Words, whole: tuple[Path, float], amount: Amount, record: Callable[..., None]
-) -> None:
+def test_torchrun_goes_on_by_itself(tmp_path, words, whole, amount, record):
     """Real ranks under torchrun --max-restarts, one of which is killed again and again."""
     wanted, begin, out = amount("RESTARTS", 3), time.monotonic(), tmp_path / "run"
     command = (
@@ -157,8 +149,5 @@ def test_torchrun_goes_on_by_itself(
     assert len(victims) == wanted
     killing.check_same_run(whole[0], out)
     record(
-        "torchrun restarts",
-        kills=wanted,
-        exit_status=run.returncode,
-        seconds=round(time.monotonic() - begin),
+        "torchrun restarts", kills=wanted, exit_status=run.returncode, seconds=round(time.monotonic() - begin)
     )

@@ -7,7 +7,6 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,7 +21,6 @@ from video_papr.data.datasets import VideoDataset, VideoSample
 from video_papr.data.loader import iter_samples
 from video_papr.data.sampling import dense_clips
 from video_papr.data.transforms import resize_and_crop
-from video_papr.evaluation.answers import Evaluation
 from video_papr.evaluation.cost import Engine
 from video_papr.evaluation.evaluator import Evaluator
 from video_papr.evaluation.journal import open_journal
@@ -36,7 +34,7 @@ SAMPLER = partial(dense_clips, num_frames=4, frame_stride=1, num_clips=1)
 class Simulated(VideoDataset):
     """Frames from nowhere, 0.6 MB each, and two faults in a hundred: damage, a crash, and now and then a hang."""
 
-    def read(self, index: int, decoder: str, max_bytes: int | None = None) -> VideoSample:
+    def read(self, index, decoder, max_bytes=None):
         record = self.videos.records[index]
         if index % 100 == 17:
             return VideoSample(index, record.name, record.label, None, "damaged", 1.0, None, 0, 0.0)
@@ -51,7 +49,7 @@ class Simulated(VideoDataset):
         )
 
 
-def memory_mb() -> float:
+def memory_mb():
     """What this process holds and others do not; the decoding processes come and go."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
@@ -60,9 +58,7 @@ def memory_mb() -> float:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
-def test_memory_stays_flat(
-    tmp_path: Path, amount: Callable[[str, int], int], record: Callable[..., None]
-) -> None:
+def test_memory_stays_flat(tmp_path, amount, record):
     count = amount("LONG_RUN", 20_000)
     records = tuple(VideoRecord(Path(f"{i}.mp4"), i % 7, f"{i}.mp4") for i in range(count))
     dataset = Simulated(VideoList(records, None), SAMPLER)
@@ -73,7 +69,7 @@ def test_memory_stays_flat(
     curve: list[float] = []
 
     class Curve(Observer):
-        def on_batch(self, part: Evaluation) -> None:
+        def on_batch(self, part):
             if part.answers[-1].index % (count // 20) < len(part.answers):
                 curve.append(memory_mb())
 

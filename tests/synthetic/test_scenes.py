@@ -1,34 +1,30 @@
 """What is drawn: the actor is where its circle says, the rest is there to mislead."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from video_papr.synthetic import scenes
-from video_papr.synthetic.scenes import ACTIONS, Scene
-
-Frames = np.ndarray
+from video_papr.synthetic.scenes import ACTIONS
 
 
-def scene(action: str, seed: int, clutter: float = 1.0) -> Scene:
+def scene(action, seed, clutter=1.0):
     return scenes.sample_scene(np.random.default_rng(seed), action, clutter=clutter)
 
 
-def drawn(given: Scene) -> tuple[Frames, np.ndarray]:
+def drawn(given):
     return scenes.render(given, np.random.default_rng(0))
 
 
-def without_actor(given: Scene) -> Scene:
+def without_actor(given):
     actor = given.shapes[-1]
     path = replace(actor.path, visible=np.zeros_like(actor.path.visible))
     return replace(given, shapes=(*given.shapes[:-1], replace(actor, path=path)))
 
 
 @pytest.mark.parametrize("clutter", [0.0, 0.4, 1.0])
-def test_frames_are_what_a_video_writer_needs(clutter: float) -> None:
+def test_frames_are_what_a_video_writer_needs(clutter):
     sizes, lengths, rates = set(), set(), set()
     for seed, action in enumerate(ACTIONS):
         given = scene(action, seed, clutter)
@@ -45,7 +41,7 @@ def test_frames_are_what_a_video_writer_needs(clutter: float) -> None:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_actor_circle_holds_the_actor(action: str) -> None:
+def test_actor_circle_holds_the_actor(action):
     for seed in (1, 2):
         given = scene(action, seed)
         frames, circles = drawn(given)
@@ -66,7 +62,7 @@ def test_actor_circle_holds_the_actor(action: str) -> None:
             assert (still < 0.05 * min(frames.shape[1:3])).all()  # the circle stays while the actor is away
 
 
-def overflow(given: Scene) -> np.ndarray:
+def overflow(given):
     """How far the actor reaches out of the central square at each frame, in units of its side."""
     path = given.shapes[-1].path
     place = np.stack([path.x, path.y], 1) + given.camera
@@ -74,7 +70,7 @@ def overflow(given: Scene) -> np.ndarray:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_actor_stays_in_the_central_square(action: str) -> None:
+def test_actor_stays_in_the_central_square(action):
     """Always under a still camera. The moving one takes its edge out in some frames, its middle hardly ever."""
     assert all(overflow(scene(action, seed, 0.0)).max() < 1e-6 for seed in range(60))
     full = [scene(action, seed) for seed in range(60)]
@@ -84,7 +80,7 @@ def test_actor_stays_in_the_central_square(action: str) -> None:
     assert (middle > 0).mean() < 0.005
 
 
-def test_same_randomness_same_scene_and_other_randomness_another_one() -> None:
+def test_same_randomness_same_scene_and_other_randomness_another_one():
     one, same, other = (drawn(scene("zigzag", seed)) for seed in (3, 3, 4))
     assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
     assert one[0].shape != other[0].shape or not np.array_equal(one[0], other[0])
@@ -102,7 +98,7 @@ DRAWN = {
 
 
 @pytest.mark.parametrize(("index", "action"), DRAWN)
-def test_default_camera_draws_what_it_always_has(index: int, action: str) -> None:
+def test_default_camera_draws_what_it_always_has(index, action):
     rng = np.random.default_rng([3, 0, index])
     given = scenes.sample_scene(rng, action)
     frames, _ = scenes.render(given, rng)
@@ -112,7 +108,7 @@ def test_default_camera_draws_what_it_always_has(index: int, action: str) -> Non
     assert rng.integers(2**32) == following
 
 
-def test_cameras_show_the_same_scene() -> None:
+def test_cameras_show_the_same_scene():
     for seed, action in enumerate(ACTIONS):
         cameras = {
             name: scenes.sample_scene(np.random.default_rng(seed), action, camera=name)
@@ -130,7 +126,7 @@ def test_cameras_show_the_same_scene() -> None:
         assert reach * min(shaky.height, shaky.width) <= ground / 2 - 1  # it never looks beyond what is drawn
 
 
-def test_frame_difference_tells_calm_from_shaky() -> None:
+def test_frame_difference_tells_calm_from_shaky():
     """The median pixel, which belongs to the ground, changes little under a calm camera and much under a shaky one."""
     change = {}
     for name in scenes.CAMERAS:
@@ -143,7 +139,7 @@ def test_frame_difference_tells_calm_from_shaky() -> None:
     assert 1.3 * change["calm"] < change["mixed"] < change["shaky"] / 1.1
 
 
-def test_actor_is_about_a_tenth_of_the_picture() -> None:
+def test_actor_is_about_a_tenth_of_the_picture():
     areas = []
     for seed in range(60):
         given = scene(ACTIONS[seed % 12], seed)
@@ -152,7 +148,7 @@ def test_actor_is_about_a_tenth_of_the_picture() -> None:
     assert max(areas) < 0.17
 
 
-def test_clutter_closes_the_shortcuts() -> None:
+def test_clutter_closes_the_shortcuts():
     """Under full clutter frames differ all over the picture, and the brightest place is seldom the actor."""
     change, brightest = [], []
     for seed in range(12):
@@ -176,7 +172,7 @@ def test_clutter_closes_the_shortcuts() -> None:
     assert (corner == corner[0, 0, 0]).all()
 
 
-def test_only_the_actor_is_warm() -> None:
+def test_only_the_actor_is_warm():
     for seed in range(6):
         given = scene("rotate_cw", seed)
         red, green, blue = np.moveaxis(given.background, -1, 0)
@@ -186,16 +182,16 @@ def test_only_the_actor_is_warm() -> None:
         assert (actor.colors[:, 0] > actor.colors[:, 1:].max(1)).all()
 
 
-def test_places_near_the_border_are_as_likely_as_the_centre() -> None:
+def test_places_near_the_border_are_as_likely_as_the_centre():
     starts = np.array([scene("blink", seed, 0.0).shapes[-1].path.x[0] for seed in range(200)])
     assert (np.abs(starts) < 0.15).mean() < 0.4
 
 
 @pytest.mark.parametrize("when", [0.0, 0.5, 1.0])
-def test_one_frame_does_not_give_the_action_away(when: float) -> None:
+def test_one_frame_does_not_give_the_action_away(when):
     """Even the exact pose of the actor at a known time tells little: the 15 nearest of 3,000 poses vote."""
 
-    def pose(seed: int, action: str) -> list[float]:
+    def pose(seed, action):
         path = scene(action, seed, 0.0).shapes[-1].path
         t = int(when * (len(path.x) - 1))
         angle, far = path.angle[t], 9.0  # what cannot be seen is far from what can
@@ -218,7 +214,7 @@ def test_one_frame_does_not_give_the_action_away(when: float) -> None:
     assert (np.array(votes) == labels[asked]).mean() < 0.45  # chance is 1/12
 
 
-def test_roles_of_the_distractors() -> None:
+def test_roles_of_the_distractors():
     for seed in range(20):
         given = scene("blink", seed)
         *others, actor = given.shapes
@@ -234,7 +230,7 @@ def test_roles_of_the_distractors() -> None:
 
 
 @pytest.mark.parametrize("kind", scenes.DISTRACTOR_SHAPES)
-def test_every_distractor_can_be_drawn_also_half_outside(kind: str) -> None:
+def test_every_distractor_can_be_drawn_also_half_outside(kind):
     given = scene("blink", 0, 0.0)
     path = replace(
         given.shapes[0].path,
@@ -250,6 +246,6 @@ def test_every_distractor_can_be_drawn_also_half_outside(kind: str) -> None:
     assert changed.sum() < (2 * path.radius[0] * size + 3) ** 2
 
 
-def test_unknown_action() -> None:
+def test_unknown_action():
     with pytest.raises(ValueError, match="unknown action 'jump'; known: move_left, "):
         scene("jump", 0)

@@ -1,7 +1,5 @@
 """The actor of a synthetic video: its place in a view, the tokens that it covers, and its motion."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -22,9 +20,7 @@ from video_papr.synthetic.tracks import COVERAGE, LIMIT, MOTION, actor_motion, a
     width=st.integers(24, 60),
     seed=st.integers(0, 99),
 )
-def test_actor_tokens_are_those_that_the_circles_cover(
-    grid: tuple[int, int, int], frames_per_token: int, height: int, width: int, seed: int
-) -> None:
+def test_actor_tokens_are_those_that_the_circles_cover(grid, frames_per_token, height, width, seed):
     """Against counting a fine raster of each tubelet by itself."""
     rng = np.random.default_rng(seed)
     num_frames = grid[0] * frames_per_token
@@ -44,7 +40,7 @@ def test_actor_tokens_are_those_that_the_circles_cover(
             assert bool(found[t, i, j]) == (share > COVERAGE)
 
 
-def test_a_batch_is_its_clips() -> None:
+def test_a_batch_is_its_clips():
     tracks = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(0))
     tokens, motion = actor_tokens(tracks, TokenGrid(2, 4, 4)), actor_motion(tracks, 3)
     assert (tokens.shape, motion.shape) == ((3, 2, 4, 4), (3, 3, len(MOTION)))
@@ -54,7 +50,7 @@ def test_a_batch_is_its_clips() -> None:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_motion_names_the_action(action: str) -> None:
+def test_motion_names_the_action(action):
     """Each action stands out in its own column, with its sign."""
     column, sign = {
         "move_left": ("x", -1),

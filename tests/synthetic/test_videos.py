@@ -1,12 +1,9 @@
 """Synthetic splits on disk: reproducible, disjoint, whole or absent."""
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +19,13 @@ from video_papr.synthetic import videos as synthetic
 from video_papr.synthetic.videos import SyntheticSplit, generate, read_actors
 
 
-def make(cache: Path, split: str = "test", **options: Any) -> Path:
+def make(cache, split="test", **options):
     asked = {"num_videos": 2, "clutter": 0.0, **options}  # a video without clutter is made in no time
     workers = asked.pop("workers", 1)
     return generate(SyntheticSplit(split, **asked), cache_dir=cache, workers=workers, progress=False)
 
 
-def videos(root: Path) -> dict[str, str]:
+def videos(root):
     """Name -> digest of the file's bytes."""
     files = sorted(root.rglob("*.mp4"))
     return {
@@ -36,12 +33,12 @@ def videos(root: Path) -> dict[str, str]:
     }
 
 
-def folders(cache: Path) -> list[str]:
+def folders(cache):
     return sorted(path.name for path in (cache / "synthetic").iterdir())
 
 
 @pytest.fixture(scope="module")
-def split_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def split_root(tmp_path_factory):
     """14 videos of the full task, made by two processes."""
     return make(tmp_path_factory.mktemp("cache"), num_videos=14, clutter=1.0, workers=2)
 
@@ -49,7 +46,7 @@ def split_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- content ----
 
 
-def test_classes_are_balanced_and_complete(split_root: Path) -> None:
+def test_classes_are_balanced_and_complete(split_root):
     listed = read_folder(split_root)
     assert listed.class_names == tuple(sorted(scenes.ACTIONS))
     counts = Counter(record.label for record in listed.records)
@@ -58,13 +55,13 @@ def test_classes_are_balanced_and_complete(split_root: Path) -> None:
     assert len(listed) == 14
 
 
-def test_every_class_has_its_number_also_in_a_split_smaller_than_the_classes(tmp_path: Path) -> None:
+def test_every_class_has_its_number_also_in_a_split_smaller_than_the_classes(tmp_path):
     listed = read_folder(make(tmp_path, num_videos=2))
     assert listed.class_names == tuple(sorted(scenes.ACTIONS))
     assert [listed.class_names[record.label] for record in listed.records] == ["move_left", "move_right"]
 
 
-def test_videos_decode_to_what_was_drawn_with_a_track_for_every_frame(split_root: Path) -> None:
+def test_videos_decode_to_what_was_drawn_with_a_track_for_every_frame(split_root):
     actors = read_actors(split_root)
     assert set(actors) == set(videos(split_root))
     for index in (0, 7, 11):
@@ -82,7 +79,7 @@ def test_videos_decode_to_what_was_drawn_with_a_track_for_every_frame(split_root
         assert error.mean() < 8
 
 
-def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_frames_give_the_same_bytes(tmp_path):
     """x264's defaults do not: about every second scene differed from run to run, by up to 65 grey levels."""
     for index in (2, 7, 9):
         rng = np.random.default_rng(index)
@@ -95,14 +92,14 @@ def test_the_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
 # ---- what decides the content ----
 
 
-def test_number_of_workers_changes_no_byte(split_root: Path, tmp_path: Path) -> None:
+def test_number_of_workers_changes_no_byte(split_root, tmp_path):
     alone = make(tmp_path, num_videos=14, clutter=1.0, workers=1)
     assert videos(alone) == videos(split_root)
     for name, track in read_actors(split_root).items():
         assert np.array_equal(read_actors(alone)[name], track)
 
 
-def test_a_scene_depends_on_split_seed_and_index_alone(tmp_path: Path) -> None:
+def test_a_scene_depends_on_split_seed_and_index_alone(tmp_path):
     short, longer = make(tmp_path, num_videos=2), make(tmp_path, num_videos=3)
     assert videos(short).items() < videos(longer).items()
     everything = [*videos(longer).values()]
@@ -122,7 +119,7 @@ def test_a_scene_depends_on_split_seed_and_index_alone(tmp_path: Path) -> None:
         max_size=6,
     )
 )
-def test_random_streams_are_disjoint(keys: list[tuple[str, int, int]]) -> None:
+def test_random_streams_are_disjoint(keys):
     """The first draws of two different scenes never agree, whatever the split, seed and index."""
     drawn = [
         np.random.default_rng([synthetic.SPLIT_STREAMS[split], seed, index]).bytes(16)
@@ -131,9 +128,7 @@ def test_random_streams_are_disjoint(keys: list[tuple[str, int, int]]) -> None:
     assert len(set(drawn)) == len(keys)
 
 
-def test_key_names_everything_that_decides_the_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_key_names_everything_that_decides_the_content(tmp_path, monkeypatch):
     splits = [
         SyntheticSplit(),
         SyntheticSplit("val"),
@@ -178,7 +173,7 @@ def test_key_names_everything_that_decides_the_content(
         ({"camera": "still"}, r"^dataset\.camera='still' is unknown; use one of mixed, calm, shaky$"),
     ],
 )
-def test_split_out_of_range(options: dict[str, Any], line: str) -> None:
+def test_split_out_of_range(options, line):
     with pytest.raises(ConfigError, match=line):
         SyntheticSplit(**options)
 
@@ -186,14 +181,14 @@ def test_split_out_of_range(options: dict[str, Any], line: str) -> None:
 # ---- the cache ----
 
 
-def test_a_split_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_is_made_once(tmp_path, monkeypatch):
     root = make(tmp_path)
     monkeypatch.setattr(synthetic, "_write_split", None)  # making it again would fail
     assert make(tmp_path) == root
     assert root.parent == tmp_path / "synthetic"
 
 
-def test_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDEO_PAPR_CACHE", str(tmp_path / "named"))
     assert default_cache_dir() == tmp_path / "named"
     monkeypatch.delenv("VIDEO_PAPR_CACHE")
@@ -205,12 +200,10 @@ def test_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_interrupted_generation_leaves_no_split(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
-) -> None:
+def test_interrupted_generation_leaves_no_split(tmp_path, monkeypatch, error):
     render, calls = scenes.render, 0
 
-    def stopped(*arguments: Any) -> Any:
+    def stopped(*arguments):
         nonlocal calls
         calls += 1
         if calls > 3:
@@ -226,7 +219,7 @@ def test_interrupted_generation_leaves_no_split(
     assert len(videos(make(tmp_path, num_videos=5))) == 5
 
 
-def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
+def test_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError) as caught:
         make(tmp_path / "file" / "cache")
@@ -236,11 +229,11 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def _generate_at_the_same_time(cache: Path, barrier: Any, answers: Any) -> None:
+def _generate_at_the_same_time(cache, barrier, answers):
     """In a process of its own: waits for the other with a finished split in hand, so that both publish it."""
     publish = synthetic._publish
 
-    def together(*arguments: Path) -> None:
+    def together(*arguments):
         barrier.wait(timeout=60)
         publish(*arguments)
 
@@ -249,7 +242,7 @@ def _generate_at_the_same_time(cache: Path, barrier: Any, answers: Any) -> None:
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the machine cannot fork")
-def test_two_processes_may_make_the_same_split(tmp_path: Path) -> None:
+def test_two_processes_may_make_the_same_split(tmp_path):
     context = multiprocessing.get_context("fork")
     barrier, answers = context.Barrier(2), context.Queue()
     processes = [

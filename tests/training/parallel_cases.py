@@ -1,17 +1,12 @@
 """Training in several ranks takes the steps of one process; run by test_parallel.py."""
 
-from __future__ import annotations
-
 import os
 import socket
 import traceback
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from video_papr.core.errors import ConfigError, RankError, TrainingError
@@ -19,18 +14,18 @@ from video_papr.core.processes import ALONE, Ranks, join
 from video_papr.training.loop import CHECKPOINT, Schedule, Task, fit
 from video_papr.training.parallel import check_split, own_rows
 from video_papr.training.store import Batch
-from video_papr.training.targets import Target, backbone_target
+from video_papr.training.targets import backbone_target
 
 SCHEDULE = Schedule(4, batch_size=12, accumulate=2, learning_rate=1e-2, validate_every=2, warmup=0.3)
 
 
 @pytest.fixture
-def forked() -> Callable[[int, Callable[[Ranks], None]], list[int]]:
+def forked():
     """A function (size, work) -> exit statuses of forked ranks: 0 when `work(ranks)` returned."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
 
-    def run(size: int, work: Callable[[Ranks], None]) -> list[int]:
+    def run(size, work):
         with socket.socket() as place:
             place.bind(("127.0.0.1", 0))
             port = place.getsockname()[1]
@@ -65,32 +60,30 @@ def forked() -> Callable[[int, Callable[[Ranks], None]], list[int]]:
     return run
 
 
-def draw(progress: float, clips: int, generator: torch.Generator) -> Batch:
+def draw(progress, clips, generator):
     frames = torch.randint(0, 256, (clips, 4, 32, 32, 3), generator=generator).to(torch.uint8)
     tracks = torch.rand(clips, 4, 5, generator=generator) * torch.tensor([0.6, 0.6, 0.2, 6, 1]) + 0.1
     return Batch(frames, torch.randint(0, 3, (clips,), generator=generator), tracks)
 
 
-def target(locate: float = 0.5) -> Target:
+def target(locate=0.5):
     """A small VideoMAE that keeps a random share of its tokens."""
     return backbone_target(
         "videomae_tiny", num_classes=3, num_frames=4, input_size=32, keep_ratio=(0.3, 0.9), locate=locate
     )
 
 
-def train(
-    directory: Path, ranks: Ranks = ALONE, *, resume: bool = False, locate: float = 0.5
-) -> list[dict[str, Any]]:
+def train(directory, ranks=ALONE, *, resume=False, locate=0.5):
     one = target(locate)
     task = Task(draw, one.loss, lambda: 50.0, one.plan)
     return fit(one.model, task, SCHEDULE, directory, resume=resume, progress=False, ranks=ranks)
 
 
-def weights(directory: Path) -> dict[str, Tensor]:
+def weights(directory):
     return torch.load(directory / CHECKPOINT, weights_only=True)["model"]
 
 
-def check_close(one: Path, other: Path) -> None:
+def check_close(one, other):
     """The same weights to rounding, which is far less than what the steps changed."""
     start = target().model.state_dict()
     first, second = weights(one), weights(other)
@@ -107,14 +100,12 @@ def check_close(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "locate"), [(2, 0.0), (3, 0.5)])
-def test_ranks_take_the_steps_of_one_process(
-    tmp_path: Path, forked: Callable[[int, Callable[[Ranks], None]], list[int]], size: int, locate: float
-) -> None:
+def test_ranks_take_the_steps_of_one_process(tmp_path, forked, size, locate):
     """With `locate=0` nothing asks the probes."""
     one, several = tmp_path / "one", tmp_path / "several"
     rows = train(one, locate=locate)
 
-    def work(ranks: Ranks) -> None:
+    def work(ranks):
         found = train(several, ranks, locate=locate)
         assert [row["loss"] for row in found] == pytest.approx(
             [row["loss"] for row in rows], abs=2e-4
@@ -126,18 +117,16 @@ def test_ranks_take_the_steps_of_one_process(
     assert sorted(path.name for path in several.iterdir()) == [CHECKPOINT, "log.csv"]
 
 
-def test_another_number_of_ranks_goes_on(
-    tmp_path: Path, forked: Callable[[int, Callable[[Ranks], None]], list[int]]
-) -> None:
+def test_another_number_of_ranks_goes_on(tmp_path, forked):
     """Two ranks are lost after step 3, the last checkpoint is of step 2; three go on, and one confirms."""
     one, several = tmp_path / "one", tmp_path / "several"
     train(one)
     steps = 0
 
-    def until_lost(ranks: Ranks) -> None:
+    def until_lost(ranks):
         nonlocal steps
 
-        def counted(progress: float, clips: int, generator: torch.Generator) -> Batch:
+        def counted(progress, clips, generator):
             nonlocal steps
             steps += 1
             if steps == 4 and ranks.rank == 1:
@@ -156,15 +145,13 @@ def test_another_number_of_ranks_goes_on(
     assert train(several, resume=True)[-1]["step"] == 4  # nothing is left
 
 
-def test_all_ranks_see_a_loss_that_is_no_number(
-    tmp_path: Path, forked: Callable[[int, Callable[[Ranks], None]], list[int]]
-) -> None:
+def test_all_ranks_see_a_loss_that_is_no_number(tmp_path, forked):
     """It is one rank's, and none goes on alone."""
 
-    def work(ranks: Ranks) -> None:
+    def work(ranks):
         model = nn.Linear(3, 2)
 
-        def loss(batch: Batch, generator: torch.Generator) -> Tensor:
+        def loss(batch, generator):
             value = F.cross_entropy(model(batch.frames.float().mean((1, 2, 3))), batch.labels % 2)
             return value * float("nan") if ranks.rank else value
 
@@ -174,7 +161,7 @@ def test_all_ranks_see_a_loss_that_is_no_number(
     assert forked(2, work) == [0, 0]
 
 
-def test_rows_are_shared_out() -> None:
+def test_rows_are_shared_out():
     batch = draw(0, 12, torch.Generator().manual_seed(0))
     parts = [own_rows(batch, Ranks(rank, 3)) for rank in range(3)]
     assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
@@ -182,7 +169,7 @@ def test_rows_are_shared_out() -> None:
     assert all(part.tracks is not None and len(part.tracks) == 4 and part.kept is None for part in parts)
 
 
-def test_a_batch_that_does_not_split() -> None:
+def test_a_batch_that_does_not_split():
     check_split(12, 2, Ranks(0, 3))
     with pytest.raises(
         ConfigError, match=r"^train\.batch_size=12 must be a multiple of 10: of train\.accumulate=2"

@@ -1,16 +1,13 @@
 """Augmentation: what is done to the picture turns the action into the one that the label table names."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from video_papr.synthetic import scenes
-from video_papr.synthetic.scenes import ACTIONS, Path, Scene
+from video_papr.synthetic.scenes import ACTIONS
 from video_papr.synthetic.tracks import in_view
 from video_papr.training.augment import (
     MIRRORED,
@@ -27,7 +24,7 @@ from video_papr.training.augment import (
 from video_papr.training.store import Batch
 
 
-def name_of(path: Path) -> str:
+def name_of(path):
     """Reads the action off the path of an actor, with no knowledge of how the path was drawn."""
     dx, dy = path.x[-1] - path.x[0], path.y[-1] - path.y[0]
     vx, vy = np.diff(path.x), np.diff(path.y)
@@ -48,38 +45,38 @@ def name_of(path: Path) -> str:
     return "zigzag"
 
 
-def quiet_square_scene(action: str, seed: int) -> Scene:
+def quiet_square_scene(action, seed):
     """Only the actor on grey, 96 x 96, so that the mirror is exact."""
     scene = scenes.sample_scene(np.random.default_rng(seed), action, clutter=0)
     return replace(scene, height=96, width=96, background=np.full((152, 152, 3), 90, np.float32))
 
 
-def drawn(scene: Scene) -> Tensor:
+def drawn(scene):
     """(1, T, S, S, 3) uint8"""
     return torch.from_numpy(scenes.render(scene, np.random.default_rng(0))[0])[None]
 
 
-def track_of(scene: Scene) -> Tensor:
+def track_of(scene):
     """(T, 5) in the view, which is the whole square frame."""
     path, size = scene.shapes[-1].path, scene.width
     circles = scenes.render(scene, np.random.default_rng(0))[1]
     return in_view(np.column_stack([circles, path.angle, path.visible]), (size, size))
 
 
-def with_path(scene: Scene, **changes: np.ndarray) -> Scene:
+def with_path(scene, **changes):
     actor = scene.shapes[-1]
     return replace(scene, shapes=(replace(actor, path=replace(actor.path, **changes)),))
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_scenes_show_the_action_that_they_are_named_after(action: str) -> None:
+def test_scenes_show_the_action_that_they_are_named_after(action):
     for seed in range(40):
         path = quiet_square_scene(action, seed).shapes[-1].path
         assert name_of(path) == action, seed
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_the_mirror_turns_actions_into_those_that_the_table_names(action: str) -> None:
+def test_the_mirror_turns_actions_into_those_that_the_table_names(action):
     scene = quiet_square_scene(action, seed=7)
     path = scene.shapes[-1].path
     # The actor is symmetric about the axis that its angle points along: the mirror reflects that axis.
@@ -96,7 +93,7 @@ def test_the_mirror_turns_actions_into_those_that_the_table_names(action: str) -
     torch.testing.assert_close(turns, turns.round(), rtol=0, atol=1e-5)
 
 
-def test_label_tables_are_their_own_inverse() -> None:
+def test_label_tables_are_their_own_inverse():
     names = tuple(sorted(ACTIONS))
     table = label_table(names, MIRRORED)
     assert torch.equal(table[table], torch.arange(12))
@@ -108,7 +105,7 @@ def test_label_tables_are_their_own_inverse() -> None:
     assert label_table(few, MIRRORED).tolist() == [0, 1, 2]
 
 
-def test_each_clip_is_mirrored_or_not_with_its_label_and_its_actor() -> None:
+def test_each_clip_is_mirrored_or_not_with_its_label_and_its_actor():
     names = tuple(sorted(ACTIONS))
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (96, 3, 4, 4, 3), dtype=torch.uint8, generator=generator)
@@ -126,7 +123,7 @@ def test_each_clip_is_mirrored_or_not_with_its_label_and_its_actor() -> None:
     assert 24 < sum(turned) < 72
 
 
-def test_mirror_leaves_labels_and_unchanged_leaves_everything() -> None:
+def test_mirror_leaves_labels_and_unchanged_leaves_everything():
     frames, labels = torch.randint(0, 256, (64, 2, 3, 3, 3), dtype=torch.uint8), torch.arange(64)
     batch = Batch(frames, labels)
     flipped, same, nobody, _ = mirror(batch, torch.Generator().manual_seed(0))
@@ -138,7 +135,7 @@ def test_mirror_leaves_labels_and_unchanged_leaves_everything() -> None:
     assert unchanged(batch, torch.Generator()) is batch
 
 
-def test_colours_are_permuted_and_sometimes_inverted_and_nothing_else() -> None:
+def test_colours_are_permuted_and_sometimes_inverted_and_nothing_else():
     frames = torch.randint(0, 256, (80, 2, 3, 3, 3), dtype=torch.uint8)
     changed = jitter_colors(frames, torch.Generator().manual_seed(0))
     orders, inverted = set(), 0
@@ -158,7 +155,7 @@ def test_colours_are_permuted_and_sometimes_inverted_and_nothing_else() -> None:
     assert torch.equal(jitter_colors(frames, torch.Generator().manual_seed(0)), changed)
 
 
-def still_clips(seed: int, clips: int = 3) -> Batch:
+def still_clips(seed, clips=3):
     """Clips whose frames are all alike."""
     generator = torch.Generator().manual_seed(seed)
     picture = torch.randint(0, 256, (clips, 1, 12, 16, 3), generator=generator, dtype=torch.uint8)
@@ -166,7 +163,7 @@ def still_clips(seed: int, clips: int = 3) -> Batch:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_natural_changes_all_frames_of_a_clip_alike(seed: int) -> None:
+def test_natural_changes_all_frames_of_a_clip_alike(seed):
     batch = still_clips(seed)
     moved = natural(batch, torch.Generator().manual_seed(seed))
     assert moved.frames.shape == batch.frames.shape and moved.frames.dtype == torch.uint8
@@ -178,7 +175,7 @@ def test_natural_changes_all_frames_of_a_clip_alike(seed: int) -> None:
         natural(batch._replace(tracks=torch.zeros(3, 4, 5)), torch.Generator())
 
 
-def test_enlarge_shows_the_part_that_is_asked_for() -> None:
+def test_enlarge_shows_the_part_that_is_asked_for():
     """On a ramp, the left and right (top and bottom) edge of what is drawn are those of the part."""
     across = torch.linspace(0, 250, 64)
     ramp = torch.stack([across.expand(64, 64), across[:, None].expand(64, 64), torch.zeros(64, 64)], -1)
@@ -194,7 +191,7 @@ def test_enlarge_shows_the_part_that_is_asked_for() -> None:
             assert line[-1] == pytest.approx(250 * (low + side), abs=5)
 
 
-def test_relight_keeps_middle_grey_and_stays_in_range() -> None:
+def test_relight_keeps_middle_grey_and_stays_in_range():
     frames = torch.tensor([0, 128, 255], dtype=torch.uint8).expand(1, 1, 1, 1, 3)
     brighter = relight(frames, torch.tensor([1.3]), torch.tensor([0.0]))
     assert brighter.flatten().tolist() == [0, 128, 255]

@@ -1,7 +1,5 @@
 """What is drawn when."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -10,26 +8,24 @@ from hypothesis import strategies as st
 
 from video_papr.training.augment import unchanged
 from video_papr.training.curriculum import Curriculum
-from video_papr.training.store import Batch, ClipStore
+from video_papr.training.store import ClipStore
 
 
-def store(value: int, clips: int = 5) -> ClipStore:
+def store(value, clips=5):
     """Clips whose pixels say which store and which row they come from; the label is the row."""
     frames = np.full((clips, 2, 3, 3, 3), value, np.uint8)
     frames[..., 0] = np.arange(clips)[:, None, None, None]
     return ClipStore(frames, np.arange(clips), ())
 
 
-def curriculum(count: int, full_at: float) -> Curriculum:
+def curriculum(count, full_at):
     stores = [store(100 + i) for i in range(count)]
     return Curriculum(stores, full_at=full_at, augment=unchanged, colors=False)
 
 
 @settings(deadline=None)
 @given(count=st.integers(1, 5), full_at=st.floats(0, 1), places=st.lists(st.floats(0, 1), min_size=2))
-def test_shares_sum_to_one_and_move_from_easy_to_full(
-    count: int, full_at: float, places: list[float]
-) -> None:
+def test_shares_sum_to_one_and_move_from_easy_to_full(count, full_at, places):
     plan = curriculum(count, full_at)
     rows = np.array([plan.shares(progress) for progress in sorted(places)])
     assert (rows >= 0).all()
@@ -44,7 +40,7 @@ def test_shares_sum_to_one_and_move_from_easy_to_full(
     assert plan.shares(1.0)[-1] == 1
 
 
-def test_batches_come_from_the_stores_in_their_shares() -> None:
+def test_batches_come_from_the_stores_in_their_shares():
     plan = curriculum(3, 0.5)
     for progress, expected in [
         (0, [400, 0, 0]),
@@ -61,8 +57,8 @@ def test_batches_come_from_the_stores_in_their_shares() -> None:
         assert labels.unique().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_generator_alone_decides_and_augmentation_comes_last() -> None:
-    def negative(batch: Batch, _: torch.Generator) -> Batch:
+def test_the_generator_alone_decides_and_augmentation_comes_last():
+    def negative(batch, _):
         return batch._replace(frames=255 - batch.frames, labels=batch.labels + 10)
 
     plan = Curriculum([store(50)], full_at=0, augment=negative, colors=True)
@@ -76,8 +72,8 @@ def test_the_generator_alone_decides_and_augmentation_comes_last() -> None:
     assert not torch.equal(plan(0.3, 64, torch.Generator().manual_seed(4))[1], labels)
 
 
-def test_the_actors_tracks_stay_with_their_clips() -> None:
-    def marked(value: int) -> ClipStore:
+def test_the_actors_tracks_stay_with_their_clips():
+    def marked(value):
         plain = store(value)
         tracks = np.zeros((5, 2, 5), np.float32) + plain.labels[:, None, None]
         return ClipStore(plain.frames, plain.labels, (), tracks)

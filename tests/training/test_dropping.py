@@ -1,12 +1,9 @@
 """Tokens that a backbone does without in training: how many, which, and where."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from video_papr.core.types import TokenGrid
 from video_papr.pruning.budget import keep_count
@@ -17,11 +14,11 @@ from video_papr.training.store import Batch
 GRID = TokenGrid(4, 8, 8)
 
 
-def rng(seed: int = 0) -> torch.Generator:
+def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def batch(clips: int, *, tracked: bool = True) -> Batch:
+def batch(clips, *, tracked=True):
     """Clips without frames; the actor of each stays in one place."""
     still = torch.rand(clips, 1, 5, generator=rng()) * torch.tensor([0.6, 0.6, 0.1, 6, 1])
     still = still + torch.tensor([0.2, 0.2, 0.1, 0, 0])
@@ -31,7 +28,7 @@ def batch(clips: int, *, tracked: bool = True) -> Batch:
     )
 
 
-def masks(keep_by: str, share: float, clips: Batch, grid: TokenGrid = GRID, seed: int = 0) -> Tensor:
+def masks(keep_by, share, clips, grid=GRID, seed=0):
     kept = choose_tokens((share, share), keep_by, clips, grid, rng(seed))
     assert kept is not None
     chosen = torch.zeros(len(clips.labels), grid.num_tokens, dtype=torch.bool).scatter_(1, kept, True)
@@ -47,13 +44,11 @@ def masks(keep_by: str, share: float, clips: Batch, grid: TokenGrid = GRID, seed
     tracked=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_as_many_sorted_tokens_for_every_clip(
-    keep_by: str, shape: tuple[int, int, int], low: float, width: float, tracked: bool, seed: int
-) -> None:
+def test_as_many_sorted_tokens_for_every_clip(keep_by, shape, low, width, tracked, seed):
     grid, high = TokenGrid(*shape), min(1.0, low + width)
     clips = batch(5, tracked=tracked)
     if tracked:
-        clips = clips._replace(tracks=clips.tracks[:, :1].expand(-1, 2 * grid.frames, -1))  # type: ignore[index]
+        clips = clips._replace(tracks=clips.tracks[:, :1].expand(-1, 2 * grid.frames, -1))
     kept = choose_tokens((low, high), keep_by, clips, grid, rng(seed))
     again = choose_tokens((low, high), keep_by, clips, grid, rng(seed))
     assert kept is not None and again is not None and torch.equal(kept, again)
@@ -64,18 +59,18 @@ def test_as_many_sorted_tokens_for_every_clip(
 
 
 @pytest.mark.parametrize("keep_by", sorted(SCORES))
-def test_every_place_is_kept_as_often_when_nobody_knows_the_actor(keep_by: str) -> None:
+def test_every_place_is_kept_as_often_when_nobody_knows_the_actor(keep_by):
     often = masks(keep_by, 0.3, batch(2000, tracked=False)).float().mean(0)
     assert (often - keep_count(0.3, 256) / 256).abs().max() < 5 * 0.5 / 2000**0.5
 
 
-def test_the_actor_comes_first_where_it_is_preferred_enough() -> None:
+def test_the_actor_comes_first_where_it_is_preferred_enough():
     """Some clips keep all of it, some no more than an even draw does; never more tokens than asked for."""
     clips = batch(400)
     assert clips.tracks is not None
     actor = actor_tokens(clips.tracks, GRID)
 
-    def share(keep_by: str) -> Tensor:
+    def share(keep_by):
         return (masks(keep_by, 0.3, clips) & actor).sum((1, 2, 3)) / actor.sum((1, 2, 3))
 
     assert actor.sum((1, 2, 3)).max() < keep_count(0.3, 256)
@@ -87,7 +82,7 @@ def test_the_actor_comes_first_where_it_is_preferred_enough() -> None:
         assert (found < 0.6).float().mean() > (0.2 if keep_by != "actor_blobs" else 0.05)
 
 
-def test_scores_of_an_actor_grow_with_the_preference_alone() -> None:
+def test_scores_of_an_actor_grow_with_the_preference_alone():
     """What is drawn beside the actor does not depend on where it is."""
     with_actor, without = batch(50), batch(50, tracked=False)
     assert with_actor.tracks is not None
@@ -99,10 +94,10 @@ def test_scores_of_an_actor_grow_with_the_preference_alone() -> None:
         assert more[far].abs().max() < 1e-5
 
 
-def test_kept_tokens_of_a_map_lie_together() -> None:
+def test_kept_tokens_of_a_map_lie_together():
     """The share of kept tokens whose right neighbour is kept, and whose place in the next frame is."""
 
-    def together(keep_by: str) -> tuple[float, float]:
+    def together(keep_by):
         kept = masks(keep_by, 0.3, batch(300, tracked=False)).float()
         beside = (kept[..., 1:] * kept[..., :-1]).sum() / kept[..., :-1].sum()
         later = (kept[:, 1:] * kept[:, :-1]).sum() / kept[:, :-1].sum()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from video_papr.core.errors import CheckpointError, ConfigError, TrainingError
@@ -24,41 +23,41 @@ SCHEDULE = Schedule(steps=6, batch_size=8, validate_every=2, learning_rate=0.05)
 SHAPE = (2, 2, 2, 3)
 
 
-def draw(progress: float, clips: int, generator: torch.Generator) -> Batch:
+def draw(progress, clips, generator):
     """Bright clips are class 1, dark ones class 0."""
     labels = torch.randint(0, 2, (clips,), generator=generator)
     noise = torch.randint(0, 128, (clips, *SHAPE), generator=generator)
     return Batch((noise + 127 * labels.view(-1, 1, 1, 1, 1)).to(torch.uint8), labels)
 
 
-def predict(model: nn.Module, frames: Tensor) -> Tensor:
+def predict(model, frames):
     weight = next(model.parameters())
     return model(frames.flatten(1).to(weight.dtype) / 255 - 0.5)
 
 
-def loss_of(model: nn.Module) -> Loss:
+def loss_of(model):
     return lambda batch, _: F.cross_entropy(predict(model, batch.frames), batch.labels)
 
 
-def network(seed: int = 0) -> nn.Module:
+def network(seed=0):
     """With dropout, which draws from torch's global generator, and batch norm, which has buffers."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(24, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 2))
 
 
-def train(model: nn.Module, directory: Path, **options: Any) -> list[dict[str, Any]]:
+def train(model, directory, **options):
     task = {"draw": draw, "loss": loss_of(model), "validate": lambda: 50.0}
     task |= {key: options.pop(key) for key in ("draw", "loss", "validate") if key in options}
     schedule = options.pop("schedule", SCHEDULE)
     return fit(model, Task(**task), schedule, directory, progress=False, **options)
 
 
-def same(one: nn.Module, other: nn.Module) -> bool:
+def same(one, other):
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_seconds(rows):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
@@ -66,11 +65,11 @@ def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stop", [2, 3, 5])
-def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, stop: int) -> None:
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, stop):
     whole = network()
     rows = train(whole, tmp_path / "whole")
 
-    def until(progress: float, clips: int, generator: torch.Generator) -> Batch:
+    def until(progress, clips, generator):
         if progress >= stop / SCHEDULE.steps:
             raise KeyboardInterrupt
         return draw(progress, clips, generator)
@@ -85,7 +84,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, stop: int) -> 
     assert without_seconds(resumed_rows) == without_seconds(rows)
 
 
-def test_runs_are_reproducible_and_the_seed_matters(tmp_path: Path) -> None:
+def test_runs_are_reproducible_and_the_seed_matters(tmp_path):
     models = [network() for _ in range(3)]
     for number, (model, seed) in enumerate(zip(models, (0, 0, 1), strict=True)):
         torch.rand(number)  # what was drawn before does not matter
@@ -94,7 +93,7 @@ def test_runs_are_reproducible_and_the_seed_matters(tmp_path: Path) -> None:
     assert not same(models[0], models[2])
 
 
-def test_finished_run_resumes_to_itself(tmp_path: Path) -> None:
+def test_finished_run_resumes_to_itself(tmp_path):
     whole = network()
     rows = train(whole, tmp_path)
     again = network(1)
@@ -102,8 +101,8 @@ def test_finished_run_resumes_to_itself(tmp_path: Path) -> None:
     assert same(again, whole)
 
 
-def test_resume_is_refused_in_one_line_where_it_cannot_be_right(tmp_path: Path) -> None:
-    def refusal(model: nn.Module, **options: Any) -> str:
+def test_resume_is_refused_in_one_line_where_it_cannot_be_right(tmp_path):
+    def refusal(model, **options):
         before = {key: value.clone() for key, value in model.state_dict().items()}
         with pytest.raises(CheckpointError) as caught:
             train(model, tmp_path, resume=True, **options)
@@ -125,13 +124,11 @@ def test_resume_is_refused_in_one_line_where_it_cannot_be_right(tmp_path: Path) 
     assert "is no checkpoint of a training" in refusal(network())
 
 
-def test_run_killed_while_it_writes_keeps_the_previous_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_killed_while_it_writes_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     train(network(), tmp_path, schedule=replace(SCHEDULE, validate_every=3))
     before = (tmp_path / CHECKPOINT).read_bytes()
 
-    def killed(state: object, path: Path) -> None:
+    def killed(state, path):
         path.write(b"half a check")
         raise KeyboardInterrupt
 
@@ -144,7 +141,7 @@ def test_run_killed_while_it_writes_keeps_the_previous_checkpoint(
 # ---- the log ----
 
 
-def test_log_is_returned_written_and_handed_over(tmp_path: Path) -> None:
+def test_log_is_returned_written_and_handed_over(tmp_path):
     handed: list[dict[str, Any]] = []
     scores = iter([10.0, 20.123456, 30.0])
     rows = train(
@@ -168,7 +165,7 @@ def test_log_is_returned_written_and_handed_over(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(steps=st.integers(1, 400), warmup=st.floats(0, 1), peak=st.floats(1e-5, 1))
-def test_rate_rises_in_a_line_and_falls_in_a_cosine(steps: int, warmup: float, peak: float) -> None:
+def test_rate_rises_in_a_line_and_falls_in_a_cosine(steps, warmup, peak):
     schedule = Schedule(steps=steps, warmup=warmup, learning_rate=peak)
     rates = np.array([schedule.rate(step) for step in range(steps)])
     rising = max(1, int(warmup * steps))
@@ -191,7 +188,7 @@ def test_rate_rises_in_a_line_and_falls_in_a_cosine(steps: int, warmup: float, p
         ({"dtype": "fp8"}, r"^train\.dtype='fp8' is unknown; use one of fp32, bf16$"),
     ],
 )
-def test_schedule_out_of_range(options: dict[str, Any], line: str) -> None:
+def test_schedule_out_of_range(options, line):
     with pytest.raises(ConfigError, match=line):
         Schedule(**{"steps": 10, **options})
 
@@ -199,12 +196,12 @@ def test_schedule_out_of_range(options: dict[str, Any], line: str) -> None:
 # ---- the step ----
 
 
-def linear(seed: int = 0) -> nn.Module:
+def linear(seed=0):
     torch.manual_seed(seed)
     return nn.Linear(24, 2).double()
 
 
-def test_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path: Path) -> None:
+def test_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path):
     model = network()
     train(model, tmp_path)
     before = (tmp_path / "checkpoint.pt").read_bytes()
@@ -217,7 +214,7 @@ def test_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
-def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path, accumulate: int) -> None:
+def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path, accumulate):
     whole, parts = linear(), linear()
     once = replace(SCHEDULE, steps=1, clip_norm=1e9, warmup=0.0)
     train(whole, tmp_path, schedule=once)
@@ -230,14 +227,14 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path, accu
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
 
 
-def test_large_gradients_are_scaled_down_to_the_norm(tmp_path: Path) -> None:
+def test_large_gradients_are_scaled_down_to_the_norm(tmp_path):
     model = linear()
     train(model, tmp_path, schedule=replace(SCHEDULE, steps=1, clip_norm=1e-3))
     norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_weight_decay_shrinks_matrices_and_nothing_else(tmp_path: Path) -> None:
+def test_weight_decay_shrinks_matrices_and_nothing_else(tmp_path):
     model = nn.Sequential(nn.Linear(24, 3), nn.LayerNorm(3))
     before = {key: value.clone() for key, value in model.state_dict().items()}
 
@@ -249,7 +246,7 @@ def test_weight_decay_shrinks_matrices_and_nothing_else(tmp_path: Path) -> None:
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
 
 
-def test_frozen_parameters_stay(tmp_path: Path) -> None:
+def test_frozen_parameters_stay(tmp_path):
     model = nn.Sequential(nn.Linear(24, 4), nn.Linear(4, 2))
     model[0].requires_grad_(False)
     before, head = model[0].weight.clone(), model[1].weight.clone()
@@ -259,7 +256,7 @@ def test_frozen_parameters_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_it_learns(tmp_path: Path, dtype: str) -> None:
+def test_it_learns(tmp_path, dtype):
     frames, labels, *_ = draw(0.0, 101, torch.Generator().manual_seed(77))
     store = ClipStore(frames.numpy(), labels.numpy())
     torch.manual_seed(0)
@@ -281,13 +278,13 @@ def test_it_learns(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
-def test_top1_counts_every_clip_once_in_eval_mode(batch_size: int) -> None:
+def test_top1_counts_every_clip_once_in_eval_mode(batch_size):
     frames, labels, *_ = draw(0.0, 7, torch.Generator().manual_seed(1))
     labels[2] = 1 - labels[2]
     model = network()
     calls: list[tuple[bool, bool]] = []
 
-    def watched(clips: Tensor) -> Tensor:
+    def watched(clips):
         calls.append((model.training, torch.is_grad_enabled()))
         return predict(model, clips)
 
@@ -298,20 +295,20 @@ def test_top1_counts_every_clip_once_in_eval_mode(batch_size: int) -> None:
     assert set(calls) == {(False, False)}
 
 
-def test_training_goes_on_in_training_mode_after_a_validation(tmp_path: Path) -> None:
+def test_training_goes_on_in_training_mode_after_a_validation(tmp_path):
     model = network()
     modes: list[bool] = []
     progress: list[float] = []
 
-    def watched(batch: Batch, generator: torch.Generator) -> Tensor:
+    def watched(batch, generator):
         modes.append(model.training)
         return loss_of(model)(batch, generator)
 
-    def spied(at: float, clips: int, generator: torch.Generator) -> Batch:
+    def spied(at, clips, generator):
         progress.append(at)
         return draw(at, clips, generator)
 
-    def validate() -> float:
+    def validate():
         model.eval()
         return 0.0
 
@@ -320,14 +317,14 @@ def test_training_goes_on_in_training_mode_after_a_validation(tmp_path: Path) ->
     assert progress == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
 
 
-def test_the_actors_tracks_reach_the_loss_in_parts_too(tmp_path: Path) -> None:
+def test_the_actors_tracks_reach_the_loss_in_parts_too(tmp_path):
     model = network()
 
-    def marked(at: float, clips: int, generator: torch.Generator) -> Batch:
+    def marked(at, clips, generator):
         batch = draw(at, clips, generator)
         return batch._replace(tracks=batch.labels.view(-1, 1, 1).float())
 
-    def checked(batch: Batch, generator: torch.Generator) -> Tensor:
+    def checked(batch, generator):
         assert batch.tracks is not None
         assert batch.tracks.shape == (2, 1, 1)
         assert torch.equal(batch.tracks.flatten().long(), batch.labels)

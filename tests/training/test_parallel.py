@@ -1,8 +1,6 @@
 """Training in several ranks, in an interpreter of its own: its ranks are forked, and once some other test has made
 autograd start threads, forked processes cannot train any more."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +8,7 @@ from pathlib import Path
 CASES = Path(__file__).with_name("parallel_cases.py")
 
 
-def test_ranks_in_a_fresh_interpreter() -> None:
+def test_ranks_in_a_fresh_interpreter():
     words = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, str(CASES)], capture_output=True, text=True

@@ -22,26 +22,17 @@ from video_papr.training.store import ClipStore, build_store
 
 
 @pytest.fixture
-def root(tmp_path: Path, video_root: Path) -> Path:
+def root(tmp_path, video_root):
     """A copy of the two classes of videos that a test may spoil."""
     return Path(shutil.copytree(video_root, tmp_path / "videos"))
 
 
-def dataset(root: Path, decoder: str = "auto", num_frames: int = 4) -> VideoDataset:
+def dataset(root, decoder="auto", num_frames=4):
     sampler = partial(uniform_segments, num_frames=num_frames, num_clips=1)
     return VideoDataset(read_folder(root), sampler, decoder=decoder)
 
 
-def build(
-    root: Path,
-    directory: Path,
-    *,
-    decoder: str = "auto",
-    num_frames: int = 4,
-    size: int = 16,
-    sampling: str = "uniform",
-    workers: int = 0,
-) -> ClipStore:
+def build(root, directory, *, decoder="auto", num_frames=4, size=16, sampling="uniform", workers=0):
     return build_store(
         dataset(root, decoder, num_frames),
         directory,
@@ -53,11 +44,11 @@ def build(
     )
 
 
-def folders(directory: Path) -> list[str]:
+def folders(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_clips_are_the_centre_crops_of_the_decoded_videos(root: Path, tmp_path: Path) -> None:
+def test_clips_are_the_centre_crops_of_the_decoded_videos(root, tmp_path):
     store = build(root, tmp_path / "cache")
     source = dataset(root)
     assert (len(store), store.failed) == (5, ())
@@ -73,7 +64,7 @@ def test_clips_are_the_centre_crops_of_the_decoded_videos(root: Path, tmp_path: 
     assert store.batch(np.array([0]))[0].any()
 
 
-def test_tracks_are_those_of_the_same_crop_and_frames(root: Path, tmp_path: Path) -> None:
+def test_tracks_are_those_of_the_same_crop_and_frames(root, tmp_path):
     source = dataset(root)
     names = [record.name for record in source.videos.records]
     generator = np.random.default_rng(0)
@@ -102,7 +93,7 @@ def test_tracks_are_those_of_the_same_crop_and_frames(root: Path, tmp_path: Path
     assert len(folders(tmp_path / "cache")) == 2
 
 
-def test_failed_videos_are_counted_and_shift_no_label(root: Path, tmp_path: Path) -> None:
+def test_failed_videos_are_counted_and_shift_no_label(root, tmp_path):
     whole = build(root, tmp_path / "cache")
     (root / "left" / "a.mp4").write_bytes(b"")
     (root / "right" / "broken.mp4").write_text("not a video")
@@ -117,7 +108,7 @@ def test_failed_videos_are_counted_and_shift_no_label(root: Path, tmp_path: Path
     assert (len(again), again.failed) == (4, store.failed)
 
 
-def test_same_request_decodes_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_request_decodes_once(root, tmp_path, monkeypatch):
     first = build(root, tmp_path / "cache")
     monkeypatch.setattr(store_module, "iter_samples", None)  # decoding again would fail
     second = build(root, tmp_path / "cache", workers=3)
@@ -126,7 +117,7 @@ def test_same_request_decodes_once(root: Path, tmp_path: Path, monkeypatch: pyte
     assert len(folders(tmp_path / "cache")) == 1
 
 
-def test_another_request_is_another_store(root: Path, tmp_path: Path) -> None:
+def test_another_request_is_another_store(root, tmp_path):
     cache = tmp_path / "cache"
     build(root, cache)
     build(root, cache, num_frames=2)
@@ -142,16 +133,14 @@ def test_another_request_is_another_store(root: Path, tmp_path: Path) -> None:
     assert len(folders(cache)) == 8
 
 
-def test_number_of_workers_changes_nothing(root: Path, tmp_path: Path) -> None:
+def test_number_of_workers_changes_nothing(root, tmp_path):
     one, two = build(root, tmp_path / "one"), build(root, tmp_path / "two", workers=2)
     assert np.array_equal(one.frames, two.frames)
     assert np.array_equal(one.labels, two.labels)
 
 
-def test_interrupted_decoding_leaves_nothing(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(self: VideoDataset, index: int) -> None:
+def test_interrupted_decoding_leaves_nothing(root, tmp_path, monkeypatch):
+    def interrupted(self, index):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -162,18 +151,16 @@ def test_interrupted_decoding_leaves_nothing(
     assert len(build(root, tmp_path / "cache")) == 5
 
 
-def test_two_trainings_may_start_together(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_trainings_may_start_together(root, tmp_path, monkeypatch):
     """While one decodes, another finishes the same store: neither sees the other's half-written files."""
     decode = store_module._decode
     inner: list[ClipStore] = []
 
-    def overtaken(*arguments: object) -> None:
+    def overtaken(*arguments):
         with monkeypatch.context() as patch:
             patch.setattr(store_module, "_decode", decode)
             inner.append(build(root, tmp_path / "cache"))
-        decode(*arguments)  # type: ignore[arg-type]
+        decode(*arguments)
 
     monkeypatch.setattr(store_module, "_decode", overtaken)
     outer = build(root, tmp_path / "cache")
@@ -181,7 +168,7 @@ def test_two_trainings_may_start_together(
     assert len(folders(tmp_path / "cache")) == 1
 
 
-def test_no_video_can_be_read(tmp_path: Path) -> None:
+def test_no_video_can_be_read(tmp_path):
     (tmp_path / "videos" / "a").mkdir(parents=True)
     (tmp_path / "videos" / "a" / "x.mp4").write_text("not a video")
     for _ in range(2):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -17,27 +15,27 @@ from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.scorers.x3d import x3d_classifier
 from video_papr.synthetic.tracks import actor_motion, actor_tokens
 from video_papr.training.store import Batch
-from video_papr.training.targets import Target, backbone_target, scorer_target
+from video_papr.training.targets import backbone_target, scorer_target
 
 CLIP = {"num_frames": 8, "input_size": 32}  # a grid of 2 x 4 x 4
 
 
-def batch(clips: int = 3) -> Batch:
+def batch(clips=3):
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (clips, 8, 32, 32, 3), dtype=torch.uint8, generator=generator)
     tracks = torch.rand(clips, 8, 5, generator=generator) * torch.tensor([0.6, 0.6, 0.2, 6, 1]) + 0.1
     return Batch(frames, torch.arange(clips) % 3, tracks)
 
 
-def rng(seed: int = 0) -> torch.Generator:
+def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def backbone(**options: object) -> Target:
-    return backbone_target("videomae_tiny", num_classes=3, **CLIP, **options)  # type: ignore[arg-type]
+def backbone(**options):
+    return backbone_target("videomae_tiny", num_classes=3, **CLIP, **options)
 
 
-def test_backbone_predicts_what_the_evaluated_pipeline_predicts(tmp_path: Path) -> None:
+def test_backbone_predicts_what_the_evaluated_pipeline_predicts(tmp_path):
     target = backbone()
     frames = batch().frames
     target.save(tmp_path / "w.safetensors", ("a", "b", "c"), {"steps": 1})
@@ -49,20 +47,20 @@ def test_backbone_predicts_what_the_evaluated_pipeline_predicts(tmp_path: Path) 
     assert all(p.requires_grad for p in target.model.parameters())
 
 
-def test_backbone_loss_is_the_cross_entropy_of_all_tokens() -> None:
+def test_backbone_loss_is_the_cross_entropy_of_all_tokens():
     target, given = backbone(label_smoothing=0.1), batch()
     expected = F.cross_entropy(target.predict(given.frames), given.labels, label_smoothing=0.1)
     torch.testing.assert_close(target.loss(given, rng()), expected)
 
 
-def test_locating_adds_a_loss_over_the_tokens_that_are_there() -> None:
+def test_locating_adds_a_loss_over_the_tokens_that_are_there():
     given = batch()
     for keep_ratio in (None, (0.5, 0.5)):
         plain, located = (backbone(locate=weight, keep_ratio=keep_ratio) for weight in (0.0, 2.0))
-        probe = located.model.where  # type: ignore[union-attr]
+        probe = located.model.where
         with torch.no_grad():  # an untrained probe that says "actor" with certainty 3 everywhere
             probe.weight.zero_()
-            probe.bias.fill_(3.0)  # type: ignore[operator]
+            probe.bias.fill_(3.0)
         extra = (located.loss(given, rng()) - plain.loss(given, rng())).item() / 2
         share = actors(given).float().mean().item()
         if keep_ratio is not None:  # the same 16 of 32 tokens as in the loss
@@ -73,37 +71,37 @@ def test_locating_adds_a_loss_over_the_tokens_that_are_there() -> None:
         torch.testing.assert_close(without, plain.loss(given, rng()))
 
 
-def extra_share(given: Batch, keep_ratio: tuple[float, float]) -> float:
+def extra_share(given, keep_ratio):
     """The actor's share of the tokens that the loss keeps, read off a backbone that only records what it is asked."""
     seen: list[torch.Tensor] = []
     target = backbone(keep_ratio=keep_ratio)
-    target.weights.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))  # type: ignore[union-attr]
+    target.weights.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
     target.loss(given, rng())
     assert seen[0].shape == (3, 16)
     return actors(given).flatten(1).gather(1, seen[0]).float().mean().item()
 
 
-def actors(given: Batch) -> torch.Tensor:
+def actors(given):
     """(B, 2, 4, 4) bool"""
     assert given.tracks is not None
     return actor_tokens(given.tracks, TokenGrid(2, 4, 4))
 
 
 @pytest.mark.parametrize("keep_ratio", [None, (0.5, 0.5)])
-def test_following_measures_the_motion_at_the_actors_tokens(keep_ratio: tuple[float, float] | None) -> None:
+def test_following_measures_the_motion_at_the_actors_tokens(keep_ratio):
     given = batch()
     plain, following = (backbone(follow=weight, keep_ratio=keep_ratio) for weight in (0.0, 2.0))
-    probe = following.model.motion  # type: ignore[union-attr]
+    probe = following.model.motion
     with torch.no_grad():  # an untrained probe that calls every motion 0
         probe.weight.zero_()
-        probe.bias.zero_()  # type: ignore[operator]
+        probe.bias.zero_()
     extra = (following.loss(given, rng()) - plain.loss(given, rng())).item() / 2
     assert given.tracks is not None
     moves = actor_motion(given.tracks, 2)
     each = F.smooth_l1_loss(moves, torch.zeros_like(moves), reduction="none").mean(-1)  # (B, T')
     seen: list[torch.Tensor] = []
     watched = backbone(keep_ratio=keep_ratio)
-    watched.weights.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))  # type: ignore[union-attr]
+    watched.weights.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
     watched.loss(given, rng())
     there = torch.ones(3, 32, dtype=torch.bool)
     if keep_ratio is not None:
@@ -114,10 +112,10 @@ def test_following_measures_the_motion_at_the_actors_tokens(keep_ratio: tuple[fl
     torch.testing.assert_close(following.loss(given._replace(tracks=None), rng()), plain.loss(given, rng()))
 
 
-def test_random_tokens_are_dropped_in_training_only() -> None:
+def test_random_tokens_are_dropped_in_training_only():
     target, given = backbone(keep_ratio=(0.2, 0.9)), batch()
     seen: list[int] = []
-    target.weights.patch_embed.register_forward_hook(lambda _m, _i, tokens: seen.append(tokens.shape[1]))  # type: ignore[union-attr]
+    target.weights.patch_embed.register_forward_hook(lambda _m, _i, tokens: seen.append(tokens.shape[1]))
     losses = [target.loss(given, rng(seed)).item() for seed in range(40)]
     assert 6 <= min(seen) < 12 and 22 < max(seen) <= 28
     assert target.loss(given, rng(7)).item() == losses[7]
@@ -126,7 +124,7 @@ def test_random_tokens_are_dropped_in_training_only() -> None:
     assert seen == [32]
 
 
-def test_actors_are_preferred_where_they_are_known() -> None:
+def test_actors_are_preferred_where_they_are_known():
     """Averaged over many draws more of the actor's tokens stay, and no more tokens than before."""
     given = batch()
     share = {}
@@ -134,7 +132,7 @@ def test_actors_are_preferred_where_they_are_known() -> None:
         target, seen = backbone(keep_ratio=(0.3, 0.3), keep_by=keep_by), []
         target.weights.patch_embed.register_forward_pre_hook(
             lambda _m, inputs, seen=seen: seen.append(inputs[1])
-        )  # type: ignore[union-attr]
+        )
         for seed in range(60):
             target.loss(given, rng(seed))
         kept = torch.stack(seen)  # (draws, B, K)
@@ -145,12 +143,12 @@ def test_actors_are_preferred_where_they_are_known() -> None:
 
 
 @pytest.mark.parametrize("keep_ratio", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.1)])
-def test_range_of_kept_tokens(keep_ratio: tuple[float, float]) -> None:
+def test_range_of_kept_tokens(keep_ratio):
     with pytest.raises(ConfigError, match=r"^train\.keep_ratio=\[0\..*must be \[low, high\] with 0 < low"):
         backbone(keep_ratio=keep_ratio)
 
 
-def test_scorer_weights_come_back_as_a_pruner(tmp_path: Path) -> None:
+def test_scorer_weights_come_back_as_a_pruner(tmp_path):
     target = scorer_target("x3d_s", num_classes=3, frames=4, size=32)
     given = batch()
     target.model.eval()
@@ -159,15 +157,15 @@ def test_scorer_weights_come_back_as_a_pruner(tmp_path: Path) -> None:
     target.save(tmp_path / "w.safetensors", ("a", "b", "c"), {})
     pruner = build_pruner("x3d_s", weights=tmp_path / "w.safetensors", frames=4, size=32)
     assert pruner is not None
-    head = target.model.blocks[5].pool  # type: ignore[union-attr,index]
+    head = target.model.blocks[5].pool
     seen: list[torch.Tensor] = []
     head.pre_act.register_forward_hook(lambda _m, _i, output: seen.append(output))
     target.predict(given.frames)
-    cells = pruner.scorer.cells(given.frames)  # type: ignore[operator,union-attr]
+    cells = pruner.scorer.cells(given.frames)
     torch.testing.assert_close(cells, seen[0].mean(1), rtol=0, atol=5e-3)
 
 
-def test_fine_tuning_keeps_the_body_and_starts_a_head_of_another_size_afresh(tmp_path: Path) -> None:
+def test_fine_tuning_keeps_the_body_and_starts_a_head_of_another_size_afresh(tmp_path):
     vit = build_backbone("videomae_tiny", num_classes=7, seed=9).state_dict()
     write_weights(tmp_path / "vit.safetensors", vit, {}, half=False)
     x3d = x3d_classifier(400).state_dict()
@@ -189,7 +187,7 @@ def test_fine_tuning_keeps_the_body_and_starts_a_head_of_another_size_afresh(tmp
         scorer_target("x3d_s", num_classes=3, weights="absent")
 
 
-def test_seed_decides_every_weight_and_leaves_the_callers_randomness_alone() -> None:
+def test_seed_decides_every_weight_and_leaves_the_callers_randomness_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +22,7 @@ MAX_UPLOAD_MB = 0.2
 
 
 @pytest.fixture(scope="session")
-def looker() -> Looker:
+def looker():
     """Offers motion, similarity and center; takes videos of up to 5 s."""
     backbone = build_backbone("videomae_tiny", num_classes=6, num_frames=4, input_size=16)
     backbone.class_names = ("run", "jump", "<b>swim</b>", "fly", "sit", "stand")
@@ -33,13 +31,13 @@ def looker() -> Looker:
 
 
 @pytest.fixture(scope="session")
-def demo_clip(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Path:
+def demo_clip(tmp_path_factory, write_video):
     """A second of 64 x 48 pixels."""
     return write_video(tmp_path_factory.mktemp("demo") / "my clip.mp4", 25)
 
 
 @contextmanager
-def listening(looker: Looker, clip: Path, **changes: Any) -> Iterator[tuple[str, Jobs]]:
+def listening(looker, clip, **changes):
     """The address of a server, and its queue."""
     uvicorn = pytest.importorskip("uvicorn", reason="the extra [app] is not installed")
     pytest.importorskip("starlette", reason="the extra [app] is not installed")
@@ -73,6 +71,6 @@ def listening(looker: Looker, clip: Path, **changes: Any) -> Iterator[tuple[str,
 
 
 @pytest.fixture
-def demo_server(looker: Looker, demo_clip: Path) -> Iterator[tuple[str, Jobs]]:
+def demo_server(looker, demo_clip):
     with listening(looker, demo_clip) as found:
         yield found

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
-
-from video_papr.inference.app.jobs import Jobs
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def picture() -> ModuleType:
+def picture():
     """docs/app_picture.py, which knows how to find a browser and to cut it off."""
     spec = importlib.util.spec_from_file_location("app_picture", ROOT / "docs" / "app_picture.py")
     assert spec is not None and spec.loader is not None
@@ -27,7 +22,7 @@ def picture() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def browser(picture: ModuleType) -> Iterator[Any]:
+def browser(picture):
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra [dev])")
     path = picture.find_browser()
     if path is None:
@@ -39,7 +34,7 @@ def browser(picture: ModuleType) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, demo_server: tuple[str, Jobs]) -> Iterator[Any]:
+def page(browser, demo_server):
     """The page, opened; at its end nothing was asked of another machine, and nothing went wrong unseen."""
     address, _ = demo_server
     opened = browser.new_page()
@@ -55,7 +50,7 @@ def page(browser: Any, demo_server: tuple[str, Jobs]) -> Iterator[Any]:
     assert wrong == []
 
 
-def test_upload_of_a_video(page: Any, demo_clip: Path) -> None:
+def test_upload_of_a_video(page, demo_clip):
     assert page.locator("#go").is_disabled()
     assert "Pick a clip" in page.locator("#empty").inner_text()
     page.set_input_files("#file", demo_clip)
@@ -78,7 +73,7 @@ def test_upload_of_a_video(page: Any, demo_clip: Path) -> None:
     assert page.locator("b", has_text="swim").count() == 0  # the name of a class is text, not markup
 
 
-def test_pick_a_clip(page: Any) -> None:
+def test_pick_a_clip(page):
     page.locator("#examples button", has_text="right").click()
     page.locator("#go").click()
     page.locator("#result").wait_for()
@@ -86,7 +81,7 @@ def test_pick_a_clip(page: Any) -> None:
     assert "synthetic actions only" in page.locator("#caution").inner_text()
 
 
-def test_errors_are_said(page: Any, tmp_path: Path, write_video: Callable[..., Path]) -> None:
+def test_errors_are_said(page, tmp_path, write_video):
     (tmp_path / "notes.mp4").write_text("no video")
     (tmp_path / "large.mp4").write_bytes(bytes(300_000))
     reasons = {

@@ -1,13 +1,8 @@
 """One job at a time, in order; a queue of limited length; what is old, refused or failed goes, files included."""
 
-from __future__ import annotations
-
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,19 +11,19 @@ from video_papr.inference.app.jobs import Jobs, QueueFullError
 
 
 @pytest.fixture
-def jobs() -> Iterator[Jobs]:
+def jobs():
     made = Jobs(max_waiting=2, max_kept=3)
     yield made
     made.close()
     assert not made.root.exists()
 
 
-def queued(jobs: Jobs, task: Any) -> str:
+def queued(jobs, task):
     with jobs.arriving() as folder:
         return jobs.add(task, folder)
 
 
-def finished(jobs: Jobs, name: str) -> dict[str, Any]:
+def finished(jobs, name):
     end = time.monotonic() + 10
     while time.monotonic() < end:
         state = jobs.state(name)
@@ -39,11 +34,11 @@ def finished(jobs: Jobs, name: str) -> dict[str, Any]:
     raise AssertionError("not finished within 10 s")
 
 
-def test_one_at_a_time_in_order(jobs: Jobs) -> None:
+def test_one_at_a_time_in_order(jobs):
     gate, running, order = threading.Event(), [0], []
 
-    def work(number: int) -> Any:
-        def run(folder: Path) -> dict[str, Any]:
+    def work(number):
+        def run(folder):
             running[0] += 1
             assert running[0] == 1
             gate.wait(10)
@@ -69,7 +64,7 @@ def test_one_at_a_time_in_order(jobs: Jobs) -> None:
     assert order == [0, 1, 2]
 
 
-def test_old_jobs_go(jobs: Jobs) -> None:
+def test_old_jobs_go(jobs):
     names = []
     for _ in range(6):
         names.append(queued(jobs, lambda folder: {}))
@@ -80,11 +75,11 @@ def test_old_jobs_go(jobs: Jobs) -> None:
     assert len(list(jobs.root.iterdir())) <= 4  # those that are kept, and the newest
 
 
-def test_errors(jobs: Jobs, caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(folder: Path) -> dict[str, Any]:
+def test_errors(jobs, caplog):
+    def refuse(folder):
         raise ConfigError("say what is wrong")
 
-    def break_down(folder: Path) -> dict[str, Any]:
+    def break_down(folder):
         raise RuntimeError("secret")
 
     assert finished(jobs, queued(jobs, refuse)) == {"state": "failed", "error": "say what is wrong"}
@@ -95,7 +90,7 @@ def test_errors(jobs: Jobs, caplog: pytest.LogCaptureFixture) -> None:
     assert list(jobs.root.iterdir()) == []  # nobody asks for the files of a failed job
 
 
-def test_jobs_that_arrive_are_limited_and_leave_nothing(jobs: Jobs) -> None:
+def test_jobs_that_arrive_are_limited_and_leave_nothing(jobs):
     with ExitStack() as stack:
         folders = [stack.enter_context(jobs.arriving()) for _ in range(jobs.max_waiting + 1)]
         with pytest.raises(QueueFullError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,9 +23,7 @@ from video_papr.pruning.builders import build_pruner
 @given(
     pruner=st.sampled_from(["motion", "similarity", "center"]), keep_ratio=st.sampled_from([0.25, 0.5, 1.0])
 )
-def test_both_answers_are_those_of_the_pipelines(
-    looker: Looker, demo_clip: Path, tmp_path: Path, pruner: str, keep_ratio: float
-) -> None:
+def test_both_answers_are_those_of_the_pipelines(looker, demo_clip, tmp_path, pruner, keep_ratio):
     found = looker.look(demo_clip, pruner=pruner, keep_ratio=keep_ratio, folder=tmp_path)
     flow = Pipeline(looker.backbone, build_pruner(pruner, keep_ratio=keep_ratio))
     for key, pipeline in (("dense", Pipeline(looker.backbone)), ("pruned", flow)):
@@ -46,23 +42,19 @@ def test_both_answers_are_those_of_the_pipelines(
     assert len(found["film"]["columns"]) == 3 and film.frames.shape[3] > 3 * film.frames.shape[2] - 3
 
 
-def test_a_ratio_is_for_one_answer_only(looker: Looker, demo_clip: Path, tmp_path: Path) -> None:
+def test_a_ratio_is_for_one_answer_only(looker, demo_clip, tmp_path):
     before = {name: pruner.budget for name, pruner in looker.pruners.items()}
     looker.look(demo_clip, pruner="motion", keep_ratio=0.25, folder=tmp_path)
     assert {name: pruner.budget for name, pruner in looker.pruners.items()} == before
 
 
-def test_a_stream_without_times_is_as_long_as_its_frames(
-    looker: Looker, write_video: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_stream_without_times_is_as_long_as_its_frames(looker, write_video, tmp_path):
     raw = write_video(tmp_path / "raw.h264", 200)
     with pytest.raises(VideoDecodeError, match="raw.h264 is 8 s long; at most 5 s are taken"):
         looker.look(raw, pruner="motion", keep_ratio=0.5, folder=tmp_path)
 
 
-def test_large_frames_are_made_smaller_as_they_are_decoded(
-    looker: Looker, demo_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_frames_are_made_smaller_as_they_are_decoded(looker, demo_clip, tmp_path, monkeypatch):
     seen: list[int] = []
     decode = look.decode_clips
     monkeypatch.setattr(look, "DECODED_MB", 0.01)
@@ -73,7 +65,7 @@ def test_large_frames_are_made_smaller_as_they_are_decoded(
     assert found["dense"]["top"] and len(seen) == 1 and 5_000 < seen[0] <= 10_000
 
 
-def test_logits_that_are_not_finite_are_no_answer(looker: Looker, demo_clip: Path, tmp_path: Path) -> None:
+def test_logits_that_are_not_finite_are_no_answer(looker, demo_clip, tmp_path):
     broken = copy.copy(looker)
     broken.backbone = copy.deepcopy(looker.backbone)
     next(iter(broken.backbone.parameters())).data.fill_(float("nan"))
@@ -81,7 +73,7 @@ def test_logits_that_are_not_finite_are_no_answer(looker: Looker, demo_clip: Pat
         broken.look(demo_clip, pruner="center", keep_ratio=0.5, folder=tmp_path)
 
 
-def test_what_cannot_be_shown(looker: Looker, write_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_cannot_be_shown(looker, write_video, tmp_path):
     long = write_video(tmp_path / "long.mp4", 13, 2)
     (tmp_path / "text.mp4").write_text("no video")
     wrong = {
@@ -102,4 +94,4 @@ def test_what_cannot_be_shown(looker: Looker, write_video: Callable[..., Path], 
         with pytest.raises(ConfigError, match="must be above 0 and at most 1"):
             looker.look(long, pruner="motion", keep_ratio=ratio, folder=tmp_path)
     with pytest.raises(ConfigError, match="run_length has no keep ratio to choose"):
-        Looker(looker.backbone, {"run_length": build_pruner("run_length")}, looker.recipe, max_seconds=5)  # type: ignore[dict-item]
+        Looker(looker.backbone, {"run_length": build_pruner("run_length")}, looker.recipe, max_seconds=5)

@@ -1,14 +1,11 @@
 """The demo over HTTP: uploads, limits, the queue, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
@@ -17,17 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_papr.inference.app.jobs import Jobs
-
 pytest.importorskip("starlette", reason="the extra [app] is not installed")
 from video_papr.inference.app import server
 from video_papr.inference.app.look import FILM
 from video_papr.inference.app.server import plain_name
 
-Server = tuple[str, Jobs]
 
-
-def call(url: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
+def call(url, body=None, **headers):
     """Status, content (parsed where it is JSON), headers."""
     request = Request(url, data=body, method="POST" if body is not None else "GET", headers=headers)
     try:
@@ -39,7 +32,7 @@ def call(url: str, body: bytes | None = None, **headers: str) -> tuple[int, Any,
     return status, json.loads(content) if named == "application/json" else content, found
 
 
-def result(address: str, job: str) -> dict[str, Any]:
+def result(address, job):
     end = time.monotonic() + 20
     while time.monotonic() < end:
         _, state, _ = call(f"{address}/api/jobs/{job}")
@@ -49,7 +42,7 @@ def result(address: str, job: str) -> dict[str, Any]:
     raise AssertionError("no answer within 20 s")
 
 
-def test_upload_and_film(demo_server: Server, demo_clip: Path) -> None:
+def test_upload_and_film(demo_server, demo_clip):
     address, jobs = demo_server
     name = quote("../../my <clip>.mp4", safe="")
     status, said, _ = call(
@@ -66,7 +59,7 @@ def test_upload_and_film(demo_server: Server, demo_clip: Path) -> None:
     assert film == (jobs.root / said["job"] / FILM).read_bytes()
 
 
-def test_examples(demo_server: Server, demo_clip: Path) -> None:
+def test_examples(demo_server, demo_clip):
     address, _ = demo_server
     status, content, _ = call(f"{address}/examples/1")
     assert (status, content) == (200, demo_clip.read_bytes())
@@ -89,13 +82,13 @@ def test_examples(demo_server: Server, demo_clip: Path) -> None:
     assert call(f"{address}/api/jobs?example=2", b"")[:2] == (404, {"error": "There is no example 2."})
 
 
-def test_limits(demo_server: Server) -> None:
+def test_limits(demo_server):
     address, jobs = demo_server
     large = bytes(300_000)
     url = f"{address}/api/jobs?name=large.mp4"
     assert call(url, large)[:2] == (413, {"error": "The file is too large: at most 0.2 MB are taken."})
     # An upload in chunks promises no length.
-    request = Request(url, data=iter([large[:100_000]] * 3), method="POST")  # type: ignore[arg-type]
+    request = Request(url, data=iter([large[:100_000]] * 3), method="POST")
     with pytest.raises(HTTPError) as caught:
         urlopen(request, timeout=20)
     assert caught.value.code == 413
@@ -118,7 +111,7 @@ def test_limits(demo_server: Server) -> None:
     assert list(jobs.root.iterdir()) == []
 
 
-def test_a_full_queue_says_so(demo_server: Server) -> None:
+def test_a_full_queue_says_so(demo_server):
     address, jobs = demo_server
     gate = threading.Event()
     try:
@@ -131,7 +124,7 @@ def test_a_full_queue_says_so(demo_server: Server) -> None:
         gate.set()
 
 
-def test_the_page_is_whole_and_asks_nobody_else(demo_server: Server) -> None:
+def test_the_page_is_whole_and_asks_nobody_else(demo_server):
     address, _ = demo_server
     status, page, headers = call(address)
     assert status == 200
@@ -144,7 +137,7 @@ def test_the_page_is_whole_and_asks_nobody_else(demo_server: Server) -> None:
         assert b"//" not in content.replace(b"http://www.w3.org/2000/svg", b"").replace(b"// ", b"")
 
 
-def test_pages_of_other_sites_are_turned_away(demo_server: Server) -> None:
+def test_pages_of_other_sites_are_turned_away(demo_server):
     address, jobs = demo_server
     for host in ("evil.example", "127.0.0.1.evil.example", "127.0.0.1@evil.example", "[9.9]", "[::", ""):
         status, said, _ = call(address, Host=host)
@@ -157,14 +150,14 @@ def test_pages_of_other_sites_are_turned_away(demo_server: Server) -> None:
     assert call(f"{address}/api/options", Origin=address)[0] == 200
 
 
-def test_what_breaks_is_said_in_json(demo_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_breaks_is_said_in_json(demo_server, monkeypatch):
     address, jobs = demo_server
     monkeypatch.setattr(jobs, "state", lambda name: {"result": float("nan")})  # which JSON cannot hold
     status, said, _ = call(f"{address}/api/jobs/x")
     assert (status, said) == (500, {"error": "Something went wrong on the server; its log says what."})
 
 
-def test_an_upload_that_stalls_is_ended(demo_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_stalls_is_ended(demo_server, monkeypatch):
     address, jobs = demo_server
     head = b"POST /api/jobs?name=a.mp4 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nsome"
     for name, said in {
@@ -182,7 +175,7 @@ def test_an_upload_that_stalls_is_ended(demo_server: Server, monkeypatch: pytest
     assert list(jobs.root.iterdir()) == []
 
 
-def test_a_full_disk_is_said(demo_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said(demo_server, monkeypatch):
     address, jobs = demo_server
     monkeypatch.setattr(server, "plain_name", lambda name: "x" * 300)  # which the file system refuses as well
     status, said, _ = call(f"{address}/api/jobs?name=a.mp4", b"x")
@@ -191,7 +184,7 @@ def test_a_full_disk_is_said(demo_server: Server, monkeypatch: pytest.MonkeyPatc
 
 
 @given(st.text(max_size=200))
-def test_names_of_uploads_stay_in_their_folder(name: str) -> None:
+def test_names_of_uploads_stay_in_their_folder(name):
     plain = plain_name(name)
     assert plain and Path(plain).name == plain and plain not in (".", "..", FILM)
     assert len(plain) <= 90 and plain.isprintable()
