@@ -101,11 +101,7 @@ def list_cases(config: BenchConfig) -> list[Case]:
 
 
 def _measure(
-    config: BenchConfig,
-    case: Case,
-    engine: Engine,
-    ceilings: Ceilings | None,
-    on_round: Callable[[], None],
+    config: BenchConfig, case: Case, engine: Engine, ceilings: Ceilings | None, on_round: Callable[[], None]
 ) -> dict[str, Any]:
     """The record of one setting."""
     from ..assembly import runtime

@@ -109,10 +109,7 @@ def batch_of(record: Record) -> Evaluation:
 def _answer(values: Record) -> VideoAnswer:
     lists = ("top5", "probs_top5", "baseline_top5")
     return VideoAnswer(
-        **{
-            **values,
-            **{name: None if values[name] is None else tuple(values[name]) for name in lists},
-        }
+        **{**values, **{name: None if values[name] is None else tuple(values[name]) for name in lists}}
     )
 
 

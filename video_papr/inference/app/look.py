@@ -49,12 +49,7 @@ class Looker:
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        pruners: Mapping[str, Pruner],
-        recipe: Recipe,
-        *,
-        max_seconds: float,
+        self, backbone: Backbone, pruners: Mapping[str, Pruner], recipe: Recipe, *, max_seconds: float
     ) -> None:
         for name, pruner in pruners.items():
             if pruner.budget.variable:
