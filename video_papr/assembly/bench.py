@@ -104,8 +104,6 @@ def _measure(
     config: BenchConfig, case: Case, engine: Engine, ceilings: Ceilings | None, on_round: Callable[[], None]
 ) -> dict[str, Any]:
     """The record of one setting."""
-    from ..assembly import runtime
-
     ours, theirs = build_pair(
         case.backbone, seed=config.seed, num_frames=case.num_frames, input_size=case.input_size
     )

@@ -43,9 +43,8 @@ def build_videos(
     """
     name, root = dataset.name, dataset.root
     if name == "synthetic":
-        split = SyntheticSplit(
-            dataset.split, dataset.seed, dataset.num_videos, camera=dataset.camera or "mixed"
-        )
+        drawn = (dataset.split, dataset.seed, dataset.num_videos)
+        split = SyntheticSplit(*drawn, camera=dataset.camera or "mixed")
         cache = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else None
         name, root = "folder", str(generate(split, cache_dir=cache, progress=progress))
     assert root is not None  # DatasetConfig asks for it
@@ -91,14 +90,14 @@ def build_pipeline(
     packing: str = "auto",
 ) -> Pipeline:
     """Builds backbone, pruner and merger on the device. Random weights are announced in one line."""
-    untrained = backbone.weights is None
+    untrained, num_classes = backbone.weights is None, backbone.num_classes
+    if untrained and num_classes is None:
+        num_classes = count_classes(videos)
     with loading_said_aloud():
         model = build_backbone(
             backbone.name,
             weights=backbone.weights,
-            num_classes=count_classes(videos)
-            if untrained and backbone.num_classes is None
-            else backbone.num_classes,
+            num_classes=num_classes,
             num_frames=backbone.num_frames,
             input_size=backbone.input_size,
             replace_head=backbone.replace_head,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -82,34 +82,22 @@ def build_schedule(config: DepthRunConfig) -> Schedule:
         raise ConfigError(
             f"depth.accumulate={depth.accumulate} must divide depth.batch_size={depth.batch_size}"
         )
-    keys = ("batch_size", "accumulate", "learning_rate", "weight_decay", "warmup", "clip_norm", "dtype")
-    chosen = {key: getattr(depth, key) for key in keys}
+    chosen = {
+        field.name: getattr(depth, field.name) for field in fields(Schedule) if hasattr(depth, field.name)
+    }
     chosen["dtype"] = training_dtype(depth.dtype, config.runtime)
-    return Schedule(steps=1, validate_every=depth.validate_every, seed=config.seed, **chosen)
+    return Schedule(steps=1, seed=config.seed, **chosen)
 
 
 def build_plan(config: DepthRunConfig) -> Plan:
     """The plan of `depth.run`."""
     depth = config.depth
-    keys = (
-        *(
-            "prune",
-            "kinds",
-            "method",
-            "start",
-            "progressive",
-            "max_latency",
-            "supernet_steps",
-            "progressive_steps",
-        ),
-        *("finetune_steps", "calibration_clips", "search_clips", "population", "generations", "exhaustive"),
-        *("latency_clips", "latency_repeats"),
-    )
+    shared = {field.name: getattr(depth, field.name) for field in fields(Plan) if hasattr(depth, field.name)}
     backbone = config.backbone
     grid = token_grid(backbone.name, num_frames=backbone.num_frames, input_size=_side(config))
     registration = {"align_corners": depth.align_corners, "cell_center": depth.cell_center}
     return Plan(
-        **{key: getattr(depth, key) for key in keys},
+        **shared,
         schedule=build_schedule(config),
         teaching=Teaching(depth.distill, depth.temperature, depth.map),
         alike=(grid, depth.fitness_keep, registration) if depth.fitness == "map" else None,
@@ -168,22 +156,16 @@ def save(
 
     A merged matrix holds a shortcut of 1 beside far smaller weights, so halves would lose more than elsewhere.
     """
-    described: dict[str, Any] = {
-        **trained,
-        "model": subject.name,
-        "class_names": class_names,
-        "blocks": pruned.blocks,
-        "depth": {
-            key: pruned.report[key] for key in ("pruned", "kinds", "method", "progressive", "top1_val")
-        },
-        "torch": torch.__version__,
-    }
+    report = {key: pruned.report[key] for key in ("pruned", "kinds", "method", "progressive", "top1_val")}
+    described: dict[str, Any] = {**trained, "model": subject.name, "class_names": class_names}
+    described |= {"blocks": pruned.blocks, "depth": report, "torch": torch.__version__}
     if isinstance(pruned.net, Encoder):
         norms = [(name, m) for name, m in pruned.net.named_modules() if isinstance(m, nn.LayerNorm)]
         inner, last = (
-            [m.eps for name, m in norms if name.startswith("blocks.") is inside] for inside in (True, False)
+            next(m.eps for name, m in norms if name.startswith("blocks.") is inside)
+            for inside in (True, False)
         )
-        described["norm_eps"] = [inner[0], last[0]]
+        described["norm_eps"] = [inner, last]
     write_weights(path, pruned.net.state_dict(), described, half=False)
 
 

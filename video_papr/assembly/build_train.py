@@ -82,13 +82,8 @@ def build_schedule(config: TrainRunConfig) -> Schedule:
 
 def build_augment(name: str, class_names: tuple[str, ...]) -> Augment:
     """`train.augment` as a function."""
-    augments: dict[str, Augment] = {
-        "hflip": mirror,
-        "hflip_actions": MirrorActions(class_names),
-        "natural": natural,
-        "none": unchanged,
-    }
-    return augments[name]
+    augments: dict[str, Augment] = {"hflip": mirror, "natural": natural, "none": unchanged}
+    return MirrorActions(class_names) if name == "hflip_actions" else augments[name]
 
 
 def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
@@ -189,11 +184,8 @@ def tensorboard_log(directory: Path) -> Callable[[dict[str, Any]], None]:
 
 
 def _synthetic(config: TrainRunConfig, split: str, count: int, clutter: float) -> tuple[Path, VideoList]:
-    root = generate(
-        SyntheticSplit(split, config.dataset.seed, count, clutter, config.dataset.camera or "mixed"),
-        cache_dir=_cache_dir(config.dataset),
-        progress=config.progress,
-    )
+    made = SyntheticSplit(split, config.dataset.seed, count, clutter, config.dataset.camera or "mixed")
+    root = generate(made, cache_dir=_cache_dir(config.dataset), progress=config.progress)
     return root, build_video_list(name="folder", root=str(root))
 
 
@@ -214,9 +206,8 @@ def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
         progress=config.progress,
     )
     if store.failed:
-        warn(
-            f"{len(store.failed)} of {len(dataset)} videos cannot be read and are left out, e.g. {store.failed[0]}"
-        )
+        lost = f"{len(store.failed)} of {len(dataset)} videos"
+        warn(f"{lost} cannot be read and are left out, e.g. {store.failed[0]}")
     return store
 
 
@@ -240,9 +231,7 @@ def reading_of(dataset: DatasetConfig, backbone: BackboneConfig, net: nn.Module)
 def _side(config: TrainRunConfig) -> int | None:
     """`backbone.input_size`; what can be trained reads square frames."""
     size = config.backbone.input_size
-    assert not isinstance(
-        size, tuple
-    )  # BackboneConfig leaves that to timm's models, and check_training refuses them
+    assert not isinstance(size, tuple)  # BackboneConfig leaves that to timm's, which check_training refuses
     return size
 
 

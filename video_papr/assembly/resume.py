@@ -21,23 +21,21 @@ if TYPE_CHECKING:
 # Keys that say where and how, not what: they may change when a run is resumed. With another batch size, probabilities
 # may differ in their last digits; it may change because "out of memory" asks for that.
 FREE = (
-    *("output_dir", "resume", "progress", "runtime.workers", "runtime.batch_size", "runtime.debug"),
-    "runtime.profile",
+    *("output_dir", "resume", "progress"),
+    *(f"runtime.{key}" for key in ("workers", "batch_size", "debug", "profile")),
     *(
-        "dataset.cache_dir",
-        "dataset.clip_cache",
-        "dataset.clip_cache_gb",
-        "dataset.decode_timeout_s",
-        "dataset.memory_mb",
-        "dataset.allow_outside_root",
+        f"dataset.{key}"
+        for key in ("cache_dir", "clip_cache", "clip_cache_gb", "decode_timeout_s", "memory_mb")
     ),
+    "dataset.allow_outside_root",
+    # read by interpolation only; what usual_sampling leads to is in `sampling`
     *(
         "dataset.bundled",
         "dataset.scorer",
+        "dataset.usual_sampling",
         "backbone.published",
         "pruner.published",
-        "dataset.usual_sampling",  # what it leads to is in `sampling`
-    ),  # read by interpolation only
+    ),
 )
 
 

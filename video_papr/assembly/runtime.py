@@ -152,9 +152,8 @@ def mendable_errors(batch_size: int) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"runtime.batch_size={batch_size}: out of GPU memory, use a smaller one ({reason})"
-        ) from error
+        line = f"runtime.batch_size={batch_size}: out of GPU memory, use a smaller one ({reason})"
+        raise ConfigError(line) from error
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise

@@ -46,14 +46,12 @@ def read_as_trained(dataset: DatasetConfig, backbone: Backbone | None = None) ->
     for key, value in asked.items():
         trained = getattr(read, key)
         if None not in (value, trained) and value != trained:
-            warn(
-                f"dataset.{key}={value}: the weights were trained with {trained}; leave it out to read clips alike"
-            )
+            said = f"dataset.{key}={value}: the weights were trained with {trained}"
+            warn(f"{said}; leave it out to read clips alike")
     size = 0 if backbone is None else min(backbone.frame_size)
     trained_side = read.short_side if read.short_side is not None and read.short_side >= size else None
-    return replace(
-        dataset, sampling=sampling, frame_stride=stride, short_side=dataset.short_side or trained_side
-    )
+    side = dataset.short_side or trained_side
+    return replace(dataset, sampling=sampling, frame_stride=stride, short_side=side)
 
 
 def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callable:
@@ -77,13 +75,8 @@ def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) 
         raise ConfigError(
             f"dataset.short_side={short_side} must be at least {size}, which the backbone reads"
         )
-    return partial(
-        resize_and_crop,
-        size=backbone.frame_size,
-        short_side=short_side,
-        num_crops=views.crops,
-        mode=backbone.interpolation,
-    )
+    how: dict[str, Any] = {"num_crops": views.crops, "mode": backbone.interpolation}
+    return partial(resize_and_crop, size=backbone.frame_size, short_side=short_side, **how)
 
 
 def frame_reducer(
@@ -142,6 +135,7 @@ def build_clip_cache(
         return None
     place = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
     folder = place / "views" if dataset.clip_cache == "auto" else Path(dataset.clip_cache).expanduser()
+    on_gpu = engine.device.type == "cuda"
     recipe = {
         "sampler": frame_sampler(dataset, views.clips, backbone.num_frames),
         "decoder": dataset.decoder,
@@ -150,7 +144,7 @@ def build_clip_cache(
         "cut": view_cutter(dataset, views, backbone),
         # Devices differ in rounding.
         "device": torch.cuda.get_device_name(engine.device)
-        if engine.device.type == "cuda"
+        if on_gpu
         else torch.backends.cpu.get_cpu_capability(),
     }
     return ClipCache(folder, limit_bytes=int(dataset.clip_cache_gb * 1e9), recipe=recipe)

@@ -105,7 +105,7 @@ class TokenSelection:
             raise ValueError("every clip must keep at least one token")
         first = kept.byte().argsort(
             dim=1, descending=True, stable=True
-        )  # kept tokens, ascending, then the others
+        )  # kept ones, ascending, then the others
         order = first[:, :longest]
         if shortest == longest:
             return cls(order, TokenGrid(*mask.shape[1:]))
@@ -131,9 +131,8 @@ class TokenSelection:
 
     def mask(self) -> Tensor:
         """Returns (B, T', H', W') bool, True where the tubelet is kept."""
-        kept = torch.zeros(
-            self.keep_idx.shape[0], self.grid.num_tokens, dtype=torch.bool, device=self.keep_idx.device
-        )
+        shape = self.keep_idx.shape[0], self.grid.num_tokens
+        kept = torch.zeros(shape, dtype=torch.bool, device=self.keep_idx.device)
         return kept.scatter_(1, self.keep_idx, True).view(-1, *self.grid.shape)
 
     def rows(self, index: Tensor) -> TokenSelection:

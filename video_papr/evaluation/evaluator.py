@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -182,15 +182,10 @@ class Evaluator:
     ) -> BatchOutput:
         def classify(size: int) -> BatchOutput:
             own = StageTimes()  # what a failed attempt took is no cost of the model
+            full = self.videos_per_batch * self.views_per_video if self.full_batches else 1
+            more: Any = {"full": full, "selection": selection, "choice_cost": self._choice_cost}
             logits, kept = classify_views(
-                flow,
-                frames,
-                batch_size=size,
-                engine=self.engine,
-                times=own,
-                full=self.videos_per_batch * self.views_per_video if self.full_batches else 1,
-                selection=selection,
-                choice_cost=self._choice_cost,
+                flow, frames, batch_size=size, engine=self.engine, times=own, **more
             )
             return BatchOutput(own, aggregate_views(logits, self.views_per_video), kept)
 
@@ -240,16 +235,16 @@ class Evaluator:
         if not bool(probs.isfinite().all()):
             return VideoAnswer(sample.name, sample.label, error=NOT_FINITE, index=sample.index)
         best = probs.topk(min(5, len(probs)))
-        known = dense is not None and bool(dense.isfinite().all())
+        baseline = None
+        if dense is not None and bool(dense.isfinite().all()):
+            baseline = tuple(dense.topk(len(best.indices)).indices.tolist())
         return VideoAnswer(
             name=sample.name,
             label=sample.label,
             top5=tuple(best.indices.tolist()),
             probs_top5=tuple(best.values.tolist()),
             kept_tokens=self.pipeline.backbone.grid.num_tokens if kept is None else _mean(kept.counts()),
-            baseline_top5=tuple(dense.topk(len(best.indices)).indices.tolist())
-            if known and dense is not None
-            else None,
+            baseline_top5=baseline,
             index=sample.index,
         )
 

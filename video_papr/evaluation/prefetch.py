@@ -7,13 +7,8 @@
 Launching returns at once, because a GPU has a queue. Only reading answers waits, and by then the next batch is in the
 queue, its videos on the way over the bus on a stream of their own.
 
-The scorer of one batch does not run beside the backbone of another. Kernels of two streams share a GPU only where the
-first leaves room. The backbone's matrix products do not, but for their last wave: at batch 32 and 470 tokens, tiles of
-128 x 128 make some 700 to 2,800 blocks for the roughly 130 processors of a large GPU, each of which one or two blocks
-fill. What could be hidden is at most the scorer's share of the time. On the other side stand two batches of
-activations, stages that cannot be timed apart, and CUDA graphs (`runtime.compile=reduce-overhead`), which share one
-pool of memory and must not be replayed side by side. At small batches there is room, but there the thread that hands
-out kernels is what limits the speed, and it would hand out those of both streams.
+The scorer of one batch does not run beside the backbone of another: its matrix products leave no room on a GPU, stages
+could not be timed apart, and CUDA graphs share one pool of memory.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ ADVICE = {
     "(dataset.clip_cache=auto)",
     "preprocess": "resizing and cropping; dataset.clip_cache=auto keeps their outcome",
     "score": "the scorer; pruner=x3d_xs and pruner=motion cost less",
-    "backbone": "the backbone; a smaller pruner.keep_ratio makes it faster",
+    "backbone": "the backbone; keeping fewer tokens makes it faster",
     "dense": "the dense model, which runs for comparison only; baseline=false leaves it out",
     "warmup": "warming up: the first batch runs once beforehand, and compiled networks are made then; more videos in a "
     "run make it matter less",
@@ -51,10 +51,8 @@ class Waiting:
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-        self.decoding = 0.0
+        self.seconds = self.decoding = self.remembered = 0.0
         self.decoded = 0
-        self.remembered = 0.0
 
     def watch(self, batches: Iterable[Sequence[VideoSample]]) -> Iterator[Sequence[VideoSample]]:
         """The same batches."""

@@ -144,11 +144,6 @@ def read_examples(directory: Path, answers: Iterable[VideoAnswer]) -> list[Examp
             answer = known[int(path.stem.removeprefix("example_"))]
             with np.load(path, allow_pickle=False) as stored:
                 frames, mask = torch.from_numpy(stored["frames"]), torch.from_numpy(stored["mask"])
-            if (
-                frames.ndim == 4
-                and frames.dtype == torch.uint8
-                and mask.ndim == 3
-                and mask.dtype == torch.bool
-            ):
+            if (frames.ndim, frames.dtype, mask.ndim, mask.dtype) == (4, torch.uint8, 3, torch.bool):
                 examples.append(Example(answer, frames, mask))
     return examples

@@ -59,9 +59,8 @@ def render_kept_tubelets(
         ValueError: the shapes do not fit together.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or mask.ndim != 3:
-        raise ValueError(
-            f"frames must be (T, H, W, 3) and mask (T', H', W'), got {tuple(frames.shape)}, {tuple(mask.shape)}"
-        )
+        shapes = f"{tuple(frames.shape)}, {tuple(mask.shape)}"
+        raise ValueError(f"frames must be (T, H, W, 3) and mask (T', H', W'), got {shapes}")
     if any(pixels % tokens for pixels, tokens in zip(frames.shape[:3], mask.shape, strict=True)):
         raise ValueError(
             f"a token grid of {tuple(mask.shape)} does not divide frames of {tuple(frames.shape[:3])}"
@@ -134,9 +133,7 @@ def animate_kept_tubelets(panel: Panel) -> np.ndarray:
         columns.append(_enlarge(cells, size))
     scale = -(-MIN_FILM // min(size))
     enlarged = [_enlarge(column, (size[0] * scale, size[1] * scale)) for column in columns]
-    film = np.stack(
-        [_tile([column[i][None] for column in enlarged], across=True) for i in range(len(frames))]
-    )
+    film = np.stack([_tile([c[i][None] for c in enlarged], across=True) for i in range(len(frames))])
     odd = [(0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)]
     return np.pad(film, odd, constant_values=WHITE)
 
@@ -163,9 +160,8 @@ def save_timeline(
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     middles = [(start + end) / 2 for start, end in spans]
-    lines = [
-        axes.plot(middles, [100 * p for p in values], marker=".")[0] for values in probabilities.values()
-    ]
+    series = probabilities.values()
+    lines = [axes.plot(middles, [100 * p for p in values], marker=".")[0] for values in series]
     axes.set(xlabel="seconds", ylabel="probability, %", ylim=(0, 102), xlim=(spans[0][0], spans[-1][1]))
     axes.grid(alpha=0.3)
     axes.set_title(_label(title), fontsize=11, loc="left", parse_math=False)
