@@ -38,8 +38,7 @@ class Case:
 def run_benchmark(config: BenchConfig) -> dict[str, Any]:
     """Measures every setting; returns the content of bench.json.
 
-    Raises:
-        ConfigError: something in the configuration that the user can mend.
+    Raises ConfigError: something in the configuration that the user can mend.
     """
     engine = runtime.build_engine(config.runtime)
     device = engine.device

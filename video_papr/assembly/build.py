@@ -132,8 +132,7 @@ def match_labels(videos: VideoList, model_names: tuple[str, ...] | None, num_cla
 
     A folder with ten of Kinetics' classes numbers them 0 to 9; the model's logits keep their 400 places.
 
-    Raises:
-        DataError: a label has no logit.
+    Raises DataError: a label has no logit.
     """
     if videos.class_names is not None and model_names is not None:
         places = {_bare(name): place for place, name in enumerate(model_names)}

@@ -74,8 +74,7 @@ def check_depth(config: DepthRunConfig) -> None:
 def build_schedule(config: DepthRunConfig) -> Schedule:
     """What both trainings share; each has its own steps.
 
-    Raises:
-        ConfigError: `depth.accumulate` does not divide the batch.
+    Raises ConfigError: `depth.accumulate` does not divide the batch.
     """
     depth = config.depth
     if depth.batch_size % depth.accumulate:
@@ -123,8 +122,7 @@ def stores_config(config: DepthRunConfig) -> TrainRunConfig:
 def build_network(config: DepthRunConfig, class_names: tuple[str, ...]) -> tuple[nn.Module, Subject]:
     """The trained network that is to be pruned, in eval mode, and how it is run.
 
-    Raises:
-        CheckpointError: the weights do not fit, were pruned before, or know other classes than the dataset.
+    Raises CheckpointError: the weights do not fit, were pruned before, or know other classes than the dataset.
     """
     depth = config.depth
     if depth.target == "scorer":
@@ -172,8 +170,7 @@ def save(
 def same_run(directory: Path, config: DepthRunConfig) -> None:
     """Notes the configuration in the run's directory; with `depth.resume` compares it with what is noted there.
 
-    Raises:
-        ConfigError: it is another one; the line names the first key that differs.
+    Raises ConfigError: it is another one; the line names the first key that differs.
     """
     path, now = directory / SETTINGS, flat_keys(asdict(config), FREE)
     if config.depth.resume and path.is_file():

@@ -143,8 +143,7 @@ def build_stores(config: TrainRunConfig) -> tuple[tuple[str, ...], list[ClipStor
 def hold_out(videos: VideoList, share: float, *, seed: int) -> tuple[VideoList, VideoList]:
     """Splits a list by class into the part to train on and the held-out `share` (at least one video per class).
 
-    Raises:
-        DataError: a class has fewer than two videos.
+    Raises DataError: a class has fewer than two videos.
     """
     rng = np.random.default_rng(seed)
     held: set[int] = set()
@@ -164,8 +163,7 @@ def hold_out(videos: VideoList, share: float, *, seed: int) -> tuple[VideoList, 
 def tensorboard_log(directory: Path) -> Callable[[dict[str, Any]], None]:
     """A function that writes each row of the log as TensorBoard scalars.
 
-    Raises:
-        ConfigError: TensorBoard is not installed.
+    Raises ConfigError: TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

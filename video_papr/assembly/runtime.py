@@ -23,8 +23,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
     """Chooses device and precision, and sets torch's threads and compiler. Each rank of a machine takes the next GPU.
 
-    Raises:
-        ConfigError: a GPU is asked for and there is none, or what only a GPU can do.
+    Raises ConfigError: a GPU is asked for and there is none, or what only a GPU can do.
     """
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("runtime.device='cuda': torch sees no CUDA device; use runtime.device=cpu or auto.")
@@ -145,8 +144,7 @@ def choose_kernels(pruner: Pruner | None, runtime: RuntimeConfig, engine: Engine
 def mendable_errors(batch_size: int) -> Iterator[None]:
     """Turns what a key of the configuration can mend into one line: no memory left, no compiler.
 
-    Raises:
-        ConfigError: memory ran out, or torch.compile does not work on this machine.
+    Raises ConfigError: memory ran out, or torch.compile does not work on this machine.
     """
     try:
         yield

@@ -66,8 +66,7 @@ def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callab
 def view_cutter(dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone) -> partial[torch.Tensor]:
     """Returns (clips, T, H, W, 3) uint8 of one video -> its views, as the backbone reads them.
 
-    Raises:
-        ConfigError: the shorter side is below the backbone's.
+    Raises ConfigError: the shorter side is below the backbone's.
     """
     size = min(backbone.frame_size)
     short_side = dataset.short_side or backbone.short_side or size
@@ -84,8 +83,7 @@ def frame_reducer(
 ) -> partial[tuple[int, int]] | None:
     """Returns (height, width) of a video -> the size in which it is decoded; None: its own.
 
-    Raises:
-        ConfigError: the backbone's frames are not resized as decoders do it.
+    Raises ConfigError: the backbone's frames are not resized as decoders do it.
     """
     if dataset.decode_size == "full":
         return None
@@ -103,8 +101,7 @@ def build_shared_maps(
 ) -> SharedMaps | None:
     """One map for the crops of each clip, with share_maps=true.
 
-    Raises:
-        ConfigError: there are no crops to share it, nothing scores frames, or the scorer cannot.
+    Raises ConfigError: there are no crops to share it, nothing scores frames, or the scorer cannot.
     """
     if not wanted or pipeline.pruner is None:  # the dense model may be one of a sweep
         return None
@@ -128,8 +125,7 @@ def build_clip_cache(
 ) -> ClipCache | None:
     """The folder that keeps decoded views between runs; None with dataset.clip_cache=off.
 
-    Raises:
-        ConfigError: the folder cannot be made.
+    Raises ConfigError: the folder cannot be made.
     """
     if dataset.clip_cache is None:
         return None

@@ -54,8 +54,7 @@ def find_weights(weights: str | Path, *, key: str = "weights", others: str = "")
 def weight_files(folder: Path) -> list[Path]:
     """The files of weights in a folder in Hugging Face's layout; none when there are none or a part is missing.
 
-    Raises:
-        CheckpointError: an index is damaged.
+    Raises CheckpointError: an index is damaged.
     """
     for name in FOLDER_WEIGHTS:
         if (folder / name).is_file():
@@ -81,9 +80,8 @@ def read_weights(weights: str | Path, *, key: str = "weights") -> tuple[dict[str
     The description of a torch file has what a training script stored of its command line, as `args`, if anything.
     The file's content decides how it is read, not the end of its name.
 
-    Raises:
-        CheckpointError: the file is missing, damaged, claims more than it contains, or would need code to be run to be
-            read.
+    Raises CheckpointError: the file is missing, damaged, claims more than it contains, or would need code to be run to
+    be read.
     """
     path = find_weights(weights, key=key)
     _refuse_foreign(path)
@@ -120,11 +118,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def parse_object(text: str, source: str) -> dict[str, Any]:
-    """A JSON object of finite numbers.
-
-    Raises:
-        CheckpointError: it is something else; the line begins with `source`.
-    """
+    """A JSON object of finite numbers. Raises CheckpointError: it is something else; the line begins with `source`."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON number")
@@ -150,11 +144,7 @@ def write_weights(
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Loads a state dict into `module`.
-
-    Raises:
-        CheckpointError: see `check_fit`; or a value is not finite.
-    """
+    """Loads a state dict into `module`. Raises CheckpointError: see `check_fit`; or a value is not finite."""
     check_fit(state, module.state_dict(), name=type(module).__name__, source=source)
     for key, value in module.state_dict().items():
         if not _is_finite(state[key].to(value.dtype)):
@@ -165,8 +155,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
 def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], *, name: str, source: str) -> None:
     """Compares weights with those that a network has, before anything is copied.
 
-    Raises:
-        CheckpointError: keys are missing, left over, or of another shape or kind; the line names the first few.
+    Raises CheckpointError: keys are missing, left over, or of another shape or kind; the line names the first few.
     """
     both = [key for key in own if key in state]
     faults = {

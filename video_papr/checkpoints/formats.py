@@ -166,8 +166,7 @@ def recognise(keys: set[str], config: Mapping[str, Any]) -> Format:
 def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a config.json of transformers gives, under the names of `builders.BACKBONES`.
 
-    Raises:
-        KeyError, TypeError, ValueError, OverflowError: a key is missing, has no number, or one that cannot be.
+    Raises KeyError, TypeError, ValueError, OverflowError: a key is missing, has no number, or one that cannot be.
     """
     rotary = config.get("model_type") == "vjepa2"
     size, tubelet = config["crop_size" if rotary else "image_size"], config["tubelet_size"]
@@ -203,8 +202,7 @@ def shape_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     """`id2label` in order; None where it is absent or only numbers the classes (LABEL_0, LABEL_1, ...).
 
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError: it is no mapping of 0 .. N-1.
+    Raises KeyError, TypeError, ValueError, AttributeError: it is no mapping of 0 .. N-1.
     """
     labels = config.get("id2label")
     if not labels:

@@ -103,8 +103,7 @@ def _find(network: nn.Module, weights: str | Path, key: str) -> Path:
 def published_file(network: nn.Module, *, key: str) -> Path:
     """The file of the weights that timm names for this network, downloaded if it is not in the cache.
 
-    Raises:
-        CheckpointError: timm names none, or they cannot be downloaded.
+    Raises CheckpointError: timm names none, or they cannot be downloaded.
     """
     cfg = pretrained_cfg(network)
     hub_id, url = cfg.get("hf_hub_id"), cfg.get("url")

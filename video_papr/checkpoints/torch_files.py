@@ -27,8 +27,7 @@ MAX_BLOAT, SMALL = 4, 16 << 20  # what tensors may claim: so many times the file
 def read_torch(path: Path) -> Any:
     """What `torch.save` wrote, as far as it is made of tensors, numbers, texts and containers.
 
-    Raises:
-        CheckpointError: the file is damaged, claims more than it contains, or would need code to be run to be read.
+    Raises CheckpointError: the file is damaged, claims more than it contains, or would need code to be run to be read.
     """
     try:
         if zipfile.is_zipfile(path):

@@ -58,8 +58,7 @@ X3D_FORMATS: dict[str, tuple[str, Names]] = {
 def from_any_x3d(state: Mapping[str, Tensor], *, source: str) -> State:
     """An X3D of pytorchvideo, PySlowFast or mmaction2, in any wrapper -> pytorchvideo's names.
 
-    Raises:
-        CheckpointError: it is no X3D.
+    Raises CheckpointError: it is no X3D.
     """
     bare = unwrap(state, X3D_FORMATS, source=source)
     for anchor, (_, names) in X3D_FORMATS.items():

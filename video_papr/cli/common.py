@@ -73,8 +73,7 @@ def _follow(name: str, work: Work, ranks: Ranks) -> None:
 def _into(out: Path, name: str) -> Iterator[None]:
     """Sends what Python prints to a file of the run directory.
 
-    Raises:
-        StorageError: this machine does not see the directory, or cannot write there.
+    Raises StorageError: this machine does not see the directory, or cannot write there.
     """
     try:
         file = (out / name).open("a", encoding="utf-8", buffering=1)

@@ -115,11 +115,7 @@ def _examples(count: int) -> list[Any]:
 
 
 def serve(app: Starlette, config: DemoConfig) -> None:
-    """Listens until Ctrl+C.
-
-    Raises:
-        ConfigError: the address cannot be used.
-    """
+    """Listens until Ctrl+C. Raises ConfigError: the address cannot be used."""
     import uvicorn
 
     with _listen(config.host, config.port) as listener:

@@ -255,8 +255,7 @@ def sections(schema: type) -> dict[str, type]:
 def plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Resolves a composed configuration into plain dicts and values, with keys and values by their new names.
 
-    Raises:
-        ConfigError: a reference to a key that does not exist, or a value still to be given (`???`).
+    Raises ConfigError: a reference to a key that does not exist, or a value still to be given (`???`).
     """
     if not isinstance(cfg, DictConfig):
         return rename_values({str(key): value for key, value in cfg.items()})
@@ -271,8 +270,7 @@ def plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 def check(schema: type[Command], cfg: DictConfig | Mapping[str, Any]) -> Command:
     """Checks a composed configuration against the options of its command, one of `COMMANDS`.
 
-    Raises:
-        ConfigError: the first wrong key, in one line.
+    Raises ConfigError: the first wrong key, in one line.
     """
     values = plain(cfg)
     groups = sections(schema)

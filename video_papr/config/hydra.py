@@ -177,11 +177,7 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
 
 
 def compose_words(words: Sequence[str], *, config: str = "predict") -> DictConfig:
-    """conf/<config>.yaml with overrides as on the command line.
-
-    Raises:
-        ConfigError: an unknown group, option or key.
-    """
+    """conf/<config>.yaml with overrides as on the command line. Raises ConfigError: an unknown group, option or key."""
     source = config_source()
     package = source.removeprefix("pkg://")
     start = initialize_config_dir if package == source else initialize_config_module

@@ -192,8 +192,7 @@ def _key(cls: Any, name: str) -> str:
 def read(cls: type[Options], values: Mapping[str, Any]) -> Options:
     """Options from a mapping that a user wrote, where null is a value like any other.
 
-    Raises:
-        ConfigError: an unknown or missing key, or a value that is not allowed.
+    Raises ConfigError: an unknown or missing key, or a value that is not allowed.
     """
     part: Any = cls
     for name, value in values.items():

@@ -21,8 +21,7 @@ _HANDLES = (errno.EMFILE, errno.ENFILE)
 def storing(path: Path) -> Iterator[None]:
     """Turns a full disk, and other errors of writing `path`, into one line.
 
-    Raises:
-        StorageError: the system could not write.
+    Raises StorageError: the system could not write.
     """
     try:
         yield

@@ -73,11 +73,7 @@ class Ranks:
             self.busy = True
 
     def receive(self) -> bool:
-        """Other ranks: wait for the next job; False: there is none any more.
-
-        Raises:
-            RankError: rank 0 is gone.
-        """
+        """Other ranks: wait for the next job; False: there is none any more. Raises RankError: rank 0 is gone."""
         job = self._exchange(None)
         self.busy, self.job = job is not None, job or {}
         self._advice = self.job.get("advice", "")  # the signal may come at once
@@ -104,11 +100,7 @@ class Ranks:
         return received
 
     def barrier(self) -> None:
-        """Waits until all ranks are here.
-
-        Raises:
-            RankError: one of them is gone.
-        """
+        """Waits until all ranks are here. Raises RankError: one of them is gone."""
         if self._store is not None:
             import torch.distributed as dist
 
@@ -206,11 +198,7 @@ def launched() -> int:
 
 @contextmanager
 def join() -> Iterator[Ranks]:
-    """Meets the other ranks, if torchrun started several; otherwise `ALONE`.
-
-    Raises:
-        RankError: they do not meet.
-    """
+    """Meets the other ranks, if torchrun started several; otherwise `ALONE`. Raises RankError: they do not meet."""
     if launched() == 1:
         yield ALONE
         return
@@ -259,8 +247,7 @@ def share(items: Sequence[int], ranks: Ranks, *, together: int) -> list[int]:
 def refuse_ranks(command: str, ranks: Ranks, words: Sequence[str]) -> None:
     """Refuses what several ranks cannot do, before anything is done.
 
-    Raises:
-        ConfigError: torchrun starts a command that works alone, or jobs would run elsewhere than in the ranks.
+    Raises ConfigError: torchrun starts a command that works alone, or jobs would run elsewhere than in the ranks.
     """
     if ranks is ALONE and launched() > 1:
         raise ConfigError(

@@ -37,8 +37,7 @@ class ReadConfig:
     def from_metadata(cls, stored: Any, *, source: str) -> ReadConfig:
         """What `to_metadata` gave; keys of later versions are left out.
 
-        Raises:
-            CheckpointError: a value is wrong; `source` names the file.
+        Raises CheckpointError: a value is wrong; `source` names the file.
         """
         if not isinstance(stored, Mapping):
             raise CheckpointError(f"{source}: its reading recipe is {stored!r:.80}, not a JSON object")

@@ -95,8 +95,7 @@ class TokenSelection:
     def from_mask(cls, mask: Tensor) -> TokenSelection:
         """Keeps the tubelets where mask (B, T', H', W') bool is True: at least one in every clip.
 
-        Raises:
-            ValueError: a clip keeps nothing.
+        Raises ValueError: a clip keeps nothing.
         """
         kept = mask.flatten(1)
         counts = kept.sum(1)

@@ -245,8 +245,7 @@ def limit_videos(videos: VideoList, limit: int) -> VideoList:
 
     The first `limit` videos would not do: lists are often sorted by class. Missing videos are not drawn from.
 
-    Raises:
-        ConfigError: `limit` is below 1.
+    Raises ConfigError: `limit` is below 1.
     """
     if limit < 1:
         raise ConfigError(f"dataset.limit={limit} must be at least 1, or null for all videos")

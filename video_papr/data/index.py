@@ -146,8 +146,7 @@ def index_text(entries: Iterable[IndexEntry]) -> str:
 def read_index(path: Path | str) -> dict[str, IndexEntry]:
     """Reads what `index_text` wrote: path of a video -> its entry.
 
-    Raises:
-        DataError: the file is absent or no index. The text names file and line.
+    Raises DataError: the file is absent or no index. The text names file and line.
     """
     path = Path(path)
     if not path.is_file():

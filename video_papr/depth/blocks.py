@@ -193,8 +193,7 @@ def switch_of(block: nn.Module) -> TwoBranch:
 def close_block(block: nn.Module, name: str) -> nn.Module | None:
     """What `open_block` made, with its pruned branch merged and the other one gone; None: nothing is left of it.
 
-    Raises:
-        MergeError: a layer cannot be merged; the text names it. Or `mix` is not 1 yet.
+    Raises MergeError: a layer cannot be merged; the text names it. Or `mix` is not 1 yet.
     """
     switch = switch_of(block)
     if switch.mix != 1:

@@ -48,8 +48,7 @@ class Kernel:
 def compose(layers: Layers) -> Kernel:
     """Merges convolutions, linear layers, batch norms and identities that run one after the other.
 
-    Raises:
-        MergeError: a layer is not linear, or its place in the row leaves no exact merge; the text names it.
+    Raises MergeError: a layer is not linear, or its place in the row leaves no exact merge; the text names it.
     """
     found: Kernel | None = None
     for name, layer in layers:
@@ -64,11 +63,7 @@ def compose(layers: Layers) -> Kernel:
 
 @torch.no_grad()
 def as_kernel(layer: nn.Module, name: str) -> Kernel:
-    """One layer as a kernel.
-
-    Raises:
-        MergeError: it is not linear, or follows its batch.
-    """
+    """One layer as a kernel. Raises MergeError: it is not linear, or follows its batch."""
     if isinstance(layer, nn.Conv3d):
         return _convolution(layer, name)
     if isinstance(layer, nn.Linear):
@@ -83,8 +78,7 @@ def as_kernel(layer: nn.Module, name: str) -> Kernel:
 def chain(first: Kernel, second: Kernel, name: str) -> Kernel:
     """`second` behind `first` as one kernel; `name` is the second's.
 
-    Raises:
-        MergeError: channels differ, `second` pads, or `first` has a stride that `second` looks across.
+    Raises MergeError: channels differ, `second` pads, or `first` has a stride that `second` looks across.
     """
     if first.weight.shape[0] != second.weight.shape[1]:
         raise MergeError(
@@ -152,11 +146,7 @@ def to_conv3d(kernel: Kernel) -> nn.Conv3d:
 
 
 def to_linear(kernel: Kernel, name: str) -> nn.Linear:
-    """A kernel of extent 1 as a linear layer.
-
-    Raises:
-        MergeError: it looks at neighbours.
-    """
+    """A kernel of extent 1 as a linear layer. Raises MergeError: it looks at neighbours."""
     if kernel.extent != (1, 1, 1) or kernel.stride != (1, 1, 1) or any(kernel.padding):
         raise MergeError(f"{name}: a kernel of {kernel.extent} is no linear layer")
     out, into = kernel.weight.shape[:2]

@@ -76,11 +76,7 @@ def check_count(count: int, blocks: int, *, keep_one: bool, key: str = "depth.pr
 
 
 def check_budget(budget: Budget, count: int, *, key: str = "depth.max_latency") -> None:
-    """Refuses a budget that no `count` blocks can meet.
-
-    Raises:
-        ConfigError: the line says how far it goes.
-    """
+    """Refuses a budget that no `count` blocks can meet. Raises ConfigError: the line says how far it goes."""
     fastest = tuple(sorted(np.argsort(budget.saved, kind="stable")[::-1][:count].tolist()))
     if not budget.fits(fastest):
         assert budget.limit is not None

@@ -90,11 +90,7 @@ class Journal(Observer):
         self._synced = time.monotonic()
 
     def on_batch(self, part: Evaluation) -> None:
-        """Stores a finished batch.
-
-        Raises:
-            StorageError: the disk is full, or fails.
-        """
+        """Stores a finished batch. Raises StorageError: the disk is full, or fails."""
         for example in part.examples:
             write_example(self.path.parent, example)
         indices = [answer.index for answer in part.answers]
@@ -213,8 +209,7 @@ def join_journal(
 def read_finished(run_dir: Path, identity: Mapping[str, Any], stamps: Stamps = ()) -> Finished:
     """What all sessions and ranks have finished. Nobody may be writing.
 
-    Raises:
-        ConfigError, DataError, StorageError: as `open_journal`.
+    Raises ConfigError, DataError, StorageError: as `open_journal`.
     """
     directory = run_dir / DIRECTORY
     ranks, damaged = [], 0

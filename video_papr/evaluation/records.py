@@ -35,8 +35,7 @@ def line_of(record: Record) -> bytes:
 def read_header(path: Path) -> Record:
     """Reads the first record of a journal that somebody else may be writing.
 
-    Raises:
-        DataError: there is no such record.
+    Raises DataError: there is no such record.
     """
     try:
         with path.open("rb") as file:
@@ -54,8 +53,7 @@ def read_header(path: Path) -> Record:
 def read_records(path: Path) -> tuple[list[Record], int]:
     """Reads a journal, cuts off half a line at its end, and counts the damaged ones.
 
-    Raises:
-        DataError: the first record is damaged, so nobody knows what the others are about.
+    Raises DataError: the first record is damaged, so nobody knows what the others are about.
     """
     try:
         data = path.read_bytes()
@@ -125,11 +123,7 @@ def _times(values: Record) -> StageTimes:
 
 
 def write_example(directory: Path, example: Example) -> None:
-    """Writes the frames and the mask of an example.
-
-    Raises:
-        StorageError: the disk is full, or fails.
-    """
+    """Writes the frames and the mask of an example. Raises StorageError: the disk is full, or fails."""
     frames, mask = example.frames.numpy(), example.mask.numpy()
     path = directory / f"example_{example.answer.index:05d}.npz"
     atomic_write(path, lambda file: np.savez(file, frames=frames, mask=mask))

@@ -64,8 +64,7 @@ class Answer:
 def best_guesses(probabilities: Tensor, names: tuple[str, ...] | None, top_k: int) -> tuple[Guess, ...]:
     """probabilities (classes,) -> the `top_k` best classes, or all of them if there are fewer.
 
-    Raises:
-        LogitsError: they are NaN, because a logit is not finite.
+    Raises LogitsError: they are NaN, because a logit is not finite.
     """
     if not bool(probabilities.isfinite().all()):
         raise LogitsError(f"{NOT_FINITE}; check the weights, and the precision where it is fp16")

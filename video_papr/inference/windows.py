@@ -49,8 +49,7 @@ def window_starts(num_frames: int, length: int, stride: int) -> list[int]:
 def window_frames(fps: float, window_seconds: float, stride_seconds: float | None) -> tuple[int, int]:
     """(length, stride) of windows in frames; without a stride they lie side by side.
 
-    Raises:
-        ConfigError: a number is not above 0.
+    Raises ConfigError: a number is not above 0.
     """
     stride_seconds = window_seconds if stride_seconds is None else stride_seconds
     for name, value in (("fps", fps), ("window_seconds", window_seconds), ("stride_seconds", stride_seconds)):
@@ -67,8 +66,7 @@ def cut_windows(
     At a constant frame rate all windows have the same number of frames. Otherwise each border lies at the frame whose
     time is nearest, and where no frame begins inside a window, the one that is on display is all there is.
 
-    Raises:
-        ConfigError: a length is not above 0.
+    Raises ConfigError: a length is not above 0.
     """
     length, stride = window_frames(times.fps, window_seconds, stride_seconds)
     count = len(times.borders) - 1

@@ -58,8 +58,7 @@ def natural(batch: Batch, generator: torch.Generator) -> Batch:
     A part has 0.6 to 1 times the picture's width and height; contrast changes by up to 30 %, brightness by up to 40
     grey levels. All frames of a clip change alike, so motion stays motion. Labels stay.
 
-    Raises:
-        ValueError: the batch has tracks, which these changes would leave behind.
+    Raises ValueError: the batch has tracks, which these changes would leave behind.
     """
     if batch.tracks is not None:
         raise ValueError("natural() leaves tracks behind; use MirrorActions")

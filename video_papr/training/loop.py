@@ -227,11 +227,7 @@ def _save(
 
 
 def find_checkpoint(directory: Path) -> Path:
-    """The checkpoint in a run directory.
-
-    Raises:
-        CheckpointError: there is none.
-    """
+    """The checkpoint in a run directory. Raises CheckpointError: there is none."""
     path = directory / CHECKPOINT
     if not path.is_file():
         raise CheckpointError(f"train.resume=true, but {path} does not exist; start without it")

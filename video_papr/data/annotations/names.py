@@ -30,9 +30,8 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
     - a JSON list of names, or a JSON object of names and numbers, either way round (labels.json of
       Something-Something v2, PySlowFast's kinetics_classnames.json), also as `id2label` in a config.json.
 
-    Raises:
-        DataError: the file is absent, empty or malformed, a number is missing, or a name is there twice. The text
-            names file and line where there is one.
+    Raises DataError: the file is absent, empty or malformed, a number is missing, or a name is there twice. The text
+    names file and line where there is one.
     """
     path = Path(path)
     text = read_text(path, key="dataset.class_names", what="a list of class names")

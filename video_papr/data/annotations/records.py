@@ -85,8 +85,7 @@ class Listing:
     def finish(self, root: Path, class_names: tuple[str, ...] | None, *, expected: str) -> VideoList:
         """Sorts the videos into those that are on disk and those that are missing.
 
-        Raises:
-            DataError: there is no entry (`expected` says what there should be), or no video exists.
+        Raises DataError: there is no entry (`expected` says what there should be), or no video exists.
         """
         if not self._entries:
             raise DataError(f"{self._source}: the list is empty; expected {expected}")

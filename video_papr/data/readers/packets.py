@@ -70,10 +70,7 @@ def open_container(path: Path | str) -> Any:
     """Opens a file with PyAV; the caller closes it.
 
     The path is made absolute, so that FFmpeg never takes "take2:final.mp4" for an address of the protocol
-    "take2".
-
-    Raises:
-        VideoDecodeError: FFmpeg takes the file for something else than a video, such as a playlist.
+    "take2". Raises VideoDecodeError: FFmpeg takes the file for something else than a video, such as a playlist.
     """
     import av
 
@@ -111,9 +108,8 @@ def listen_to_ffmpeg() -> Iterator[list[tuple[int, str, str]]]:
 def read_stream(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> VideoStream:
     """Reads all packets of a video file, as far as `limits` allow.
 
-    Raises:
-        VideoDecodeError: the file is absent, empty, no video, damaged, truncated or beyond the limits. The text is
-            the bare reason.
+    Raises VideoDecodeError: the file is absent, empty, no video, damaged, truncated or beyond the limits. The text is
+    the bare reason.
     """
     missing = 0
     try:

@@ -19,8 +19,7 @@ def read_image(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.
 
     Transparent parts lie on white. 16 bits per channel are scaled to 8, not cut off.
 
-    Raises:
-        VideoDecodeError: the file is missing, damaged, cut short, of unknown kind, or larger than `limits` allow.
+    Raises VideoDecodeError: the file is missing, damaged, cut short, of unknown kind, or larger than `limits` allow.
     """
     try:
         with warnings.catch_warnings():

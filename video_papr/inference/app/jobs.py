@@ -44,8 +44,7 @@ class Jobs:
     def arriving(self) -> Iterator[Path]:
         """The folder of a job that is being put together; it is removed unless `add` took it.
 
-        Raises:
-            QueueFullError: too many jobs are waiting or arriving.
+        Raises QueueFullError: too many jobs are waiting or arriving.
         """
         with self._lock:
             self._check_room()
