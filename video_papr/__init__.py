@@ -2,7 +2,7 @@
 
     import video_papr as vp
 
-    pipeline = vp.Pipeline(vp.build_backbone("videomae_b"), vp.build_pruner("x3d_s", keep_ratio=0.3))
+    pipeline = vp.Pipeline(vp.build_backbone("videomae_b"), vp.build_pruner("x3d_s"))
     logits = pipeline(frames)  # frames (B, 16, 224, 224, 3) uint8
 
 Names are imported when they are first used (PEP 562): a command that only prints its help does not wait for torch.

@@ -26,7 +26,6 @@ from ..pruning.scorers.x3d import CLIPS, find_x3d, x3d_classifier
 from ..pruning.scorers.x3d_depth_pruned import X3D_DEPTHS
 from ..pruning.select import check_cell_center
 from ..training.loop import Schedule
-from .build_train import check_keep_by
 from .resume import flat_keys
 from .runtime import training_dtype
 
@@ -52,7 +51,6 @@ def check_depth(config: DepthRunConfig) -> None:
             f"dataset.split={dataset.split}: pruning trains on the split train and searches on val; test is for "
             "measuring"
         )
-    check_keep_by("depth", depth, dataset)
     if depth.target == "backbone":
         check_count(depth.prune, BACKBONES[backbone.name]["depth"], keep_one=REMOVED in depth.kinds)
         if backbone.weights is None:
@@ -143,7 +141,7 @@ def build_network(config: DepthRunConfig, class_names: tuple[str, ...]) -> tuple
         raise CheckpointError(
             f"backbone.weights={weights}: its depth was pruned before; start from whole weights"
         )
-    subject = backbone_subject(backbone.name, net, keep_ratio=depth.keep_ratio, keep_by=depth.keep_by)
+    subject = backbone_subject(backbone.name, net, **depth.dropping)
     return net, subject
 
 

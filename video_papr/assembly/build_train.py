@@ -13,7 +13,7 @@ from torch import nn
 from ..backbones.builders import TIMM, clip_size
 from ..backbones.encoder import Encoder
 from ..checkpoints.files import find_weights
-from ..config import BackboneConfig, DatasetConfig, DepthConfig, TrainConfig, TrainRunConfig
+from ..config import BackboneConfig, DatasetConfig, TrainRunConfig
 from ..core.console import warn
 from ..core.errors import ConfigError, DataError
 from ..core.paths import default_cache_dir
@@ -56,20 +56,10 @@ def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
         )
     if dataset.name == "synthetic" and train.augment == "natural":
         raise ConfigError("train.augment=natural: is for real videos; the synthetic actions need actions")
-    check_keep_by("train", train, dataset)
     build_schedule(config)
     check_split(train.batch_size, train.accumulate, ranks)
     if train.weights is not None:
         find_weights(train.weights, key="train.weights")
-
-
-def check_keep_by(section: str, config: TrainConfig | DepthConfig, dataset: DatasetConfig) -> None:
-    """Refuses `keep_by` where nobody knows the actors, or nothing is dropped; `section` names the keys in the error."""
-    if config.keep_by != "random" and (dataset.name != "synthetic" or config.keep_ratio is None):
-        raise ConfigError(
-            f"{section}.keep_by={config.keep_by} needs dataset=synthetic, which knows its actors, and "
-            f"{section}.keep_ratio"
-        )
 
 
 def build_schedule(config: TrainRunConfig) -> Schedule:
@@ -96,8 +86,7 @@ def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
             weights=train.weights,
             num_frames=backbone.num_frames,
             input_size=_side(config),
-            keep_ratio=train.keep_ratio,
-            keep_by=train.keep_by,
+            **train.dropping,
             locate=train.location_loss,
             follow=train.motion_loss,
             label_smoothing=train.label_smoothing,

@@ -91,7 +91,7 @@ def _compose(groups: Mapping[str, Any]) -> DictConfig:
 
 
 def _overrides(name: str, value: Any) -> list[str]:
-    """`pruner="x3d_s"`, or `pruner={"name": "x3d_s", "keep_ratio": 0.5}`, in Hydra's words."""
+    """`pruner="x3d_s"`, or `pruner={"name": "x3d_s", "stage": "res4"}`, in Hydra's words."""
     if name in GROUPS and not isinstance(value, Mapping):
         return [f"{name}={value}"]
     if not isinstance(value, Mapping):

@@ -1,4 +1,3 @@
 """Weight files: reading, writing, downloading, and the formats of other projects."""
 
-from .files import read_weights as read_weights
-from .files import write_weights as write_weights
+from .files import read_weights, write_weights

@@ -28,27 +28,3 @@ from .groups import (
     ViewsConfig,
 )
 from .recipes import DepthConfig, TrainConfig
-
-__all__ = [
-    "COMMANDS",
-    "BackboneConfig",
-    "BenchConfig",
-    "DatasetConfig",
-    "DemoConfig",
-    "DepthConfig",
-    "DepthRunConfig",
-    "EvalConfig",
-    "ExportConfig",
-    "MergerConfig",
-    "PipelineConfig",
-    "PredictConfig",
-    "PrepareConfig",
-    "PrunerConfig",
-    "RuntimeConfig",
-    "TaskConfig",
-    "TrainConfig",
-    "TrainRunConfig",
-    "ViewsConfig",
-    "check",
-    "plain",
-]

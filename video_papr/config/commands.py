@@ -162,6 +162,10 @@ class TrainRunConfig(ListingConfig):
     train: TrainConfig
     seed: Natural = option(0, "of random weights, order and augmentation")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.train.check_keep_by(self.dataset.name)
+
 
 @options(kw_only=True)
 class DepthRunConfig(ListingConfig):
@@ -169,6 +173,10 @@ class DepthRunConfig(ListingConfig):
 
     depth: DepthConfig
     seed: Natural = option(0, "of subnets, search, order and augmentation")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.depth.check_keep_by(self.dataset.name)
 
 
 @options(kw_only=True)

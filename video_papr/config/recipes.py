@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -58,6 +58,19 @@ class Training:
     val_videos: Positive = option(1200, "synthetic: size of the validation split")
     val_share: Share = option(0.2, "other datasets: share of the videos held out for validation, by class")
     resume: bool = option(False, "go on with what an earlier run left in output_dir")
+
+    @property
+    def dropping(self) -> dict[str, Any]:
+        """How many tokens of a backbone stay in training, and which: see `training.dropping.choose_tokens`."""
+        return {"keep_ratio": self.keep_ratio, "keep_by": self.keep_by}
+
+    def check_keep_by(self, dataset: str) -> None:
+        """Refuses `keep_by` where nobody knows the actors, or nothing is dropped."""
+        if self.keep_by != "random" and (dataset != "synthetic" or self.keep_ratio is None):
+            own = self.prefix  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"{own}.keep_by={self.keep_by} needs dataset=synthetic, which knows its actors, and {own}.keep_ratio"
+            )
 
 
 @options("train")

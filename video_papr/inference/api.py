@@ -49,7 +49,7 @@ class Pipeline(PlainPipeline):
         """The pipeline that the command line would build, in eval mode.
 
             Pipeline.from_config()                                  # synthetic actions, bundled weights
-            Pipeline.from_config(dataset="k400", pruner={"name": "x3d_s", "keep_ratio": 0.5})
+            Pipeline.from_config(dataset="k400", pruner={"name": "x3d_s", "stage": "res4"})
 
         Args:
             config: a composed Hydra configuration, or a mapping like one; None: conf/predict.yaml with `groups`.

@@ -24,19 +24,3 @@ from .names import read_class_names
 from .records import OnInvalid, VideoList, VideoRecord, inside_root, refuse
 from .ssv2 import read_ssv2
 from .ucf101 import read_ucf101
-
-__all__ = [
-    "OnInvalid",
-    "VideoList",
-    "VideoRecord",
-    "inside_root",
-    "kinetics400_class_names",
-    "read_class_names",
-    "read_csv",
-    "read_folder",
-    "read_hmdb51",
-    "read_kinetics",
-    "read_ssv2",
-    "read_ucf101",
-    "refuse",
-]
