@@ -8,7 +8,7 @@ import pytest
 LITTLE = "backbone.num_frames=8 backbone.input_size=32 dataset.num_videos=13"
 TINY = "backbone.num_frames=4 backbone.input_size=16 backbone.weights=null pruner=motion"
 SMALL = {
-    "bench": "backbones=[videomae_tiny] num_frames=[8] input_sizes=[32] pruners=[random] ceilings=false",
+    "bench": "backbones=[videomae_tiny] num_frames=[8] input_sizes=[32] pruners=[random] ceilings=false progress=false",
     "demo": f"{TINY} pruners=[center] runtime=cpu examples=2",
     "depth_prune": f"{LITTLE} depth.batch_size=4 depth.val_videos=12 progress=false",
     "export": TINY,
@@ -99,7 +99,6 @@ WRONG = {
         "train.weights=absent": "train.weights=absent",
         "backbone.weights=x.safetensors": "backbone.weights=x.safetensors: a training starts from train.weights=",
         "dataset.split=test": "dataset.split=test: training reads the split train; val and test are for measuring",
-        "backbone.num_frames=7 dataset=folder dataset.root=videos": "backbone.num_frames=7 must be a positive multiple",
     },
 }
 

@@ -112,13 +112,11 @@ def test_messages_are_one_line_without_colors_in_a_pipe(capsys):
 
 
 def test_what_loading_changed_about_weights_is_said_and_other_warnings_go_on(capsys):
-    with (
-        pytest.warns(DeprecationWarning, match="old") as caught,
-        pytest.raises(CheckpointError),
-        loading_said_aloud(),
-    ):
+    with pytest.warns(DeprecationWarning, match="old") as caught, loading_said_aloud():
         warnings.warn("the head is new", CheckpointWarning, stacklevel=1)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
-        raise CheckpointError("but")
     assert [entry.category for entry in caught] == [DeprecationWarning]
-    assert capsys.readouterr().err == "warning: the head is new\n"
+    with pytest.raises(CheckpointError), loading_said_aloud():
+        warnings.warn("before an error too", CheckpointWarning, stacklevel=1)
+        raise CheckpointError("but")
+    assert capsys.readouterr().err == "warning: the head is new\nwarning: before an error too\n"
