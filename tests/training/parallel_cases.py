@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from video_papr.core.errors import ConfigError, RankError, TrainingError
 from video_papr.core.processes import ALONE, Ranks, join
+from video_papr.training.dropping import Dropping
 from video_papr.training.loop import CHECKPOINT, Schedule, Task, fit
 from video_papr.training.parallel import check_split, own_rows
 from video_papr.training.store import Batch
@@ -69,7 +70,12 @@ def draw(progress, clips, generator):
 def target(locate=0.5):
     """A small VideoMAE that keeps a random share of its tokens."""
     return backbone_target(
-        "videomae_tiny", num_classes=3, num_frames=4, input_size=32, keep_ratio=(0.3, 0.9), locate=locate
+        "videomae_tiny",
+        num_classes=3,
+        num_frames=4,
+        input_size=32,
+        dropping=Dropping((0.3, 0.9)),
+        locate=locate,
     )
 
 

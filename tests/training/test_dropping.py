@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from video_papr.core.types import TokenGrid
 from video_papr.pruning.budget import keep_count
 from video_papr.synthetic.tracks import actor_tokens
-from video_papr.training.dropping import SCORES, actor_scores, choose_tokens, map_scores, random_scores
+from video_papr.training.dropping import SCORES, Dropping, actor_scores, map_scores, random_scores
 from video_papr.training.store import Batch
 
 GRID = TokenGrid(4, 8, 8)
@@ -29,7 +29,7 @@ def batch(clips, *, tracked=True):
 
 
 def masks(keep_by, share, clips, grid=GRID, seed=0):
-    kept = choose_tokens((share, share), keep_by, clips, grid, rng(seed))
+    kept = Dropping((share, share), keep_by).choose(clips, grid, rng(seed))
     assert kept is not None
     chosen = torch.zeros(len(clips.labels), grid.num_tokens, dtype=torch.bool).scatter_(1, kept, True)
     return chosen.view(-1, *grid.shape)
@@ -49,10 +49,10 @@ def test_as_many_sorted_tokens_for_every_clip(keep_by, shape, low, width, tracke
     clips = batch(5, tracked=tracked)
     if tracked:
         clips = clips._replace(tracks=clips.tracks[:, :1].expand(-1, 2 * grid.frames, -1))
-    kept = choose_tokens((low, high), keep_by, clips, grid, rng(seed))
-    again = choose_tokens((low, high), keep_by, clips, grid, rng(seed))
+    kept = Dropping((low, high), keep_by).choose(clips, grid, rng(seed))
+    again = Dropping((low, high), keep_by).choose(clips, grid, rng(seed))
     assert kept is not None and again is not None and torch.equal(kept, again)
-    assert choose_tokens(None, keep_by, clips, grid, rng(seed)) is None
+    assert Dropping(None, keep_by).choose(clips, grid, rng(seed)) is None
     assert keep_count(low, grid.num_tokens) <= kept.shape[1] <= keep_count(high, grid.num_tokens)
     assert kept.shape[0] == 5 and (kept.diff(dim=1) > 0).all()
     assert kept.min() >= 0 and kept.max() < grid.num_tokens

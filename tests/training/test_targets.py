@@ -8,12 +8,13 @@ from torch.nn import functional as F
 
 from video_papr.backbones.builders import build_backbone
 from video_papr.checkpoints.files import write_weights
-from video_papr.core.errors import CheckpointError, ConfigError
+from video_papr.core.errors import CheckpointError
 from video_papr.core.types import TokenGrid
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.scorers.x3d import x3d_classifier
 from video_papr.synthetic.tracks import actor_motion, actor_tokens
+from video_papr.training.dropping import Dropping
 from video_papr.training.store import Batch
 from video_papr.training.targets import backbone_target, scorer_target
 
@@ -31,8 +32,8 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def backbone(**options):
-    return backbone_target("videomae_tiny", num_classes=3, **CLIP, **options)
+def backbone(share=None, by="random", **options):
+    return backbone_target("videomae_tiny", num_classes=3, **CLIP, dropping=Dropping(share, by), **options)
 
 
 def test_backbone_predicts_what_the_evaluated_pipeline_predicts(tmp_path):
@@ -55,26 +56,26 @@ def test_backbone_loss_is_the_cross_entropy_of_all_tokens():
 
 def test_locating_adds_a_loss_over_the_tokens_that_are_there():
     given = batch()
-    for keep_ratio in (None, (0.5, 0.5)):
-        plain, located = (backbone(locate=weight, keep_ratio=keep_ratio) for weight in (0.0, 2.0))
+    for kept in (None, (0.5, 0.5)):
+        plain, located = (backbone(kept, locate=weight) for weight in (0.0, 2.0))
         probe = located.model.where
         with torch.no_grad():  # an untrained probe that says "actor" with certainty 3 everywhere
             probe.weight.zero_()
             probe.bias.fill_(3.0)
         extra = (located.loss(given, rng()) - plain.loss(given, rng())).item() / 2
         share = actors(given).float().mean().item()
-        if keep_ratio is not None:  # the same 16 of 32 tokens as in the loss
-            share = extra_share(given, keep_ratio)
+        if kept is not None:  # the same 16 of 32 tokens as in the loss
+            share = extra_share(given, kept)
         expected = share * F.softplus(torch.tensor(-3.0)) + (1 - share) * F.softplus(torch.tensor(3.0))
         assert extra == pytest.approx(expected.item(), abs=1e-4)
         without = located.loss(given._replace(tracks=None), rng())
         torch.testing.assert_close(without, plain.loss(given, rng()))
 
 
-def extra_share(given, keep_ratio):
+def extra_share(given, kept):
     """The actor's share of the tokens that the loss keeps, read off a backbone that only records what it is asked."""
     seen: list[torch.Tensor] = []
-    target = backbone(keep_ratio=keep_ratio)
+    target = backbone(kept)
     target.weights.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
     target.loss(given, rng())
     assert seen[0].shape == (3, 16)
@@ -87,10 +88,10 @@ def actors(given):
     return actor_tokens(given.tracks, TokenGrid(2, 4, 4))
 
 
-@pytest.mark.parametrize("keep_ratio", [None, (0.5, 0.5)])
-def test_following_measures_the_motion_at_the_actors_tokens(keep_ratio):
+@pytest.mark.parametrize("kept", [None, (0.5, 0.5)])
+def test_following_measures_the_motion_at_the_actors_tokens(kept):
     given = batch()
-    plain, following = (backbone(follow=weight, keep_ratio=keep_ratio) for weight in (0.0, 2.0))
+    plain, following = (backbone(kept, follow=weight) for weight in (0.0, 2.0))
     probe = following.model.motion
     with torch.no_grad():  # an untrained probe that calls every motion 0
         probe.weight.zero_()
@@ -100,11 +101,11 @@ def test_following_measures_the_motion_at_the_actors_tokens(keep_ratio):
     moves = actor_motion(given.tracks, 2)
     each = F.smooth_l1_loss(moves, torch.zeros_like(moves), reduction="none").mean(-1)  # (B, T')
     seen: list[torch.Tensor] = []
-    watched = backbone(keep_ratio=keep_ratio)
+    watched = backbone(kept)
     watched.weights.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
     watched.loss(given, rng())
     there = torch.ones(3, 32, dtype=torch.bool)
-    if keep_ratio is not None:
+    if kept is not None:
         there = torch.zeros(3, 32, dtype=torch.bool).scatter_(1, seen[0], True)
     marked = (actors(given).flatten(1) & there).view(3, 2, 16)
     expected = (marked * each[..., None]).sum() / marked.sum()
@@ -113,7 +114,7 @@ def test_following_measures_the_motion_at_the_actors_tokens(keep_ratio):
 
 
 def test_random_tokens_are_dropped_in_training_only():
-    target, given = backbone(keep_ratio=(0.2, 0.9)), batch()
+    target, given = backbone((0.2, 0.9)), batch()
     seen: list[int] = []
     target.weights.patch_embed.register_forward_hook(lambda _m, _i, tokens: seen.append(tokens.shape[1]))
     losses = [target.loss(given, rng(seed)).item() for seed in range(40)]
@@ -129,7 +130,7 @@ def test_actors_are_preferred_where_they_are_known():
     given = batch()
     share = {}
     for keep_by in ("random", "actor"):
-        target, seen = backbone(keep_ratio=(0.3, 0.3), keep_by=keep_by), []
+        target, seen = backbone((0.3, 0.3), keep_by), []
         target.weights.patch_embed.register_forward_pre_hook(
             lambda _m, inputs, seen=seen: seen.append(inputs[1])
         )
@@ -140,12 +141,6 @@ def test_actors_are_preferred_where_they_are_known():
         share[keep_by] = actors(given).flatten(1).expand(60, -1, -1).gather(2, kept).float().mean()
     assert share["actor"] > 1.15 * share["random"]
     target.loss(given._replace(tracks=None), rng())  # nobody to prefer
-
-
-@pytest.mark.parametrize("keep_ratio", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.1)])
-def test_range_of_kept_tokens(keep_ratio):
-    with pytest.raises(ConfigError, match=r"^train\.keep_ratio=\[0\..*must be \[low, high\] with 0 < low"):
-        backbone(keep_ratio=keep_ratio)
 
 
 def test_scorer_weights_come_back_as_a_pruner(tmp_path):

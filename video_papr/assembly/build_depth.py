@@ -25,6 +25,7 @@ from ..depth.subjects import Subject, Teaching, backbone_subject, scorer_subject
 from ..pruning.scorers.x3d import CLIPS, find_x3d, x3d_classifier
 from ..pruning.scorers.x3d_depth_pruned import X3D_DEPTHS
 from ..pruning.select import check_cell_center
+from ..training.dropping import Dropping
 from ..training.loop import Schedule
 from .resume import flat_keys
 from .runtime import training_dtype
@@ -141,7 +142,7 @@ def build_network(config: DepthRunConfig, class_names: tuple[str, ...]) -> tuple
         raise CheckpointError(
             f"backbone.weights={weights}: its depth was pruned before; start from whole weights"
         )
-    subject = backbone_subject(backbone.name, net, **depth.dropping)
+    subject = backbone_subject(backbone.name, net, Dropping(*depth.dropping))
     return net, subject
 
 

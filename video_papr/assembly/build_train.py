@@ -25,6 +25,7 @@ from ..data.sampling import NEAR
 from ..pruning.scorers.x3d import MEAN, STD
 from ..synthetic.videos import SyntheticSplit, generate, read_actors
 from ..training.augment import Augment, MirrorActions, mirror, natural, unchanged
+from ..training.dropping import Dropping
 from ..training.loop import Schedule
 from ..training.parallel import check_split
 from ..training.store import ClipStore, build_store
@@ -86,7 +87,7 @@ def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
             weights=train.weights,
             num_frames=backbone.num_frames,
             input_size=_side(config),
-            **train.dropping,
+            dropping=Dropping(*train.dropping),
             locate=train.location_loss,
             follow=train.motion_loss,
             label_smoothing=train.label_smoothing,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -60,9 +60,9 @@ class Training:
     resume: bool = option(False, "go on with what an earlier run left in output_dir")
 
     @property
-    def dropping(self) -> dict[str, Any]:
-        """How many tokens of a backbone stay in training, and which: see `training.dropping.choose_tokens`."""
-        return {"keep_ratio": self.keep_ratio, "keep_by": self.keep_by}
+    def dropping(self) -> tuple[tuple[float, float] | None, KeepBy]:
+        """How many tokens of a backbone stay in training, and which: of `training.dropping.Dropping`."""
+        return self.keep_ratio, self.keep_by
 
     def check_keep_by(self, dataset: str) -> None:
         """Refuses `keep_by` where nobody knows the actors, or nothing is dropped."""

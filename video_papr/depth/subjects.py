@@ -21,7 +21,7 @@ from ..pruning.scorers.channels_last import channels_last_stages
 from ..pruning.scorers.fusion import standardize
 from ..pruning.scorers.x3d import MEAN, STAGES, STD
 from ..pruning.select import resize_map
-from ..training.dropping import choose_tokens
+from ..training.dropping import ALL_STAY, Dropping
 from ..training.store import Batch
 
 
@@ -72,16 +72,14 @@ class Subject:
         return self.answer(net, frames, None).logits
 
 
-def backbone_subject(
-    name: str, backbone: Backbone, *, keep_ratio: tuple[float, float] | None = None, keep_by: str = "random"
-) -> Subject:
+def backbone_subject(name: str, backbone: Backbone, dropping: Dropping = ALL_STAY) -> Subject:
     """A backbone that is taught on the tokens that `training.targets.backbone_target` would train it on."""
 
     def answer(net: Any, frames: Tensor, kept: Tensor | None) -> Answer:
         return Answer(net(normalize_pixels(frames, mean=net.mean, std=net.std), kept))
 
     def kept(batch: Batch, generator: torch.Generator) -> Tensor | None:
-        return choose_tokens(keep_ratio, keep_by, batch, backbone.grid, generator)
+        return dropping.choose(batch, backbone.grid, generator)
 
     return Subject(name, None, answer, kept, lambda net, frames: answer(net, frames, None))
 
@@ -140,15 +138,15 @@ def map_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def kept_alike(
-    student: Tensor, teacher: Tensor, grid: TokenGrid, keep_ratio: float, options: Mapping[str, Any]
+    student: Tensor, teacher: Tensor, grid: TokenGrid, share: float, options: Mapping[str, Any]
 ) -> Tensor:
-    """The share of the tokens kept by the teacher's map that the student's map keeps too, (B,).
+    """The part of the tokens kept by the teacher's map that the student's map keeps too, (B,).
 
     Args:
         student, teacher: maps (B, t, h, w).
         options: `align_corners` and `cell_center` of `selection.resize_map`.
     """
-    count = keep_count(keep_ratio, grid.num_tokens)
+    count = keep_count(share, grid.num_tokens)
     kept = []
     for cells in (student, teacher):
         scores = resize_map(cells, grid, **options).flatten(1)

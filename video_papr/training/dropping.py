@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -28,31 +29,25 @@ BLOBS, ACTOR_IN_BLOBS = 6.0, 18.0  # "map": deviation of the smooth part at most
 WIDTH, DURATION = 1.5, 1.2  # of a blob, in tokens: deviation of the bell that noise is blurred with
 
 
-def choose_tokens(
-    keep_ratio: tuple[float, float] | None,
-    keep_by: str,
-    batch: Batch,
-    grid: TokenGrid,
-    generator: torch.Generator,
-) -> Tensor | None:
-    """Draws the tokens that stay.
+@dataclass(frozen=True)
+class Dropping:
+    """How many tokens stay in training, and which."""
 
-    Args:
-        keep_ratio: the share that stays is drawn uniformly from this range, the same for all clips of the batch; None
-            keeps all.
-        keep_by: a name of `SCORES`.
-        generator: on the CPU.
+    share: tuple[float, float] | None = None  # drawn uniformly from this range for each batch; None: all stay
+    by: str = "random"  # a name of `SCORES`
 
-    Returns:
-        (B, K) int64, sorted, on the device of the frames; None for all tokens.
-    """
-    if keep_ratio is None:
-        return None
-    low, high = keep_ratio
-    share = low + (high - low) * torch.rand((), generator=generator).item()
-    scores = SCORES[keep_by](batch, grid, generator)
-    kept = keep_count(share, grid.num_tokens)
-    return scores.flatten(1).topk(kept, dim=1).indices.sort(1).values.to(batch.frames.device)
+    def choose(self, batch: Batch, grid: TokenGrid, generator: torch.Generator) -> Tensor | None:
+        """The tokens that stay, (B, K) int64, sorted, on the device of the frames; None for all. Draws on the CPU."""
+        if self.share is None:
+            return None
+        low, high = self.share
+        share = low + (high - low) * torch.rand((), generator=generator).item()
+        scores = SCORES[self.by](batch, grid, generator)
+        kept = keep_count(share, grid.num_tokens)
+        return scores.flatten(1).topk(kept, dim=1).indices.sort(1).values.to(batch.frames.device)
+
+
+ALL_STAY = Dropping()
 
 
 def random_scores(batch: Batch, grid: TokenGrid, generator: torch.Generator) -> Tensor:

@@ -15,14 +15,13 @@ from ..backbones.builders import Backbone, build_backbone
 from ..backbones.depth_pruned import check_blocks, depth_prune_backbone
 from ..backbones.encoder import Encoder
 from ..checkpoints.files import load_exactly, read_weights, write_weights
-from ..core.errors import ConfigError
 from ..core.pixels import normalize_pixels, resample_clip
 from ..pruning.scorers.x3d import CLIPS, MEAN, STD, x3d_classifier
 from ..pruning.scorers.x3d_depth_pruned import check_blocks as check_x3d_blocks
 from ..pruning.scorers.x3d_depth_pruned import depth_prune_x3d
 from ..synthetic.tracks import MOTION, actor_motion, actor_tokens
 from .augment import unchanged
-from .dropping import choose_tokens
+from .dropping import ALL_STAY, Dropping
 from .store import Batch
 
 
@@ -113,8 +112,7 @@ def backbone_target(
     weights: str | None = None,
     num_frames: int | None = None,
     input_size: int | None = None,
-    keep_ratio: tuple[float, float] | None = None,
-    keep_by: str = "random",
+    dropping: Dropping = ALL_STAY,
     locate: float = 0.0,
     follow: float = 0.0,
     label_smoothing: float = 0.0,
@@ -124,18 +122,9 @@ def backbone_target(
 
     Args:
         weights: start from these, with a fresh head when the number of classes differs.
-        keep_ratio, keep_by: in training, drop tokens: how many and which stay, see `dropping.choose_tokens`. None
-            trains on all tokens.
         locate, follow: weights of the losses that ask for the actor's tokens and for its motion, see `ActorProbes`;
             batches without tracks do without.
-
-    Raises:
-        ConfigError: the range is not inside (0, 1].
     """
-    if keep_ratio is not None and not 0 < keep_ratio[0] <= keep_ratio[1] <= 1:
-        raise ConfigError(
-            f"train.keep_ratio={list(keep_ratio)} must be [low, high] with 0 < low <= high <= 1"
-        )
     backbone = build_backbone(
         name, num_classes=num_classes, num_frames=num_frames, input_size=input_size, seed=seed
     )
@@ -148,7 +137,7 @@ def backbone_target(
         return backbone(normalize_pixels(frames, mean=backbone.mean, std=backbone.std))
 
     def plan(batch: Batch, generator: torch.Generator) -> Batch:
-        return batch._replace(kept=choose_tokens(keep_ratio, keep_by, batch, backbone.grid, generator))
+        return batch._replace(kept=dropping.choose(batch, backbone.grid, generator))
 
     def loss(batch: Batch, generator: torch.Generator) -> Tensor:
         kept = plan(batch, generator).kept if batch.kept is None else batch.kept
