@@ -15,7 +15,7 @@ from video_papr.training.dropping import Dropping
 from video_papr.training.loop import CHECKPOINT, Schedule, Task, fit
 from video_papr.training.parallel import check_split, own_rows
 from video_papr.training.store import Batch
-from video_papr.training.targets import backbone_target
+from video_papr.training.targets import Losses, backbone_target
 
 SCHEDULE = Schedule(4, batch_size=12, accumulate=2, learning_rate=1e-2, validate_every=2, warmup=0.3)
 
@@ -75,7 +75,7 @@ def target(locate=0.5):
         num_frames=4,
         input_size=32,
         dropping=Dropping((0.3, 0.9)),
-        locate=locate,
+        losses=Losses(locate=locate),
     )
 
 
@@ -109,10 +109,10 @@ def check_close(one, other):
 def test_ranks_take_the_steps_of_one_process(tmp_path, forked, size, locate):
     """With `locate=0` nothing asks the probes."""
     one, several = tmp_path / "one", tmp_path / "several"
-    rows = train(one, locate=locate)
+    rows = train(one, losses=Losses(locate=locate))
 
     def work(ranks):
-        found = train(several, ranks, locate=locate)
+        found = train(several, ranks, losses=Losses(locate=locate))
         assert [row["loss"] for row in found] == pytest.approx(
             [row["loss"] for row in rows], abs=2e-4
         ) or ranks.rank

@@ -16,7 +16,7 @@ from video_papr.pruning.scorers.x3d import x3d_classifier
 from video_papr.synthetic.tracks import actor_motion, actor_tokens
 from video_papr.training.dropping import Dropping
 from video_papr.training.store import Batch
-from video_papr.training.targets import backbone_target, scorer_target
+from video_papr.training.targets import Losses, backbone_target, scorer_target
 
 CLIP = {"num_frames": 8, "input_size": 32}  # a grid of 2 x 4 x 4
 
@@ -32,8 +32,15 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def backbone(share=None, by="random", **options):
-    return backbone_target("videomae_tiny", num_classes=3, **CLIP, dropping=Dropping(share, by), **options)
+def backbone(share=None, by="random", seed=0, **losses):
+    return backbone_target(
+        "videomae_tiny",
+        num_classes=3,
+        **CLIP,
+        dropping=Dropping(share, by),
+        losses=Losses(**losses),
+        seed=seed,
+    )
 
 
 def test_backbone_predicts_what_the_evaluated_pipeline_predicts(tmp_path):

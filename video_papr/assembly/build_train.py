@@ -29,7 +29,7 @@ from ..training.dropping import Dropping
 from ..training.loop import Schedule
 from ..training.parallel import check_split
 from ..training.store import ClipStore, build_store
-from ..training.targets import Target, backbone_target, scorer_target
+from ..training.targets import Losses, Target, backbone_target, scorer_target
 from .build import build_video_list, build_videos
 from .runtime import num_workers, training_dtype
 from .views import frame_sampler, read_as_trained
@@ -88,9 +88,7 @@ def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
             num_frames=backbone.num_frames,
             input_size=_side(config),
             dropping=Dropping(*train.dropping),
-            locate=train.location_loss,
-            follow=train.motion_loss,
-            label_smoothing=train.label_smoothing,
+            losses=Losses(train.label_smoothing, train.location_loss, train.motion_loss),
             seed=config.seed,
         )
     return scorer_target(

@@ -105,6 +105,15 @@ class ActorProbes(nn.Module):
         return found, (apart * actor).sum() / actor.sum().clamp(min=1)
 
 
+@dataclass(frozen=True)
+class Losses:
+    """What the loss of a backbone is made of; batches without tracks have no losses of `ActorProbes`."""
+
+    label_smoothing: float = 0.0
+    locate: float = 0.0  # weight of the loss that asks for the actor's tokens
+    follow: float = 0.0  # and for its motion
+
+
 def backbone_target(
     name: str,
     *,
@@ -113,18 +122,10 @@ def backbone_target(
     num_frames: int | None = None,
     input_size: int | None = None,
     dropping: Dropping = ALL_STAY,
-    locate: float = 0.0,
-    follow: float = 0.0,
-    label_smoothing: float = 0.0,
+    losses: Losses = Losses(),
     seed: int = 0,
 ) -> Target:
-    """A backbone, from random weights or fine-tuned from `weights`.
-
-    Args:
-        weights: start from these, with a fresh head when the number of classes differs.
-        locate, follow: weights of the losses that ask for the actor's tokens and for its motion, see `ActorProbes`;
-            batches without tracks do without.
-    """
+    """A backbone, from random weights or fine-tuned from `weights`, with a fresh head for other classes."""
     backbone = build_backbone(
         name, num_classes=num_classes, num_frames=num_frames, input_size=input_size, seed=seed
     )
@@ -144,11 +145,11 @@ def backbone_target(
         kept = None if kept is None else kept.to(batch.frames.device)
         pixels = normalize_pixels(batch.frames, mean=backbone.mean, std=backbone.std)
         logits, where, motion = model(pixels, kept)
-        value = F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
-        if batch.tracks is None or not (locate or follow):
+        value = F.cross_entropy(logits.float(), batch.labels, label_smoothing=losses.label_smoothing)
+        if batch.tracks is None or not (losses.locate or losses.follow):
             return value + 0 * (where.mean() + motion.mean())  # ranks wait for a gradient of every parameter
         found, followed = model.loss(where, motion, batch.tracks, kept)
-        return value + locate * found + follow * followed
+        return value + losses.locate * found + losses.follow * followed
 
     return Target(name, model, backbone, loss, predict, blocks, plan)
 
