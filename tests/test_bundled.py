@@ -129,10 +129,7 @@ def test_bundled_weights_have_a_card_and_say_what_they_are(name):
 
 
 # SHA-256 of names, shapes and bytes of all tensors: the answers depend on them.
-TENSORS = {
-    "videomae_tiny_synthetic": "7195086916648809",
-    "x3d_s_synthetic": "c145278231affc9c",
-}
+TENSORS = {"videomae_tiny_synthetic": "7195086916648809", "x3d_s_synthetic": "c145278231affc9c"}
 
 
 @pytest.mark.parametrize("name", TENSORS)

@@ -152,13 +152,7 @@ def test_copies_run_beside_the_networks_and_are_waited_for(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "stream", within)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("networks"))
     Upload(torch.device("cuda"))(Pinned())  # type: ignore[arg-type]
-    assert log == [
-        "on copies",
-        "copy",
-        "back",
-        "networks wait for copies",
-        "memory belongs to networks too",
-    ]
+    assert log == ["on copies", "copy", "back", "networks wait for copies", "memory belongs to networks too"]
 
 
 def test_nothing_is_copied_on_a_processor() -> None:

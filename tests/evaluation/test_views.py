@@ -9,10 +9,7 @@ from video_papr.evaluation.views import aggregate_views
 
 
 @given(
-    videos=st.integers(1, 4),
-    views=st.integers(1, 6),
-    classes=st.integers(1, 7),
-    seed=st.integers(0, 1000),
+    videos=st.integers(1, 4), views=st.integers(1, 6), classes=st.integers(1, 7), seed=st.integers(0, 1000)
 )
 def test_mean_of_softmaxes_of_adjacent_views(videos: int, views: int, classes: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -126,28 +126,6 @@ def test_cameras_show_the_same_scene():
         assert reach * min(shaky.height, shaky.width) <= ground / 2 - 1  # it never looks beyond what is drawn
 
 
-def test_frame_difference_tells_calm_from_shaky():
-    """The median pixel, which belongs to the ground, changes little under a calm camera and much under a shaky one."""
-    change = {}
-    for name in scenes.CAMERAS:
-        found = []
-        for seed in range(6):
-            given = scenes.sample_scene(np.random.default_rng(seed), ACTIONS[seed], camera=name)
-            grey = drawn(given)[0].astype(float).mean(-1)
-            found.append(np.median(np.abs(np.diff(grey, axis=0))))
-        change[name] = np.mean(found)
-    assert 1.3 * change["calm"] < change["mixed"] < change["shaky"] / 1.1
-
-
-def test_actor_is_about_a_tenth_of_the_picture():
-    areas = []
-    for seed in range(60):
-        given = scene(ACTIONS[seed % 12], seed)
-        areas += (np.pi * given.shapes[-1].path.radius ** 2).tolist()
-    assert 0.03 < np.mean(areas) < 0.1
-    assert max(areas) < 0.17
-
-
 def test_clutter_closes_the_shortcuts():
     """Under full clutter frames differ all over the picture, and the brightest place is seldom the actor."""
     change, brightest = [], []
@@ -180,11 +158,6 @@ def test_only_the_actor_is_warm():
         *others, actor = given.shapes
         assert all((shape.colors[:, 0] <= shape.colors[:, 1:].max(1)).all() for shape in others)
         assert (actor.colors[:, 0] > actor.colors[:, 1:].max(1)).all()
-
-
-def test_places_near_the_border_are_as_likely_as_the_centre():
-    starts = np.array([scene("blink", seed, 0.0).shapes[-1].path.x[0] for seed in range(200)])
-    assert (np.abs(starts) < 0.15).mean() < 0.4
 
 
 @pytest.mark.parametrize("when", [0.0, 0.5, 1.0])

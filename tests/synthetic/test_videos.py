@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from video_papr.core.errors import ConfigError
 from video_papr.core.paths import default_cache_dir
@@ -108,24 +106,6 @@ def test_a_scene_depends_on_split_seed_and_index_alone(tmp_path):
     everything += videos(make(tmp_path, clutter=0.5)).values()
     everything += videos(make(tmp_path, clutter=0.5, camera="calm")).values()
     assert len(set(everything)) == len(everything) == 22
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(["train", "val", "test"]), st.integers(0, 2**40), st.integers(0, 20_000)),
-        unique=True,
-        min_size=2,
-        max_size=6,
-    )
-)
-def test_random_streams_are_disjoint(keys):
-    """The first draws of two different scenes never agree, whatever the split, seed and index."""
-    drawn = [
-        np.random.default_rng([synthetic.SPLIT_STREAMS[split], seed, index]).bytes(16)
-        for split, seed, index in keys
-    ]
-    assert len(set(drawn)) == len(keys)
 
 
 def test_key_names_everything_that_decides_the_content(tmp_path, monkeypatch):
