@@ -104,17 +104,17 @@ def _swapped(node: ast.AST, field: str, value: object) -> Iterator[tuple[int, st
     setattr(node, field, before)
 
 
-def words_of(source: str) -> list[str]:
-    """What pytest is told: the tests of a source file, then those of its folder, then those of the whole flow."""
+def tests_of(source: str) -> list[list[str]]:
+    """What pytest is told: a source file's own tests; where they pass those of its folder and of the whole flow."""
     name, tests = Path(source), ROOT / "tests"
     own = tests / name.parent / f"test_{name.stem}.py"
-    found = [own, tests / name.parts[0], tests / "test_pipeline.py"]
+    rest = [tests / name.parts[0], tests / "test_pipeline.py"]
     if own.is_file() and name.parts[0] == "data":
-        found.remove(tests / "data")
-    words = [str(path) for path in found if path.exists()]
+        rest = rest[1:]
+    words = [str(path) for path in rest if path.exists()] + [f"--deselect={own}"]
     if not source.startswith(KERNELS):
         words += [f"--ignore={tests / 'pruning' / file}" for file in KERNEL_TESTS]
-    return words
+    return [[str(own)], words] if own.is_file() else [words]
 
 
 def survives(source: str, text: str, cpu_seconds: float) -> tuple[bool, float]:
@@ -127,12 +127,12 @@ def survives(source: str, text: str, cpu_seconds: float) -> tuple[bool, float]:
         Path(folder, "video_papr", source).write_text(text, encoding="utf-8")
         child = os.fork()
         if child == 0:
-            _run(folder, words_of(source), cpu_seconds)
+            _run(folder, tests_of(source), cpu_seconds)
         _, status, used = os.wait4(child, 0)
     return os.waitstatus_to_exitcode(status) == 0, used.ru_utime + used.ru_stime
 
 
-def _run(folder: str, words: list[str], cpu_seconds: float) -> None:
+def _run(folder: str, groups: list[list[str]], cpu_seconds: float) -> None:
     import pytest
 
     quiet = os.open(os.devnull, os.O_WRONLY)
@@ -145,7 +145,11 @@ def _run(folder: str, words: list[str], cpu_seconds: float) -> None:
     code = 1
     with suppress(BaseException):
         common = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow and not gpu"]
-        code = int(pytest.main([*common, "--rootdir", str(ROOT), "-c", str(ROOT / "setup.cfg"), *words]))
+        common += ["--rootdir", str(ROOT), "-c", str(ROOT / "setup.cfg")]
+        for words in groups:
+            if (failed := int(pytest.main([*common, *words]))) not in (0, 5):  # 5: nothing to run
+                os._exit(failed)
+        code = 0
     os._exit(code)
 
 
