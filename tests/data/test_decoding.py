@@ -24,7 +24,7 @@ from video_papr.core.errors import ConfigError, TooLargeError, VideoDecodeError
 from video_papr.data import decoding
 from video_papr.data.decoding import DecodedClips, decode_clips
 from video_papr.data.readers import decord as decord_reader
-from video_papr.data.readers import packets, pyav
+from video_papr.data.readers import file_head, packets, pyav
 from video_papr.data.readers.answers import EndedEarly, Refused
 from video_papr.data.readers.file_head import missing_bytes
 from video_papr.data.sampling import dense_clips, uniform_segments
@@ -426,6 +426,22 @@ def test_damage_that_decodes_to_a_picture_passes(tmp_path: Path, write_video: Vi
     path.write_bytes(content)
     after = decode_clips(path, all_frames).frames[0]
     assert after.shape == before.shape and (after != before).any()
+
+
+def test_matroskas_own_checksums_are_checked(tmp_path: Path, write_video: VideoWriter) -> None:
+    """FFmpeg writes one for each cluster, and does not look at it: any changed byte of a frame shows."""
+    path = write_video(tmp_path / "a.mkv", 30, size=(120, 160), gop=10)
+    good, chance = path.read_bytes(), random.Random(0)
+    start, end = good.index(b"\x1fC\xb6u") + 16, good.rindex(b"\x1cS\xbbk")  # of the clusters; Cues follow
+    file_head.check_clusters(path)
+    for _ in range(20):
+        bad = bytearray(good)
+        bad[chance.randrange(start, end)] ^= 1 << chance.randrange(8)
+        path.write_bytes(bad)
+        assert "contradict their checksum" in refusal(path)
+    for content in (good[:-3], good[: end - 100], good[:start], good[:4], good + b"\x00\xff"):
+        path.write_bytes(content)
+        file_head.check_clusters(path)  # truncation is told by others
 
 
 def test_decord_alone_hides_damage(tmp_path: Path, write_video: VideoWriter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,8 @@ from ...core.file_kinds import file_kind
 _MP4_FIRST_BOXES = frozenset(
     [b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot"]
 )
-_EBML_HEADER, _EBML_SEGMENT = 0x1A45DFA3, 0x18538067
+_EBML_HEADER, _EBML_SEGMENT, _EBML_CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
+_EBML_CRC = b"\xbf\x84"  # and four bytes, the first child of an element that has one
 
 
 def check_file(path: Path | str) -> None:
@@ -61,6 +63,34 @@ def missing_bytes(path: Path | str) -> int:
         if int.from_bytes(head[:4], "big") == _EBML_HEADER:
             return max(_end_of_matroska_segment(file) - size, 0)
     return 0
+
+
+def check_clusters(path: Path | str) -> None:
+    """Raises VideoDecodeError where a cluster of frames of a Matroska file contradicts its own CRC-32.
+
+    FFmpeg writes these checksums and does not look at them when it reads. Files without them pass.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        if int.from_bytes(file.read(4), "big") != _EBML_HEADER or not (end := _end_of_matroska_segment(file)):
+            return
+        while file.tell() < min(end, size):
+            first = file.read(1)
+            kind = int.from_bytes(
+                first + file.read(8 - first[0].bit_length()), "big"
+            )  # zero bits count what follows
+            (length, known), start = _ebml_length(file), file.tell()
+            if not known or start + length > size:  # unknown, or cut off
+                return
+            if kind == _EBML_CLUSTER and file.read(2) == _EBML_CRC and length > 6:
+                stored, found = int.from_bytes(file.read(4), "little"), 0
+                while rest := start + length - file.tell():
+                    found = zlib.crc32(file.read(min(rest, 2**20)), found)
+                if found != stored:
+                    raise VideoDecodeError(
+                        f"damaged: its bytes {start} to {start + length} contradict their checksum"
+                    )
+            file.seek(start + length)
 
 
 def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
