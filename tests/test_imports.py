@@ -52,6 +52,7 @@ PLACES: dict[str, set[str]] = {
     "pytorchvideo": {"pruning"},
     "timm": {"backbones", "pruning/scorers/image_convnet.py", "checkpoints/timm_models.py"},
     "PIL": {"data/readers/pillow.py"},
+    "torchvision": {"pruning/scorers/video_convnet.py"},
     "fvcore": {"benchmark"},
     "matplotlib": {"evaluation/visualize.py", "evaluation/reports/plots.py", "benchmark/plots.py"},
     "rich": {"core/console.py", "core/tables.py"},

@@ -177,8 +177,7 @@ def test_imports_are_declared():
     # Of extras, imported where they are needed, with one line where they are missing.
     foreign -= {"starlette", "uvicorn", "onnx", "onnxruntime", "onnxscript", "transformers"}
     foreign -= {"triton"}  # comes with torch's CUDA builds; asked for by runtime.kernels alone
-    # torchvision is there for timm: the three have to come from one resolution.
-    assert foreign == {modules.get(name, name) for name in declared} - {"torchvision"}
+    assert foreign == {modules.get(name, name) for name in declared}
 
 
 def test_nothing_names_a_machine_or_an_index():

@@ -271,6 +271,7 @@ SMALL: dict[str, dict[str, object]] = {
     "x3d_m": {"frames": 4, "size": 32, "stage": "res3"},
     "papr_plus": {"frames": 4, "size": 32, "stages": ["res2"]},
     "image_convnet": {"model": "resnet10t"},
+    "video_convnet": {"size": 32, "stage": "layer2"},
     "similarity": {"after_block": 1},
 }
 PARTS = ["embed", "blocks", "head"]

@@ -103,7 +103,7 @@ def test_the_network_looks_once_and_its_map_is_resized_for_each_stage() -> None:
     vp.prune(model, keep_ratio=0.5, **options)
     selector = model.stem.video_papr_pruning.selector
     passes: list[None] = []
-    network = selector.pruners[""].scorer.network
+    network = selector.pruners[""].scorer.reader.network
     network.blocks.register_forward_hook(lambda *_: passes.append(None))
     kept = vp.kept_tokens(model, pixels)
     assert isinstance(kept, dict)

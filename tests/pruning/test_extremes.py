@@ -25,6 +25,7 @@ SMALL = {
     "x3d_m": {"frames": 4, "size": 32, "stage": "res5"},
     "papr_plus": {"frames": 4, "size": 32, "stages": ["res2", "res3"], "motion": 0.5},
     "image_convnet": {"model": "resnet10t"},
+    "video_convnet": {"size": 32, "stage": "layer2"},
 }
 colors = st.tuples(*[st.integers(0, 255)] * 3)
 

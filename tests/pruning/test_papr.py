@@ -60,7 +60,7 @@ def test_images() -> None:
     backbone = build_backbone("timm_vit", model="deit_tiny_patch16_224", weights=None)
     images = noise(1, 224)
     pixels = ((images[:, 0] / 255 - MEAN) / STD).movedim(-1, 1)
-    cells = pruner.scorer.network.forward_features(pixels).mean(1, keepdim=True)
+    cells = pruner.scorer.reader.network.forward_features(pixels).mean(1, keepdim=True)
     expected = F.interpolate(cells, (14, 14), mode="bicubic", align_corners=True)
     pipeline = Pipeline(backbone, pruner).eval()
     kept = pipeline.select(images)

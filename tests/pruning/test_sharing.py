@@ -71,7 +71,7 @@ def test_corners_on_the_grid_get_the_map_of_a_crop_alone(name: str) -> None:
     torch.testing.assert_close(found, score(views, GRID), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["motion", "x3d_s", "papr_plus", "image_convnet"])
+@pytest.mark.parametrize("name", ["motion", "x3d_s", "papr_plus", "image_convnet", "video_convnet"])
 def test_a_shared_map_is_the_map_of_all_crops_together(name: str) -> None:
     small = {"frames": 4, "size": 64, "stage": "res3", "align_corners": False}
     options = {

@@ -107,7 +107,8 @@ def build_pipeline(
         )
     scorer = build_folded_pruner(pruner)
     notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
-    if pruner.name in SPECS and SPECS[pruner.name].trained and pruner.weights is None:
+    imported = ":" in (pruner.model or "")  # a network that may bring its own weights
+    if pruner.name in SPECS and SPECS[pruner.name].trained and pruner.weights is None and not imported:
         notes.append("pruner.weights=null: the map of a random ConvNet says little")
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")

@@ -40,6 +40,7 @@ Stages = Some[Stage]
 Recipe = Literal["own", "papr"]
 Normalize = Literal["own", "backbone"]
 Interpolation = Literal["linear", "bicubic"]
+Recalibration = Literal["uniform", "cam"]
 Scope = Literal["global", "frame", "place"]
 Budget = Literal["fixed", "top_p", "threshold"]
 Mode = Literal["ratio", "threshold", "adaptive"]
@@ -63,6 +64,7 @@ Cache = Annotated[Path | None, BeforeValidator(_or_off)]
 Sides = Tuple[Annotated[tuple[Positive, Positive], Field(description="[height, width]")]]
 CELL = "[frames, height, width], three whole numbers of at least 1"
 Cell = Tuple[Annotated[tuple[Positive, Positive, Positive], Field(description=CELL)]]
+Colour = Tuple[Annotated[tuple[Number, Number, Number], Field(description="[red, green, blue]")]]
 BLOCKS = "a list of ascending ones, as in [3,6,9]"
 Blocks = Tuple[Annotated[tuple[Natural, ...], Field(min_length=1, description=BLOCKS)]]
 
@@ -153,7 +155,7 @@ class PrunerConfig:
 
     name: Text = option(help="kind of pruner; set by the option")
     keep_ratio: Share | Unset = option(None, "share of the tubelets that is kept")
-    model: Text | Unset = option(None, "timm's name of a ConvNet, with or without the tag of its weights")
+    model: Text | Unset = option(None, "a ConvNet of timm; video_convnet: of torchvision, or package.module:callable")
     weights: Path | None = option(None, "of the scorer: bundled or published name, or file; null: random")
     recipe: Recipe | Unset = option(None, "papr: PaPr to the letter, in every key of the pruner that is null")
     bundled: dict[str, Any] | Unset = option(None, "recipe -> settings of the dataset's bundled scorer")
@@ -164,13 +166,16 @@ class PrunerConfig:
     normalize: Normalize | None = option(None, "whose mean and deviation X3D's pixels have; null: by recipe")
     interpolation: Interpolation | None = option(None, "how the map is resized in space; null: by recipe")
     count_class_token: bool | None = option(None, "keep_ratio is a share of class tokens too; null: by recipe")
-    stage: Stage | Unset = option(None, "layer of X3D that gives the map; head: the last, as published")
+    stage: Text | None = option(None, "part of the ConvNet that gives the map; X3D: res2 to res5, head; null: the last")
+    recalibration: Recalibration | Unset = option(None, "uniform: mean of the channels; cam: by the class it predicts")
     stages: Stages | Unset = option(None, "layers of X3D whose standardised maps are added; X3D stops after the last")
     motion: NonNegative | Unset = option(None, "weight of the frame difference beside the map; 0: not used")
     min_per_frame: From0To1 | Unset = option(None, "every frame is sure of this share of an even split")
     uniform_share: From0To1 | Unset = option(None, "this share of the kept tubelets lies evenly, whatever the map says")
-    frames: Positive | None = option(None, "frames of a clip that the scorer sees; null: as the token grid")
+    frames: Positive | None = option(None, "frames of a clip that the scorer sees; null: as the token grid, or all")
     size: Positive | None = option(None, "height and width that the scorer sees, in pixels; null: the view as it is")
+    mean: Colour | None = option(None, "of the scorer's pixels, RGB in 0..1; null: as published, otherwise 0.5")
+    std: Colour | None = option(None, "likewise, their deviation")
     seed: Natural | Unset = option(None, "of random weights, and of what random draws")
     published: dict[str, Any] | Unset = option(None, "weights that the authors publish, by dataset")
     budget: Budget | Unset = option(None, "fixed: keep_ratio of every clip; otherwise as many as the clip's map says")

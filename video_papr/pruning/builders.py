@@ -48,8 +48,9 @@ def build_pruner(
 
     Args:
         name: "none" or one of `SPECS`; with `scorer`, any other name.
-        weights: of an X3D: a bundled name, a file, or a name of `x3d.PUBLISHED`; of "image_convnet": "pretrained" or a
-            file; of "pixel_rule": a bundled name or a file. None is a random network, a control.
+        weights: of an X3D: a bundled name, a file, or a name of `x3d.PUBLISHED`; of "image_convnet" and
+            "video_convnet": "pretrained" or a file; of "pixel_rule": a bundled name or a file. None is a random
+            network, a control.
         options: those that the pruner's spec declares; docs/configuration.md says what each means. Old names are taken
             with a warning, see `RENAMED_OPTIONS`.
         scorer: of a pruner from outside: a class, a function that returns a scorer, or its import path

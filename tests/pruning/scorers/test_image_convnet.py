@@ -70,6 +70,32 @@ def test_clips_are_scored_frame_by_frame() -> None:
     assert scorer(frames=2, size=32)(clip, TokenGrid(4, 8, 8)).shape == (1, 4, 8, 8)
 
 
+@torch.no_grad()
+def test_stage_and_class_activation_map(tmp_path: Path) -> None:
+    """The map of an earlier stage, and the last one weighted by the predicted class, from timm's own parts."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = timm.create_model("resnet18", num_classes=9).eval()
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    given = frames()
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    pixels = ((given[:, 0] / 255 - mean) / std).permute(0, 3, 1, 2)
+    stages = network.forward_intermediates(pixels, intermediates_only=True)
+    earlier = scorer(weights=tmp_path / "net.safetensors", stage="layer3").cells(given, 1)[:, 0]
+    assert torch.allclose(earlier, stages[3].mean(1), atol=1e-4)
+    rows = network.fc.weight[network(pixels).argmax(1)]
+    expected = (stages[4] * rows[:, :, None, None]).sum(1)
+    for stage in (None, "layer4"):
+        made = scorer(weights=tmp_path / "net.safetensors", recalibration="cam", stage=stage)
+        assert torch.allclose(made.cells(given, 1)[:, 0], expected, atol=1e-4)
+    headless = {name: value for name, value in network.state_dict().items() if not name.startswith("fc.")}
+    save_file(headless, tmp_path / "headless.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"^pruner.recalibration=cam: pruner.model=resnet18 has no classifier"
+    ):
+        scorer(weights=tmp_path / "headless.safetensors", recalibration="cam")
+
+
 def test_wrong_options_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ConfigError, match=r"^pruner.model=resnet1: timm .* has no such model. Did you mean resnet1"
@@ -79,8 +105,16 @@ def test_wrong_options_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         scorer(model="vit_tiny_patch16_224")
     with pytest.raises(ConfigError, match=r"^pruner.size=0 must be at least 1"):
         scorer(size=0)
-    with pytest.raises(ConfigError, match=r"^unknown key pruner.stage for pruner=image_convnet"):
-        scorer(stage="head")
+    with pytest.raises(
+        ConfigError, match=r"^pruner.stage=layre3: pruner.model=resnet18 has no such .*mean layer3"
+    ):
+        scorer(stage="layre3")
+    with pytest.raises(ConfigError, match=r"^pruner.stage=global_pool gives no feature map"):
+        scorer(stage="global_pool")
+    with pytest.raises(
+        ConfigError, match=r"^pruner.recalibration=cam: .* no classifier that reads the 288 channels"
+    ):
+        scorer(model="mobilenetv3_small_050", recalibration="cam")
     with pytest.raises(CheckpointError, match=r"^pruner.weights=/no/file is neither a file"):
         scorer(weights="/no/file")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -63,7 +63,7 @@ def build_custom(source: str | Callable[..., Scorer], options: Mapping[str, Any]
     Raises:
         ConfigError: it cannot be imported, or refuses the options.
     """
-    make = _imported(source) if isinstance(source, str) else source
+    make = imported(source, "pruner.scorer") if isinstance(source, str) else source
     shown = source if isinstance(source, str) else getattr(source, "__name__", repr(source))
     try:
         scorer = make(**options)
@@ -91,19 +91,24 @@ def own_spec(name: str) -> PrunerSpec:
     return PrunerSpec(name, "A pruner from outside of this package.", build_map_pruner, MAP_OPTIONS)
 
 
-def _imported(path: str) -> Callable[..., Scorer]:
+def imported(path: str, key: str) -> Callable[..., Any]:
+    """What stands at an import path, "package.module:name".
+
+    Raises:
+        ConfigError: there is no such module or callable; the line begins with `key`.
+    """
     module_name, _, name = path.partition(":")
     if not module_name or not name:
-        raise ConfigError(f"pruner.scorer={path!r}: must be an import path, package.module:name")
+        raise ConfigError(f"{key}={path!r}: must be an import path, package.module:name")
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, and imports something that is not: its own mistake
         raise ConfigError(
-            f"pruner.scorer={path}: no module {error.name!r}; install it, or put its folder on PYTHONPATH"
+            f"{key}={path}: no module {error.name!r}; install it, or put its folder on PYTHONPATH"
         ) from error
     made = getattr(module, name, None)
     if not callable(made):
-        raise ConfigError(f"pruner.scorer={path}: {module_name} has no class or function {name!r}")
+        raise ConfigError(f"{key}={path}: {module_name} has no class or function {name!r}")
     return made

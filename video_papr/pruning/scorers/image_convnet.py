@@ -24,15 +24,16 @@ from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner, split_options
 from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
 from ..select import check_cell_center, check_interpolation, resize_map
+from .stage_map import StageMap
 
 DEFAULT_MODEL = "mobileone_s0"
 
 
 class ImageScorer(nn.Module):
-    """The channel mean of a ConvNet's last feature map, on the token grid.
+    """The map of a ConvNet, on the token grid.
 
     Args:
-        network: of timm, without a classifier; `forward_features` gives (B, C, h, w).
+        reader: of (B, 3, H, W) pixels.
         mean, std: of its pixels, RGB in 0..1.
         frames: of a clip that it sees, evenly spaced; None: one for each slice of the token grid.
         size: shorter side of what it sees, in pixels; None: the backbone's view as it is.
@@ -41,7 +42,7 @@ class ImageScorer(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        reader: StageMap,
         *,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
@@ -52,10 +53,8 @@ class ImageScorer(nn.Module):
         interpolation: str = "linear",
     ) -> None:
         super().__init__()
-        for key, value in (("frames", frames), ("size", size)):
-            if value is not None and value < 1:
-                raise ConfigError(f"pruner.{key}={value} must be at least 1")
-        self.network = network.to(memory_format=torch.channels_last)
+        check_clip(frames, size)
+        self.reader = reader.to(memory_format=torch.channels_last)
         self.mean, self.std = mean, std
         self.frames, self.size = frames, size
         self.align_corners = align_corners
@@ -70,14 +69,12 @@ class ImageScorer(nn.Module):
         pixels = normalize_pixels(frames[:, chosen].flatten(0, 1)[:, None], mean=self.mean, std=self.std)[
             :, :, 0
         ]
-        if self.size is not None and self.size != min(pixels.shape[2:]):
-            scale = self.size / min(pixels.shape[2:])
-            target = [max(1, round(side * scale)) for side in pixels.shape[2:]]
-            pixels = F.interpolate(pixels, target, mode="bilinear", antialias=True)
-        dtype = next(self.network.parameters()).dtype
-        features = _features(self.network, pixels.to(dtype, memory_format=torch.channels_last))
-        # Averaging before resizing keeps the same tokens as averaging after it, and resizes one channel.
-        return features.mean(1, dtype=torch.float32).unflatten(0, (len(frames), count))
+        size = scaled(pixels.shape[2], pixels.shape[3], self.size)
+        if size != pixels.shape[2:]:
+            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        dtype = next(self.reader.parameters()).dtype
+        cells = self.reader(pixels.to(dtype, memory_format=torch.channels_last))
+        return cells.unflatten(0, (len(frames), count))
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
@@ -99,10 +96,27 @@ class ImageScorer(nn.Module):
         )
 
 
+def scaled(height: int, width: int, size: int | None) -> tuple[int, int]:
+    """Height and width with `size` as the shorter side; None: as they are."""
+    if size is None:
+        return height, width
+    scale = size / min(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def check_clip(frames: int | None, size: int | None) -> None:
+    """Raises ConfigError unless what a ConvNet sees has at least one frame and one pixel."""
+    for key, value in (("frames", frames), ("size", size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"pruner.{key}={value} must be at least 1")
+
+
 def build_image_scorer(
     *,
     model: str | None = None,
     weights: str | Path | None = None,
+    stage: str | None = None,
+    recalibration: str = "uniform",
     seed: int = 0,
     **options: Any,
 ) -> ImageScorer:
@@ -111,6 +125,7 @@ def build_image_scorer(
     Args:
         model: timm's name, with or without the tag of its weights; None: `DEFAULT_MODEL`.
         weights: "pretrained", a file, or None for random ones; see `timm_models.build_timm`.
+        stage, recalibration: see `StageMap`.
         seed: of random weights.
         options: others of `ImageScorer`.
 
@@ -119,33 +134,25 @@ def build_image_scorer(
         CheckpointError: the weights are missing, damaged or of another network.
     """
     model = DEFAULT_MODEL if model is None else model
-    network = build_timm(model, group="pruner", weights=weights, num_classes=0, seed=seed)
-    try:
-        shape: tuple[Any, ...] = tuple(_features(network, torch.zeros(1, 3, 64, 64)).shape)
-    except Exception as error:  # whatever a network of another kind stumbles over
-        shape = (f"{type(error).__name__}: {error}".splitlines()[0],)
-    if len(shape) != 4 or shape[1] != network.num_features:
-        raise ConfigError(
-            f"pruner.model={model} gives no feature map (B, C, h, w) but {shape}; use a ConvNet such as "
-            "mobileone_s0 or resnet18"
-        )
+    network = build_timm(
+        model, group="pruner", weights=weights, num_classes=None if recalibration == "cam" else 0, seed=seed
+    )
     # MobileOne's branches become one convolution each; nothing happens to networks without such branches.
     reparameterize_model(network, inplace=True)
+    reader = StageMap(network, stage, recalibration, sample=torch.zeros(1, 3, 64, 64), name=model)
     cfg = pretrained_cfg(network)
     return ImageScorer(
-        network,
+        reader,
         mean=tuple(cfg.get("mean") or IMAGENET_MEAN),
         std=tuple(cfg.get("std") or IMAGENET_STD),
         **options,
     )
 
 
-def _features(network: nn.Module, pixels: Tensor) -> Tensor:
-    features: Tensor = network.forward_features(pixels)  # type: ignore[operator]
-    return features
-
-
-OWN = ("model", "frames", "size", "align_corners", "cell_center", "interpolation", "seed")
+OWN = (
+    *("model", "stage", "recalibration", "frames", "size", "align_corners", "cell_center"),
+    *("interpolation", "seed"),
+)
 # PaPr to the letter, beside the defaults of `ImageScorer`.
 PAPR: dict[str, Any] = {"interpolation": "bicubic", "count_class_token": True}
 
