@@ -1,4 +1,4 @@
-"""The time of the bundled pair, pruned in depth and in tokens: what docs/depth.md puts beside the accuracy.
+"""The time of the bundled pair, pruned in depth and in tokens: what docs/depth_results.md puts beside the accuracy.
 
     python benchmarks/joint_latency.py --backbones FILE ... --scorers FILE ... [--batch 8] [--repeats 15]
 

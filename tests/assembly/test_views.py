@@ -10,11 +10,13 @@ import torch
 import video_papr as vp
 from video_papr.assembly.views import read_as_trained
 from video_papr.backbones.builders import build_backbone
+from video_papr.backbones.vjepa2 import VJEPA2
 from video_papr.checkpoints import write_weights
 from video_papr.config import DatasetConfig
 from video_papr.core.errors import CheckpointError
 from video_papr.core.reading import ReadConfig
 from video_papr.inference.predict import Recipe, recipe_of
+from video_papr.pipeline import Pipeline
 
 READ = ReadConfig("uniform", None, 8, 32, 40, (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
 
@@ -96,3 +98,15 @@ def test_a_mean_of_the_weights_is_that_of_the_pixels(weights):
     assert READ.mean is not None and READ.std is not None
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (READ.mean, READ.std))
     torch.testing.assert_close(own(frames), own((frames / 255 - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+def test_vjepa2_reads_as_it_was_evaluated() -> None:
+    for frames, stride in ((16, 4), (64, 2)):
+        backbone = VJEPA2(num_classes=3, num_frames=frames, input_size=32, dim=24, depth=1, num_heads=2)
+        used = read_as_trained(DatasetConfig(name="ssv2", usual_sampling="uniform"), backbone)
+        assert (used.sampling, used.frame_stride) == ("vjepa2", stride)
+        recipe = recipe_of(Pipeline(backbone))
+        assert (recipe.sampling, recipe.frame_stride) == ("vjepa2", stride)
+    asked = DatasetConfig(name="ssv2", usual_sampling="uniform", sampling="uniform", frame_stride=3)
+    used = read_as_trained(asked, backbone)
+    assert (used.sampling, used.frame_stride) == ("uniform", 3)

@@ -20,6 +20,7 @@ from video_papr.data.sampling import (
     videomae_dense,
     videomae_uniform,
     vivit_dense,
+    vjepa2,
 )
 
 counts = st.integers(1, 400)
@@ -199,6 +200,26 @@ def test_mmaction_in_test_mode(num_clips: int) -> None:
         found = mmaction(n, num_frames=16, frame_stride=4, num_clips=num_clips)
         assert found.tolist() == expected
         assert found.dtype == np.int64
+
+
+@pytest.mark.parametrize("num_clips", [1, 2, 3])
+def test_vjepa2_by_the_rule_of_its_evaluation(num_clips: int) -> None:
+    """16 frames, step 4: as its loader says it, segment by segment."""
+    for n in range(1, 400):
+        expected = []
+        for clip in range(num_clips):
+            if n // num_clips > 64:
+                chosen = [min(int(i * 64 / 15), 63) + clip * (n // num_clips) for i in range(16)]
+            else:
+                last, count = min(64, n) - 1, (min(64, n) - 1) // 4
+                chosen = [int(i * last / (count - 1)) if count > 1 else 0 for i in range(count)]
+                chosen = [min(i, max(last - 1, 0)) for i in (chosen + [last] * 16)[:16]]
+                chosen = [i + clip * (max(n - 64, 0) // max(num_clips - 1, 1)) for i in chosen]
+            expected.append(chosen)
+        found = vjepa2(n, num_frames=16, frame_stride=4, num_clips=num_clips)
+        assert found.tolist() == expected
+        assert found.min() >= 0 and found.max() < n
+    assert vjepa2(16, num_frames=3, frame_stride=2, num_clips=2).tolist() == [[0, 3, 5], [8, 11, 13]]
 
 
 def test_docstring_examples_of_the_published_evaluations() -> None:

@@ -39,7 +39,8 @@ def read_as_trained(dataset: DatasetConfig, backbone: Backbone | None = None) ->
     read = getattr(backbone, "read", None) or ReadConfig()
     usual = getattr(backbone, "usual_sampling", None) or dataset.usual_sampling
     sampling: Any = dataset.sampling or read.sampling or usual
-    stride = dataset.frame_stride or read.frame_stride or FRAME_STRIDE
+    own_stride = read.frame_stride or getattr(backbone, "usual_stride", None)
+    stride = dataset.frame_stride or own_stride or FRAME_STRIDE
     asked = {"sampling": dataset.sampling, "short_side": dataset.short_side}
     if sampling in NEAR:
         asked["frame_stride"] = dataset.frame_stride

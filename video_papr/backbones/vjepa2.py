@@ -43,6 +43,7 @@ class VJEPA2(Encoder):
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
     mean_pooled = False
+    usual_sampling = "vjepa2"
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class VJEPA2(Encoder):
             depth=0,  # the blocks are of another kind
             num_heads=num_heads,
         )
+        self.usual_stride = 2 if num_frames >= 64 else 4  # of the published classifiers: 64 x 2 and 16 x 4
         act = ACTIVATIONS[activation]
         self.blocks = nn.ModuleList(
             RotaryBlock(dim, num_heads, mlp_dim or 4 * dim, act) for _ in range(depth)

@@ -33,7 +33,9 @@ from .sources import names
 
 Decoder = Literal["auto", "decord", "pyav", "pillow"]
 DecodeSize = Literal["full", "short_side"]
-Sampling = Literal["dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense", "mmaction"]
+Sampling = Literal[
+    "dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense", "mmaction", "vjepa2"
+]
 Camera = Literal["mixed", "calm", "shaky"]
 Stage = Literal["res2", "res3", "res4", "res5", "head"]
 Stages = Some[Stage]

@@ -4,7 +4,7 @@ Letters: n frames in the video, T frames in a clip, C clips, s the stride betwee
 
     dense_clips       neighbouring frames; the clips reach from the first frame to the last
     uniform_segments  every clip covers the whole video
-    videomae_dense, videomae_uniform, vivit_dense, mmaction
+    videomae_dense, videomae_uniform, vivit_dense, mmaction, vjepa2
                       the same two ideas with the exact frames of a published evaluation
 
 Every function returns int64 indices of shape (C, T), all in [0, n), never decreasing inside a clip (but
@@ -205,11 +205,45 @@ def mmaction(num_video_frames: int, *, num_frames: int, frame_stride: int, num_c
     return (starts[:, None] + offsets) % num_video_frames
 
 
+def vjepa2(num_video_frames: int, *, num_frames: int, frame_stride: int, num_clips: int) -> Indices:
+    """The frames that V-JEPA 2's evaluation of its classifiers reads.
+
+    Of C equal parts of the video each gives its first T * s frames, T of them evenly spaced from the first to the last.
+    Where the parts are shorter, clips overlap and reach to the end of the video; one that is too short repeats its last
+    frame but one. With n = 16, T = 3, s = 2 (clips of 6):
+
+        frame        0  1  2  3  4  5  6  7  8  9  10 11 12 13 14 15
+        2 clips      x        x     x
+                                             x        x     x
+
+    Source: `src/datasets/video_dataset.py` of Assran et al. (V-JEPA 2), without random starts and with overlap.
+
+    Args and Raises: as `dense_clips`.
+    """
+    _check_positive(
+        num_video_frames=num_video_frames,
+        num_frames=num_frames,
+        frame_stride=frame_stride,
+        num_clips=num_clips,
+    )
+    part, length = num_video_frames // num_clips, num_frames * frame_stride
+    if part > length:
+        offsets, step = np.linspace(0, length, num_frames).clip(max=length - 1), part
+    else:
+        last = min(length, num_video_frames) - 1
+        evenly = np.linspace(0, last, last // frame_stride)
+        offsets = np.append(evenly, np.full(num_frames - len(evenly), last)).clip(max=max(last - 1, 0))
+        step = max(num_video_frames - length, 0) // max(num_clips - 1, 1)
+    starts = step * np.arange(num_clips, dtype=np.int64)
+    return starts[:, None] + offsets.astype(np.int64)
+
+
 NEAR = {  # samplings with a stride
     "dense": dense_clips,
     "videomae_dense": videomae_dense,
     "vivit_dense": vivit_dense,
     "mmaction": mmaction,
+    "vjepa2": vjepa2,
 }
 SPREAD = {"uniform": uniform_segments, "videomae_uniform": videomae_uniform}
 

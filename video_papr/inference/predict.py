@@ -79,8 +79,11 @@ def recipe_of(pipeline: Pipeline, recipe: Recipe | None = None) -> Recipe:
     `Recipe` says by itself."""
     read = getattr(pipeline.backbone, "read", None) or ReadConfig()
     own = {key: value for key in ("sampling", "frame_stride", "short_side") if (value := getattr(read, key))}
-    if pipeline.backbone.usual_sampling is not None:
-        own.setdefault("sampling", pipeline.backbone.usual_sampling)
+    usual = {
+        "sampling": pipeline.backbone.usual_sampling,
+        "frame_stride": pipeline.backbone.usual_stride,
+    }
+    own = {**{key: value for key, value in usual.items() if value is not None}, **own}
     return recipe or getattr(pipeline, "recipe", None) or Recipe(**own)
 
 
