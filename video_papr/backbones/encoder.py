@@ -42,8 +42,8 @@ class Encoder(nn.Module):
         parts: U, equal parts of a clip along time that run by themselves, each with its own class tokens. 1: a clip
             runs as a whole. Otherwise the methods here take parts for clips (of T / U frames, on `part_grid`);
             `Pipeline` divides clips, and `pool` says what becomes of the answers, one of `core.parts.POOLS`.
-        usual_sampling, usual_stride: which frames are read where neither the configuration nor the weights say it; None:
-            as is usual for the dataset.
+        usual_sampling, usual_stride: which frames are read where neither the configuration nor the weights say it; None
+            is as usual for the dataset.
         mean, std: of the pixels that `forward` expects, RGB in 0..1.
         class_names: names of the logits, or None.
         read: how the weights say that clips are read, or None.
