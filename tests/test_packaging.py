@@ -86,18 +86,14 @@ def test_packages_are_listed():
     assert len(listed) == len(set(listed))
 
 
-def test_wheel_metadata(wheel):
+def test_wheel_names_licence_python_and_command(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = Parser().parsestr(wheel.read(name).decode())
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
     assert any(entry.endswith("/licenses/LICENSE") for entry in wheel.namelist())
-
-
-def test_wheel_declares_the_console_command(wheel):
-    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     scripts = configparser.ConfigParser()
-    scripts.read_string(wheel.read(name).decode())
+    scripts.read_string(wheel.read(name.replace("METADATA", "entry_points.txt")).decode())
     assert dict(scripts["console_scripts"]) == {"video-papr": "video_papr.cli.main:main"}
 
 

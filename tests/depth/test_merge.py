@@ -8,12 +8,9 @@ from torch import nn
 
 from video_papr.core.errors import MergeError
 from video_papr.depth.merge import (
-    Kernel,
     add_shortcut,
     as_kernel,
-    chain,
     compose,
-    identity_kernel,
     to_conv3d,
     to_linear,
 )
@@ -120,22 +117,11 @@ def test_linear_behind_linear_behind_norm_with_its_shortcut(dim, hidden, bias, s
     agree(merged(x), x + run(row, x))
 
 
-def test_stride_multiplies_behind_pointwise_layers():
-    row = named(nn.Conv3d(2, 3, 3, stride=2, padding=1).double(), nn.Conv3d(3, 2, 1, stride=3).double())
-    x = torch.randn(1, 2, 9, 9, 9, dtype=torch.float64)
-    agree(to_conv3d(compose(row))(x), run(row, x))
-
-
 def test_norm_without_weights_merges():
     plain = nn.BatchNorm3d(3, affine=False).double().eval()
     plain.running_mean.fill_(0.7)
     x = torch.randn(2, 3, 2, 3, 4, dtype=torch.float64)
     agree(to_conv3d(compose(named(plain)))(x), plain(x))
-
-
-def test_identity_kernel_changes_nothing():
-    x = torch.randn(1, 4, 2, 3, 3, dtype=torch.float64)
-    assert torch.equal(to_conv3d(identity_kernel(4, like=x))(x), x)
 
 
 CANNOT = {
@@ -174,13 +160,3 @@ def test_shortcuts_that_do_not_fit_are_named():
         add_shortcut(wide, wide, "block")
     with pytest.raises(MergeError, match=r"^mlp: a kernel of \(3, 3, 3\) is no linear layer"):
         to_linear(wide, "mlp")
-
-
-def test_composition_is_associative():
-    torch.manual_seed(0)
-    kernels = [as_kernel(nn.Conv3d(3, 3, size).double(), "conv") for size in (1, 3, 2)]
-    left = chain(chain(kernels[0], kernels[1], "b"), kernels[2], "c")
-    right = chain(kernels[0], chain(kernels[1], kernels[2], "c"), "b")
-    assert isinstance(left, Kernel)
-    agree(left.weight, right.weight)
-    agree(left.bias, right.bias)

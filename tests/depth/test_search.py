@@ -17,7 +17,6 @@ from video_papr.depth.search import (
     Mask,
     Scores,
     check_budget,
-    check_count,
     cross,
     greedy,
     mutate,
@@ -175,35 +174,3 @@ def test_greedy_drops_the_least_important_block_each_time():
     asked: list[Mask] = []
     again = greedy(Scores(lambda mask: asked.append(mask) or -9.0, known), blocks=3, count=2)
     assert (again, asked) == (found, [(1, 2)])
-
-
-WRONG = [
-    (
-        {"count": 0, "blocks": 4, "keep_one": False},
-        "depth.prune=0: must be 1 to 4 blocks (there are no more)",
-    ),
-    (
-        {"count": 5, "blocks": 4, "keep_one": False},
-        "depth.prune=5: must be 1 to 4 blocks (there are no more)",
-    ),
-    (
-        {"count": 4, "blocks": 4, "keep_one": True},
-        "depth.prune=4: must be 1 to 3 blocks (of 4, one must stay)",
-    ),
-]
-
-
-@pytest.mark.parametrize(("options", "text"), WRONG)
-def test_counts_that_cannot_be(options, text):
-    with pytest.raises(ConfigError) as caught:
-        check_count(**options)
-    assert str(caught.value) == text
-
-
-def test_budget_that_nothing_meets_says_how_far_it_goes():
-    budget = Budget(10.0, (1.0, 2.0, 3.0), 4.0)
-    with pytest.raises(
-        ConfigError,
-        match=r"^depth\.max_latency=0\.4: pruning 2 blocks leaves at least 0\.5 of the measured time \(5 of 10 ms\)$",
-    ):
-        evolve(lambda mask: 0.0, blocks=3, count=2, budget=budget)
