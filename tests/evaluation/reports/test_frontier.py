@@ -145,7 +145,7 @@ def test_runs_are_named_after_what_was_done_to_their_tokens(
         tmp_path / "run", [0, 1, 2], dense=[0, 1, 2], pruner="x3d_s", keep_ratio=0.321, settings=settings
     )
     found = with_dense(find_runs([tmp_path]))
-    assert [(run.method, run.keep_ratio) for run in found] == [(method, keep_ratio), ("dense", 1.0)]
+    assert [(run.method, run.kept) for run in found] == [(method, keep_ratio), ("dense", 1.0)]
 
 
 def test_runs_that_were_set_differently_are_named_apart(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_runs_that_were_set_differently_are_named_apart(tmp_path: Path) -> None:
     older = {"pruner": {"keep_ratio": 0.5}}  # of a version without these keys
     write_run(tmp_path / "old", [0, 1], pruner="papr_plus", keep_ratio=0.5, settings=older)
     found = points(named_apart(find_runs([tmp_path])))
-    assert [(point.method, point.keep_ratio, point.num_runs) for point in found] == [
+    assert [(point.method, point.kept, point.num_runs) for point in found] == [
         ("papr_plus", 0.1, 2),
         ("papr_plus", 0.3, 2),
         ("papr_plus", 0.5, 1),
@@ -187,7 +187,7 @@ def test_dense_runs_of_a_sweep_over_ratios_are_one_point(tmp_path: Path) -> None
         write_run(tmp_path / str(ratio), [0, 1, 2], pruner="none", keep_ratio=1.0, settings=settings)
         write_run(tmp_path / f"r{ratio}", [0, 1, 0], pruner="random", keep_ratio=ratio, settings=settings)
     found = points(with_dense(find_runs([tmp_path])))
-    assert [(p.method, p.keep_ratio, p.num_runs) for p in found] == [
+    assert [(p.method, p.kept, p.num_runs) for p in found] == [
         ("dense", 1.0, 2),
         ("random", 0.1, 1),
         ("random", 0.3, 1),

@@ -71,7 +71,7 @@ def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:
     other = [
         [
             one.method,
-            f"{one.keep_ratio:g}",
+            f"{one.kept:g}",
             one.dtype,
             f"{one.percent:.2f}",
             f"{one.num_same} of {one.num_videos}",
@@ -102,7 +102,7 @@ def _main_table(points: Sequence[Point]) -> Table:
     rows = [
         [
             f"{point.method}{' *' if point.on_frontier else ''}",
-            f"{point.keep_ratio:g}",
+            f"{point.kept:g}",
             _interval(point.top1),
             _interval(point.loss),
             _interval(point.gain),
@@ -126,7 +126,7 @@ def _class_table(names: Mapping[int, str], figures: Sequence[tuple[Point, Mappin
         [names.get(label, str(label)), *(_number(by_class.get(label), 1) for _, by_class in known)]
         for label in labels
     ]
-    return Table(["class", *(f"{point.method} {point.keep_ratio:g}" for point, _ in known)], rows)
+    return Table(["class", *(f"{point.method} {point.kept:g}" for point, _ in known)], rows)
 
 
 def _confusion(runs: Sequence[Run], chosen: Sequence[Point], names: Mapping[int, str]) -> Section:
@@ -142,9 +142,7 @@ def _confusion(runs: Sequence[Run], chosen: Sequence[Point], names: Mapping[int,
         title = [names.get(label, str(label)) for label in range(size)]
         for label, pred in most_confused(matrix, CONFUSIONS):
             share = matrix[label, pred] / matrix[label].sum()
-            rows.append(
-                [f"{point.method} {point.keep_ratio:g}", title[label], title[pred], f"{100 * share:.1f}"]
-            )
+            rows.append([f"{point.method} {point.kept:g}", title[label], title[pred], f"{100 * share:.1f}"])
         if size <= MOST_CLASSES:
             pictures[f"confusion_{_plain(point.method)}.png"] = confusion_plot(matrix, title, point.method)
     text = "What is mistaken for what most often, in per cent of the videos of the class."
@@ -159,7 +157,7 @@ def nearest(points: Sequence[Point]) -> list[Point]:
         old = best.get(point.method)
         if point.method == DENSE or point.method.startswith(f"{DENSE} dtype="):
             continue
-        if old is None or abs(point.keep_ratio - CLASS_RATIO) < abs(old.keep_ratio - CLASS_RATIO):
+        if old is None or abs(point.kept - CLASS_RATIO) < abs(old.kept - CLASS_RATIO):
             best[point.method] = point
     return list(best.values())
 
@@ -197,7 +195,7 @@ def _gallery(runs: Sequence[Run], points: Sequence[Point]) -> dict[str, bytes]:
 
 
 def _of(point: Point, runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if (run.method, run.keep_ratio) == (point.method, point.keep_ratio)]
+    return [run for run in runs if (run.method, run.kept) == (point.method, point.kept)]
 
 
 def _devices(runs: Sequence[Run]) -> list[str]:

@@ -44,7 +44,7 @@ class Point:
     """
 
     method: str
-    keep_ratio: float
+    kept: float
     num_runs: int
     num_videos: int
     top1: Interval
@@ -63,7 +63,7 @@ def points(runs: Sequence[Run]) -> list[Point]:
     """Groups runs into points, ordered by method and keep ratio."""
     groups: dict[tuple[str, float], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.method, run.keep_ratio].append(run)
+        groups[run.method, run.kept].append(run)
     controls = {ratio: _hits(group) for (method, ratio), group in groups.items() if method == CONTROL}
     made = [
         _point(method, ratio, group, controls.get(ratio) if method != CONTROL else None)
@@ -108,7 +108,7 @@ def _point(method: str, ratio: float, group: list[Run], control: Mapping[Video, 
     ]
     return Point(
         method=method,
-        keep_ratio=ratio,
+        kept=ratio,
         num_runs=len(group),
         num_videos=len(hits),
         top1=bootstrap(list(hits.values())),

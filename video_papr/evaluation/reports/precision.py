@@ -15,13 +15,13 @@ class Agreement:
     """One run against the same run in fp32.
 
     Attributes:
-        method, keep_ratio, dtype: of the run.
+        method, kept, dtype: of the run.
         num_videos: that both answered.
         num_same: that get the same class from both.
     """
 
     method: str
-    keep_ratio: float
+    kept: float
     dtype: str
     num_videos: int
     num_same: int
@@ -46,5 +46,5 @@ def agreements(runs: Sequence[Run]) -> list[Agreement]:
         ]
         if both:
             same = sum(one == other for one, other in both)
-            found.append(Agreement(run.plain_method, run.keep_ratio, run.dtype, len(both), same))
-    return sorted(found, key=lambda one: (one.method, one.keep_ratio, one.dtype))
+            found.append(Agreement(run.plain_method, run.kept, run.dtype, len(both), same))
+    return sorted(found, key=lambda one: (one.method, one.kept, one.dtype))

@@ -88,8 +88,8 @@ class Run:
         return name + (f" + {merger['name']} r={merger.get('r')}" if joined else "")
 
     @property
-    def keep_ratio(self) -> float:
-        """As it was asked for; the share that was kept where the clips decide, to two digits."""
+    def kept(self) -> float:
+        """The share of the tokens, as it was asked for; that which was kept where the clips decide, to two digits."""
         if self.results["pruner"] == "none":  # whatever ratio a sweep over all pruners gave it
             return 1.0
         variable = self.plain_method.endswith(")") or "keep_ratio" not in self._settings("pruner")
@@ -200,7 +200,7 @@ def twin_key(run: Run) -> tuple[object, ...]:
     split = (run.results.get("dataset_seed"), run.setting)
     return (
         run.plain_method,
-        run.keep_ratio,
+        run.kept,
         split,
         tuple(sorted((key, _text(value)) for key, value in settings.items())),
     )
