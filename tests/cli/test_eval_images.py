@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import video_papr as vp
 from video_papr.data.transforms import resize_and_crop
@@ -48,10 +50,25 @@ def test_controls_and_similarity(evaluate, images, pruner):
     assert (results["num_evaluated"], results["mean_kept_tokens"]) == (5, 4)
 
 
+def test_an_image_transformer_over_the_frames_of_videos(evaluate, many_videos, command, tmp_path):
+    words = ("backbone=image_vit", "backbone.model=vit_tiny_patch16_224", "backbone.weights=null")
+    words = (*words, "backbone.input_size=32", "pruner=motion", "pruner.keep_ratio=0.5")
+    root = many_videos(4)
+    each = evaluate(root, *words, "backbone.num_frames=3")
+    assert (each["num_evaluated"], each["num_tokens"], each["mean_kept_tokens"]) == (4, 12, 6)
+    assert each["gmacs_per_view"]["dense"] > each["gmacs_per_view"]["backbone"] > 0
+    ranked = evaluate(root, *words, "backbone.num_frames=3", "pruner.scope=global")
+    assert ranked["mean_kept_tokens"] == 6
+    words = [word for word in words if "weights" not in word]
+    headless = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0)
+    save_file(headless.state_dict(), tmp_path / "headless.safetensors")
+    words += [f"backbone.weights={tmp_path / 'headless.safetensors'}", f"output_dir={tmp_path / 'out'}"]
+    status, _, errors = command("dataset=folder", f"dataset.root={root}", *words, "progress=false")
+    assert status != 0 and "the backbone has no classifier: its weights bring none" in errors
+
+
 def test_pipeline_equals_hooks_on_timms_model():
     """Two ways to prune the same model: the backbone of the pipeline, and hooks on the instance."""
-    import timm
-
     backbone = vp.build_backbone(
         "timm_vit", model="vit_tiny_patch16_224", input_size=32, num_classes=5, seed=4
     )

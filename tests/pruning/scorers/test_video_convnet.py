@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
 import video_papr as vp
 from video_papr.benchmark.flops import count_gmacs
 from video_papr.core.types import TokenGrid
-from video_papr.pruning.scorers.video_convnet import VideoScorer
 
 
 class Net(nn.Module):
     """Three convolutions, a pool and a classifier that is a convolution, as in I3D."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.stem = nn.Conv3d(3, 4, 3, stride=(1, 2, 2), padding=1)
         self.body = nn.ModuleDict({"a": nn.Conv3d(4, 6, 3, stride=2, padding=1), "b": nn.Conv3d(6, 8, 1)})
         self.logits = nn.Conv3d(8, 5, 1)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels):
         features = self.body["b"](self.body["a"](self.stem(pixels).relu()).relu()).relu()
         return self.logits(features.mean((2, 3, 4), keepdim=True)).flatten(1)
 
 
 @pytest.fixture
-def mine(monkeypatch: pytest.MonkeyPatch) -> Net:
+def mine(monkeypatch):
     """An importable module `mine` with `Net`, and things that are none; returns what `mine:Net` makes with seed 0."""
     module = ModuleType("mine")
     vars(module).update(Net=Net, needs=lambda path: Net(), number=lambda: 3, flat=lambda: nn.Flatten())
@@ -43,18 +41,18 @@ def mine(monkeypatch: pytest.MonkeyPatch) -> Net:
         return Net().eval()
 
 
-def scorer(**options: Any) -> VideoScorer:
+def scorer(**options):
     pruner: Any = vp.build_pruner("video_convnet", **options)
     return pruner.scorer
 
 
-def clip(batch: int = 2, length: int = 8, side: int = 32) -> Tensor:
+def clip(batch=2, length=8, side=32):
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (batch, length, side, side, 3), generator=generator, dtype=torch.uint8)
 
 
 @torch.no_grad()
-def test_map_is_that_of_the_named_part_of_an_imported_network(mine: Net, tmp_path: Path) -> None:
+def test_map_is_that_of_the_named_part_of_an_imported_network(mine, tmp_path):
     given = clip()
     pixels = (given / 127.5 - 1).movedim(-1, 1)
     first = mine.stem(pixels)
@@ -73,7 +71,7 @@ def test_map_is_that_of_the_named_part_of_an_imported_network(mine: Net, tmp_pat
 
 
 @torch.no_grad()
-def test_networks_of_torchvision_stop_at_the_stage() -> None:
+def test_networks_of_torchvision_stop_at_the_stage():
     given = clip(1, 8, 64)
     with torch.random.fork_rng():
         torch.manual_seed(2)
@@ -123,7 +121,7 @@ def test_networks_of_torchvision_stop_at_the_stage() -> None:
     ],
 )
 @pytest.mark.usefixtures("mine")
-def test_wrong_options_give_one_line(options: dict[str, Any], line: str) -> None:
+def test_wrong_options_give_one_line(options, line):
     with pytest.raises(vp.ConfigError, match=f"^{line}") as caught:
         scorer(**options)
     assert "\n" not in str(caught.value)
