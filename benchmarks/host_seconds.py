@@ -1,0 +1,118 @@
+"""Seconds of models of transformers and timm, dense and pruned by `video_papr.prune`: a column of the README's hosts.
+
+    python benchmarks/host_seconds.py [--repeats 15] [--threads 2] [--models "VideoMAE-B, 16 x 224" ...] [--out FOLDER]
+
+Dense and pruned take turns in one process, one clip or image at a time, with the default number of tokens. Choosing
+them counts: X3D-S for videos, MobileOne-S0 for images. Weights are random, which changes no time. Leaves results.json
+(medians and quartiles) in FOLDER; in the committed folder, the default, it also writes the table into README.md.
+Needs transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import video_papr as vp
+from video_papr.adapters.families import open_model, table
+from video_papr.benchmark.timing import alternate, ratios, spread
+from video_papr.core.files import atomic_write
+from video_papr.evaluation.results import command_line, describe_device, git_commit, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "hosts"
+START, END = "<!-- hosts -->\n", "\n<!-- /hosts -->"
+# The first of each family is in the table.
+TIMED = (
+    "VideoMAE-B, 16 x 224",
+    "ViViT-B, 32 x 224",
+    "V-JEPA 2 L, 16 x 256",
+    "V-JEPA 2 L, 64 x 256",
+    "TimeSformer-B, 8 x 224",
+    "VideoPrism-B, 16 x 288",
+    "DeiT-S",
+    "ConvNeXt-T",
+    "Swin-T",
+    "Hiera-T",
+)
+
+
+def cells(results: dict[str, Any]) -> dict[str, str]:
+    """First class of a family -> the table's cell about the first of its models in results.json."""
+    found: dict[str, str] = {}
+    for name, entry in results.get("models", {}).items():
+        dense, pruned = (entry[kind]["median"] for kind in ("dense_seconds", "pruned_seconds"))
+        found.setdefault(entry["family"], f"{name}: {dense:.3g}, {pruned:.3g}")
+    return found
+
+
+def shown(page: str, results: dict[str, Any]) -> str:
+    """The page with the table as the results have it."""
+    before, rest = page.split(START)
+    return before + START + table(cells(results)) + END + rest.split(END, 1)[1]
+
+
+def measure(name: str, repeats: int) -> dict[str, Any]:
+    """One model: medians and quartiles of both, and how many times as fast, round by round."""
+    from adapter_gmacs import MODELS
+
+    build, shape = MODELS[name]
+    torch.manual_seed(0)
+    dense = build().eval().requires_grad_(False)
+    family = open_model(dense)[0]
+    pruned = vp.prune(copy.deepcopy(dense), weights=None, mean=(0.5,) * 3, std=(0.25,) * 3)
+    pixels = torch.rand(1, *shape) * 3 - 1.5
+    calls = {"dense": partial(dense, pixels), "pruned": partial(pruned, pixels)}
+    times = alternate(calls, torch.device("cpu"), repeats=repeats)
+    seconds = {kind: spread([value / 1000 for value in values]) for kind, values in times.items()}
+    return {
+        "family": family.classes[0],
+        "dense_seconds": seconds["dense"],
+        "pruned_seconds": seconds["pruned"],
+        "times_as_fast": ratios(times["dense"], times["pruned"]),
+    }
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--models", nargs="+", default=TIMED, metavar="NAME")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {
+        "command": command_line(),
+        "git_commit": git_commit(),
+        "device": describe_device(torch.device("cpu")),
+        "dtype": "fp32",
+        "repeats": options.repeats,
+        "versions": versions("transformers", "timm"),
+        "models": {},
+    }
+    for name in options.models:
+        results["models"][name] = found = measure(name, options.repeats)
+        line = (
+            found["dense_seconds"]["median"],
+            found["pruned_seconds"]["median"],
+            found["times_as_fast"]["median"],
+        )
+        print(f"{name}: {line[0]:.3f} s, pruned {line[1]:.3f} s, {line[2]:.2f} times as fast", flush=True)
+        atomic_write(options.out / "results.json", json.dumps(results, indent=2) + "\n")
+    if options.out == OUT:
+        readme = ROOT / "README.md"
+        readme.write_text(shown(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
