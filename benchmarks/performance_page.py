@@ -26,7 +26,8 @@ HEADER = ["result", "model", "mode", "variant", "GMACs", "ms per clip", "times a
 def rows(benchmarks: Mapping[str, Any]) -> Iterator[list[str]]:
     """One row for each variant of `SHOWN` in each setting of each result."""
     for name, results in benchmarks.items():
-        words = ["compiled"] * bool(results["compile"]) + ["own kernels"] * bool(results.get("kernels"))
+        engine = results.get("engine", "torch")
+        words = ["compiled"] * bool(results["compile"]) + ([engine] if engine != "torch" else [])
         for setting in [] if results.get("growth") else results["settings"]:
             found = {variant["name"]: variant for variant in setting["variants"]}
             for variant in (found[shown] for shown in SHOWN if shown in found):

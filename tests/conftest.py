@@ -78,6 +78,16 @@ def _write_tone(container, stream, num_samples):
     container.mux(stream.encode())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def auto_means_torch():
+    """Graphs take seconds to make: what tests an engine asks for it, `runtime.engine=auto` takes torch."""
+    from video_papr.core import engines
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "has_openvino", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def write_video():
     """A function (path, frames, fps=25, *, size=(48, 64), codec="libx264", ...), see `write_video_file`."""

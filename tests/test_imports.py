@@ -65,7 +65,7 @@ PLACES: dict[str, set[str]] = {
     "onnxscript": {"inference/export.py"},
     "onnxruntime": {"inference/export.py"},
     "transformers": {"benchmark/peers.py"},  # an extra: what a user would take instead
-    "triton": {"pruning/kernels/depthwise_triton.py"},  # comes with torch's builds for CUDA
+    "openvino": {"core/engines.py"},
     "pebble": {"data/workers.py"},
 }
 

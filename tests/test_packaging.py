@@ -171,8 +171,7 @@ def test_imports_are_declared():
                 imported.add(str(node.module).split(".")[0])
     foreign = imported - set(sys.stdlib_module_names) - {"video_papr"}
     # Of extras, imported where they are needed, with one line where they are missing.
-    foreign -= {"starlette", "uvicorn", "onnx", "onnxruntime", "onnxscript", "transformers"}
-    foreign -= {"triton"}  # comes with torch's CUDA builds; asked for by runtime.kernels alone
+    foreign -= {"starlette", "uvicorn", "onnx", "onnxruntime", "onnxscript", "openvino", "transformers"}
     assert foreign == {modules.get(name, name) for name in declared}
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .backbones.builders import Backbone
 from .backbones.grouping import run_in_groups
 from .backbones.packing import JAGGED
+from .core.engines import use_openvino
 from .core.errors import ConfigError
 from .core.parts import join_selection, pool_parts, split_frames, split_selection
 from .core.types import Mark, TokenSelection
@@ -210,9 +211,28 @@ class Pipeline(nn.Module):
             )
         self.backbone.replayed = replayed
         self.backbone.compile(**chosen)
-        trunk = getattr(getattr(self.pruner, "scorer", None), "trunk", None)
-        if isinstance(trunk, nn.Module):
+        if (trunk := self._trunk) is not None:
             trunk.compile(**{**options, "fullgraph": True, "dynamic": False})
+
+    def run_in_openvino(self, dtype: torch.dtype = torch.float32) -> None:
+        """Has OpenVINO run backbone and X3D on a processor, in place; graphs are made when they are first called.
+
+        A backbone that a merger works in stays in torch.
+
+        Args:
+            dtype: float32, or bfloat16 where the processor computes in it; the weights stay float32.
+        """
+        if self.merger is None:
+            use_openvino(self.backbone, dtype)
+        if (trunk := self._trunk) is not None:
+            trunk.channels_last = False  # OpenVINO orders memory by itself
+            use_openvino(trunk, dtype)
+
+    @property
+    def _trunk(self) -> Any:
+        """The network of the pruner's scorer, None where it has none."""
+        trunk = getattr(getattr(self.pruner, "scorer", None), "trunk", None)
+        return trunk if isinstance(trunk, nn.Module) else None
 
     def _check_frames(self, frames: Tensor) -> None:
         expected = (self.backbone.num_frames, *self.backbone.frame_size, 3)

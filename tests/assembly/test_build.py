@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from video_papr.assembly import build, runtime
 from video_papr.assembly.views import frame_sampler
 from video_papr.backbones.builders import build_backbone
 from video_papr.config import DatasetConfig, RuntimeConfig
+from video_papr.core import engines
 from video_papr.core.errors import ConfigError, DataError
 from video_papr.data.annotations import VideoList, VideoRecord
+from video_papr.evaluation.cost import Engine
 
 
 def videos(labels, names=None):
@@ -130,15 +133,27 @@ def test_cuda_graphs_need_a_gpu():
         runtime.build_engine(RuntimeConfig(device="cpu", compile="reduce-overhead"))
 
 
-def test_kernels_that_do_not_work_are_named(monkeypatch, capsys):
-    wanted = RuntimeConfig(device="cpu", kernels=True)
-    engine = runtime.build_engine(wanted)
-    asked: list[object] = []
-    monkeypatch.setattr(runtime, "use_kernels", lambda pruner, device: asked.append(pruner) or "no driver")
-    runtime.choose_kernels(None, RuntimeConfig(), engine)
-    assert not asked and not capsys.readouterr().err
-    runtime.choose_kernels(None, wanted, engine)
-    assert "torch's own are used (no driver)" in capsys.readouterr().err
+def test_auto_takes_openvino_on_a_processor_alone(monkeypatch):
+    monkeypatch.setattr(engines, "has_openvino", lambda: True)
+    monkeypatch.setattr(engines, "openvino_version", lambda: "openvino 1")
+    cpu, cuda = Engine(torch.device("cpu")), Engine(torch.device("cuda"))
+    assert runtime.chosen_engine(RuntimeConfig(), cpu) == "openvino 1"
+    assert runtime.chosen_engine(RuntimeConfig(), cuda) == "torch"
+    assert runtime.chosen_engine(RuntimeConfig(compile=True), cpu) == "torch"
+    assert runtime.chosen_engine(RuntimeConfig(engine="torch"), cpu) == "torch"
+    with pytest.raises(ConfigError, match=r"^runtime\.engine=openvino: runs on the processor"):
+        runtime.chosen_engine(RuntimeConfig(engine="openvino"), cuda)
+    monkeypatch.setattr(engines, "has_openvino", lambda: False)
+    assert runtime.chosen_engine(RuntimeConfig(), cpu) == "torch"
+
+
+def test_a_missing_engine_names_its_extra(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(engines, "version", missing)
+    with pytest.raises(ConfigError, match=r'not installed \(pip install "video_papr\[fast\]"\)'):
+        runtime.chosen_engine(RuntimeConfig(engine="openvino"), Engine(torch.device("cpu")))
 
 
 def test_threads(monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from video_papr.assembly import build
+from video_papr.core.engines import has_openvino
 
 SCHEMA: dict[str, type | tuple[type, ...]] = {
     "dataset": str,
@@ -34,6 +35,7 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "latency_ms": dict,
     "peak_memory_mb": float,
     "device": str,
+    "engine": str,
     "dtype": str,
     "seed": int,
     "dataset_seed": (int, type(None)),
@@ -210,14 +212,15 @@ def test_compiled_backbone_gives_the_same_answers(evaluate, video_root):
         assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=1e-5)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="the kernels need a C++ compiler on the CPU")
-def test_kernels_of_our_own_give_the_same_answers(evaluate, video_root, capsys):
+@pytest.mark.skipif(not has_openvino(), reason="the extra [fast] is not installed")
+def test_openvino_gives_the_same_answers(evaluate, video_root, capsys):
     words = ("pruner=x3d_s", "pruner.frames=2", "pruner.size=32", "backbone.input_size=32")
     plain = evaluate(video_root, *words)
-    kernels = evaluate(video_root, *words, "runtime.kernels=true")
-    assert "do not work here" not in capsys.readouterr().err
-    assert kernels["gmacs_per_view"] == plain["gmacs_per_view"] and plain["pruner"] == "x3d_s"
-    for one, other in zip(plain["predictions"], kernels["predictions"], strict=True):
+    fast = evaluate(video_root, *words, "runtime.engine=openvino")
+    assert "cannot run" not in capsys.readouterr().err
+    assert plain["engine"] == "torch" and fast["engine"].startswith("openvino ")
+    assert fast["gmacs_per_view"] == plain["gmacs_per_view"] and plain["pruner"] == "x3d_s"
+    for one, other in zip(plain["predictions"], fast["predictions"], strict=True):
         assert one["probs_top5"] == pytest.approx(other["probs_top5"], abs=1e-5)
 
 

@@ -74,7 +74,7 @@ WRONG = {
         "onnx=false program=false aot=false": "onnx, program and aot are all false: nothing is left to write.",
         "runtime.dtype=bf16": "runtime.dtype='bf16': graphs are written in float32",
         "runtime.compile=true": "runtime.compile: not for export",
-        "runtime.kernels=true": "runtime.kernels=true: not for export",
+        "runtime.engine=openvino": "runtime.engine='openvino': not for export",
     },
     "predict": {
         "": "video is not set: video=PATH, a file, folder or pattern; video=- reads paths from stdin.",

@@ -49,7 +49,7 @@ WRONG = {
     "pruner.name=x3d": "must be one of",
     "runtime.batch_size=2.5": "must be a whole number of at least 1, or auto.",
     "runtime.compile=maybe": "must be one of true, false, reduce-overhead, max-autotune.",
-    "runtime.kernels=auto": "must be true or false.",
+    "runtime.engine=tensorrt": "must be one of auto, torch, openvino.",
     "views.crops=true": "must be one of 1, 3.",
     "dataset.clip_cache=true": "must be a name or a path, or null.",
     "dataset.root=[a]": "must be a name or a path, or null.",
@@ -195,6 +195,7 @@ FORMER = {
     "+pruner.mass=0.4": "+pruner.top_p=0.4",
     "pruner.budget=fixed,mass": "pruner.budget=fixed,top_p",
     "depth.augment=mirror": "depth.augment=hflip",
+    "runtime.kernels=true": "runtime.engine=auto",
 }
 
 

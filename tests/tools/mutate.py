@@ -34,8 +34,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "video_papr"
 AREAS = ("pruning", "backbones", "data/sampling.py", "data/decoding.py", "evaluation")
 SEEN, WALL_SECONDS = 0.85, 1800
-# Minutes for each change, and about generated code only: files of pruning/kernels/ are drawn when they are named.
-KERNELS, KERNEL_TESTS = "pruning/kernels", ("test_kernels.py", "test_depthwise_triton.py")
 # Loaded before the first child is made; the package itself is not, since each child has another one.
 HEAVY = (
     "torch",
@@ -112,8 +110,6 @@ def tests_of(source: str) -> list[list[str]]:
     if own.is_file() and name.parts[0] == "data":
         rest = rest[1:]
     words = [str(path) for path in rest if path.exists()] + [f"--deselect={own}"]
-    if not source.startswith(KERNELS):
-        words += [f"--ignore={tests / 'pruning' / file}" for file in KERNEL_TESTS]
     return [[str(own)], words] if own.is_file() else [words]
 
 
@@ -155,8 +151,7 @@ def _run(folder: str, groups: list[list[str]], cpu_seconds: float) -> None:
 
 def files_of(area: str) -> list[Path]:
     path = PACKAGE / area
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return [file for file in files if area.startswith(KERNELS) or f"/{KERNELS}/" not in str(file)]
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
 def try_area(area: str, count: int, seed: int) -> dict[str, Any]:

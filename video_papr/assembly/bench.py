@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..benchmark.ceilings import Ceilings, measure_ceilings
 from ..benchmark.clips import file_clips, synthetic_clips
 from ..benchmark.growth import growth
-from ..benchmark.peers import available, build_pair
+from ..benchmark.peers import PeerFlow, available, build_pair
 from ..benchmark.suite import Plan, measure
 from ..benchmark.variants import build_variants, compile_variants
 from ..config import BenchConfig
@@ -21,6 +21,7 @@ from ..core.console import warn
 from ..core.errors import ConfigError
 from ..evaluation.cost import Engine
 from ..evaluation.results import command_line, describe_device, git_commit, versions
+from ..pipeline import Pipeline
 from . import runtime
 
 
@@ -68,7 +69,7 @@ def run_benchmark(config: BenchConfig) -> dict[str, Any]:
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "compile": config.runtime.compile,
-        "kernels": config.runtime.kernels,
+        "engine": runtime.chosen_engine(config.runtime, engine),
         "repeats": config.repeats,
         "seed": config.seed,
         "ceilings": {
@@ -103,6 +104,7 @@ def _measure(
     config: BenchConfig, case: Case, engine: Engine, ceilings: Ceilings | None, on_round: Callable[[], None]
 ) -> dict[str, Any]:
     """The record of one setting."""
+    runs_in = runtime.chosen_engine(config.runtime, engine)
     ours, theirs = build_pair(
         case.backbone, seed=config.seed, num_frames=case.num_frames, input_size=case.input_size
     )
@@ -119,21 +121,25 @@ def _measure(
         pruners=[(pruner.name, pruner.options) for pruner in config.pruners],
         keep_ratios=config.keep_ratios,
         tome=config.tome,
-        split=not config.runtime.compile,
+        split=runs_in == "torch" and not config.runtime.compile,
         packing=config.runtime.packing,
     )
+    dtype = runtime.DTYPES[case.dtype]
     for variant in variants:
         for network in (variant.flow, variant.chooser):
             if network is not None:
-                network.to(engine.device, runtime.DTYPES[case.dtype])
+                network.to(engine.device, dtype if runs_in == "torch" else torch.float32)
+        if runs_in != "torch" and isinstance(variant.flow, PeerFlow):
+            variant.flow.theirs.to(dtype)
 
     def prepare() -> None:
         """What is counted before stands for the networks as they are, whatever runs them."""
-        pruners = [None if variant.chooser is None else variant.chooser.pruner for variant in variants]
-        for pruner in {id(getattr(pruner, "scorer", None)): pruner for pruner in pruners}.values():
-            runtime.choose_kernels(pruner, config.runtime, engine)
         if config.runtime.compile:
             compile_variants(variants, **config.runtime.compile_options)
+        elif runs_in != "torch":
+            for variant in variants:
+                if isinstance(variant.flow, Pipeline):
+                    variant.flow.run_in_openvino(dtype)
 
     return {
         "backbone": case.backbone,

@@ -67,9 +67,7 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
                 "classes; check backbone.weights"
             )
         model.class_names = names
-    runtime.choose_kernels(pipeline.pruner, config.runtime, engine)
-    if config.runtime.compile:
-        pipeline.compile_networks(**config.runtime.compile_options)
+    runtime.speed_up(pipeline, config.runtime, engine)
     reading = read_as_trained(reading, model)
     assert reading.sampling is not None and reading.frame_stride is not None  # filled in
     recipe = Recipe(

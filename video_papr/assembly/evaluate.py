@@ -119,7 +119,9 @@ class _Work:
         self.videos = build.match_labels(videos, self.backbone.class_names, self.backbone.num_classes)
         self.batch_size = runtime.batch_size(config.runtime, self.engine)
         self.dtype = runtime.dtype_name(self.engine)
-        self.identity = resume.identity(config, self.videos, self.pipeline, {"runtime.dtype": self.dtype})
+        self.runs_in = runtime.chosen_engine(config.runtime, self.engine)
+        known = {"runtime.dtype": self.dtype, "runtime.engine": self.runs_in}
+        self.identity = resume.identity(config, self.videos, self.pipeline, known)
         self.metrics = [_actor_metric(config.dataset, self.root, config.views, self.backbone.input_size)]
 
     def session(self) -> dict[str, Any]:
@@ -150,10 +152,7 @@ class _Work:
             with `runtime.profile`, where the time of this session went.
         """
         config, engine, ranks = self.config, self.engine, self.ranks
-        runtime.choose_kernels(self.pipeline.pruner, config.runtime, engine)
-        if config.runtime.compile:
-            # The compiler runs at the first batch, before the clock.
-            self.pipeline.compile_networks(**config.runtime.compile_options)
+        runtime.speed_up(self.pipeline, config.runtime, engine)  # compilers run at the first batch
         cache = cut.build_clip_cache(config.dataset, config.views, self.backbone, engine)
         evaluator = self._evaluator()
         known, group = set(done), evaluator.videos_per_batch
@@ -262,6 +261,7 @@ class _Work:
             weights={"backbone": config.backbone.weights, "scorer": config.pruner.weights},
             device=describe_device(self.engine.device),
             dtype=self.dtype,
+            engine=self.runs_in,
             seed=config.seed,
             dataset_seed=dataset.seed if dataset.name == "synthetic" else None,
             generator_version=VERSION if dataset.name == "synthetic" else None,

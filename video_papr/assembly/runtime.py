@@ -1,4 +1,4 @@
-"""What the machine can do of what `runtime` asks: device and precision, batches, processes and kernels."""
+"""What the machine can do of what `runtime` asks: device and precision, batches, processes, engines."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import torch
 
 from ..config import RuntimeConfig
+from ..core import engines
 from ..core.console import note, warn
 from ..core.errors import ConfigError
 from ..core.processes import ALONE, Ranks
 from ..evaluation.cost import Engine
-from ..pruning.kernels import takes_a_while, use_kernels
-from ..pruning.protocol import Pruner
+from ..pipeline import Pipeline
 
 READY_VIDEOS = 4  # decoded in advance at least: videos differ in length and size
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -130,14 +130,39 @@ def cores(ranks: Ranks = ALONE) -> int:
     return usable // ranks.local_size
 
 
-def choose_kernels(pruner: Pruner | None, runtime: RuntimeConfig, engine: Engine) -> None:
-    """Gives an X3D kernels of our own, if `runtime.kernels` asks for them; a line says so where they do not work."""
-    if not runtime.kernels:
-        return
-    if takes_a_while(pruner, engine.device):
-        note("runtime.kernels=true: building kernels for X3D, once; some ten seconds")
-    if (fault := use_kernels(pruner, engine.device)) is not None:
-        warn(f"runtime.kernels=true: the kernels do not work here, so torch's own are used ({fault})")
+def chosen_engine(runtime: RuntimeConfig, engine: Engine) -> str:
+    """What runs the networks: "torch", or "openvino" and its version.
+
+    Raises:
+        ConfigError: OpenVINO is asked for, and is missing or cannot do what else is asked for.
+    """
+    if runtime.engine == "openvino":
+        if engine.device.type != "cpu":
+            raise ConfigError(
+                "runtime.engine=openvino: runs on the processor here; use runtime.device=cpu, or runtime.engine=torch."
+            )
+        return engines.openvino_version()
+    possible = runtime.engine == "auto" and engine.device.type == "cpu" and not runtime.compile
+    return engines.openvino_version() if possible and engines.has_openvino() else "torch"
+
+
+def speed_up(pipeline: Pipeline, runtime: RuntimeConfig, engine: Engine) -> None:
+    """Hands a pipeline's networks to what `runtime.engine` and `runtime.compile` ask for; graphs are made later.
+
+    Raises:
+        ConfigError: see `chosen_engine` and `Pipeline.compile_networks`.
+    """
+    name = chosen_engine(runtime, engine)
+    if name != "torch":
+        if runtime.engine == "auto":
+            note(
+                f"runtime.engine=auto: {name} runs the networks; what it makes of them is kept for the next time"
+            )
+        if pipeline.merger is not None:
+            note("merger=tome: the backbone stays in torch, because merging does not become a graph")
+        pipeline.run_in_openvino(engine.dtype)
+    elif runtime.compile:
+        pipeline.compile_networks(**runtime.compile_options)
 
 
 @contextmanager

@@ -40,13 +40,15 @@ def machine(results: Record) -> str:
     )
     return (
         f"Measured by `{results['command']}` at commit {results['git_commit']} on {results['device']}, torch "
-        f"{versions['torch']}{with_peer}, {_compiled(results['compile'])}"
-        f"{', with kernels of our own for X3D' if results.get('kernels') else ''}, medians (and "
+        f"{versions['torch']}{with_peer}, {_compiled(results)}, medians (and "
         f"quartiles) of {results['repeats']} rounds.{ceilings}"
     )
 
 
-def _compiled(mode: bool | str) -> str:
+def _compiled(results: Record) -> str:
+    mode, engine = results["compile"], results.get("engine", "torch")
+    if engine != "torch":
+        return f"ours in {engine}"
     return f"compiled ({mode})" if isinstance(mode, str) else "compiled" if mode else "not compiled"
 
 

@@ -64,11 +64,14 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
         from ..inference.app.server import Offer, build_app
     except ImportError as error:
         raise ConfigError(f'the demo needs {error.name}: pip install "video_papr[app]"') from None
+    from ..assembly import runtime
     from ..assembly.build import build_folded_pruner
     from ..assembly.compose import build_reader, compose_words
+    from ..evaluation.cost import Engine
     from ..evaluation.results import describe_device
     from ..inference.app.jobs import Jobs
     from ..inference.app.look import Looker
+    from ..pipeline import Pipeline
 
     pipeline, recipe = build_reader(config)
     assert pipeline.pruner is not None
@@ -80,6 +83,7 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
             other = check(DemoConfig, compose_words([*shared, f"pruner={name}"], config="demo"))
             made: Any = build_folded_pruner(other.pruner)
             pruners[name] = made.to(device)
+            runtime.speed_up(Pipeline(pipeline.backbone, made), config.runtime, Engine(device, recipe.dtype))
     looker = Looker(pipeline.backbone, pruners, recipe, max_seconds=config.max_seconds)
     knows = pipeline.backbone.class_names
     offer = Offer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,9 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     from ..inference.files import PredictionWriter, predict_file
     from .predict_report import print_predictions
 
+    if config.runtime.engine == "auto" and len(videos) == 1 and config.window_seconds is None:
+        # One answer of torch is there before a graph is.
+        config = replace(config, runtime=replace(config.runtime, engine="torch"))
     pipeline, recipe = build_reader(config)
     if config.backbone.weights == BUNDLED:
         warn(

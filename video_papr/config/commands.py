@@ -121,10 +121,10 @@ class ExportConfig(PipelineConfig):
             raise ConfigError("onnx, program and aot are all false: nothing is left to write.")
         if self.runtime.dtype not in ("auto", "fp32"):
             raise ConfigError(f"runtime.dtype={self.runtime.dtype!r}: graphs are written in float32; use auto or fp32.")
-        if self.runtime.kernels:
-            raise ConfigError("runtime.kernels=true: not for export; files hold torch's own operators only.")
         if self.runtime.compile:
             raise ConfigError("runtime.compile: not for export; aot=true writes a compiled package.")
+        if self.runtime.engine == "openvino":
+            raise ConfigError("runtime.engine='openvino': not for export; OpenVINO reads model.onnx.")
 
 
 @options(kw_only=True)
@@ -217,7 +217,7 @@ Variant = Annotated[PrunerConfig, BeforeValidator(_pruner)]
 
 @options(kw_only=True)
 class BenchConfig:
-    """Everything that `tools/bench.py` reads; of `runtime` device, compile, kernels, packing and threads."""
+    """Everything that `tools/bench.py` reads; of `runtime` device, engine, compile, packing and threads."""
 
     runtime: RuntimeConfig
     backbones: Some[Backbone] = option(("videomae_s",), "architectures, with random weights")

@@ -54,6 +54,7 @@ Pool = Literal["mean", "max", "concat"]
 Schedule = Literal["constant", "decreasing"]
 Order = Literal["grid", "published"]
 Compile = bool | Literal["reduce-overhead", "max-autotune"]
+Engine = Literal["auto", "torch", "openvino"]
 Packing = Literal["auto", "packed", "bucketed"]
 
 
@@ -253,16 +254,22 @@ class RuntimeConfig:
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "auto: fp32 on the CPU, bf16 or fp16 on a GPU")
     batch_size: Positive | Literal["auto"] = option("auto", "views per forward pass; auto: CPU 8, GPU 64")
     workers: Natural | Literal["auto"] = option("auto", "decoding processes; 0: in the main process; auto: by cores")
+    engine: Engine = option("auto", "what runs the networks; auto: openvino on a CPU where it is installed, or torch")
     compile: Compile = option(False, "torch.compile; reduce-overhead: with CUDA graphs; max-autotune: fastest kernels")
     packing: Packing = option("auto", "unequal numbers of tokens: packed in one row, or in groups of similar length")
     threads: Positive | None = option(None, "CPU threads of torch; null: torch's own choice")
-    kernels: bool = option(False, "true: kernels of our own for X3D, C++ on a CPU and Triton on a GPU")
     debug: bool = option(False, "true: stack traces of errors that are usually one line")
     profile: bool = option(False, "true: eval.py shows the share of each stage, and the bottleneck")
 
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.dtype == "fp16":
             raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
+        if self.engine == "openvino" and self.compile:
+            raise ConfigError(
+                "runtime.engine='openvino': cannot be combined with runtime.compile, which is torch's; leave one out."
+            )
+        if self.engine == "openvino" and self.dtype == "fp16":
+            raise ConfigError("runtime.engine='openvino': not for runtime.dtype=fp16; use fp32, bf16 or auto.")
         if self.compile and self.packing == "packed":
             raise ConfigError(
                 "runtime.packing='packed': cannot be combined with runtime.compile=true; use auto or bucketed."

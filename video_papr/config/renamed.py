@@ -13,12 +13,14 @@ KEYS = {
     **{f"pruner.{old}": f"pruner.{new}" for old, new in RENAMED_OPTIONS.items()},
     "train.follow": "train.motion_loss",
     "train.locate": "train.location_loss",
+    "runtime.kernels": "runtime.engine",
 }
 _FLIPS = {"mirror": "hflip", "mirror_actions": "hflip_actions"}
 VALUES = {
     **{f"pruner.{key}": words for key, words in RENAMED_VALUES.items()},
     "train.augment": _FLIPS,
     "depth.augment": _FLIPS,
+    "runtime.engine": {"true": "auto", "false": "torch"},
 }
 
 
@@ -48,9 +50,11 @@ def rename_values(values: dict[str, Any]) -> dict[str, Any]:
     for name, words in VALUES.items():
         group, key = name.split(".")
         section = renamed.get(group)
-        if isinstance(section, dict) and isinstance(section.get(key), str) and section[key] in words:
-            _tell(f"{name}={section[key]}", f"{name}={words[section[key]]}")
-            section[key] = words[section[key]]
+        given = section.get(key) if isinstance(section, dict) else None
+        former = str(given).lower() if isinstance(given, bool) else given
+        if isinstance(section, dict) and isinstance(former, str) and former in words:
+            _tell(f"{name}={former}", f"{name}={words[former]}")
+            section[key] = words[former]
     return renamed
 
 

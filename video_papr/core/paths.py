@@ -1,4 +1,4 @@
-"""Where the package keeps what it can make again: synthetic videos, decoded clips, built kernels."""
+"""Where the package keeps what it can make again: synthetic videos, decoded clips, graphs."""
 
 from __future__ import annotations
 

@@ -64,6 +64,7 @@ class RunInfo:
     weights: dict[str, str | None]
     device: str
     dtype: str
+    engine: str
     seed: int
     dataset_seed: int | None = None
     generator_version: int | None = None
@@ -143,6 +144,7 @@ def _figures(
         "peak_memory_mb": times.peak_memory_mb or None,
         "device": info.device,
         "dtype": info.dtype,
+        "engine": info.engine,
         "seed": info.seed,
         "dataset_seed": info.dataset_seed,
         "generator_version": info.generator_version,

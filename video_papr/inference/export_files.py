@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def export_files(config: ExportConfig, out: Path) -> dict[str, Any]:
         VideoPaprError: something in the configuration that the user can mend, or a file that does not do what PyTorch
             does; it is removed then.
     """
-    pipeline, recipe = build_reader(config)
+    pipeline, recipe = build_reader(replace(config, runtime=replace(config.runtime, engine="torch")))
     export.check_exportable(pipeline)
     formats = _formats(config)
     out.mkdir(parents=True, exist_ok=True)

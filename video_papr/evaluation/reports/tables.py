@@ -104,7 +104,9 @@ def print_report(results: Results, console: Terminal, *, num_classes: int | None
     rows = table_rows(results)
     if num_classes is not None and num_classes <= 5:
         rows = [row for row in rows if not row[0].startswith("top-5")]
-    title = f"{results['dataset']} · {results['backbone']} · views {results['views']} · {results['dtype']}"
+    engine = results.get("engine", "torch")
+    words = [results["dataset"], results["backbone"], f"views {results['views']}", results["dtype"]]
+    title = " · ".join(words + ([engine] if engine != "torch" else []))
     columns = ["", "dense", _name(results), "ratio"]
     Table(columns, rows, title=title, caption=results["device"]).filled().print(console)
     for sentence in remarks(results):

@@ -11,7 +11,7 @@ back. Here the channels always lie last in memory, (B, T, H, W, C), and every op
     norms, swish, sums           folded away, one pass, in place
 
 The weights stay where they are, under the same names. `tools/bench.py` shows the effect; docs/performance.md says how
-near to the limits it comes. On a GPU the layers run as they are. `kernels.use_kernels` can give both something faster.
+near to the limits it comes. On a GPU, and in OpenVINO, the layers run as they are.
 
 Letters: B clips, T frames, H x W pixels of a stage, C channels.
 """
@@ -50,7 +50,12 @@ class ChannelsLastTrunk(X3DTrunk):
 
     Args:
         trunk: after `fold_norms`; its layers are shared.
+
+    Attributes:
+        channels_last: False: as is on a processor too.
     """
+
+    channels_last = True
 
     def __init__(self, trunk: X3DTrunk) -> None:
         nn.Module.__init__(self)
@@ -61,7 +66,7 @@ class ChannelsLastTrunk(X3DTrunk):
 
     def stages(self, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Name and features (B, C, T, h, w) of every stage on the way, one after the other."""
-        if pixels.device.type != "cpu":
+        if pixels.device.type != "cpu" or not self.channels_last:
             yield from super().stages(pixels)
             return
         for name, x in channels_last_stages(list(self.blocks), pixels):
@@ -92,9 +97,6 @@ def _channels_first(x: Tensor) -> Tensor:
 
 def _stem(x: Tensor, stem: Any) -> Tensor:
     """(B, T, H, W, 3) -> (B, T, H / 2, W / 2, C)."""
-    if (packed := getattr(stem, "packed", None)) is not None:  # see `kernels.x3d_cpp`
-        out: Tensor = packed(x)
-        return out
     batch, frames = x.shape[:2]
     space, time = stem.conv.conv_t, stem.conv.conv_xy  # pytorchvideo's names are the wrong way round
     images = x.flatten(0, 1).movedim(-1, 1)
@@ -107,9 +109,6 @@ def _stem(x: Tensor, stem: Any) -> Tensor:
 
 def run_block(x: Tensor, block: Any) -> Tensor:
     """One residual block, (B, T, H, W, C) -> (B, T, h, w, D); depth pruning may have merged it to one convolution."""
-    if (packed := getattr(block, "packed", None)) is not None:
-        out: Tensor = packed(x)
-        return out
     if isinstance(block, MergedBlock):
         convolve = _pointwise if block.conv.kernel_size == (1, 1, 1) else _convolution
         return convolve(x, block.conv).relu_()

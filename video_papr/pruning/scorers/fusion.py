@@ -79,13 +79,14 @@ class FusedScorer(X3DScorer):
     def score(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
         found = self.motion * standardize(frame_difference(frames, grid, 0)) if self.motion else 0.0
-        for name, features in self.trunk.stages(self.pixels(frames)):
-            if name in self.stages:
-                cells = features.mean(1, dtype=torch.float32)
-                registered = resize_map(
-                    cells, grid, align_corners=self.align_corners, cell_center=self.cell_center
-                )
-                found = found + standardize(registered)
+        names = tuple(name for name in STAGES if name in self.stages)
+        pixels = self.pixels(frames)
+        for features in self.trunk(pixels, names) if len(names) > 1 else (self.trunk(pixels),):
+            cells = features.mean(1, dtype=torch.float32)
+            registered = resize_map(
+                cells, grid, align_corners=self.align_corners, cell_center=self.cell_center
+            )
+            found = found + standardize(registered)
         assert isinstance(found, Tensor)
         return found
 

@@ -104,10 +104,15 @@ class X3DTrunk(nn.Module):
             self.pre_conv, self.pre_norm, self.pre_act = pool.pre_conv, pool.pre_norm, pool.pre_act
         self.stage = stage
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, T, S, S) normalised with `MEAN` and `STD` -> features (B, C, T, h, w) of the last stage."""
-        *_, (_, features) = self.stages(pixels)
-        return features
+    def forward(self, pixels: Tensor, names: tuple[str, ...] = ()) -> Tensor | tuple[Tensor, ...]:
+        """pixels (B, 3, T, S, S) normalised with `MEAN` and `STD` -> features (B, C, T, h, w) of the last stage.
+
+        Args:
+            names: of several stages, in their order; a tuple of the features of each then.
+        """
+        wanted = names or (self.stage,)
+        found = {name: features for name, features in self.stages(pixels) if name in wanted}
+        return tuple(found[name] for name in names) if names else found[self.stage]
 
     def stages(self, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Name and features (B, C, T, h, w) of every stage on the way, one after the other."""
@@ -254,12 +259,11 @@ class X3DScorer(nn.Module):
         self.normalize = normalize
         self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
-        self.clip_of = clip_of  # `kernels.use_kernels` knows a faster one
 
     def pixels(self, frames: Tensor) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> what the trunk reads, (B, 3, t, S, S); see `_sides` where H is not W."""
         assert self.colors is not None, "normalize='backbone' needs `fit`"
-        clip = self.clip_of(
+        clip = clip_of(
             frames,
             num_frames=self.frames,
             size=self._sides(*frames.shape[2:4]),
