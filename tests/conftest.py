@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: small videos written on the spot, and the real clips where they are at hand."""
 
 import sys
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -83,6 +84,10 @@ def auto_means_torch():
     """Graphs take seconds to make: what tests an engine asks for it, `runtime.engine=auto` takes torch."""
     from video_papr.core import engines
 
+    with suppress(ImportError):  # comes with openvino; its handler closes the stream that a test had captured
+        from absl import logging
+
+        logging.get_absl_handler().python_handler.stream = sys.__stderr__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "has_openvino", lambda: False)
         yield
