@@ -28,7 +28,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "image_convnet": {"model": "resnet10t"},
     "similarity": {"after_block": 1},
 }
-SAME_NETWORK = {"x3d_xs", "x3d_m"}  # as x3d_s
+SAME_NETWORK = {
+    "x3d_xs",
+    "x3d_m",
+    "video_convnet",
+}  # as x3d_s; the last one runs in torch, as image_convnet does
 
 
 @pytest.fixture(scope="module", autouse=True)
