@@ -23,7 +23,7 @@ def test_defaults_are_the_bundled_weights():
     pipeline = vp.Pipeline.from_config(runtime="cpu")
     assert pipeline.backbone.class_names is not None
     assert pipeline.pruner is not None and pipeline.pruner.name == "x3d_s"
-    assert pipeline.recipe == Recipe(sampling="uniform")
+    assert pipeline.recipe == Recipe(sampling="uniform", short_side=64)  # as the bundled weights say
     frames = torch.randint(0, 256, (20, 48, 64, 3), dtype=torch.uint8)
     guesses = pipeline.predict(frames, top_k=2)
     assert len(guesses) == 2
