@@ -136,7 +136,7 @@ def build_backbone(
             num_frames=num_frames or BACKBONES[name]["num_frames"], pool=pool or "mean", **options
         )
     if model is not None:
-        raise ConfigError(f"backbone.model={model}: only {' and '.join(TIMM)} take a model of timm")
+        raise ConfigError(f"backbone.model={model}: only {', '.join(TIMM)} take a model of timm")
     if not isinstance(input_size, int | None):
         raise ConfigError(f"backbone.input_size={list(input_size)}: {name} reads square frames, one number")
     clip = {"num_frames": num_frames, "input_size": input_size}
