@@ -146,3 +146,17 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("script", ["eval", "predict", "train", "bench"])
+def test_help_is_light(script):
+    """`--help` waits for no network: it needs options and their help alone."""
+    code = (
+        "import atexit, runpy, sys; sys.argv = ['tools/SCRIPT.py', '--help']; heavy = {'torch', 'timm', 'torchvision', "
+        "'matplotlib', 'pytorchvideo', 'transformers', 'openvino', 'scipy', 'decord', 'av'}; "
+        "atexit.register(lambda: print('\\nheavy:', *sorted(heavy & set(sys.modules)))); "
+        "runpy.run_path('tools/SCRIPT.py', run_name='__main__')"
+    )
+    words = [sys.executable, "-c", code.replace("SCRIPT", script)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy:"

@@ -147,6 +147,14 @@ def test_auto_takes_openvino_on_a_processor_alone(monkeypatch):
     assert runtime.chosen_engine(RuntimeConfig(), cpu) == "torch"
 
 
+def test_bf16_without_arithmetic_for_it_is_told(monkeypatch, capsys):
+    for native, warnings in ((True, 0), (False, 1)):
+        monkeypatch.setattr(runtime, "computes_in_bf16", lambda native=native: native)
+        assert runtime.build_engine(RuntimeConfig(device="cpu", dtype="bf16")).dtype == torch.bfloat16
+        assert capsys.readouterr().err.count("warning: runtime.dtype=bf16") == warnings
+        assert runtime.training_dtype("auto", RuntimeConfig(device="cpu")) == ("bf16" if native else "fp32")
+
+
 def test_a_missing_engine_names_its_extra(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)

@@ -45,6 +45,8 @@ def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if not cuda and dtype == torch.float16:
         raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
+    if not cuda and dtype == torch.bfloat16 and not computes_in_bf16():
+        warn("runtime.dtype=bf16: this processor does not compute in bf16, which takes longer than fp32 then")
     if not cuda and runtime.compile == "reduce-overhead":
         raise ConfigError(
             "runtime.compile='reduce-overhead': replays CUDA graphs, which need a GPU; use runtime.compile=true."
@@ -60,9 +62,12 @@ def training_dtype(dtype: str, runtime: RuntimeConfig) -> str:
         return dtype
     if runtime.device != "cpu" and torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    # torch has no public question for it.
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "fp32"
+    return "bf16" if computes_in_bf16() else "fp32"
+
+
+def computes_in_bf16() -> bool:
+    """Whether the processor has arithmetic for bf16; torch has no public question for it."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _pack_weights() -> None:
