@@ -27,7 +27,7 @@ from torch import Tensor
 from video_papr.backbones.builders import build_backbone
 from video_papr.core.errors import VideoDecodeError
 from video_papr.core.types import TokenGrid
-from video_papr.data.annotations.records import videos_below
+from video_papr.data.annotations.files import videos_below
 from video_papr.data.decoding import decode_clips
 from video_papr.data.sampling import dense_clips
 from video_papr.data.transforms import reduced_size, resize_and_crop
