@@ -388,6 +388,11 @@ def test_config_that_cannot_be_followed(
         ({"norm_eps": [1e-6, -1.0]}, "its norm_eps is [1e-06, -1.0], not a pair"),
         ({"blocks": "whole"}, "describes its blocks as whole"),
         ({"read": [1]}, "its reading recipe is [1], not a JSON object"),
+        (
+            {"read": {"input_size": 10_000}},
+            "says clips of 16 frames of 10000 pixels, 6250000 tokens; at most",
+        ),
+        ({"read": {"num_frames": 1_000_000}}, "says clips of 1000000 frames of 64 pixels, 16000000 tokens"),
         ({"read": {"num_frames": 1e9}}, "its reading recipe says num_frames=1000000000.0"),
         ({"read": {"std": [1, 1, 0]}}, "its reading recipe says std=[1, 1, 0]"),
     ],

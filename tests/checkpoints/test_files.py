@@ -178,6 +178,16 @@ def test_files_that_are_no_weights_are_named_as_what_they_are(tmp_path: Path, su
     assert what.strip() in refusal(path) or "no torch file" in refusal(path)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch finds TorchScript outdated
+def test_zip_archives_that_are_no_weights(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "model.pt")
+    assert "is a TorchScript program, not weights; save the model's state_dict()" in refusal(
+        tmp_path / "model.pt"
+    )
+    np.savez(tmp_path / "model.npz", a=np.zeros(3))
+    assert "contains no weights: it is a ZIP archive (a.npy)" in refusal(tmp_path / "model.npz")
+
+
 def test_the_content_decides_how_a_file_is_read(tmp_path: Path) -> None:
     """Also, values that training scripts store beside the weights are no reason to refuse them."""
     save_file(state(), tmp_path / "tensors.pth")

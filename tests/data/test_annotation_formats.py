@@ -261,6 +261,7 @@ def test_spellings_of_kinetics_stay_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     ["run\nair drumming\n", "0 run\n1 air drumming\n", "1 run\r\n2 air drumming", "\n0,run\n1,air drumming\n"]
+    + ["air drumming 1\nrun 0\n", "run 1\nair drumming 2\n"]
     + ["id,name\n1,air drumming\n0,run\n", "run\t0\nair drumming\t1\n", "air drumming\t2\nrun\t1\n"]
     + ["name;id\nair drumming;1\nrun;0\n", 'id,name\n0,run\n1,"air drumming"\n', '"run"\n"air drumming"\n']
     + ['["run", "air drumming"]', '{"air drumming": 1, "run": "0"}', '{"\\"air drumming\\"": 1, "run": 0}']
@@ -268,6 +269,11 @@ def test_spellings_of_kinetics_stay_apart(tmp_path: Path) -> None:
 )
 def test_class_names(tmp_path: Path, text: str) -> None:
     assert read_class_names(write(tmp_path / "names", text)) == ("run", "air drumming")
+
+
+@pytest.mark.parametrize("text", ["zone 0\nzone 1\n", "run 1\njump 3\n", "run 2\njump 3\n", "run 1\njump\n"])
+def test_numbers_that_belong_to_the_names(tmp_path: Path, text: str) -> None:
+    assert read_class_names(write(tmp_path / "names", text)) == tuple(text.splitlines())
 
 
 @pytest.mark.parametrize(

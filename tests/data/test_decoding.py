@@ -433,7 +433,7 @@ def test_matroskas_own_checksums_are_checked(tmp_path: Path, write_video: VideoW
     path = write_video(tmp_path / "a.mkv", 30, size=(120, 160), gop=10)
     good, chance = path.read_bytes(), random.Random(0)
     start, end = good.index(b"\x1fC\xb6u") + 16, good.rindex(b"\x1cS\xbbk")  # of the clusters; Cues follow
-    file_head.check_clusters(path)
+    file_head.check_whole(path)
     for _ in range(20):
         bad = bytearray(good)
         bad[chance.randrange(start, end)] ^= 1 << chance.randrange(8)
@@ -441,7 +441,14 @@ def test_matroskas_own_checksums_are_checked(tmp_path: Path, write_video: VideoW
         assert "contradict their checksum" in refusal(path)
     for content in (good[:-3], good[: end - 100], good[:start], good[:4], good + b"\x00\xff"):
         path.write_bytes(content)
-        file_head.check_clusters(path)  # truncation is told by others
+        file_head.check_whole(path)  # truncation is told by others
+
+
+def test_mp4_files_joined_byte_by_byte_are_refused(tmp_path: Path, write_video: VideoWriter) -> None:
+    """FFmpeg and players show the first one alone."""
+    path = write_video(tmp_path / "a.mp4", 5)
+    path.write_bytes(path.read_bytes() + write_video(tmp_path / "b.mp4", 7).read_bytes())
+    assert "holds 2 indexes (moov): files that were joined byte by byte" in refusal(path)
 
 
 def test_decord_alone_hides_damage(tmp_path: Path, write_video: VideoWriter) -> None:

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from video_papr.pruning.budget import COUNTS, Budget, deviation_counts, threshold_counts, top_p_counts
+from video_papr.core.errors import ConfigError
+from video_papr.pruning.budget import (
+    COUNTS,
+    Budget,
+    check_number,
+    deviation_counts,
+    threshold_counts,
+    top_p_counts,
+)
 from video_papr.pruning.select import select_counts
 
 values = st.integers(-40, 40).map(lambda n: n / 8)
@@ -69,6 +77,17 @@ def test_counts_keep_to_the_bounds_and_to_their_own_clip(
     assert (counts <= max(1, math.floor(7 * budget.max_keep))).all()
     alone = torch.cat([budget.counts(clip[None]) for clip in significance])
     assert torch.equal(counts, alone)
+
+
+def test_bounds_belong_to_the_range() -> None:
+    for value in (0, 0.5, 1):
+        assert check_number("share", value, 0, 1) == value
+    for value in (-1e-9, 1 + 1e-9, math.nan):
+        with pytest.raises(ConfigError, match=r"^pruner\.share=.* must be a number from 0 to 1$"):
+            check_number("share", value, 0, 1)
+    assert Budget("top_p", 0.5, 0.3, 0.3).counts(torch.rand(2, 1, 2, 5)).tolist() == [3, 3]
+    with pytest.raises(ConfigError, match=r"^pruner\.min_keep=0\.3 must be at most pruner\.max_keep=0\.2$"):
+        Budget("top_p", 0.5, 0.3, 0.2)
 
 
 @pytest.mark.parametrize("kind", ["top_p", "threshold"])

@@ -102,7 +102,7 @@ def _swapped(node: ast.AST, field: str, value: object) -> Iterator[tuple[int, st
     setattr(node, field, before)
 
 
-def tests_of(source: str) -> list[list[str]]:
+def tests_of(source: str, *, own_only: bool) -> list[list[str]]:
     """What pytest is told: a source file's own tests; where they pass those of its folder and of the whole flow."""
     name, tests = Path(source), ROOT / "tests"
     own = tests / name.parent / f"test_{name.stem}.py"
@@ -110,10 +110,11 @@ def tests_of(source: str) -> list[list[str]]:
     if own.is_file() and name.parts[0] == "data":
         rest = rest[1:]
     words = [str(path) for path in rest if path.exists()] + [f"--deselect={own}"]
-    return [[str(own)], words] if own.is_file() else [words]
+    groups = [[str(own)], words] if own.is_file() else [words]
+    return groups[:1] if own_only else groups
 
 
-def survives(source: str, text: str, cpu_seconds: float) -> tuple[bool, float]:
+def survives(source: str, text: str, cpu_seconds: float, *, own_only: bool = False) -> tuple[bool, float]:
     """Whether the tests pass with `text` in place of the source file, and the processor time that they took."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(
@@ -123,7 +124,7 @@ def survives(source: str, text: str, cpu_seconds: float) -> tuple[bool, float]:
         Path(folder, "video_papr", source).write_text(text, encoding="utf-8")
         child = os.fork()
         if child == 0:
-            _run(folder, tests_of(source), cpu_seconds)
+            _run(folder, tests_of(source, own_only=own_only), cpu_seconds)
         _, status, used = os.wait4(child, 0)
     return os.waitstatus_to_exitcode(status) == 0, used.ru_utime + used.ru_stime
 
@@ -154,23 +155,27 @@ def files_of(area: str) -> list[Path]:
     return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
-def try_area(area: str, count: int, seed: int) -> dict[str, Any]:
+def try_area(area: str, count: int, seed: int, own_only: bool) -> dict[str, Any]:
     """Draws changes in an area and tries each. Ends the program when the tests fail without any change."""
-    places = []
+    places, seconds = [], 20.0
     for file in files_of(area):
+        own = ROOT / "tests" / file.relative_to(PACKAGE).with_name(f"test_{file.name}")
+        if own_only and not own.is_file():
+            continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         places += [(str(file.relative_to(PACKAGE)), number) for number, _ in enumerate(mutants(tree))]
     drawn = random.Random(seed).sample(places, min(count, len(places)))
-    first = drawn[0][0]
-    healthy, seconds = survives(first, (PACKAGE / first).read_text(encoding="utf-8"), 3600)
-    if not healthy:
-        sys.exit(f"the tests of {area} fail without any change")
+    if not own_only:
+        first = drawn[0][0]
+        healthy, seconds = survives(first, (PACKAGE / first).read_text(encoding="utf-8"), 3600)
+        if not healthy:
+            sys.exit(f"the tests of {area} fail without any change")
     unseen = []
     for source, wanted in tqdm(drawn, unit="change", desc=area):
         tree = ast.parse((PACKAGE / source).read_text(encoding="utf-8"))
         for number, (line, what) in enumerate(mutants(tree)):
             if number == wanted:
-                if survives(source, ast.unparse(tree), 5 * seconds + 20)[0]:
+                if survives(source, ast.unparse(tree), 5 * seconds + 20, own_only=own_only)[0]:
                     unseen.append(f"{source}:{line}: {what}")
                     tqdm.write(f"not seen  {unseen[-1]}")
                 break
@@ -184,6 +189,9 @@ def main() -> None:
     parser.add_argument("areas", nargs="*", default=AREAS, help="folders or files of video_papr/")
     parser.add_argument("--count", type=int, default=30, help="changes in each area")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--own", action="store_true", help="only a file's own tests, which must pass: a lower bound"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     for name in HEAVY:
@@ -191,7 +199,7 @@ def main() -> None:
             importlib.import_module(name)
     areas = {}
     for area in options.areas:
-        areas[area] = try_area(area, options.count, options.seed)
+        areas[area] = try_area(area, options.count, options.seed, options.own)
         print(f"{area}: {areas[area]['seen']} of {areas[area]['tried']} changes seen", flush=True)
     seen, tried = (sum(found[key] for found in areas.values()) for key in ("seen", "tried"))
     print(f"{seen} of {tried} changes seen ({100 * seen / tried:.0f} %)")

@@ -25,6 +25,7 @@ from .weights import CLIP, Checkpoint
 # these, one on each line. Their order is V2's own, not the alphabetical one of other releases.
 K710_MAP = "https://raw.githubusercontent.com/OpenGVLab/VideoMAEv2/master/misc/label_710to400.json"
 K400_NAMES = "https://raw.githubusercontent.com/OpenGVLab/VideoMAEv2/master/misc/label_map_k400.txt"
+MAX_TOKENS = 1 << 17  # of a clip that weights may ask for; V-JEPA 2's largest has 18,432
 # The published folders of VideoMAE-S name 16 heads, a slip of the script that converted them: the model was trained
 # with 6 (`vit_small_patch16_224` of the original release). Heads leave no trace in the weights' shapes.
 WRONG_HEADS = {"videomae-small-finetuned-kinetics": 16, "videomae-small-finetuned-ssv2": 16}
@@ -78,11 +79,28 @@ def settings_of(
         )
         _warn(f"{source}: built as the weights say, with {said} in place of {name}'s own")
     settings = {**own, **differ}
+    _check_size(source, settings)
     if settings["dim"] % settings["num_heads"]:
         raise CheckpointError(
             f"{source}: dim {settings['dim']} is no multiple of num_heads {settings['num_heads']}"
         )
     return settings
+
+
+def _check_size(source: str, settings: Mapping[str, Any]) -> None:
+    """Weights may say any clip: a network is not built for one that no memory holds."""
+    frames, height, width = settings["tubelet"]
+    tokens = (
+        settings["num_frames"]
+        // frames
+        * (settings["input_size"] // height)
+        * (settings["input_size"] // width)
+    )
+    if tokens > MAX_TOKENS:
+        raise CheckpointError(
+            f"{source} says clips of {settings['num_frames']} frames of {settings['input_size']} pixels, "
+            f"{tokens} tokens; at most {MAX_TOKENS} are built"
+        )
 
 
 def _agree(named: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:

@@ -34,6 +34,13 @@ def read_torch(path: Path) -> Any:
             with zipfile.ZipFile(path) as archive:  # `torch.save` does not compress
                 size = sum(entry.file_size for entry in archive.infolist())
                 _check_claim(size, path, "its compressed parts")
+                parts = [entry.filename for entry in archive.infolist()]
+            if any(part.endswith("/constants.pkl") for part in parts):
+                raise CheckpointError(
+                    f"{path} is a TorchScript program, not weights; save the model's state_dict()"
+                )
+            if parts and not any(part.endswith("data.pkl") for part in parts):
+                raise CheckpointError(f"{path} contains no weights: it is a ZIP archive ({few(parts)})")
         with path.open("rb") as file, torch.serialization.safe_globals(_harmless()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:

@@ -18,6 +18,8 @@ _NUMBERED = (
     re.compile(r"(?P<number>\d+)[\s,;]+(?P<name>\S.*)"),
     re.compile(r"(?P<name>.*\S)\s*[\t,;]\s*(?P<number>\d+)"),
 )
+# "jump 1" may be a name, so this form counts only where the numbers are those of the classes, each once.
+_NUMBERED_BEHIND = re.compile(r"(?P<name>.*\S)\s+(?P<number>\d+)")
 _HEADERS = words("id index label class class_id name class_name label_name number category")
 
 
@@ -26,7 +28,7 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
 
     - a text file with one name in each line;
     - the same with numbers from 0 or from 1, in any order, in front (UCF101's classInd.txt, tables of "id,name") or
-      behind a tab or comma (UniFormer's lists);
+      behind a tab, comma (UniFormer's lists) or blank;
     - a JSON list of names, or a JSON object of names and numbers, either way round (labels.json of
       Something-Something v2, PySlowFast's kinetics_classnames.json), also as `id2label` in a config.json.
 
@@ -56,7 +58,13 @@ def _from_lines(path: Path, text: str) -> tuple[str, ...]:
         if lines and all(matches):
             break
     else:
-        return tuple(_unquoted(line) for _, line in lines)
+        matches = [_NUMBERED_BEHIND.fullmatch(line) for _, line in lines]
+        numbers = sorted(int(match["number"]) for match in matches if match)
+        names = {plain_name(match["name"]) for match in matches if match}
+        if len(numbers) < max(len(lines), 2) or len(names) < len(lines) or numbers[0] > 1:
+            return tuple(_unquoted(line) for _, line in lines)
+        if numbers != list(range(numbers[0], numbers[0] + len(lines))):
+            return tuple(_unquoted(line) for _, line in lines)
     found = [int(match["number"]) for match in matches if match]
     if min(found) not in (0, 1):
         raise DataError(f"{path}:{lines[0][0]}: the first class has the number {min(found)}, expected 0 or 1")

@@ -65,13 +65,20 @@ def missing_bytes(path: Path | str) -> int:
     return 0
 
 
-def check_clusters(path: Path | str) -> None:
-    """Raises VideoDecodeError where a cluster of frames of a Matroska file contradicts its own CRC-32.
+def check_whole(path: Path | str) -> None:
+    """Raises VideoDecodeError where FFmpeg would show a part of an MP4, or damage inside a Matroska file as pictures.
 
-    FFmpeg writes these checksums and does not look at them when it reads. Files without them pass.
+    Of MP4 files that were joined byte by byte it reads the first one. Matroska has a CRC-32 of each cluster of frames;
+    FFmpeg writes it and does not look at it. Files without checksums pass.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
+        if file.read(8)[4:] in _MP4_FIRST_BOXES:
+            movies = sum(kind == b"moov" for kind, _ in _mp4_boxes(file, size))
+            if movies > 1:
+                raise VideoDecodeError(f"holds {movies} indexes (moov): files that were joined byte by byte")
+            return
+        file.seek(0)
         if int.from_bytes(file.read(4), "big") != _EBML_HEADER or not (end := _end_of_matroska_segment(file)):
             return
         while file.tell() < min(end, size):

@@ -22,7 +22,7 @@ from ...core.errors import VideoDecodeError
 from ...core.forks import collect_nothing_inherited
 from ..limits import CONTAINER_OPTIONS, DEFAULT_LIMITS, Limits
 from .answers import reason
-from .file_head import check_clusters, check_file, missing_bytes, why_unreadable
+from .file_head import check_file, check_whole, missing_bytes, why_unreadable
 from .integrity import Packet, check_damage, check_log, check_promises, irregularity, is_transport
 from .orientation import AS_STORED, Orientation, orientation_of
 from .timing import FrameTimes, frame_times, joints
@@ -115,7 +115,7 @@ def read_stream(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> VideoStrea
     try:
         check_file(path)
         missing = missing_bytes(path)
-        check_clusters(path)
+        check_whole(path)
         with listen_to_ffmpeg() as log, open_container(path) as container:
             stream = _choose_stream(container, path)
             return _read_packets(container, stream, limits, missing, log)
