@@ -109,10 +109,10 @@ def check_close(one, other):
 def test_ranks_take_the_steps_of_one_process(tmp_path, forked, size, locate):
     """With `locate=0` nothing asks the probes."""
     one, several = tmp_path / "one", tmp_path / "several"
-    rows = train(one, losses=Losses(locate=locate))
+    rows = train(one, locate=locate)
 
     def work(ranks):
-        found = train(several, ranks, losses=Losses(locate=locate))
+        found = train(several, ranks, locate=locate)
         assert [row["loss"] for row in found] == pytest.approx(
             [row["loss"] for row in rows], abs=2e-4
         ) or ranks.rank
