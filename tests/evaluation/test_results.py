@@ -4,12 +4,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from video_papr.evaluation import results
 from video_papr.evaluation.answers import Evaluation, VideoAnswer
 from video_papr.evaluation.cost import StageTimes
+from video_papr.evaluation.reports.confusion import confusion_matrix, confusion_table
+from video_papr.evaluation.reports.plots import confusion_plot
 from video_papr.evaluation.results import RunInfo, build_results, prediction_lines, write_results
 
 INFO = RunInfo(
@@ -98,7 +101,9 @@ def test_files_hold_what_was_given(tmp_path: Path) -> None:
         "predictions.jsonl",
         "classes.csv",
         "confusion.csv",
+        "confusion.png",
     ]
+    assert paths[-1].read_bytes().startswith(b"\x89PNG")
     assert json.loads(paths[0].read_text()) == json.loads(json.dumps(results))
     assert len(paths[1].read_text().splitlines()) == 5
 
@@ -136,3 +141,14 @@ def test_what_ran_is_recorded() -> None:
 def test_commit_is_unknown_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert results.git_commit() is None
+
+
+def test_a_confusion_matrix_shows_the_classes_that_occur() -> None:
+    matrix = confusion_matrix([(3, 3), (3, 7), (7, None)], 1000)
+    table = confusion_table(matrix, {3: "jump"})
+    assert table is not None
+    assert table.columns == ["true / predicted", "jump", "7", "no answer", "correct, %"]
+    assert table.rows == [["jump", "1", "1", "0", "50.0"], ["7", "0", "0", "1", "0.0"]]
+    assert confusion_table(np.eye(11, 12, dtype=np.int64), {}) is None
+    assert confusion_table(confusion_matrix([], 0), {}) is None
+    assert confusion_plot(np.eye(41, 42, dtype=np.int64), {}, "too many") is None

@@ -51,10 +51,11 @@ class EvaluationRun:
     written: list[Path]
     root: Path
     num_classes: int
+    class_names: tuple[str, ...] | None
 
 
 def run_evaluation(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> EvaluationRun | None:
-    """Evaluates and writes results.json, predictions.jsonl, classes.csv, confusion.csv and a picture into `out`.
+    """Evaluates and writes results.json, predictions.jsonl, confusion matrix and pictures into `out`.
 
     What an earlier run finished there is not done again; see `evaluation.journal`.
 
@@ -235,7 +236,9 @@ class _Work:
         if evaluation.examples and pipeline.pruner is not None:
             panels = [build.panel(pipeline, shown, names) for shown in evaluation.examples]
             written.append(save_gallery(panels, out / "kept_tubelets.png"))
-        return EvaluationRun(results, evaluation, profiled, written, self.root, self.backbone.num_classes)
+        return EvaluationRun(
+            results, evaluation, profiled, written, self.root, self.backbone.num_classes, names
+        )
 
     def _info(
         self, evaluation: Evaluation, sessions: list[dict[str, Any]], gmacs: dict[str, float]

@@ -51,9 +51,13 @@ def _print(done: EvaluationRun) -> None:
         DataError: there is no answer at all.
     """
     from ..evaluation.answers import NOT_FINITE
+    from ..evaluation.reports.confusion import answer_matrix, confusion_table
 
     console = make_console()
     print_report(done.results, console, num_classes=done.num_classes)
+    table = confusion_table(answer_matrix(done.evaluation.answers), dict(enumerate(done.class_names or ())))
+    if table is not None:
+        table.print(console)
     if done.profile is not None:
         from ..evaluation.profile import print_profile
 

@@ -1,4 +1,4 @@
-"""Writes what an evaluation found: results.json, predictions.jsonl (a line per video), classes.csv, confusion.csv."""
+"""Writes what an evaluation found: results.json, predictions.jsonl (a line per video), class counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..core.files import atomic_write
 from .answers import Evaluation, VideoAnswer
 from .cost import StageTimes
 from .metrics import compare_paired, percent_correct, standard_error
-from .reports.confusion import class_files, confusion_matrix
+from .reports.confusion import answer_matrix, write_classes
 
 TIMING = (
     "latency_ms: medians over batches of milliseconds per view (decode: over videos, in a worker process, beside the "
@@ -193,20 +193,18 @@ def write_results(
     *,
     class_names: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Writes results.json, predictions.jsonl, classes.csv and confusion.csv into `run_dir` and returns their paths."""
+    """Writes results.json, predictions.jsonl, and the files of `write_classes`; returns their paths."""
     answers, baseline = evaluation.answers, evaluation.dense is not None
     lines = prediction_lines(answers, baseline=baseline, class_names=class_names)
-    pairs = [(answer.label, answer.top5[0] if answer.top5 else None) for answer in answers]
-    labelled = [(label, pred) for label, pred in pairs if label is not None]
-    num_classes = 1 + max((max(label, pred or 0) for label, pred in labelled), default=-1)
-    texts = {
-        "predictions.jsonl": "".join(f"{line}\n" for line in lines),
-        **class_files(confusion_matrix(labelled, num_classes), dict(enumerate(class_names or ()))),
-        "results.json": to_json(results),  # last: its presence means done
-    }
-    for name, text in texts.items():
-        atomic_write(run_dir / name, text)
-    return [run_dir / name for name in ("results.json", "predictions.jsonl", "classes.csv", "confusion.csv")]
+    atomic_write(run_dir / "predictions.jsonl", "".join(f"{line}\n" for line in lines))
+    written = write_classes(
+        run_dir,
+        answer_matrix(answers),
+        class_names,
+        title=f"{results['backbone']}, pruner {results['pruner']}",
+    )
+    atomic_write(run_dir / "results.json", to_json(results))  # last: its presence means done
+    return [run_dir / "results.json", run_dir / "predictions.jsonl", *written]
 
 
 def versions(*others: str) -> dict[str, str]:

@@ -16,7 +16,6 @@ from .precision import EXACT, agreements
 from .runs import DENSE, Run
 
 CONFUSIONS = 5  # shown of each method
-MOST_CLASSES = 40  # of a drawn confusion matrix
 CLASS_RATIO = 0.3  # per-class losses and pictures are shown at the keep ratio next to this
 
 
@@ -143,8 +142,9 @@ def _confusion(runs: Sequence[Run], chosen: Sequence[Point], names: Mapping[int,
         for label, pred in most_confused(matrix, CONFUSIONS):
             share = matrix[label, pred] / matrix[label].sum()
             rows.append([f"{point.method} {point.kept:g}", title[label], title[pred], f"{100 * share:.1f}"])
-        if size <= MOST_CLASSES:
-            pictures[f"confusion_{_plain(point.method)}.png"] = confusion_plot(matrix, title, point.method)
+        plot = confusion_plot(matrix, names, point.method)
+        if plot is not None:
+            pictures[f"confusion_{_plain(point.method)}.png"] = plot
     text = "What is mistaken for what most often, in per cent of the videos of the class."
     table = Table(["method", "class", "taken for", "%"], rows, left=(0, 1, 2))
     return Section("Confusion", text, table=table if rows else None, pictures=pictures)

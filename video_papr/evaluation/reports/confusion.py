@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...core.escape import spreadsheet
+from ...core.files import atomic_write
+from ...core.tables import Table
+from ..answers import VideoAnswer
 
 NO_ANSWER = "no answer"
+MOST_PRINTED = 10  # classes of a matrix in the terminal
 Matrix = NDArray[np.int64]
 
 
@@ -32,6 +37,30 @@ def confusion_matrix(pairs: Iterable[tuple[int, int | None]], num_classes: int) 
     return matrix
 
 
+def answer_matrix(answers: Iterable[VideoAnswer]) -> Matrix:
+    """The confusion matrix of the answers whose class is known."""
+    pairs = [(answer.label, answer.top5[0] if answer.top5 else None) for answer in answers]
+    labelled = [(label, pred) for label, pred in pairs if label is not None]
+    return confusion_matrix(
+        labelled, 1 + max((max(label, pred or 0) for label, pred in labelled), default=-1)
+    )
+
+
+def write_classes(
+    run_dir: Path, matrix: Matrix, class_names: Sequence[str] | None, *, title: str
+) -> list[Path]:
+    """Writes classes.csv, confusion.csv and, where there are few classes, confusion.png; returns their paths."""
+    from .plots import confusion_plot
+
+    names = dict(enumerate(class_names or ()))
+    files: dict[str, str | bytes | None] = {**class_files(matrix, names)}
+    files["confusion.png"] = confusion_plot(matrix, names, title)
+    made = {name: content for name, content in files.items() if content is not None}
+    for name, content in made.items():
+        atomic_write(run_dir / name, content)
+    return [run_dir / name for name in made]
+
+
 def most_confused(matrix: Matrix, count: int) -> list[tuple[int, int]]:
     """Up to `count` pairs of true and predicted class that differ, those with most videos first."""
     wrong = matrix[:, :-1] * (1 - np.eye(len(matrix), dtype=np.int64))
@@ -41,6 +70,28 @@ def most_confused(matrix: Matrix, count: int) -> list[tuple[int, int]]:
     ]
 
 
+def shown_part(matrix: Matrix, names: Mapping[int, str]) -> tuple[Matrix, dict[int, str]]:
+    """The part of a matrix whose classes have videos or predictions, and their names; numbers where there is none."""
+    shown = [i for i, row in enumerate(matrix) if row.any() or matrix[:, i].any()]
+    return matrix[np.ix_(shown, [*shown, -1])], {i: names.get(i, str(i)) for i in shown}
+
+
+def confusion_table(matrix: Matrix, names: Mapping[int, str]) -> Table | None:
+    """Counts and accuracy of each class for the terminal; None for more than `MOST_PRINTED` classes."""
+    part, title = shown_part(matrix, names)
+    if not 0 < len(part) <= MOST_PRINTED:
+        return None
+    totals, right = part.sum(axis=1), part.diagonal()
+    rows = [
+        [name, *map(str, counts), f"{100 * hits / total:.1f}" if total else ""]
+        for name, counts, hits, total in zip(title.values(), part.tolist(), right, totals, strict=True)
+    ]
+    if not part[:, -1].any():  # every video has an answer
+        rows = [[*row[:-2], row[-1]] for row in rows]
+    columns = ["true / predicted", *title.values(), NO_ANSWER][: len(rows[0]) - 1]
+    return Table([*columns, "correct, %"], rows)
+
+
 def class_files(matrix: Matrix, names: Mapping[int, str]) -> dict[str, str]:
     """Returns the texts of classes.csv (accuracy of each class) and confusion.csv, with the classes that have videos.
 
@@ -48,14 +99,14 @@ def class_files(matrix: Matrix, names: Mapping[int, str]) -> dict[str, str]:
         matrix: see above.
         names: of the classes; those without one are shown by their number.
     """
-    shown = [i for i, row in enumerate(matrix) if row.any() or matrix[:, i].any()]
-    title = {i: spreadsheet(names.get(i, str(i))) for i in shown}
-    totals, right = matrix.sum(axis=1), matrix.diagonal()
+    part, title = shown_part(matrix, names)
+    title = {i: spreadsheet(name) for i, name in title.items()}
+    totals, right = part.sum(axis=1), part.diagonal()
     accuracy = [
-        [i, title[i], totals[i], right[i], f"{100 * right[i] / totals[i]:.2f}" if totals[i] else ""]
-        for i in shown
+        [i, name, total, hits, f"{100 * hits / total:.2f}" if total else ""]
+        for (i, name), total, hits in zip(title.items(), totals, right, strict=True)
     ]
-    counts = [[title[i], *matrix[i, shown], matrix[i, -1]] for i in shown]
+    counts = [[name, *row] for name, row in zip(title.values(), part, strict=True)]
     return {
         "classes.csv": _csv([["label", "class", "videos", "correct", "top1"], *accuracy]),
         "confusion.csv": _csv([["true / predicted", *title.values(), NO_ANSWER], *counts]),

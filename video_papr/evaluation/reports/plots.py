@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 
 from ...core.escape import printable, shorten
-from .confusion import NO_ANSWER, Matrix
+from .confusion import NO_ANSWER, Matrix, shown_part
 from .frontier import Point
 
+MOST_CLASSES = 40  # of a drawn confusion matrix
 # What each axis reads from a point; points without the value are left out.
 AXES: dict[str, tuple[str, Callable[[Point], float | None]]] = {
     "gmacs": ("GMACs per view, scorer included", lambda point: point.gmacs),
@@ -62,11 +63,19 @@ def frontier_plot(points: Sequence[Point], axis: str) -> bytes | None:
     return _png(figure)
 
 
-def confusion_plot(matrix: Matrix, names: Sequence[str], title: str) -> bytes:
-    """A confusion matrix (see `confusion`) as a PNG: each row in per cent of the videos of its class."""
+def confusion_plot(matrix: Matrix, names: Mapping[int, str], title: str) -> bytes | None:
+    """A confusion matrix (see `confusion`) as a PNG: each row in per cent of the videos of its class.
+
+    Returns:
+        None where there is nothing to draw, or more than `MOST_CLASSES` classes.
+    """
+    matrix, shown = shown_part(matrix, names)
+    names_shown = list(shown.values())
+    if not 0 < len(names_shown) <= MOST_CLASSES:
+        return None
     from matplotlib.figure import Figure
 
-    columns = [*names, NO_ANSWER] if matrix[:, -1].any() else list(names)
+    columns = [*names_shown, NO_ANSWER] if matrix[:, -1].any() else names_shown
     counts = matrix[:, : len(columns)]
     percent = 100 * counts / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 2.5 + 0.32 * len(columns)
@@ -74,7 +83,7 @@ def confusion_plot(matrix: Matrix, names: Sequence[str], title: str) -> bytes:
     axes = figure.subplots()
     picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(picture, label="% of the videos of a class", shrink=0.8)
-    for axis, own in ((axes.xaxis, columns), (axes.yaxis, names)):
+    for axis, own in ((axes.xaxis, columns), (axes.yaxis, names_shown)):
         axis.set_ticks(range(len(own)), [shorten(printable(name), 24) for name in own], parse_math=False)
     axes.tick_params(axis="x", labelrotation=90)
     for (row, column), value in np.ndenumerate(percent):
