@@ -57,6 +57,7 @@ PLACES: dict[str, set[str]] = {
     "matplotlib": {"evaluation/visualize.py", "evaluation/reports/plots.py", "benchmark/plots.py"},
     "rich": {"core/console.py", "core/tables.py"},
     "jinja2": {"core/tables.py"},
+    "sklearn": {"training/probe.py"},
     "scipy": {"evaluation/reports/frontier.py"},
     "huggingface_hub": {"checkpoints/hub.py"},
     "starlette": {"inference/app", "cli/demo.py"},

@@ -171,7 +171,16 @@ def test_imports_are_declared():
                 imported.add(str(node.module).split(".")[0])
     foreign = imported - set(sys.stdlib_module_names) - {"video_papr"}
     # Of extras, imported where they are needed, with one line where they are missing.
-    foreign -= {"starlette", "uvicorn", "onnx", "onnxruntime", "onnxscript", "openvino", "transformers"}
+    foreign -= {
+        "starlette",
+        "uvicorn",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "openvino",
+        "transformers",
+        "sklearn",
+    }
     assert foreign == {modules.get(name, name) for name in declared}
 
 

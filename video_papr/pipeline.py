@@ -127,7 +127,9 @@ class Pipeline(nn.Module):
             selection, rows = split_selection(selection, parts)
         pieces = pieces if len(rows) == len(pieces) else pieces[rows]
         answers = self.classify_parts(pieces, selection, mark)
-        return pool_parts(answers, rows, parts, len(frames), self.backbone.pool)
+        pooled = pool_parts(answers, rows, parts, len(frames), self.backbone.pool)
+        logits: Tensor = self.backbone.clip_head(pooled)
+        return logits
 
     def classify_parts(
         self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None = None

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from video_papr.assembly.build import build_folded_pruner
 from video_papr.backbones.builders import BACKBONES
+from video_papr.checkpoints.files import PROBE
 from video_papr.config import COMMANDS, EvalConfig, check, plain
 from video_papr.config.commands import sections
 from video_papr.config.options import defaults_of
@@ -99,7 +100,7 @@ def test_launchers_compose(name, plugin, target):
 
 
 def test_library_and_configs_know_the_same_names():
-    assert set(names("backbone")) == set(BACKBONES)
+    assert set(names("backbone")) == {*BACKBONES, PROBE}
     assert set(names("merger")) == set(MERGERS)
 
 
@@ -175,7 +176,9 @@ def test_help_lists_every_option_and_key(command):
     assert not re.search(r"\$(?!\$)\w", text)  # Hydra's template would look it up
 
 
-@pytest.mark.parametrize("name", [name for name in names("pruner") if name not in ("none", "pixel_rule")])
+@pytest.mark.parametrize(
+    "name", [name for name in names("pruner") if name not in ("none", "fitted", "pixel_rule")]
+)
 def test_defaults_of_a_file_are_those_of_the_library(name):
     given = evaluation(f"pruner={name}", "dataset=folder", "dataset.root=videos").pruner
     one, two = build_pruner(name), build_folded_pruner(given)

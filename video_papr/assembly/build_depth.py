@@ -16,7 +16,15 @@ from ..backbones.depth_pruned import REMOVED
 from ..backbones.encoder import Encoder
 from ..backbones.weights import find_backbone
 from ..checkpoints.files import load_exactly, read_weights, write_weights
-from ..config import DepthConfig, DepthRunConfig, TrainConfig, TrainRunConfig
+from ..config import (
+    DepthConfig,
+    DepthRunConfig,
+    ProbeConfig,
+    PrunerConfig,
+    TrainConfig,
+    TrainRunConfig,
+)
+from ..config.options import read
 from ..core.console import loading_said_aloud
 from ..core.errors import CheckpointError, ConfigError
 from ..depth.plan import Plan, Pruned
@@ -112,6 +120,8 @@ def stores_config(config: DepthRunConfig) -> TrainRunConfig:
         backbone=config.backbone,
         runtime=config.runtime,
         train=train,
+        probe=read(ProbeConfig, {}),
+        pruner=read(PrunerConfig, {"name": "none"}),
         seed=config.seed,
         output_dir=config.output_dir,
         progress=config.progress,

@@ -44,10 +44,14 @@ def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
         CheckpointError: `train.weights` is neither a file nor a bundled model.
     """
     dataset, backbone, train = config.dataset, config.backbone, config.train
+    if config.pruner.name != "none":
+        raise ConfigError(
+            f"pruner={config.pruner.name}: goes with train.target=probe; train.keep_ratio drops tokens in training"
+        )
     if backbone.name in TIMM or dataset.name == "images":
         raise ConfigError(
             f"dataset={dataset.name}, backbone={backbone.name}: videos train video transformers here; images and "
-            "timm's models are for tools/eval.py"
+            "timm's models are for tools/eval.py and experiment=probe"
         )
     if backbone.weights is not None:
         raise ConfigError(f"backbone.weights={backbone.weights}: a training starts from train.weights=")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig
 
 from ..backbones.builders import BACKBONES
-from ..config import PipelineConfig, check, plain
+from ..backbones.probe import read_probe
+from ..checkpoints.files import PROBE
+from ..config import BackboneConfig, PipelineConfig, PrunerConfig, check, plain
 from ..config.commands import sections
 from ..config.hydra import compose_words, quote
+from ..config.options import read
+from ..core.console import warn
 from ..core.errors import ConfigError, DataError
 from ..data.annotations import VideoList, kinetics400_class_names, read_class_names
 from ..data.recipe import Recipe
@@ -20,6 +24,8 @@ from . import build, runtime
 from .views import read_as_trained
 
 GROUPS = tuple(sections(PipelineConfig))
+FITTED = "fitted"  # the pruner of conf/ that stands for the one of the probe
+Command = TypeVar("Command", bound=PipelineConfig)
 
 
 def from_config(
@@ -33,6 +39,43 @@ def from_config(
     return build_reader(check(PipelineConfig, {k: v for k, v in plain(composed).items() if k in own}))
 
 
+def as_fitted(config: Command) -> Command:
+    """A configuration with pruner=fitted replaced by what the probe says; any other configuration as it is.
+
+    Raises:
+        ConfigError: there is no probe.
+        CheckpointError: see `read_probe`.
+    """
+    if config.backbone.name != PROBE:
+        if config.pruner.name == FITTED:
+            raise ConfigError(
+                f"pruner={FITTED}: goes with backbone=probe, whose file says which pruner that is"
+            )
+        return config
+    fitted = read(PrunerConfig, read_probe(config.backbone.weights).pruner)
+    if config.pruner.name == FITTED:
+        return replace(config, pruner=fitted)
+    if (config.pruner.name, config.pruner.keep_ratio) != (fitted.name, fitted.keep_ratio):
+        warn(
+            f"pruner={pruner_said(config.pruner)}: the probe was fitted with pruner={pruner_said(fitted)}, which "
+            f"pruner={FITTED} takes"
+        )
+    return config
+
+
+def backbone_said(backbone: BackboneConfig) -> str:
+    """The network, for people: a model of timm by its name there, a probe by that of its backbone."""
+    if backbone.name != PROBE:
+        return backbone.model or backbone.name
+    fitted = read_probe(backbone.weights).backbone
+    return f"{fitted.get('model') or fitted['name']} + probe"
+
+
+def pruner_said(pruner: PrunerConfig) -> str:
+    """Its name and keep ratio, for messages."""
+    return pruner.name if pruner.name == "none" else f"{pruner.name} at keep {pruner.keep_ratio}"
+
+
 def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
     """Builds a pipeline in eval mode, on its device, and the recipe that reads videos for it.
 
@@ -41,10 +84,11 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
         CheckpointError: weights are missing, damaged or of another network.
         DataError: the class names do not fit the weights.
     """
+    config = as_fitted(config)
     reading, engine = config.dataset, runtime.build_engine(config.runtime)
     names = None if reading.class_names is None else read_class_names(reading.class_names)
     backbone = config.backbone
-    if backbone.weights is None and backbone.num_classes is None:
+    if backbone.name != PROBE and backbone.weights is None and backbone.num_classes is None:
         backbone = replace(
             backbone, num_classes=len(names) if names else BACKBONES[backbone.name]["num_classes"]
         )

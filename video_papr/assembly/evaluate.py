@@ -37,6 +37,7 @@ from ..synthetic.scenes import VERSION
 from ..synthetic.videos import read_actors
 from . import build, resume, runtime
 from . import views as cut
+from .compose import as_fitted, backbone_said
 
 ACTOR_METRIC = "actor_tokens_kept"
 
@@ -102,7 +103,8 @@ class _Work:
     """The objects of one evaluation on one rank."""
 
     def __init__(self, config: EvalConfig, ranks: Ranks) -> None:
-        self.config, self.ranks = config, ranks
+        config = self.config = as_fitted(config)
+        self.ranks = ranks
         self.engine = runtime.build_engine(config.runtime, ranks)
         self.root, videos = build.build_videos(config.dataset, progress=config.progress)
         self.pipeline = build.build_pipeline(
@@ -255,7 +257,7 @@ class _Work:
         dataset = config.dataset
         return RunInfo(
             dataset=dataset.name,
-            backbone=config.backbone.model or config.backbone.name,
+            backbone=backbone_said(config.backbone),
             pruner=config.pruner.name,
             keep_ratio=keep_ratio,
             views=str(config.views),

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from ..checkpoints.files import PROBE
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid
 from .depth_pruned import depth_prune_backbone
 from .fitting import choose_head, fit_positions, load, settings_of
 from .layers import clip_grid
+from .probe import read_probe
 from .timm_stages import MODELS as HIERARCHICAL
 from .timm_stages import TimmStages, build_timm_stages
 from .timm_vit import TimmViT, build_timm_vit
@@ -87,7 +89,7 @@ def build_backbone(
     """Builds a backbone in eval mode.
 
     Args:
-        name: one of `BACKBONES`.
+        name: one of `BACKBONES`; or "probe", whose file in `weights` says the rest.
         weights: a bundled name, a file or folder, or a model of the Hugging Face Hub, see `checkpoints`; None is random
             weights.
         num_classes: of the logits; the model's own when None.
@@ -107,6 +109,13 @@ def build_backbone(
         CheckpointWarning: positions or the classifier of the weights were changed, or the weights say that they are of
             another size, or were trained on another clip, than the named one.
     """
+    if name == PROBE:
+        given = (num_classes, num_frames, input_size, model, pool)
+        if replace_head or any(value is not None for value in given):
+            raise ConfigError(
+                "backbone=probe: its file says how the backbone is built; leave the other keys out"
+            )
+        return _build_probe(weights)
     if name not in BACKBONES:
         close = difflib.get_close_matches(name, BACKBONES, 1)
         hint = f" Did you mean {close[0]}?" if close else ""
@@ -163,6 +172,14 @@ def build_backbone(
             backbone.mean = checkpoint.read.mean or backbone.mean
             backbone.std = checkpoint.read.std or backbone.std
     return backbone.eval().requires_grad_(False)
+
+
+def _build_probe(weights: str | Path | None) -> Backbone:
+    """The backbone that the file of a probe names, with its head."""
+    probe = read_probe(weights)
+    backbone = build_backbone(**probe.backbone)
+    probe.attach(backbone, source=f"backbone.weights={weights}")
+    return backbone
 
 
 def _build(name: str, settings: Mapping[str, Any], checkpoint: Checkpoint | None, seed: int) -> Backbone:

@@ -41,7 +41,8 @@ class Encoder(nn.Module):
         grid: the tokens of a clip, without class tokens.
         parts: U, equal parts of a clip along time that run by themselves, each with its own class tokens. 1: a clip
             runs as a whole. Otherwise the methods here take parts for clips (of T / U frames, on `part_grid`);
-            `Pipeline` divides clips, and `pool` says what becomes of the answers, one of `core.parts.POOLS`.
+            `Pipeline` divides clips, and `pool` says what becomes of the answers, one of `core.parts.POOLS`; the pooled
+            ones go through `clip_head`, which changes nothing but in a linear probe.
         usual_sampling, usual_stride: which frames are read where neither the configuration nor the weights say it; None
             is as usual for the dataset.
         mean, std: of the pixels that `forward` expects, RGB in 0..1.
@@ -88,6 +89,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.grid, self.parts = clip_grid(num_frames, input_size, tubelet), parts
+        self.clip_head: nn.Module = nn.Identity()
         self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
         self.frame_size, self.dim = frame_size(input_size), dim
         self.class_names: tuple[str, ...] | None = None

@@ -24,6 +24,7 @@ from ..core.file_kinds import file_kind
 from .torch_files import check_sizes, few, first_line, read_torch, shape, state_dict
 
 BUNDLED = Path(__file__).parents[1] / "weights"
+PROBE = "probe"  # the key of a description that makes the file a linear probe, see `backbones.probe`
 TORCH_STARTS = (b"PK", b"\x80\x02")  # a zip archive, or a bare pickle of older releases
 # What a folder in Hugging Face's layout may hold, best first: whole, or in parts that an index names.
 FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -89,7 +90,12 @@ def read_weights(weights: str | Path, *, key: str = "weights") -> tuple[dict[str
         head = file.read(9)
     by_name = path.suffix == ".safetensors" and head[:2] not in TORCH_STARTS
     if head[8:] == b"{" or by_name:  # behind the length of its header
-        return _read_safetensors(path)
+        state, described = read_described(path)
+        if PROBE in described:
+            raise CheckpointError(
+                f"{key}={weights} holds a linear probe; use backbone=probe backbone.weights=FILE"
+            )
+        return state, described
     stored = read_torch(path)
     args = stored.get("args") if isinstance(stored, Mapping) else None
     args = vars(args) if isinstance(args, argparse.Namespace) else args
@@ -107,7 +113,8 @@ def _refuse_foreign(path: Path) -> None:
         raise CheckpointError(f"{path} contains no weights: it is {found}")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_described(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """`read_weights` of a file of our own format, probes among them."""
     try:
         with safe_open(path, framework="pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)

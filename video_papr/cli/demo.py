@@ -47,6 +47,9 @@ def main() -> None:
 
 
 def _work(config: DemoConfig, out: Path) -> dict[str, Any]:
+    from ..assembly.compose import as_fitted
+
+    config = as_fitted(config)
     _check_offer(config)
     words = [str(word) for word in HydraConfig.get().overrides.task]
     serve(make_app(config, words), config)
@@ -66,7 +69,7 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
         raise ConfigError(f'the demo needs {error.name}: pip install "video_papr[app]"') from None
     from ..assembly import runtime
     from ..assembly.build import build_folded_pruner
-    from ..assembly.compose import build_reader, compose_words
+    from ..assembly.compose import backbone_said, build_reader, compose_words
     from ..evaluation.cost import Engine
     from ..evaluation.results import describe_device
     from ..inference.app.jobs import Jobs
@@ -92,7 +95,7 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
         keep_ratio=config.pruner.keep_ratio or 0.3,
         about=offered(),
         model={
-            "backbone": config.backbone.name,
+            "backbone": backbone_said(config.backbone),
             "weights": config.backbone.weights or "random weights",
             "device": describe_device(device),
             "classes": list(knows or ()),

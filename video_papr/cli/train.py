@@ -1,4 +1,4 @@
-"""`python tools/train.py`: trains a backbone or a scorer."""
+"""`python tools/train.py`: trains a backbone or a scorer, or fits a linear probe on frozen features."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ def _work(config: TrainRunConfig, out: Path, ranks: Ranks) -> dict[str, Any]:
 def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Trains and writes checkpoint.pt, log.csv and weights.safetensors; returns the last row of the log.
 
+    A probe: see `build_probe`; returns the content of probe.json.
+
     Args:
         ranks: share the clips of every step; rank 0 prepares, validates, writes and returns.
     """
+    if config.train.target == "probe":
+        return _fit_probe(config, out, ranks)
+
     import torch
 
     from ..assembly import build_train, runtime
@@ -78,3 +83,25 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
     console.print(f"validation top-1 {last['top1']:.2f} % after {last['step']} steps")
     print_written([out / name for name in ("weights.safetensors", "log.csv", "checkpoint.pt")], console)
     return last
+
+
+def _fit_probe(config: TrainRunConfig, out: Path, ranks: Ranks) -> dict[str, Any]:
+    from ..assembly.build_probe import run_probe
+    from ..evaluation.reports.confusion import confusion_table
+
+    done, console = run_probe(config, out, ranks), make_console()
+    table = confusion_table(done.matrix, dict(enumerate(done.class_names)))
+    if table is not None:
+        table.print(console)
+    results = done.results
+    console.print(
+        f"held-out top-1 {results['top1_held_out']:.1f} ± {results['top1_standard_error']:.1f} % "
+        f"({results['num_videos']} videos in {len(results['folds'])} folds, {results['folds_from']}); "
+        f"features {results['seconds']['features']} s, fit {results['seconds']['fit']} s"
+    )
+    print_written(done.written, console)
+    if config.probe.folds is None:
+        console.print("Clips of one scene may be among both parts; probe.folds=FILE keeps scenes together.")
+    weights = done.written[0]
+    console.print(f"Next: python tools/predict.py video=PATH backbone=probe backbone.weights={weights}")
+    return results

@@ -27,4 +27,4 @@ from .groups import (
     TaskConfig,
     ViewsConfig,
 )
-from .recipes import DepthConfig, TrainConfig
+from .recipes import DepthConfig, ProbeConfig, TrainConfig

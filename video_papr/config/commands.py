@@ -38,7 +38,7 @@ from .options import (
     options,
     read,
 )
-from .recipes import DepthConfig, TrainConfig
+from .recipes import DepthConfig, ProbeConfig, TrainConfig
 from .renamed import rename_values
 from .sources import names
 
@@ -82,7 +82,7 @@ class EvalConfig(PipelineConfig):
             raise ConfigError(f"task=image: dataset={self.dataset.name} holds videos; use dataset=images.")
         if not images:
             return
-        if self.backbone.name not in IMAGES:
+        if self.backbone.name not in (*IMAGES, "probe"):
             said = f"backbone={self.backbone.name}: reads clips"
             raise ConfigError(f"{said}; images (dataset=images) need one of {', '.join(IMAGES)}.")
         if self.views.clips != 1:
@@ -160,6 +160,8 @@ class TrainRunConfig(ListingConfig):
     """Everything that `tools/train.py` reads."""
 
     train: TrainConfig
+    probe: ProbeConfig
+    pruner: PrunerConfig
     seed: Natural = option(0, "of random weights, order and augmentation")
 
     def __post_init__(self) -> None:
@@ -205,7 +207,7 @@ def _pruner(value: Any) -> Any:
 
 
 def _backbone(name: str) -> str:
-    video = [known for known in names("backbone") if known not in TIMM]
+    video = [known for known in names("backbone") if known not in (*TIMM, "probe")]
     if name not in video:
         raise ValueError(f"must be one of {', '.join(video)}")
     return name

@@ -48,7 +48,9 @@ def store_defaults() -> None:
     store.store(name="_base", node=defaults_of(RuntimeConfig), group="runtime")
     for name, schema in COMMANDS.items():
         own = {
-            part: defaults_of(group) for part, group in sections(schema).items() if part in ("train", "depth")
+            part: defaults_of(group)
+            for part, group in sections(schema).items()
+            if part in ("train", "probe", "depth")
         }
         store.store(name=f"_{name}", node={**defaults_of(schema), **own})
 

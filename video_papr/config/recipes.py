@@ -39,7 +39,6 @@ Method = Literal["updp", "greedy", "random", "uniform"]
 class Training:
     """What both have: networks, optimiser and data."""
 
-    target: Literal["backbone", "scorer"] = option("backbone", "a backbone, or an X3D whose trunk scores tubelets")
     batch_size: Positive = option(32, "clips per step")
     accumulate: Positive = option(1, "backward passes per step; must divide batch_size")
     learning_rate: PositiveNumber = option(1e-3, "peak, after a linear warm-up; a cosine leads to 0")
@@ -77,6 +76,7 @@ class Training:
 class TrainConfig(Training):
     """What to train, and how."""
 
+    target: Literal["backbone", "scorer", "probe"] = option("backbone", "a backbone, a scorer (X3D), or a linear probe")
     steps: Positive = option(4000, "optimiser steps")
     label_smoothing: NonNegative = option(0.0, "share of the target that is spread over all classes")
     location_loss: NonNegative = option(0.0, "backbone, synthetic: weight of the loss on where the actor is")
@@ -87,10 +87,19 @@ class TrainConfig(Training):
     tensorboard: bool = option(False, 'also write TensorBoard events (pip install "video_papr[train]")')
 
 
+@options("probe")
+class ProbeConfig:
+    """train.target=probe: how the linear classifier on a frozen backbone is fitted."""
+
+    folds: Path | None = option(None, "table of file and fold, or file and group (scene); null: drawn by class")
+    num_folds: Annotated[int, Field(ge=2)] = option(5, "parts held out in turn, unless folds has a column fold")
+
+
 @options("depth")
 class DepthConfig(Training):
     """What to prune in depth (UPDP), and how."""
 
+    target: Literal["backbone", "scorer"] = option("backbone", "a backbone, or an X3D whose trunk scores tubelets")
     prune: Positive = option(1, "number of blocks to prune")
     mode: DepthMode = option("auto", "backbone: ffn (auto), block; scorer: dense, pointwise, auto: the faster")
     method: Method = option("updp", "who chooses the blocks: supernet and search, or a baseline")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from ..assembly.compose import build_reader
+from ..assembly.compose import as_fitted, build_reader
 from ..config import ExportConfig
 from ..core.console import warn
 from ..core.files import atomic_write
@@ -34,6 +34,7 @@ def export_files(config: ExportConfig, out: Path) -> dict[str, Any]:
         VideoPaprError: something in the configuration that the user can mend, or a file that does not do what PyTorch
             does; it is removed then.
     """
+    config = as_fitted(config)
     pipeline, recipe = build_reader(replace(config, runtime=replace(config.runtime, engine="torch")))
     export.check_exportable(pipeline)
     formats = _formats(config)

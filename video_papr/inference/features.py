@@ -58,7 +58,7 @@ def features(
     views = given.to(reader.engine.device) if given is not None and given.ndim == 5 else reader.read(video)
     backbone, batch_size = pipeline.backbone, reader.recipe.batch_size
     if pooled:
-        headless = pipeline.with_backbone(head=nn.Identity())
+        headless = pipeline.with_backbone(head=nn.Identity(), clip_head=nn.Identity())
         with reader.engine.inference():
             return torch.cat([headless(part).float().cpu() for part in views.split(batch_size)])
     bare = pipeline.with_backbone(forward_head=lambda tokens, sizes=None: tokens)

@@ -14,7 +14,7 @@ from .files import is_video, words
 from .records import Listing, OnInvalid, VideoList, checked_root, numbered_lines, read_text, refuse, short
 
 _LABEL_HEADERS = words("label labels class class_name class_id class_idx category target y")
-_PATH_HEADERS = words(
+PATH_HEADERS = words(
     "path paths video videos video_path video_name filename file_name filepath file_path file name clip "
     "clip_path id"
 )
@@ -173,7 +173,7 @@ def _layout(lines: list[str], parse_label: Callable[[str], int]) -> _Layout:
         return layout
     titles = [field.lower() for field in rows[0]]
     label = next((k for k, title in enumerate(titles) if title in _LABEL_HEADERS), None)
-    path = next((k for k, title in enumerate(titles) if title in _PATH_HEADERS and k != label), None)
+    path = next((k for k, title in enumerate(titles) if title in PATH_HEADERS and k != label), None)
     if label is not None and not is_label(rows[0][label]):
         if path is None:
             path = next((k for k in range(len(titles)) if k != label and titles[k]), None)
