@@ -53,11 +53,15 @@ def as_fitted(config: Command) -> Command:
             )
         return config
     fitted = read(PrunerConfig, read_probe(config.backbone.weights).pruner)
-    if config.pruner.name == FITTED:
-        return replace(config, pruner=fitted)
-    if (config.pruner.name, config.pruner.keep_ratio) != (fitted.name, fitted.keep_ratio):
+    chosen = config.pruner
+    if chosen.name == FITTED:
+        # 1.0, the value in conf/, stands for the fitted one; pruner=none reads all tokens.
+        ratio = fitted.keep_ratio if chosen.keep_ratio == 1 else chosen.keep_ratio
+        chosen = fitted if fitted.name == "none" else replace(fitted, keep_ratio=ratio)
+        config = replace(config, pruner=chosen)
+    if (chosen.name, chosen.keep_ratio) != (fitted.name, fitted.keep_ratio):
         warn(
-            f"pruner={pruner_said(config.pruner)}: the probe was fitted with pruner={pruner_said(fitted)}, which "
+            f"pruner={pruner_said(chosen)}: the probe was fitted with pruner={pruner_said(fitted)}, which "
             f"pruner={FITTED} takes"
         )
     return config
