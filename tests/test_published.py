@@ -1,0 +1,27 @@
+"""What the documentation says about real data is what the committed answers give."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = runpy.run_path(str(ROOT / "benchmarks" / "real_page.py"), run_name="script")
+FOLDERS = sorted(path.parent for path in (ROOT / "benchmarks" / "results").glob("*/answers.csv.xz"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_accuracies_follow_from_the_answers(folder: Path) -> None:
+    answers = SCRIPT["read_answers"](folder)
+    assert answers.runs
+    for run, results in answers.results.items():
+        assert answers.top1(run) == pytest.approx(results["top1"]), run
+        assert len(answers.labels) == results["num_videos"]
+
+
+def test_tables_of_the_page_are_those_of_the_answers() -> None:
+    page = SCRIPT["PAGE"].read_text("utf-8")
+    assert SCRIPT["with_tables"](page) == page
+    assert all(f"<!-- {folder.name}:" in page for folder in FOLDERS)
