@@ -3,8 +3,8 @@
     python benchmarks/real_page.py gather NAME RUN=LABEL ...    # runs of tools/eval.py -> benchmarks/results/NAME
     python benchmarks/real_page.py                              # benchmarks/results/*/answers.csv.xz -> docs/results.md
 
-`answers.csv.xz` has one line per video: its path, its label, and the class that each run answered, empty where it failed.
-With it every accuracy and every paired error of the tables can be computed again.
+`answers.csv.xz` has one line per video: its path, its label, and the class that each run answered, empty where
+it failed. With it every accuracy and every paired error of the tables can be computed again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import lzma
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def table(answers: Answers) -> str:
     rows = []
     for run, results in answers.results.items():
         loss = None if run == DENSE else answers.compared(DENSE, run)
-        control = f"random {run.rpartition(' ')[2]}"
+        control = re.sub(r"^.*? (?=\d)", "random ", run)  # at the same keep ratio
         ahead = answers.compared(run, control) if control in answers.runs and control != run else None
         rows.append(
             [

@@ -91,8 +91,8 @@ def run(pruner, clips):
 
 
 def test_the_bundled_scorer_finds_the_actor_and_the_backbone_the_action(clips):
-    # The bounds are wide on purpose: 120 videos leave a standard error of some four points. docs/results.md has the
-    # figures of 3,000.
+    # The bounds are wide on purpose: 120 videos leave a standard error of some four points.
+    # docs/results_synthetic.md has the figures of 3,000.
     dense, all_kept = run(None, clips)
     pruned, found = run(vp.build_pruner("x3d_s", keep_ratio=0.3, **SCORER), clips)
     _, by_chance = run(vp.build_pruner("random", keep_ratio=0.3), clips)

@@ -1,4 +1,4 @@
-"""PaPr+: several maps joined into one. Not in the paper; docs/results.md has what each part brings.
+"""PaPr+: several maps joined into one. Not in the paper; docs/results_synthetic.md has what each part brings.
 
 The paper reads X3D's last map, which is coarse (1/32 of what X3D sees). Earlier stages are finer, cost less, and say as
 well where something is; frame difference says where something changes, at no cost. Here the maps of one pass of X3D and
