@@ -225,6 +225,7 @@ def test_attention_and_mean_count_a_merged_token_as_often_as_it_has_tubelets():
             lengths.append(merged[0].shape[1])  # noqa: B023
             return merged
 
+        merge.prop_attn = True
         torch.testing.assert_close(backbone(None, merger=merge, **options), plain, rtol=0, atol=1e-9)
         assert lengths == [8 - r]
 

@@ -59,7 +59,7 @@ def test_ranks_end_like_one_process(words, whole, tmp_path, size):
     (session,) = json.loads((out / "results.json").read_text())["sessions"]
     assert (session["ranks"], session["videos"]) == (size, 13)
     said = log(out)
-    assert said.count("wrote ") == 5 and said.count("top-1, % of all videos") == 1
+    assert said.count("wrote ") == 6 and said.count("top-1, % of all videos") == 1
     assert f"rank 0 of {size}" in said and "rank 1 of" not in said
     assert f"rank 1 of {size}" in (out / "rank_1.log").read_text()
     assert len(list(out.glob("rank_*.log"))) == size - 1
@@ -215,7 +215,13 @@ def test_torchrun_ends_a_run_whose_rank_is_lost(words, whole, tmp_path):
     out = tmp_path / "run"
     with ThreadPoolExecutor() as pool:
         run = pool.submit(
-            torchrun, "tools/eval.py", *words, f"output_dir={out}", "runtime.threads=1", cwd=tmp_path
+            torchrun,
+            "tools/eval.py",
+            *words,
+            f"output_dir={out}",
+            "runtime.threads=1",
+            "runtime.engine=torch",
+            cwd=tmp_path,
         )
         os.kill(stop_rank_1(out, until=7), signal.SIGKILL)
         done = run.result()

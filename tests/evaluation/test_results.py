@@ -25,6 +25,7 @@ INFO = RunInfo(
     gmacs_per_view={"backbone": 45.8, "scorer": 1.3, "total": 47.1, "dense": 180.5},
     weights={"backbone": None, "scorer": None},
     device="cpu (test)",
+    engine="torch",
     dtype="fp32",
     seed=3,
     extra={"shown": 1.0},
