@@ -1,6 +1,6 @@
 """Real data in docs/results.md: gathers the answers of evaluations, and writes the tables that they give.
 
-    python benchmarks/real_page.py gather NAME RUN=LABEL ...    # runs of tools/eval.py -> benchmarks/results/NAME
+    python benchmarks/real_page.py gather NAME RUN=LABEL ...    # evaluations, probes -> benchmarks/results/NAME
     python benchmarks/real_page.py                              # benchmarks/results/*/answers.csv.xz -> docs/results.md
 
 `answers.csv.xz` has one line per video: its path, its label, and the class that each run answered, empty where
@@ -36,7 +36,7 @@ class Answers:
     Attributes:
         paths, labels: of the videos.
         runs: label of a run -> its class for each video, None where it has none.
-        results: label of a run -> its results.json.
+        results: label of a run -> its results.json, or of a probe, whose answers are held-out ones, its probe.json.
     """
 
     paths: list[str]
@@ -71,14 +71,15 @@ def read_answers(folder: Path) -> Answers:
 
 
 def gather(name: str, runs: Mapping[str, Path]) -> None:
-    """Writes the answers and the results.json of runs, by label, into one folder of `RESULTS`."""
+    """Writes the answers of runs, and their results.json or probe.json, by label into one folder of `RESULTS`."""
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[tuple[str, int], int | None]] = {}
     for label, run in runs.items():
         lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text("utf-8").splitlines()]
         found[label] = {(line["path"], line["label"]): line["pred"] for line in lines}
-        (folder / f"{label}.json").write_bytes((run / "results.json").read_bytes())
+        (source,) = (path for path in (run / "results.json", run / "probe.json") if path.exists())
+        (folder / f"{label}.json").write_bytes(source.read_bytes())
     videos = sorted(next(iter(found.values())))
     if any(sorted(answers) != videos for answers in found.values()):
         raise SystemExit("the runs answered different videos")
@@ -103,8 +104,8 @@ def table(answers: Answers) -> str:
                 "" if loss is None else f"{loss.loss_points:.2f} ± {loss.loss_standard_error:.2f}",
                 "" if loss is None else f"{loss.agreement_percent:.1f}",
                 "" if ahead is None else f"{ahead.loss_points:.2f} ± {ahead.loss_standard_error:.2f}",
-                f"{results['mean_kept_tokens']:.0f}",
-                f"{results['gmacs_per_view']['total']:.2f}",
+                f"{results['mean_kept_tokens']:.0f}" if "mean_kept_tokens" in results else "",
+                f"{results['gmacs_per_view']['total']:.2f}" if "gmacs_per_view" in results else "",
             ]
         )
     return Table(HEADER, rows).filled().markdown()
