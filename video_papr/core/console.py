@@ -5,6 +5,7 @@ rich follows the width of the terminal, `COLUMNS` and `NO_COLOR`.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -72,3 +73,16 @@ def loading_said_aloud() -> Iterator[None]:
     for entry in caught:
         if entry not in changes:
             warnings.warn_explicit(entry.message, entry.category, entry.filename, entry.lineno)
+
+
+@contextmanager
+def quiet_tracers() -> Iterator[None]:
+    """What torch and other tools log about their passes, while they make a graph, is not the user's."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)

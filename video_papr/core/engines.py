@@ -10,11 +10,8 @@ itself, and so does whatever cannot become a graph, which one line says.
 from __future__ import annotations
 
 import hashlib
-import logging
 import platform
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -26,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .console import warn
+from .console import quiet_tracers, warn
 from .errors import ConfigError
 from .files import atomic_write
 from .paths import default_cache_dir
@@ -199,7 +196,7 @@ def _convert(bound: _Bound, tensors: list[Tensor]) -> Any:
     """An openvino.Model of a module, for any number of clips and of tokens."""
     import openvino
 
-    with _quiet(), torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with quiet_tracers(), torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         # One clip more than is asked for: 1 would be a constant, and the comparison sees another number.
         examples = tuple(torch.cat([tensor, tensor[:1]]) for tensor in tensors)
         auto = torch.export.Dim.AUTO
@@ -286,16 +283,3 @@ def _keep(path: Path, graph: Any) -> None:
             one.unlink(missing_ok=True)
     except (OSError, ValueError):
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What tracers log about their passes is not the user's."""
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)

@@ -13,10 +13,8 @@ Letters: B clips, T frames of S x S pixels, K kept tokens.
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +27,7 @@ from torch.export import Dim, ExportedProgram
 
 from ..backbones.timm_stages import TimmStages
 from ..backbones.timm_vit import TimmViT
+from ..core.console import quiet_tracers
 from ..core.errors import ConfigError, ExportError
 from ..pipeline import Pipeline
 from ..pruning.budget import keep_count
@@ -198,11 +197,8 @@ def _missing(error: ImportError) -> ExportError:
 
 @contextmanager
 def _mendable(what: str) -> Iterator[None]:
-    """Gives a tool's error the name of the tool, in one line; what tools log about their passes is not the user's."""
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
+    """Gives a tool's error the name of the tool, in one line."""
+    with quiet_tracers():
         try:
             yield
         except Exception as error:
@@ -211,5 +207,3 @@ def _mendable(what: str) -> Iterator[None]:
                 cause = cause.__cause__
             said = (str(cause).strip().splitlines() or [""])[0]
             raise ExportError(f"{what} failed: {type(cause).__name__}: {said}") from error
-        finally:
-            logging.disable(disabled)
