@@ -56,7 +56,7 @@ def test_one_video(predict, video_root, tmp_path):
     assert "2 of 4 tokens read per view" in shown
     assert imread(tmp_path / "out/001_a.png").shape[2] == 4
     film = decode_clips(tmp_path / "out/001_a.mp4", lambda n: [list(range(n))])
-    assert film.frames.shape == (1, 4, 224, 3 * 224 + 2 * 4, 3)
+    assert film.frames.shape[:2] == (1, 40) and film.times.seconds == pytest.approx(1.6, abs=0.04)
     files = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert files == {"predictions.jsonl", "predictions.csv", "001_a.png", "001_a.mp4"}
     assert all(f"wrote {tmp_path / 'out' / name}" in shown for name in files)
@@ -85,6 +85,9 @@ def test_windows_of_a_video(predict, video_root, tmp_path):
         assert guess["probability"] == pytest.approx(sum(each) / 5, abs=1e-6)
     assert len(rows(tmp_path)) == 5 * 12
     assert "best class over time" in shown
+    segments = list(csv.DictReader((tmp_path / "out/segments.csv").open(newline="")))
+    assert sum(int(row["windows"]) for row in segments) == 5
+    assert (tmp_path / "out/001_a.srt").read_text().count(" --> 00:00:0") == len(segments)
     assert imread(tmp_path / "out/001_a_timeline.png").shape[:2] == (360, 900)
 
 
@@ -134,6 +137,14 @@ def test_dense_model_has_no_picture(predict, video_root, tmp_path):
     assert len(records(tmp_path)) == 2
     assert "4 of 4 tokens read per view" in shown
     assert not list((tmp_path / "out").glob("*.png"))
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 2  # with the answer, and nothing faded
+
+
+@pytest.mark.parametrize(("annotate", "endings"), [("pictures", {".png"}), ("none", set())])
+def test_what_is_drawn(predict, video_root, tmp_path, annotate, endings):
+    assert predict(f"video={video_root / 'left/a.mp4'}", f"annotate={annotate}")[0] == 0
+    drawn = {path.suffix for path in (tmp_path / "out").glob("001_*")}
+    assert drawn == endings
 
 
 def test_paths_from_stdin(predict, video_root, tmp_path, monkeypatch):

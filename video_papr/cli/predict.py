@@ -56,9 +56,14 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
         )
     outcomes: list[Outcome] = []
     bar = tqdm(videos, unit="video", disable=not config.progress)
-    with PredictionWriter(out) as writer, runtime.mendable_errors(recipe.batch_size):
+    drawn = {"annotate": config.annotate, "progress": config.progress}
+    with (
+        PredictionWriter(out, pipeline, recipe, **drawn) as writer,
+        runtime.mendable_errors(recipe.batch_size),
+    ):
         for number, path in enumerate(bar):
-            pictured = sum(outcome.error is None for outcome in outcomes) < config.visualize
+            answered = sum(outcome.error is None for outcome in outcomes)
+            pictured = config.annotate != "none" and answered < config.visualize
             windows, shown = (config.window_seconds, config.stride_seconds), {"pictured": pictured}
             outcome = predict_file(
                 pipeline, recipe, path, windows=windows, top_k=config.top_k, progress=config.progress, **shown

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from ..core.tables import Table
 from ..evaluation.reports.tables import print_failures
+from ..inference.segments import merge_windows
 
 if TYPE_CHECKING:
     from ..core.console import Terminal
@@ -35,12 +35,16 @@ def print_predictions(outcomes: Sequence[Outcome], console: Terminal) -> None:
 
 def _timeline(outcome: Outcome) -> Table:
     """Neighbouring windows with the same best class are one line."""
-    rows = []
-    for name, group in groupby(outcome.windows, key=lambda window: window.guesses[0].name):
-        run = list(group)
-        mean = 100 * fmean(window.guesses[0].probability for window in run)
-        start, end = run[0].start_seconds, run[-1].end_seconds
-        rows.append([f"{start:.1f}", f"{end:.1f}", str(len(run)), name, f"{mean:.1f}"])
+    rows = [
+        [
+            f"{segment.start_seconds:.1f}",
+            f"{segment.end_seconds:.1f}",
+            str(segment.windows),
+            segment.name,
+            f"{100 * segment.probability:.1f}",
+        ]
+        for segment in merge_windows(outcome.windows)
+    ]
     columns = ["from, s", "to, s", "windows", "class", "mean probability, %"]
     return Table(columns, rows, title=f"{outcome.path}: best class over time", left=(3,))
 

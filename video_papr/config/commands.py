@@ -97,7 +97,10 @@ class PredictConfig(PipelineConfig):
     window_seconds: PositiveNumber | None = option(None, "answer windows of this length; null: the whole video")
     stride_seconds: PositiveNumber | None = option(None, "from window to window; null: they lie side by side")
     top_k: Positive = option(5, "classes in each answer")
-    visualize: Natural = option(4, "pictures and films of what was kept for so many videos; 0: none")
+    annotate: Literal["film", "pictures", "none"] = option(
+        "film", "film: the whole video with answer and kept tubelets drawn on it, and pictures"
+    )
+    visualize: Natural = option(4, "for how many videos")
     output_dir: Path = option(help=OUTPUT)
     progress: bool = option(True, BAR)
 

@@ -101,6 +101,27 @@ def crop_places(
     return crop_corners(*resized, view, num_crops)
 
 
+def crop_box(
+    height: int,
+    width: int,
+    *,
+    size: int | tuple[int, int],
+    short_side: int | None = None,
+    num_crops: int = 1,
+) -> tuple[int, int, int, int]:
+    """What the middle crop of `resize_and_crop` covers of a frame of this size: top, left, bottom, right in pixels."""
+    view = (size, size) if isinstance(size, int) else size
+    tall, wide = _target_size(height, width, view, min(view) if short_side is None else short_side)
+    top, left = crop_corners(tall, wide, view, num_crops)[num_crops // 2]
+    edges = (
+        top * height / tall,
+        left * width / wide,
+        (top + view[0]) * height / tall,
+        (left + view[1]) * width / wide,
+    )
+    return tuple(map(round, edges))  # type: ignore[return-value]
+
+
 def reduced_size(
     height: int, width: int, *, size: int | tuple[int, int], short_side: int | None = None
 ) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Predictions of video files, and their files: predictions.jsonl, predictions.csv and pictures, video by video."""
+"""Predictions of video files, and their files: predictions.jsonl, two tables, pictures and films, video by video."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -17,18 +16,20 @@ from tqdm import tqdm
 from ..assembly.build import significance_of, spread
 from ..core.errors import LogitsError, VideoDecodeError
 from ..core.escape import shorten, spreadsheet
-from ..core.files import storing
-from ..evaluation.visualize import Panel, animate_kept_tubelets, save_gallery, save_timeline
+from ..core.files import atomic_write, storing
+from ..evaluation.visualize import Panel, save_gallery, save_timeline
 from ..pipeline import Pipeline
-from ..synthetic.videos import write_h264
+from .film import write_film
 from .find_videos import RECORDS
+from .overlay import Scene, Seen
 from .predict import Answer, Guess, Recipe, best_guesses
+from .segments import merge_windows, subtitles
 from .windows import Timeline
 
 SHOWN = 4  # windows of a long video in its picture
 TIMELINE_CLASSES = 6  # lines in the plot of a timeline
 COLUMNS = ("video", "start_seconds", "end_seconds", "rank", "label", "name", "probability", "error")
-FILM_FPS = 8  # slow enough to look at
+SEGMENT_COLUMNS = ("video", "start_seconds", "end_seconds", "windows", "name", "probability")
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,22 @@ class Window:
     probabilities: Tensor
     latency_ms: float
     kept_tokens: float | None
+    seen: Seen | None
 
     @classmethod
-    def of(cls, answer: Answer) -> Window:
+    def of(cls, answer: Answer, crops: int) -> Window:
         kept = None if answer.mask is None else float(answer.mask.flatten(1).sum(1).float().mean())
         span = answer.start_seconds, answer.end_seconds
-        return cls(*span, answer.guesses, answer.probabilities, answer.latency_ms, kept)
+        seen = None
+        if answer.mask is not None and answer.seconds is not None:
+            seen = Seen(answer.seconds, answer.mask[crops // 2 :: crops].numpy())
+        return cls(*span, answer.guesses, answer.probabilities, answer.latency_ms, kept, seen)
+
+    @property
+    def scene(self) -> Scene:
+        """The window in a film."""
+        best = self.guesses[0]
+        return Scene(self.start_seconds, self.end_seconds, best.name, best.probability, self.seen)
 
 
 @dataclass
@@ -131,7 +142,7 @@ def predict_file(
         shown = spread(SHOWN, len(timeline)) if pictured else set()
         quiet = not progress or len(timeline) == 1
         for place, answer in enumerate(tqdm(timeline, unit="window", leave=False, disable=quiet)):
-            outcome.windows.append(Window.of(answer))
+            outcome.windows.append(Window.of(answer, recipe.crops))
             if place in shown and answer.mask is not None:
                 outcome.panels.append(panel_of(pipeline, path, answer))
         outcome.num_frames, outcome.fps = timeline.num_frames, timeline.fps
@@ -146,12 +157,21 @@ def predict_file(
 class PredictionWriter:
     """Writes each outcome as soon as it is there, so that a run that is stopped leaves what it found.
 
+    Args:
+        out: the folder.
+        pipeline, recipe: what answers.
+        annotate: "film": pictures and films; "pictures".
+        progress: show a bar over the frames of a film.
+
     Attributes:
         written: the files.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(
+        self, out: Path, pipeline: Pipeline, recipe: Recipe, *, annotate: str = "film", progress: bool = False
+    ) -> None:
+        self.out, self.pipeline, self.recipe = out, pipeline, recipe
+        self.annotate, self.progress = annotate, progress
         self.written: list[Path] = []
 
     def __enter__(self) -> PredictionWriter:
@@ -161,11 +181,13 @@ class PredictionWriter:
         self._csv = self._open("predictions.csv")
         self._rows = csv.writer(self._csv)
         self._rows.writerow(COLUMNS)
+        self._segments: IO[str] | None = None  # with windows only
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._json.close()
-        self._csv.close()
+        for file in (self._json, self._csv, self._segments):
+            if file is not None:
+                file.close()
 
     def _open(self, name: str) -> IO[str]:
         self.written.append(self.out / name)
@@ -174,11 +196,12 @@ class PredictionWriter:
     def add(self, number: int, outcome: Outcome) -> None:
         """Writes the outcome of video `number`, counted from 0."""
         with storing(self.out):
-            self._write(outcome)
+            stem = f"{number + 1:03d}_{_plain(Path(outcome.path).stem)}"
+            self._write(outcome, stem)
             if outcome.error is None and outcome.pictured:
-                self._draw(f"{number + 1:03d}_{_plain(Path(outcome.path).stem)}", outcome)
+                self._draw(stem, outcome)
 
-    def _write(self, outcome: Outcome) -> None:
+    def _write(self, outcome: Outcome, stem: str) -> None:
         self._json.write(json.dumps(outcome.record(), ensure_ascii=False, allow_nan=False) + "\n")
         name = spreadsheet(outcome.path)
         if outcome.error is not None:
@@ -190,15 +213,34 @@ class PredictionWriter:
                 self._rows.writerow(
                     [name, *span, rank, guess.label, spreadsheet(guess.name), probability, ""]
                 )
+        if len(outcome.windows) > 1:
+            self._write_segments(outcome, stem)
         self._json.flush()
         self._csv.flush()
+
+    def _write_segments(self, outcome: Outcome, stem: str) -> None:
+        segments = merge_windows(outcome.windows)
+        if self._segments is None:
+            self._segments = self._open("segments.csv")
+            csv.writer(self._segments).writerow(SEGMENT_COLUMNS)
+        rows = csv.writer(self._segments)
+        for segment in segments:
+            span = f"{segment.start_seconds:.3f}", f"{segment.end_seconds:.3f}"
+            probability = f"{segment.probability:.6f}"
+            name = spreadsheet(segment.name)
+            rows.writerow([spreadsheet(outcome.path), *span, segment.windows, name, probability])
+        self._segments.flush()
+        self.written.append(self.out / f"{stem}.srt")
+        atomic_write(self.written[-1], subtitles(segments))
 
     def _draw(self, name: str, outcome: Outcome) -> None:
         if outcome.panels:
             self.written.append(save_gallery(outcome.panels, self.out / f"{name}.png"))
-            film = np.concatenate([animate_kept_tubelets(panel) for panel in outcome.panels])
-            write_h264(self.out / f"{name}.mp4", film, fps=FILM_FPS)
-            self.written.append(self.out / f"{name}.mp4")
+        if self.annotate == "film":
+            scenes = [window.scene for window in outcome.windows]
+            film = self.out / f"{name}.mp4"
+            write_film(outcome.path, film, scenes, self.pipeline, self.recipe, progress=self.progress)
+            self.written.append(film)
         if len(outcome.windows) > 1:
             spans = [(window.start_seconds, window.end_seconds) for window in outcome.windows]
             path = self.out / f"{name}_timeline.png"

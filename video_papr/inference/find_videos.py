@@ -12,6 +12,7 @@ from pathlib import Path
 from ..core.console import warn
 from ..core.errors import ConfigError, DataError
 from ..data.annotations.files import VIDEO_EXTENSIONS, passed_over_line, videos_below
+from .film import is_own_film
 
 RECORDS = "predictions.jsonl"
 
@@ -73,6 +74,6 @@ def _without_own_films(video: str, found: list[str]) -> list[str]:
 
 
 def _is_own_film(film: Path) -> bool:
-    """Whether a prediction drew it: beside its picture and the predictions."""
-    drawn = re.match(r"\d{3,}_", film.name) is not None and film.suffix == ".mp4"
-    return drawn and film.with_suffix(".png").is_file() and (film.parent / RECORDS).is_file()
+    """Whether a prediction drew it; only a file that is named so, beside predictions, is opened to see."""
+    named = re.match(r"\d{3,}_", film.name) is not None and film.suffix == ".mp4"
+    return named and (film.parent / RECORDS).is_file() and is_own_film(film)

@@ -50,6 +50,7 @@ class Answer:
         latency_ms: from the last frame, decoded, to the answer: resizing it, choosing tokens, classifying.
         views: (V, T, S, S, 3) uint8, on the CPU: what was read.
         mask: (V, T', H', W') bool, the tokens that were kept; None for all of them.
+        seconds: (C, T) float64, when the frames of each clip are shown; None where nothing tells.
     """
 
     start_seconds: float
@@ -59,6 +60,7 @@ class Answer:
     latency_ms: float
     views: Tensor
     mask: Tensor | None
+    seconds: np.ndarray | None = None
 
 
 def best_guesses(probabilities: Tensor, names: tuple[str, ...] | None, top_k: int) -> tuple[Guess, ...]:

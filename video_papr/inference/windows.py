@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -143,9 +144,12 @@ class Timeline:
             decoded = decode_clips(self.path, partial(self._indices, windows=windows), decoder=recipe.decoder)
             self.num_frames, self.fps = decoded.num_video_frames, decoded.fps
             clips = torch.from_numpy(decoded.frames).split(recipe.clips)
-            for (start, end), frames in zip(windows, clips, strict=True):
+            borders = decoded.times.borders
+            shown = np.split(borders[decoded.frame_indices], len(windows)) if len(borders) else None
+            for place, ((start, end), frames) in enumerate(zip(windows, clips, strict=True)):
                 clock, span = perf_counter(), decoded.times.span(start, end)
-                yield reader.answer(reader.views(frames), *span, clock)
+                answer = reader.answer(reader.views(frames), *span, clock)
+                yield answer if shown is None else replace(answer, seconds=shown[place])
 
     def _indices(self, num_frames: int, *, windows: list[tuple[int, int | None]]) -> np.ndarray:
         """(windows * C, T): the frames of several windows, in a video that turns out to have `num_frames`."""

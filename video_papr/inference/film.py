@@ -1,0 +1,187 @@
+"""Annotated films: the video as it is, in its own size and with its sound, and the answers drawn on it.
+
+    packets -> decoded -> turned as shown -> `overlay.Overlay` -> H.264 in MP4, which browsers and phones play
+
+One frame is in memory at a time, so the length of the video does not matter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..core.console import warn
+from ..core.errors import VideoDecodeError
+from ..core.escape import printable
+from ..data.readers.orientation import orientation_of
+from ..data.readers.packets import VideoStream, listen_to_ffmpeg, open_container, prepare_decoder, read_stream
+from ..data.recipe import Recipe
+from ..data.transforms import crop_box
+from ..pipeline import Pipeline
+from .overlay import Overlay, Pixels, Scene
+
+CLOCK = Fraction(1, 90_000)  # seconds; of MPEG, fine enough for any frame rate
+USUAL_FPS = 25  # where a file does not say
+COPIED = (
+    "aac",
+    "mp3",
+    "ac3",
+    "eac3",
+    "opus",
+    "alac",
+)  # sound that MP4 holds as it is; other sound becomes AAC
+SIGNATURE = "annotated by video_papr"  # in the file's comment, so that no film becomes an input
+ENCODER = {"preset": "veryfast", "crf": "23"}
+
+
+def write_film(
+    source: Path | str,
+    target: Path,
+    scenes: Sequence[Scene],
+    pipeline: Pipeline,
+    recipe: Recipe,
+    *,
+    progress: bool = False,
+) -> Path:
+    """Writes the film of a video whose windows were answered.
+
+    A frame that cannot be decoded ends the film with a warning: what was answered came from other frames.
+
+    Args:
+        source: the video file.
+        target: MP4.
+        scenes: its windows, by their start.
+        pipeline, recipe: what answered, and how it cut its views from the frames.
+        progress: show a bar over frames.
+
+    Raises:
+        VideoDecodeError: the file cannot be read any more.
+    """
+    import av
+
+    stream = read_stream(source)
+    times = (
+        stream.times.borders if len(stream.times.borders) else np.arange(stream.num_frames + 1) / USUAL_FPS
+    )
+    bar = tqdm(total=stream.num_frames, desc="film", unit="frame", leave=False, disable=not progress)
+    size = _even(stream.size)
+    overlay = Overlay(size, scenes, _box(size, pipeline, recipe))
+    with (
+        bar,
+        listen_to_ffmpeg(),
+        open_container(source) as container,
+        av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as film,
+    ):
+        film.metadata["comment"] = SIGNATURE
+        writer = _Writer(film, container, stream)
+        try:
+            for number, pixels in enumerate(writer.frames()):
+                time = float(times[min(number, len(times) - 1)])
+                overlay.draw(pixels, time)
+                writer.add(pixels, time)
+                bar.update()
+        except (av.FFmpegError, VideoDecodeError) as error:
+            warn(f"the film of {printable(source)} ends where decoding does: {error}")
+        writer.finish()
+    return target
+
+
+def is_own_film(path: Path) -> bool:
+    """Whether `write_film` made it."""
+    import av
+
+    try:
+        with av.open(os.path.abspath(path)) as film:
+            return film.metadata.get("comment") == SIGNATURE
+    except (OSError, av.FFmpegError):
+        return False
+
+
+def _even(size: tuple[int, int]) -> tuple[int, int]:
+    """H.264 holds colour for two by two pixels, so an odd row or column is left out."""
+    return size[0] // 2 * 2, size[1] // 2 * 2
+
+
+def _box(size: tuple[int, int], pipeline: Pipeline, recipe: Recipe) -> tuple[int, int, int, int]:
+    """What the middle crop covers of a frame (H, W)."""
+    backbone = pipeline.backbone
+    short_side = recipe.short_side or backbone.short_side
+    return crop_box(*size, size=backbone.frame_size, short_side=short_side, num_crops=recipe.crops)
+
+
+class _Writer:
+    """Encodes the frames of a film, and takes over the sound of the video that they come from."""
+
+    def __init__(self, film: Any, container: Any, stream: VideoStream) -> None:
+        self.film, self.container, self.stream = film, container, stream
+        self.source = container.streams[stream.index]
+        prepare_decoder(self.source, stream.limits)
+        self.video = film.add_stream("libx264", rate=USUAL_FPS, options=dict(ENCODER))
+        self.video.height, self.video.width = _even(stream.size)
+        self.video.pix_fmt, self.video.codec_context.time_base = "yuv420p", CLOCK
+        self.last = -1
+        self.sound = next(iter(container.streams.audio), None)
+        self.copies = self.sound is not None and self.sound.codec_context.name in COPIED
+        self.voice: Any = None
+        if self.copies:
+            self.voice = film.add_stream_from_template(self.sound)
+        elif self.sound is not None:
+            usual = {1: "mono", 2: "stereo"}.get(
+                self.sound.channels, self.sound.layout
+            )  # files may name none
+            self.voice = film.add_stream("aac", rate=self.sound.rate, layout=usual)
+        first = stream.pts[0] if len(stream.pts) else self.source.start_time or 0
+        self.begin = (
+            Fraction(int(first)) * self.source.time_base
+        )  # sound is moved as the frames are, which begin at 0
+
+    def frames(self) -> Iterator[Pixels]:
+        """The frames (H, W, 3) uint8 as they are shown, of one even size; sound is written on the way."""
+        seen = 0
+        for packet in self.container.demux([s for s in (self.source, self.sound) if s is not None]):
+            if packet.stream is self.sound:
+                self._add_sound(packet)
+                continue
+            seen += 1
+            if seen - 1 in self.stream.skipped:
+                continue
+            for frame in packet.decode():
+                turned = orientation_of(frame)
+                height, width = self.stream.size[:: -1 if turned.transpose else 1]
+                shown = turned.apply(frame.reformat(width, height, "rgb24").to_ndarray())
+                yield np.ascontiguousarray(shown[: self.video.height, : self.video.width])
+
+    def add(self, pixels: Pixels, seconds: float) -> None:
+        """Encodes a frame; a later frame has a later time."""
+        import av
+
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        self.last = max(round(seconds / CLOCK), self.last + 1)
+        frame.pts, frame.time_base = self.last, CLOCK
+        self.film.mux(self.video.encode(frame))
+
+    def _add_sound(self, packet: Any) -> None:
+        if self.copies:
+            if packet.dts is None:
+                return
+            shift = round(self.begin / packet.time_base)
+            packet.pts, packet.dts = (None if t is None else t - shift for t in (packet.pts, packet.dts))
+            packet.stream = self.voice
+            self.film.mux(packet)
+            return
+        for frame in packet.decode():
+            if frame.pts is not None:
+                frame.pts -= round(self.begin / frame.time_base)
+            self.film.mux(self.voice.encode(frame))
+
+    def finish(self) -> None:
+        """Writes what the encoders hold back."""
+        for stream in (self.video, None if self.copies else self.voice):
+            if stream is not None:
+                self.film.mux(stream.encode())

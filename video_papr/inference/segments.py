@@ -1,0 +1,55 @@
+"""Segments: neighbouring windows of a video with the same best class, as a table and as subtitles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .files import Window
+
+
+@dataclass(frozen=True)
+class Segment:
+    """From when to when a class is the best one, in how many windows, with their mean probability."""
+
+    start_seconds: float
+    end_seconds: float
+    windows: int
+    name: str
+    probability: float
+
+
+def merge_windows(windows: Sequence[Window]) -> list[Segment]:
+    """The segments of a video; where windows overlap, the later one ends the segment before it."""
+    runs = [list(group) for _, group in groupby(windows, key=lambda window: window.guesses[0].name)]
+    ends = [min(run[-1].end_seconds, after[0].start_seconds) for run, after in pairwise(runs)]
+    return [
+        Segment(
+            run[0].start_seconds,
+            end,
+            len(run),
+            run[0].guesses[0].name,
+            fmean(window.guesses[0].probability for window in run),
+        )
+        for run, end in zip(runs, [*ends, *(run[-1].end_seconds for run in runs[-1:])], strict=True)
+    ]
+
+
+def subtitles(segments: Sequence[Segment]) -> str:
+    """The segments as SubRip (.srt), which players show beside the video."""
+    blocks = []
+    for number, segment in enumerate(segments, start=1):
+        span = f"{_time(segment.start_seconds)} --> {_time(segment.end_seconds)}"
+        blocks.append(f"{number}\n{span}\n{segment.name} {100 * segment.probability:.0f} %\n")
+    return "\n".join(blocks)
+
+
+def _time(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d},{rest % 1000:03d}"
