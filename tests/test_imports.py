@@ -164,3 +164,34 @@ def test_help_is_light(script):
     words = [sys.executable, "-c", code.replace("SCRIPT", script)]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+RUNS_CODE = {
+    *(
+        "eval",
+        "exec",
+        "compile_command",
+        "os.system",
+        "os.popen",
+        "pickle.load",
+        "pickle.loads",
+        "joblib.load",
+    ),
+    *("yaml.load", "yaml.unsafe_load", "dist.broadcast_object_list", "dist.all_gather_object"),
+}
+SAFE = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+
+
+def test_nothing_that_a_file_holds_is_run() -> None:
+    """No shell, no eval, no unpickling: docs/security.md promises it."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called, given = ast.unparse(node.func), {word.arg: word.value for word in node.keywords}
+            assert called not in RUNS_CODE, f"{path}:{node.lineno}: {called}"
+            assert "shell" not in given, f"{path}:{node.lineno}: a shell"
+            if called in SAFE:
+                key, right = SAFE[called]
+                value = given.get(key)
+                assert isinstance(value, ast.Constant) and value.value is right, f"{path}:{node.lineno}"

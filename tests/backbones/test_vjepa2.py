@@ -119,3 +119,14 @@ def test_weights_of_another_model(published: tuple[Any, Path]) -> None:
         CheckpointError, match=r"holds Hugging Face V-JEPA 2 weights, but backbone=vivit_b was"
     ):
         build_backbone("vivit_b", weights=published[1])
+
+
+def test_defaults_are_those_of_the_published_large_model() -> None:
+    with torch.device("meta"):
+        model = VJEPA2(num_classes=174)
+    assert (model.num_frames, model.frame_size, model.grid.shape) == (64, (256, 256), (32, 16, 16))
+    assert (model.dim, len(model.blocks), model.num_classes) == (1024, 24, 174)
+    assert (model.usual_stride, model.mean_pooled) == (2, False)
+    block: Any = model.blocks[0]
+    assert block.attn.num_heads == 16
+    assert sum(p.numel() for p in model.parameters()) == 353_399_982

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import pathlib
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from video_papr.backbones.builders import build_backbone
 from video_papr.checkpoints import files
 from video_papr.checkpoints.files import load_exactly, read_weights, write_weights
-from video_papr.core.errors import CheckpointError
+from video_papr.core.errors import CheckpointError, StorageError
 
 State = dict[str, Tensor]
 
@@ -56,6 +57,29 @@ def test_own_format_round_trip(tmp_path: Path, half: bool) -> None:
     for key, value in state().items():
         assert torch.equal(read[key], value.half() if half and value.is_floating_point() else value)
     assert not half or path.stat().st_size < 600
+
+
+def test_values_that_half_precision_cannot_hold_stay_as_they_are(tmp_path: Path) -> None:
+    large = torch.tensor([1.0, 7e4])
+    write_weights(tmp_path / "w.safetensors", {"large": large, "small": large / 2}, {})
+    read, _ = read_weights(tmp_path / "w.safetensors")
+    assert torch.equal(read["large"], large) and read["small"].dtype == torch.float16
+
+
+def test_a_full_disk_leaves_the_weights_that_were_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    write_weights(path, {"a": torch.zeros(2)}, {})
+    before = path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"^cannot write [^\n]+w\.safetensors: No space left on device"):
+        write_weights(path, {"a": torch.ones(2)}, {})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_tensors_need_not_be_contiguous_or_without_gradient(tmp_path: Path) -> None:
@@ -327,3 +351,17 @@ def test_every_way_not_to_fit_is_named_in_one_line() -> None:
     assert torch.equal(module[1].weight, kept)
     with pytest.raises(CheckpointError, match=r"missing: 0\.weight, 0\.bias, 1\.weight, 1\.bias and 4 more$"):
         load_exactly(module, {}, source="x=file.pt")
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "{root}/secret.safetensors", "a/../../secret.safetensors"]
+)
+def test_an_index_leads_to_no_file_outside_of_its_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file({"a": torch.zeros(1)}, tmp_path / "secret.safetensors")
+    index = {"weight_map": {"a": name.format(root=tmp_path)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert files.weight_files(folder) == []
+    save_file({"a": torch.ones(1)}, folder / "secret.safetensors")
+    assert files.weight_files(folder) == [folder / "secret.safetensors"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from video_papr.assembly import evaluate
 from video_papr.cli.eval import main
 from video_papr.core.errors import ConfigError
 
@@ -30,6 +31,27 @@ def test_an_output_dir_that_cannot_be_made_is_one_line(command, tmp_path, monkey
     status, _, errors = command("dataset.limit=2", f"output_dir={tmp_path / 'run'}")
     assert (status, errors.count("\n")) == (2, 1)
     assert errors.startswith("error: ") and "No space left on device. Free some space" in errors
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_an_error_of_the_system_in_the_middle_of_the_work_is_one_line(
+    command, tmp_path, monkeypatch, named, wrapped
+):
+    """Hydra itself would print a line more, with all overrides. pebble raises its own error from that of the system."""
+    out, number = tmp_path / "run", errno.EMFILE
+    error = OSError(number, os.strerror(number), *(["/some/file"] if named else []))
+
+    def work(*_):
+        if wrapped:
+            raise RuntimeError("a process broke") from error
+        raise error
+
+    monkeypatch.setattr(evaluate, "run_evaluation", work)
+    status, _, errors = command(f"output_dir={out}")
+    place = "/some/file" if named else out
+    told = "Allow more open files (ulimit -n) and run the same command again."
+    assert (status, errors) == (2, f"error: {place}: Too many open files. {told}\n")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -91,3 +91,10 @@ def test_jobs_in_other_processes_are_summed_up(command, words, tmp_path, name):
     assert rows[1]["error"].startswith("pruner.keep_ratio=2: must be")
     assert "2 jobs" in shown
     assert name == "joblib" or list((tmp_path / ".submitit").iterdir())  # what the jobs said
+
+
+def test_a_sweep_goes_on_where_it_was(command, words):
+    assert command(*words, "pruner=motion,center")[0] == 0
+    status, _, errors = command(*words, "pruner=motion,center,none")
+    assert status == 0
+    assert errors.count("resumed: 5 of 5 videos were finished before, nothing is left to do") == 2

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 
@@ -154,6 +155,38 @@ def test_paths_from_stdin(predict, video_root, tmp_path, monkeypatch):
     assert status == 1
     assert [record["error"] is None for record in records(tmp_path)] == [True, False]
     assert "no such file" in errors
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\0"])
+def test_names_on_stdin_are_bytes(predict, video_root, tmp_path, monkeypatch, end):
+    """`find`, and `find -print0` for names with line breaks."""
+    names = [b"caf\xe9.mp4", b"two\nlines.mp4" if end == b"\0" else b" blank.mp4"]
+    for name in names:
+        shutil.copy(video_root / "left/b.mp4", tmp_path / os.fsdecode(name))
+    given = b"".join(os.fsencode(tmp_path) + b"/" + name + end for name in names)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8", newline=""))
+    status, _, errors = predict("video=-", "visualize=0")
+    assert status == 0, errors
+    assert [record["video"] for record in records(tmp_path)] == [
+        str(tmp_path / os.fsdecode(name)) for name in names
+    ]
+
+
+def test_frames_that_memory_does_not_hold_fail_with_the_reason(predict, tmp_path, write_video):
+    write_video(tmp_path / "a.mp4", 8, size=(480, 640))
+    status, _, errors = predict(f"video={tmp_path / 'a.mp4'}", "dataset.memory_mb=4")
+    assert status == 2
+    assert "4 frames of 640x480 take 3 MiB, dataset.memory_mb allows 2 for one video" in errors
+    words = ("dataset.memory_mb=4", "dataset.decode_size=short_side", "visualize=0")
+    assert predict(f"video={tmp_path / 'a.mp4'}", *words)[0] == 0
+    status, _, errors = predict(f"video={tmp_path / 'a.mp4'}", "dataset.max_pixels=1000")
+    assert status == 2 and "more pixels than dataset.max_pixels=1000" in errors
+
+
+@pytest.mark.parametrize("address", ["https://host/v.mp4?key=[a]", "rtsp://cam*", "/dev/video0", "0"])
+def test_cameras_and_addresses_name_the_stream(predict, address):
+    status, _, errors = predict(f"video={address}")
+    assert status == 2 and "hand them to Pipeline.stream()" in errors
 
 
 def test_class_names_of_a_file(predict, video_root, tmp_path):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from video_papr.core.errors import StorageError
 from video_papr.core.files import atomic_write, remove_partial, storing
@@ -51,3 +52,11 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
 def test_errors_of_writing_say_what_to_do(number, hint):
     with pytest.raises(StorageError, match=f"^cannot write here: .*{hint}"), storing(Path("here")):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_full_disk_behind_an_error_of_torch_is_told():
+    full = pytest.raises(StorageError, match="^cannot write here: No space left on device")
+    with full, storing(Path("here")), open("/dev/full", "wb", buffering=0) as file:
+        torch.save({"a": torch.zeros(9)}, file)
+    with pytest.raises(RuntimeError, match="a mistake"), storing(Path("here")):
+        raise RuntimeError("a mistake")

@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from video_papr.core.errors import ConfigError
 from video_papr.data.annotations import read_folder
 from video_papr.data.datasets import VideoDataset
 from video_papr.data.decoding import decode_clips
@@ -82,15 +81,6 @@ def test_what_would_not_be_halved_stays_as_it_is(
     found = decode_clips(path, SAMPLER, decoder=decoder, reduce=asked)
     assert found.decoder == "pyav"
     np.testing.assert_array_equal(found.frames, decode_clips(path, SAMPLER, decoder="decord").frames)
-
-
-@pytest.mark.parametrize("decoder", ["decord", "pillow"])
-def test_decoders_that_read_whole_frames(tmp_path: Path, decoder: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        decode_clips(tmp_path / "a.mp4", SAMPLER, decoder=decoder, reduce=partial(reduced_size, size=48))
-    assert str(error.value) == (
-        f"dataset.decode_size=short_side: dataset.decoder={decoder} reads whole frames; use auto or pyav"
-    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -256,6 +256,18 @@ def test_less_than_half_of_the_frames_is_a_loss(
             decoding._decode_with(reader, "pyav", "a.mp4", stream, all_frames)
 
 
+def test_a_count_that_changes_again_is_refused(tmp_path: Path, write_video: VideoWriter) -> None:
+    stream = packets.read_stream(write_video(tmp_path / "a.mp4", 10))
+    shown = iter([9, 8, 7])
+
+    def reader(path: object, stream: object, wanted: np.ndarray) -> np.ndarray:
+        raise EndedEarly(next(shown))
+
+    with pytest.raises(Refused, match="the number of frames differs between two passes"):
+        decoding._decode_with(reader, "pyav", "a.mp4", stream, all_frames)
+    assert next(shown) == 7
+
+
 def test_wrong_count_in_a_complete_file(tmp_path: Path, write_video: VideoWriter) -> None:
     """Damaged metadata: the frames are counted."""
     path = write_video(tmp_path / "a.avi", 20, codec="mpeg4")
@@ -301,6 +313,17 @@ def test_an_image_is_a_video_of_one_frame(tmp_path: Path) -> None:
     clips = decode_clips(tmp_path / "a.png", lambda n: np.full((1, 2), n - 1), decoder="pillow")
     assert (clips.num_video_frames, clips.fps, clips.decoder) == (1, 0.0, "pillow")
     np.testing.assert_array_equal(clips.frames, np.full((1, 2, 4, 6, 3), 7))
+    with pytest.raises(ValueError, match=r"leave the video \(0\.\.0\)"):
+        decode_clips(tmp_path / "a.png", lambda n: np.ones((1, 1), int), decoder="pillow")
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pillow"])
+def test_decoders_that_read_whole_frames(tmp_path: Path, decoder: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        decode_clips(tmp_path / "a.mp4", all_frames, decoder=decoder, reduce=lambda *size: size)
+    assert str(error.value) == (
+        f"dataset.decode_size=short_side: dataset.decoder={decoder} reads whole frames; use auto or pyav"
+    )
 
 
 def test_unknown_decoder(tmp_path: Path) -> None:

@@ -116,3 +116,30 @@ def test_merging_is_counted_block_by_block() -> None:
     assert found["backbone"] == pytest.approx(macs / 1e9, rel=1e-9)
     assert found["scorer"] == 0
     assert found["total"] < found["dense"] == pytest.approx(count_gmacs(Pipeline(backbone), frames))
+
+
+def choice(pipeline: Pipeline, arrived: list[list[int]]) -> float:
+    counted = cost.choice_cost(pipeline)
+    assert counted is not None
+    return counted(torch.tensor(arrived))
+
+
+def test_choice_of_clips_that_differ_is_the_mean_of_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = build_backbone("videomae_tiny", num_frames=4, input_size=32, num_classes=3)
+    pruner = build_pruner("similarity", keep_ratio=0.5, mode="threshold", tau=0.5, after_block=[1, 2])
+    pipeline = Pipeline(backbone, pruner)
+    few, many = choice(pipeline, [[2]]), choice(pipeline, [[12]])
+    assert 0 < choice(pipeline, [[0]]) < few < many
+    assert choice(pipeline, [[2], [12], [12]]) == pytest.approx((few + 2 * many) / 3, rel=1e-9)
+    monkeypatch.setattr(pruner, "choice_macs", lambda count, dim: 0)
+    blocks = choice(pipeline, [[2]])
+    monkeypatch.setattr(pruner, "choice_macs", lambda count, dim: count * 10**9)
+    assert choice(pipeline, [[2]]) == pytest.approx(
+        blocks + 16 + 2, rel=1e-9
+    )  # all tokens, then those that arrived
+
+
+def test_what_the_choice_took_stands_for_the_scorer() -> None:
+    known = {"backbone": 4.0, "scorer": 1.0, "total": 5.0, "dense": 9.0}
+    found = cost.shared_gmacs(known, [(2.0, 3), (6.0, 1)])
+    assert found == {"backbone": 4.0, "scorer": 3.0, "total": 7.0, "dense": 9.0}

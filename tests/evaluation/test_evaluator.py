@@ -239,6 +239,22 @@ def test_the_warm_up_is_timed_apart(pipeline: Pipeline) -> None:
     assert [count for _, count in found.pruned.backbone] == 4 * [views]
 
 
+def test_compiled_networks_warm_up_twice(pipeline: Pipeline) -> None:
+    """A CUDA graph is recorded by the second run."""
+    found = run(pipeline, [video(index) for index in range(3)], CLIPS * CROPS, full_batches=True)
+    assert (len(found.warmup.backbone), len(found.warmup.score), len(found.pruned.backbone)) == (2, 2, 3)
+
+
+@pytest.mark.parametrize("after", [[1, 2], 1])
+def test_a_choice_that_clips_differ_in_is_counted_batch_by_batch(after: Any) -> None:
+    backbone = build_backbone("videomae_tiny", num_classes=7, num_frames=FRAMES, input_size=SIZE)
+    pruner = build_pruner("similarity", mode="threshold", tau=0.5, after_block=after)
+    found = run(Pipeline(backbone, pruner), [video(index) for index in range(3)], CLIPS * CROPS)
+    assert [views for _, views in found.pruned.scorer_gmacs] == (
+        3 * [CLIPS * CROPS] if after == [1, 2] else []
+    )
+
+
 def test_bf16_autocast_gives_nearly_the_same_probabilities(pipeline: Pipeline) -> None:
     samples = [video(index) for index in range(2)]
     exact = run(pipeline, samples).answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import Counter
@@ -222,6 +223,27 @@ def test_the_disk_is_waited_for_once_a_second_and_at_the_end(
     journal.append({})
     journal.close()
     assert synced[1:] == [synced[1], journal.path.stat().st_size] and synced[0] < synced[1]
+
+
+def test_only_what_cannot_be_synced_at_all_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pipes and devices have nothing to wait for; a disk that fails does."""
+    journal, _ = open_journal(tmp_path, IDENTITY, SESSION)
+
+    def failing(number: int) -> None:
+        def fail(handle: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fail)
+
+    failing(errno.EINVAL)
+    journal.sync()
+    failing(errno.EIO)
+    with pytest.raises(StorageError, match="Input/output error"):
+        journal.sync()
+    failing(errno.EINVAL)
+    journal.close()
 
 
 def test_a_replaced_file_is_answered_anew_with_its_batch(tmp_path: Path) -> None:

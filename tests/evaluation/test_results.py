@@ -153,3 +153,7 @@ def test_a_confusion_matrix_shows_the_classes_that_occur() -> None:
     assert confusion_table(np.eye(11, 12, dtype=np.int64), {}) is None
     assert confusion_table(confusion_matrix([], 0), {}) is None
     assert confusion_plot(np.eye(41, 42, dtype=np.int64), {}, "too many") is None
+
+
+def test_json_is_for_people_too() -> None:
+    assert results.to_json({"a": {"b": "ä"}}) == '{\n  "a": {\n    "b": "ä"\n  }\n}\n'

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from matplotlib.image import imread
 
 from video_papr.evaluation.visualize import (
@@ -65,6 +66,16 @@ def test_map_is_brightest_at_its_peak() -> None:
     brightness = [tile(image, 2, column).sum(-1) for column in range(4)]
     assert max(part.max() for part in brightness) == brightness[2][3 * TUBELET, 5 * TUBELET]
     assert brightness[0].max() == brightness[2].min()
+
+
+def test_colours_span_the_map_whatever_its_level() -> None:
+    """The lowest value has the scale's darkest colour, and the highest its brightest."""
+    frames, mask, _ = view()
+    significance = torch.linspace(10, 12, 4 * 49).view(4, 7, 7)
+    image = render_kept_tubelets(frames, mask, significance)
+    corners = tile(image, 2, 0)[0, 0], tile(image, 2, 3)[-1, -1]
+    expected = [(255 * np.array(colormaps["magma"](value)[:3])).round() for value in (0.0, 1.0)]
+    np.testing.assert_array_equal(corners, expected)
 
 
 def test_constant_map_and_no_map() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from video_papr.backbones.builders import Backbone, build_backbone
 from video_papr.backbones.vivit import ViViT
-from video_papr.core.errors import ConfigError, VideoDecodeError
+from video_papr.core.errors import ConfigError, TooLargeError, VideoDecodeError
+from video_papr.data import recipe
 from video_papr.data.decoding import decode_clips
 from video_papr.data.sampling import choose_sampler, dense_clips
 from video_papr.data.transforms import resize_and_crop
@@ -234,3 +235,23 @@ def test_sampler_of_the_recipe():
     assert np.array_equal(
         Recipe(clips=2).indices(100, 16), dense_clips(100, num_frames=16, frame_stride=4, num_clips=2)
     )
+
+
+def test_windows_that_memory_does_not_hold_together_are_read_one_by_one(video, monkeypatch):
+    passes = []
+
+    def counted(*args, **options):
+        passes.append(options["max_bytes"])
+        return decode_clips(*args, **options)
+
+    def answers(memory_mb):
+        return list(Timeline(pipeline(), video, window_seconds=0.2, recipe=Recipe(memory_mb=memory_mb)))
+
+    monkeypatch.setattr(recipe, "decode_clips", counted)
+    together = answers(None)
+    assert (len(together), passes) == (18, [None, None])  # 16 windows at a time
+    for one, other in zip(answers(1), together, strict=True):
+        same(one, other)
+    assert passes[2:] == [2**19] * (1 + 16 + 1)
+    with pytest.raises(TooLargeError, match=r"dataset\.memory_mb allows 0 for one video"):
+        next(iter(Timeline(pipeline(), video, window_seconds=0.2, recipe=Recipe(memory_mb=0))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,33 @@ def test_declarations_are_complete_and_true(name: str) -> None:
     assert bool(made.after_blocks) == spec.reads_tokens
     assert made.budget.variable == spec.variable != spec.has_ratio
     assert any(True for _ in made.parameters()) == spec.trained
+
+
+TRAITS = {
+    "brightness": {"for_images", "shares_crops"},
+    "center": {"for_images"},
+    "image_convnet": {"for_images", "shares_crops", "trained"},
+    "motion": {"compares_frames", "shares_crops"},
+    "papr_plus": {"shares_crops", "trained"},
+    "pixel_rule": {"compares_frames", "shares_crops", "trained"},
+    "random": {"for_images"},
+    "run_length": {"compares_frames", "shares_crops", "variable"},
+    "similarity": {"reads_tokens"},
+    "uniform": {"for_images"},
+    "video_convnet": {"shares_crops", "trained"},
+    "x3d_m": {"shares_crops", "trained"},
+    "x3d_s": {"shares_crops", "trained"},
+    "x3d_xs": {"shares_crops", "trained"},
+}
+
+
+def test_traits_are_as_documented() -> None:
+    """Who may use a pruner hangs on them: prune() for images, crops that share a map, packing, the demo's slider."""
+    declared = {
+        name: {trait.name for trait in fields(spec) if getattr(spec, trait.name) is True}
+        for name, spec in SPECS.items()
+    }
+    assert declared == TRAITS
 
 
 def test_no_other_module_lists_pruners_or_asks_for_their_class() -> None:

@@ -175,6 +175,8 @@ def main() -> None:
     options = parser.parse_args()
     chance, tried, found = random.Random(options.seed), Counter[str](), Counter[str]()
     seeds = {kind: sorted(path for path in (CORPUS / kind).iterdir()) for kind in options.kinds}
+    for kind in options.kinds:  # imports what the readers need, once for all children
+        outcome(seeds[kind][0])
     end = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory() as folder:
         while time.monotonic() < end:

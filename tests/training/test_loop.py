@@ -213,6 +213,28 @@ def test_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
+def test_what_diverges_in_the_last_step_is_never_written(tmp_path):
+    """The loss of a step is that of the weights before it: gradients and the validation show what became of them."""
+    once = replace(SCHEDULE, steps=1)
+    model = network()
+    nn.init.zeros_(model[-1].weight)
+    nn.init.zeros_(model[-1].bias)
+    infinite = lambda batch, _: predict(model, batch.frames).pow(2).sum().sqrt()  # noqa: E731 (no slope at zero)
+    with pytest.raises(
+        TrainingError, match=r"^the gradients of step 1 are not finite \(norm nan\); try [^\n]+$"
+    ):
+        train(model, tmp_path, schedule=once, loss=infinite)
+    model, clips = network(), draw(0.0, 8, torch.Generator().manual_seed(0))
+    store = ClipStore(clips.frames.numpy(), clips.labels.numpy())
+    logits = lambda frames: predict(model, frames) / 0  # noqa: E731
+    validate = lambda: top1(model, logits, store, batch_size=8, dtype="fp32")  # noqa: E731
+    with pytest.raises(
+        TrainingError, match=r"^after step 1, logits of the validation clips are not finite [^\n]+$"
+    ):
+        train(model, tmp_path, schedule=once, validate=validate)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path, accumulate):
     whole, parts = linear(), linear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from video_papr.core.errors import DataError
+from video_papr.core.errors import DataError, StorageError
 from video_papr.data.annotations import read_folder
 from video_papr.data.datasets import VideoDataset
 from video_papr.data.sampling import uniform_segments
@@ -176,3 +177,16 @@ def test_no_video_can_be_read(tmp_path):
             DataError, match=r"^none of the 1 training videos can be read; first reason: a/x\.mp4"
         ):
             build(tmp_path / "videos", tmp_path / "cache")
+
+
+def test_a_full_disk_is_one_line_before_a_clip_is_written(root, tmp_path, monkeypatch):
+    """Memory that is mapped to a file which the disk does not hold would end the process with a signal."""
+
+    def full(handle, start, length):
+        assert length == os.fstat(handle).st_size > 5 * 4 * 16 * 16 * 3
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match=r"^cannot write [^\n]+clips-4x16-[^\n]+: No space left on device"):
+        build(root, tmp_path / "cache")
+    assert folders(tmp_path / "cache") == []

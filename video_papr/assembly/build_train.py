@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from ..core.processes import ALONE, Ranks
 from ..core.reading import ReadConfig
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
+from ..data.limits import Limits
 from ..data.sampling import NEAR
+from ..data.transforms import reduced_size
 from ..pruning.scorers.x3d import MEAN, STD
 from ..synthetic.videos import SyntheticSplit, generate, read_actors
 from ..training.augment import Augment, MirrorActions, mirror, natural, unchanged
@@ -184,14 +187,22 @@ def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
     backbone = config.backbone
     num_frames, size = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=_side(config))
     used = read_as_trained(config.dataset)
-    dataset = VideoDataset(videos, frame_sampler(used, 1, num_frames), decoder=config.dataset.decoder)
+    dataset = VideoDataset(
+        videos,
+        frame_sampler(used, 1, num_frames),
+        decoder=used.decoder,
+        limits=Limits(max_pixels=used.max_pixels, max_frames=used.max_frames),
+        memory_mb=used.memory_mb,
+        reduce=None if used.decode_size == "full" else partial(reduced_size, size=size, short_side=size),
+    )
     store = build_store(
         dataset,
         _cache_dir(config.dataset) / "clips",
-        sampling=f"{used.sampling}-{used.frame_stride}",
+        sampling=f"{used.sampling}-{used.frame_stride}-{used.decode_size}",
         num_frames=num_frames,
         size=size,
         workers=num_workers(config.runtime),
+        timeout_s=used.decode_timeout_s,
         tracks=read_actors(root) if config.dataset.name == "synthetic" else None,
         progress=config.progress,
     )

@@ -18,10 +18,11 @@ from ..config.options import read
 from ..core.console import warn
 from ..core.errors import ConfigError, DataError
 from ..data.annotations import VideoList, kinetics400_class_names, read_class_names
+from ..data.limits import Limits
 from ..data.recipe import Recipe
 from ..pipeline import Pipeline
 from . import build, runtime
-from .views import read_as_trained
+from .views import frame_reducer, read_as_trained
 
 GROUPS = tuple(sections(PipelineConfig))
 FITTED = "fitted"  # the pruner of conf/ that stands for the one of the probe
@@ -127,6 +128,9 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
         decoder=reading.decoder,
         batch_size=runtime.batch_size(config.runtime, engine),
         dtype=engine.dtype,
+        limits=Limits(max_pixels=reading.max_pixels, max_frames=reading.max_frames),
+        memory_mb=reading.memory_mb,
+        reduce=frame_reducer(reading, config.views, model),
     )
     return pipeline.eval(), recipe
 

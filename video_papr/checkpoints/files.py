@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..core.errors import CheckpointError
+from ..core.escape import printable, shorten
 from ..core.file_kinds import file_kind
+from ..core.files import atomic_write
 from .torch_files import check_sizes, few, first_line, read_torch, shape, state_dict
 
 BUNDLED = Path(__file__).parents[1] / "weights"
@@ -91,6 +93,7 @@ def read_weights(weights: str | Path, *, key: str = "weights") -> tuple[dict[str
     by_name = path.suffix == ".safetensors" and head[:2] not in TORCH_STARTS
     if head[8:] == b"{" or by_name:  # behind the length of its header
         state, described = read_described(path)
+        _check_names(state, path)
         if PROBE in described:
             raise CheckpointError(
                 f"{key}={weights} holds a linear probe; use backbone=probe backbone.weights=FILE"
@@ -100,8 +103,16 @@ def read_weights(weights: str | Path, *, key: str = "weights") -> tuple[dict[str
     args = stored.get("args") if isinstance(stored, Mapping) else None
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     state = state_dict(stored, path)
+    _check_names(state, path)
     check_sizes(state, path)
     return state, {"args": dict(args)} if isinstance(args, Mapping) else {}
+
+
+def _check_names(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuses names that no module has, before a message shows them."""
+    for name in state:
+        if not name.isprintable():
+            raise CheckpointError(f"{path} is damaged: it names a tensor {shorten(printable(name), 100)}")
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -142,12 +153,17 @@ def parse_object(text: str, source: str) -> dict[str, Any]:
 def write_weights(
     path: Path, state: Mapping[str, Tensor], described: Mapping[str, Any], *, half: bool = True
 ) -> None:
-    """Writes our own format; `half` stores floating-point tensors as fp16."""
+    """Writes our own format; `half` stores floating-point tensors as fp16, but for those that it cannot hold.
+
+    Raises StorageError: the disk is full, or fails; what was there before is left as it was.
+    """
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     if half:
-        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata={"video_papr": json.dumps(dict(described), sort_keys=True)})
+        fits = {
+            k for k, v in tensors.items() if v.is_floating_point() and _is_finite(v.half()) is _is_finite(v)
+        }
+        tensors = {k: v.half() if k in fits else v for k, v in tensors.items()}
+    atomic_write(path, save(tensors, {"video_papr": json.dumps(dict(described), sort_keys=True)}))
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:

@@ -55,15 +55,15 @@ X3D_FORMATS: dict[str, tuple[str, Names]] = {
 }
 
 
-def from_any_x3d(state: Mapping[str, Tensor], *, source: str) -> State:
-    """An X3D of pytorchvideo, PySlowFast or mmaction2, in any wrapper -> pytorchvideo's names.
+def from_any_x3d(state: Mapping[str, Tensor], *, source: str) -> tuple[State, str]:
+    """An X3D of pytorchvideo, PySlowFast or mmaction2, in any wrapper -> pytorchvideo's names, and whose it had.
 
     Raises CheckpointError: it is no X3D.
     """
     bare = unwrap(state, X3D_FORMATS, source=source)
-    for anchor, (_, names) in X3D_FORMATS.items():
+    for anchor, (title, names) in X3D_FORMATS.items():
         if anchor in bare:
-            return renamed(bare, names)
+            return renamed(bare, names), title
     first = ", ".join(sorted(state)[:3])
     raise CheckpointError(
         f"{source} holds no X3D of {', '.join(title for title, _ in X3D_FORMATS.values())} ({first}, ...)"

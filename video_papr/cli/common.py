@@ -24,6 +24,7 @@ from ..config.hydra import explain, plain_words
 from ..config.sources import config_source
 from ..core.console import Terminal, fail, make_console
 from ..core.errors import RankError, StorageError, VideoPaprError
+from ..core.files import system_cause
 from ..core.processes import ALONE, Ranks, join, refuse_ranks
 
 USAGE_ERROR = 2  # exit status when the user can mend it
@@ -105,7 +106,8 @@ def run_command(name: str, work: Work, ranks: Ranks = ALONE) -> None:
         try:
             if ranks.size > 1:
                 ranks.job = {"config": plain(cfg), "out": str(out)}
-            return work(check(COMMANDS[name], cfg), out)
+            with _one_line(out):
+                return work(check(COMMANDS[name], cfg), out)
         except VideoPaprError as error:
             if trace:
                 raise
@@ -135,6 +137,18 @@ def run_command(name: str, work: Work, ranks: Ranks = ALONE) -> None:
             del os.environ[FULL_ERROR]
 
 
+@contextmanager
+def _one_line(out: Path) -> Iterator[None]:
+    """Makes an error of the operating system one of ours. Raises StorageError."""
+    try:
+        yield
+    except Exception as error:
+        line = None if isinstance(error, VideoPaprError) else system_error(error, str(out))
+        if line is None:
+            raise
+        raise StorageError(line) from error
+
+
 def print_written(paths: Iterable[Path], console: Terminal | None = None) -> None:
     """Says where the files of a run are."""
     console = console or make_console()
@@ -142,9 +156,13 @@ def print_written(paths: Iterable[Path], console: Terminal | None = None) -> Non
         console.print(f"wrote {path}")
 
 
-def system_error(error: Exception) -> str | None:
-    """One line for an error of the operating system, such as a full disk; None for any other."""
-    if not isinstance(error, OSError) or error.errno is None:
+def system_error(error: Exception, out: str = "output_dir") -> str | None:
+    """One line for an error of the operating system, such as a full disk; None for any other.
+
+    Args:
+        out: what is named where the system names no file.
+    """
+    cause = system_cause(error)
+    if cause is None or cause.errno is None:
         return None
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror}. {SYSTEM_ERRORS.get(error.errno, _PLACE)}"
+    return f"{cause.filename or out}: {cause.strerror}. {SYSTEM_ERRORS.get(cause.errno, _PLACE)}"

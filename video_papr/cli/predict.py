@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,8 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     """Answers every video, writes predictions.jsonl, predictions.csv and pictures; returns num_videos, num_failed."""
     from ..inference.find_videos import find_videos
 
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be UTF-8
     videos = find_videos(config.video, sys.stdin)
 
     from tqdm import tqdm

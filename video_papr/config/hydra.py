@@ -125,7 +125,8 @@ def _plain(word: str, paths: set[str], sweep: bool) -> str:
     word = rename_word(word)
     key, equals, value = word.partition("=")
     is_path = equals and key.lstrip("+") in paths and value not in ("", "null")
-    if not is_path or "${" in value or value[0] in "\"'":
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    if not is_path or "${" in value or quoted:
         return word
     if sweep and ("," in value or re.match(r"(choice|glob|sort|shuffle)\(", value)):
         return word  # the jobs of a sweep

@@ -25,7 +25,10 @@ def storing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except Exception as failure:
+        error = system_cause(failure, behind=True)
+        if error is None:
+            raise
         hint = "run it again then"
         if error.errno in _FULL:
             hint = "free some space and run the same command again"
@@ -35,6 +38,17 @@ def storing(path: Path) -> Iterator[None]:
         raise StorageError(
             f"cannot write {path}: {reason}. What was finished before is kept; {hint}."
         ) from error
+
+
+def system_cause(error: BaseException | None, *, behind: bool = False) -> OSError | None:
+    """The error of the operating system that this one is, or was raised from.
+
+    Args:
+        behind: or that it was raised after: torch has an error of its own for a file half written.
+    """
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or (error.__context__ if behind else None)
+    return error
 
 
 def atomic_write(path: Path, content: str | bytes | Callable[[IO[bytes]], object]) -> None:

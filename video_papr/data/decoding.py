@@ -166,7 +166,7 @@ def _decode_with(
             raise Refused(reason(error)) from None
         else:
             times = stream.times.for_frames(num_frames)
-            whole = unique.size == wanted.size and not (inverse.ravel()[1:] < inverse.ravel()[:-1]).any()
+            whole = np.array_equal(wanted.ravel(), unique)
             shape = (*wanted.shape, *frames.shape[1:])
             clips = frames.reshape(shape) if whole else frames[inverse.reshape(wanted.shape)]
             return DecodedClips(clips, wanted, num_frames, times, name)

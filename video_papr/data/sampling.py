@@ -286,7 +286,9 @@ def _starts_rounded_down(free: int, num_clips: int) -> Indices:
     return np.arange(num_clips, dtype=np.int64) * free // (num_clips - 1)
 
 
-def _check_positive(num_video_frames: int, num_frames: int, num_clips: int, frame_stride: int = 1) -> None:
+def _check_positive(
+    num_video_frames: int, num_frames: int, num_clips: int, frame_stride: int | None = None
+) -> None:
     for name, value in locals().copy().items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

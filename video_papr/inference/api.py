@@ -167,7 +167,14 @@ def evaluate(
     pipeline.backbone.check_classifies()
     listed = match_labels(_listed(videos), pipeline.backbone.class_names, pipeline.backbone.num_classes)
     reader = ClipReader(pipeline, read, 1)
-    dataset = VideoDataset(listed, partial(read.indices, num_frames=reader.num_frames), decoder=read.decoder)
+    dataset = VideoDataset(
+        listed,
+        partial(read.indices, num_frames=reader.num_frames),
+        decoder=read.decoder,
+        limits=read.limits,
+        reduce=read.reduce,
+        memory_mb=read.memory_mb,
+    )
     with Progress(len(listed), show=progress) as bar:
         evaluator = Evaluator(
             pipeline,

@@ -28,7 +28,8 @@ from torch.export import Dim, ExportedProgram
 from ..backbones.timm_stages import TimmStages
 from ..backbones.timm_vit import TimmViT
 from ..core.console import quiet_tracers
-from ..core.errors import ConfigError, ExportError
+from ..core.errors import ConfigError, ExportError, StorageError
+from ..core.files import storing
 from ..pipeline import Pipeline
 from ..pruning.budget import keep_count
 
@@ -106,7 +107,7 @@ def save_onnx(program: ExportedProgram, path: Path) -> Path:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise _missing(error) from None
-    with _mendable("ONNX"):
+    with _mendable("ONNX"), storing(path):
         made = torch.onnx.export(
             program,
             dynamo=True,
@@ -134,7 +135,7 @@ def _onnx_sort(values: Any, *, stable: bool = True, dim: int = -1, descending: b
 
 def save_program(program: ExportedProgram, path: Path) -> Path:
     """Writes what `torch.export.load(path).module()` reads."""
-    with _mendable("torch.export"):
+    with _mendable("torch.export"), storing(path):
         torch.export.save(program, path)
     return path
 
@@ -152,7 +153,7 @@ def save_aot(program: ExportedProgram, path: Path) -> Path:
     """
     if compiler() is None:
         raise ExportError("AOTInductor needs a C++ compiler (g++, or the one that CXX names); there is none")
-    with _mendable("AOTInductor"):
+    with _mendable("AOTInductor"), storing(path):
         torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     return path
 
@@ -201,6 +202,8 @@ def _mendable(what: str) -> Iterator[None]:
     with quiet_tracers():
         try:
             yield
+        except StorageError:
+            raise
         except Exception as error:
             cause: BaseException = error
             while cause.__cause__ is not None:  # torch wraps what happened in advice on how to report it

@@ -33,7 +33,9 @@ def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
             "video is not set: video=PATH, a file, folder or pattern; video=- reads paths from stdin."
         )
     if video == "-":
-        paths = [path for line in lines if (path := line.rstrip("\r\n")).strip()]
+        text = "".join(lines)
+        ends = "\0" if "\0" in text else "\n"  # `find -print0`: names may hold line breaks
+        paths = [path for line in text.split(ends) if (path := line.removesuffix("\r")).strip()]
         if not paths:
             raise DataError("video=-: stdin holds no path; give one in each line.")
         return paths
@@ -50,12 +52,12 @@ def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
         if line:
             warn(line)
         return _without_own_films(video, found)
+    if re.match(r"\w+://|/dev/|\d+$", video):
+        raise DataError(
+            f"video={video}: cameras and network addresses are no files; read their frames with a library of yours "
+            "and hand them to Pipeline.stream()"
+        )
     if not glob.has_magic(named):
-        if re.match(r"\w+://|/dev/|\d+$", video):
-            raise DataError(
-                f"video={video}: cameras and network addresses are no files; read their frames with a library of yours "
-                "and hand them to Pipeline.stream()"
-            )
         raise DataError(f"video={video}: no such file or folder")
     found = sorted(path for path in glob.glob(named, recursive=True) if os.path.isfile(path))
     if not found:

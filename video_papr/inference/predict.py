@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..core.errors import ConfigError, LogitsError
 from ..core.reading import ReadConfig
-from ..data.decoding import decode_clips
 from ..data.recipe import Recipe
 from ..data.transforms import resize_and_crop
 from ..evaluation.answers import NOT_FINITE
@@ -114,9 +113,7 @@ class ClipReader:
     def read(self, video: Video) -> Tensor:
         """A file, or frames (n, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device."""
         if not isinstance(video, Tensor | np.ndarray):
-            decoded = decode_clips(
-                video, lambda n: self.recipe.indices(n, self.num_frames), decoder=self.recipe.decoder
-            )
+            decoded = self.recipe.decode(video, lambda n: self.recipe.indices(n, self.num_frames))
             return self.views(torch.from_numpy(decoded.frames))
         frames = torch.as_tensor(video)
         if frames.ndim != 4 or not len(frames):

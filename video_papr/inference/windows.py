@@ -27,9 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import ConfigError, VideoDecodeError
+from ..core.errors import ConfigError, TooLargeError, VideoDecodeError
 from ..core.escape import printable
-from ..data.decoding import decode_clips
 from ..data.readers.packets import read_stream
 from ..data.readers.timing import FrameTimes
 from ..data.recipe import Recipe
@@ -123,7 +122,7 @@ class Timeline:
                 raise ConfigError(f"stride_seconds={stride_seconds} needs window_seconds")
             return
         try:
-            stream = read_stream(path)
+            stream = read_stream(path, self.reader.recipe.limits)
         except VideoDecodeError as error:
             raise VideoDecodeError(f"cannot decode {printable(path)}: {error}") from None
         if not stream.times.fps:
@@ -141,15 +140,27 @@ class Timeline:
         at_once = max(1, FRAMES_AT_ONCE // (recipe.clips * reader.num_frames))
         for first in range(0, len(self.windows), at_once):
             windows = self.windows[first : first + at_once]
-            decoded = decode_clips(self.path, partial(self._indices, windows=windows), decoder=recipe.decoder)
-            self.num_frames, self.fps = decoded.num_video_frames, decoded.fps
-            clips = torch.from_numpy(decoded.frames).split(recipe.clips)
-            borders = decoded.times.borders
-            shown = np.split(borders[decoded.frame_indices], len(windows)) if len(borders) else None
-            for place, ((start, end), frames) in enumerate(zip(windows, clips, strict=True)):
-                clock, span = perf_counter(), decoded.times.span(start, end)
-                answer = reader.answer(reader.views(frames), *span, clock)
-                yield answer if shown is None else replace(answer, seconds=shown[place])
+            yield from self._answers(windows)
+
+    def _answers(self, windows: list[tuple[int, int | None]]) -> Iterator[Answer]:
+        """The answers to windows that are decoded together; one by one where memory does not hold all of them."""
+        reader, recipe = self.reader, self.reader.recipe
+        try:
+            decoded = recipe.decode(self.path, partial(self._indices, windows=windows))
+        except TooLargeError:
+            if len(windows) == 1:
+                raise
+            for window in windows:
+                yield from self._answers([window])
+            return
+        self.num_frames, self.fps = decoded.num_video_frames, decoded.fps
+        clips = torch.from_numpy(decoded.frames).split(recipe.clips)
+        borders = decoded.times.borders
+        shown = np.split(borders[decoded.frame_indices], len(windows)) if len(borders) else None
+        for place, ((start, end), frames) in enumerate(zip(windows, clips, strict=True)):
+            clock, span = perf_counter(), decoded.times.span(start, end)
+            answer = reader.answer(reader.views(frames), *span, clock)
+            yield answer if shown is None else replace(answer, seconds=shown[place])
 
     def _indices(self, num_frames: int, *, windows: list[tuple[int, int | None]]) -> np.ndarray:
         """(windows * C, T): the frames of several windows, in a video that turns out to have `num_frames`."""

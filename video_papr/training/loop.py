@@ -7,6 +7,7 @@ uninterrupted run would have drawn, and needs no random state on disk.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from ..checkpoints.files import load_exactly
 from ..checkpoints.torch_files import read_torch
-from ..core.errors import CheckpointError, ConfigError, TrainingError
+from ..core.errors import CheckpointError, ConfigError, LogitsError, TrainingError
 from ..core.files import atomic_write
 from ..core.processes import ALONE, Ranks
 from .augment import unchanged
@@ -103,7 +104,8 @@ def fit(
     Raises:
         ConfigError: a batch cannot be shared out evenly.
         CheckpointError: `resume` without a checkpoint, or with one that is damaged, of another schedule or model.
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss, a gradient or a logit is no longer a number.
+        StorageError: the disk is full, or fails.
     """
     check_split(schedule.batch_size, schedule.accumulate, ranks)
     directory.mkdir(parents=True, exist_ok=True)
@@ -119,15 +121,15 @@ def fit(
             group["lr"] = schedule.rate(step)
         losses.append(_step(model, optimizer, task, shared, schedule, step, ranks))
         if not math.isfinite(losses[-1]):
-            raise TrainingError(
-                f"the loss of step {step + 1} is {losses[-1]}; try train.learning_rate below "
-                f"{schedule.learning_rate:g} or train.dtype=fp32 (the last checkpoint is left as it was)"
-            )
+            raise _diverged(f"the loss of step {step + 1} is {losses[-1]}", schedule)
         bar.set_postfix(loss=f"{losses[-1]:.3f}", val=rows[-1]["top1"] if rows else "-", refresh=False)
         due = (step + 1) % schedule.validate_every == 0 or step + 1 == schedule.steps
         if due and ranks.rank == 0:
             row: dict[str, Any] = {"step": step + 1, "clips": (step + 1) * schedule.batch_size}
-            row |= {"loss": round(sum(losses) / len(losses), 4), "top1": round(task.validate(), 2)}
+            try:
+                row |= {"loss": round(sum(losses) / len(losses), 4), "top1": round(task.validate(), 2)}
+            except LogitsError as error:
+                raise _diverged(f"after step {step + 1}, {error}", schedule) from None
             row |= {"learning_rate": f"{schedule.rate(step):.3g}"}
             rows.append({**row, "seconds": round(time.perf_counter() - started, 1)})
             losses.clear()
@@ -135,6 +137,13 @@ def fit(
                 log(rows[-1])
             _save(directory, model, optimizer, schedule, step + 1, rows)
     return rows
+
+
+def _diverged(what: str, schedule: Schedule) -> TrainingError:
+    return TrainingError(
+        f"{what}; try train.learning_rate below {schedule.learning_rate:g} or train.dtype=fp32 (the last checkpoint is "
+        "left as it was)"
+    )
 
 
 @torch.inference_mode()
@@ -146,6 +155,8 @@ def top1(
     Args:
         model: put in eval mode; `predict` runs it.
         predict: frames (B, T, S, S, 3) uint8 -> logits (B, classes).
+
+    Raises LogitsError: the logits of a clip are not finite, so that they name no class.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -154,6 +165,8 @@ def top1(
         batch = store.batch(np.arange(start, min(start + batch_size, len(store))))
         with torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "fp32"):
             logits = predict(batch.frames.to(device))
+        if not bool(logits.isfinite().all()):
+            raise LogitsError("logits of the validation clips are not finite (NaN or infinite)")
         correct += int((logits.argmax(1).cpu() == batch.labels).sum())
     return 100 * correct / len(store)
 
@@ -185,7 +198,9 @@ def _step(
                 value = shared.loss(_to(own, device), generator) / schedule.accumulate
             value.backward()
         total += value.item()
-    nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm))
+    if math.isfinite(total) and not math.isfinite(norm):
+        raise _diverged(f"the gradients of step {step + 1} are not finite (norm {norm})", schedule)
     optimizer.step()
     return ranks.mean(total)
 
@@ -217,10 +232,11 @@ def _save(
     rows: list[dict[str, Any]],
 ) -> None:
     """Writes the log and the checkpoint; a run killed while writing keeps the previous checkpoint."""
-    with (directory / LOG).open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write(directory / LOG, text.getvalue())
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "rows": rows}
     state["schedule"] = repr(schedule)
     atomic_write(directory / CHECKPOINT, lambda file: torch.save(state, file))

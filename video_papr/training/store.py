@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.errors import DataError
+from ..core.files import storing
 from ..data.datasets import VideoDataset, VideoSample
-from ..data.loader import iter_samples
+from ..data.loader import TIMEOUT_S, iter_samples
 from ..data.transforms import resize_and_crop
 from ..synthetic.tracks import in_view
 
@@ -68,6 +70,7 @@ def build_store(
     num_frames: int,
     size: int,
     workers: int,
+    timeout_s: float = TIMEOUT_S,
     tracks: Mapping[str, np.ndarray] | None = None,
     progress: bool = True,
 ) -> ClipStore:
@@ -75,56 +78,71 @@ def build_store(
 
     Args:
         sampling: names the rule by which `dataset` picks frames; another rule is another store.
+        workers, timeout_s: see `iter_samples`.
         tracks: the actors of a synthetic split (`data.synthetic.read_actors`); None leaves `ClipStore.tracks` out.
 
     Raises:
         DataError: no video of the dataset can be read.
+        StorageError: the disk is full, or fails.
     """
     listing = [[str(r.path), r.label, _stamp(r.path)] for r in dataset.videos.records]
     asked = {
         "num_frames": num_frames,
         "size": size,
         "sampling": sampling,
-        "decoder": dataset.decoder,  # another one may read what this one refuses
+        # Others may read what these refuse.
+        "decoder": [
+            dataset.decoder,
+            dataset.limits.max_pixels,
+            dataset.limits.max_frames,
+            dataset.max_video_bytes,
+        ],
         "videos": listing,
         "tracks": tracks is not None,
     }
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     root = directory / f"clips-{num_frames}x{size}-{key}"
     if not (root / "done.json").is_file():
-        directory.mkdir(parents=True, exist_ok=True)
-        partial_root = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=directory))
-        try:
-            track = None if tracks is None else partial(_track, tracks)
-            shape = (len(dataset), num_frames, size, size, 3)
-            _decode(dataset, partial_root, shape, workers, track, progress)
-            _publish(partial_root, root)
-        finally:
-            shutil.rmtree(partial_root, ignore_errors=True)
+        with storing(root):
+            directory.mkdir(parents=True, exist_ok=True)
+            partial_root = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=directory))
+            try:
+                track = None if tracks is None else partial(_track, tracks)
+                shape = (len(dataset), num_frames, size, size, 3)
+                batches = iter_samples(
+                    dataset, videos_per_batch=8, workers=workers, pin_memory=False, timeout_s=timeout_s
+                )
+                _decode(batches, partial_root, shape, track, progress)
+                _publish(partial_root, root)
+            finally:
+                shutil.rmtree(partial_root, ignore_errors=True)
     done = json.loads((root / "done.json").read_text())
     if not done["count"]:
         raise DataError(
             f"none of the {len(dataset)} training videos can be read; first reason: {done['failed'][0]}"
         )
-    frames = np.load(root / "frames.npy", mmap_mode="r")[: done["count"]]
-    stored = np.load(root / "tracks.npy") if tracks is not None else None
-    return ClipStore(frames, np.load(root / "labels.npy"), tuple(done["failed"]), stored)
+    frames = np.load(root / "frames.npy", mmap_mode="r", allow_pickle=False)[: done["count"]]
+    stored = None if tracks is None else np.load(root / "tracks.npy", allow_pickle=False)
+    labels = np.load(root / "labels.npy", allow_pickle=False)
+    return ClipStore(frames, labels, tuple(done["failed"]), stored)
 
 
 def _decode(
-    dataset: VideoDataset,
+    batches: Iterable[list[VideoSample]],
     root: Path,
     shape: tuple[int, ...],
-    workers: int,
     track: Callable[[VideoSample], np.ndarray] | None,
     progress: bool,
 ) -> None:
     frames = np.lib.format.open_memmap(root / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # else a full disk would end the process with SIGBUS
+        with (root / "frames.npy").open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
     labels: list[int] = []
     failed: list[str] = []
     tracks: list[np.ndarray] = []
-    with tqdm(total=len(dataset), desc="decoding once", unit="video", disable=not progress) as bar:
-        for batch in iter_samples(dataset, videos_per_batch=8, workers=workers, pin_memory=False):
+    with tqdm(total=shape[0], desc="decoding once", unit="video", disable=not progress) as bar:
+        for batch in batches:
             for sample in batch:
                 bar.update()
                 if sample.frames is None:

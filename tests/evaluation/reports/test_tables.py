@@ -70,11 +70,15 @@ def test_rows_compare_dense_and_pruned() -> None:
     assert rows["videos/s, decoding left out"] == ("10.0", "30.0", "3.00x")
     assert rows["peak memory, MB (whole process)"] == ("900", "900", "")  # one process ran both
     assert "actor tokens kept, %" not in rows
+    both = "GMACs per view: backbone", "GMACs per view: total", "ms per view: backbone", "ms per view: total"
+    costs = {name for name in rows if "per view: " in name}
+    assert len(costs) == 8 and {name for name in costs if rows[name][2]} == set(both)
 
 
 def test_actor_share_is_shown_where_it_is_known() -> None:
     found = {**results(baseline=False), "actor_tokens_kept": 0.891}
-    assert ("actor tokens kept, %", "", "89.1", "") in table_rows(found)
+    rows = table_rows(found)
+    assert rows[4] == ("actor tokens kept, %", "", "89.1", "") and rows[3][0] == "tokens kept per view"
 
 
 def test_memory_of_a_gpu_is_compared() -> None:
@@ -155,3 +159,17 @@ def test_printed_sweep(rows: list[dict[str, Any]]) -> None:
 
 def test_one_job_keeps_all_its_words(rows: list[dict[str, Any]]) -> None:
     assert "dataset=k400 pruner=x3d_s" in sweep_files(rows[:1])["summary.md"]
+
+
+def test_a_single_failure_and_a_run_in_sessions() -> None:
+    out = io.StringIO()
+    print_failures([("a.mp4", "broken")], make_console(out))
+    assert "1 video without an answer" in out.getvalue() and "more" not in out.getvalue()
+    for videos, said in (([4], False), ([4, 0], False), ([4, 1], True)):
+        found = {**results(), "sessions": [{"videos": count} for count in videos]}
+        assert ("This run was resumed: times are taken over 2 sessions." in shown(found)) == said
+
+
+def test_remarks_stand_under_the_table() -> None:
+    text = shown(results(fast=8.0))
+    assert text.index("peak memory") < text.index("Pruning loses") < text.index("Pruned is slower")

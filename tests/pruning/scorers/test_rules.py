@@ -62,6 +62,13 @@ def test_random_differs_between_clips_and_seeds_and_is_no_one_elses_randomness()
     assert not torch.equal(rules.random(frames, GRID, 1), one)
 
 
+def test_random_is_the_same_map_in_every_release() -> None:
+    frames = clips(2)
+    for clip, found in zip(frames, rules.random(frames, GRID, 5), strict=True):
+        generator = torch.Generator().manual_seed(5 * 1_000_003 + int(clip.sum(dtype=torch.int64)))
+        assert torch.equal(found, torch.rand(GRID.shape, generator=generator))
+
+
 def test_random_keeps_every_token_equally_often() -> None:
     grid, count = TokenGrid(2, 4, 4), 600
     kept = select_tokens(rules.random(clips(count, 1, 4, 4), grid, 0), keep_ratio=0.25).mask().float().mean(0)

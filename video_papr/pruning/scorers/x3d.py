@@ -133,7 +133,8 @@ class X3DTrunk(nn.Module):
         Raises:
             CheckpointError: it is another network, or keys are missing, left over or of other shapes.
         """
-        state = from_any_x3d(state, source=source)
+        state, title = from_any_x3d(state, source=source)
+        source = source if title == "pytorchvideo" else f"{source} ({title}'s names)"
         _check_depths(state, source)
         if any(key.startswith(f"{RES2_SHORTCUT}.branch1_norm.") for key in state):
             block: Any = self.get_submodule(RES2_SHORTCUT)
