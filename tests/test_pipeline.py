@@ -60,6 +60,31 @@ def test_a_processor_runs_few_clips_side_by_side(name, monkeypatch):
     assert flow(frames[:0]).shape == (0, flow.backbone.num_classes)
 
 
+@pytest.mark.parametrize("options", [{}, {"scope": "frame"}, {"budget": "top_p"}, {"compensation": "merge"}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_clip_whose_map_is_not_finite_has_no_logits(monkeypatch, options, value):
+    """A scorer that overflows, or whose weights are broken, would choose the first tokens of every clip."""
+    ratio = {} if "budget" in options else {"keep_ratio": 0.3}
+    flow, frames = (
+        vp.Pipeline(pipeline("none").backbone, vp.build_pruner("motion", **ratio, **options)),
+        clips(),
+    )
+    healthy, score = flow(frames), flow.pruner.scorer.forward
+
+    def broken(frames, grid):
+        map = score(frames, grid).clone()
+        map[1] = value
+        map[2, 0, 0, 0] = value  # a single one is passed over, or kept
+        return map
+
+    monkeypatch.setattr(flow.pruner.scorer, "forward", broken)
+    found, selection = flow(frames), flow.select(frames)
+    assert found[1].isnan().all() and found[[0, 2]].isfinite().all()
+    torch.testing.assert_close(found[0], healthy[0], rtol=0, atol=1e-5)
+    swapped = flow.classify(frames[[2, 1]], selection.rows(torch.tensor([2, 1])))
+    assert swapped.isnan().any(1).tolist() == [False, True]
+
+
 def test_the_two_halves_make_the_whole():
     flow, frames = pipeline(), clips()
     selection = flow.select(frames)

@@ -14,6 +14,7 @@ Letters: B clips, T frames, H x W pixels, N tokens of the grid, K kept tokens, P
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from typing import Any
 
@@ -114,10 +115,20 @@ class Pipeline(nn.Module):
     def classify(self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None = None) -> Tensor:
         """frames (B, T, H, W, 3) uint8, selection or None for all tubelets -> logits (B, classes).
 
+        The logits of a clip whose map is not finite are NaN: nothing says what it should keep.
+
         Clips of unequal length run in one row without padding, or in groups of similar length, so that little is
         padded. What is padded is barred from attention and from the mean: the logits are those of each clip alone.
         """
         self._check_frames(frames)
+        scored = None if selection is None else selection.scored
+        logits = self._classify(frames, selection, mark)
+        if scored is None:
+            return logits
+        return logits.masked_fill(~scored.view(-1, *[1] * (logits.ndim - 1)), math.nan)
+
+    def _classify(self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None) -> Tensor:
+        """`classify`, whatever the selection is worth."""
         parts = self.backbone.parts
         if parts == 1:
             return self.classify_parts(frames, selection, mark)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from video_papr.backbones.builders import Backbone, build_backbone
 from video_papr.backbones.vivit import ViViT
-from video_papr.core.errors import ConfigError, TooLargeError, VideoDecodeError
+from video_papr.core.errors import ConfigError, LogitsError, TooLargeError, VideoDecodeError
 from video_papr.data import recipe
 from video_papr.data.decoding import decode_clips
 from video_papr.data.sampling import choose_sampler, dense_clips
@@ -235,6 +235,15 @@ def test_sampler_of_the_recipe():
     assert np.array_equal(
         Recipe(clips=2).indices(100, 16), dense_clips(100, num_frames=16, frame_stride=4, num_clips=2)
     )
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_features_that_are_not_finite_are_refused(frames, pooled):
+    flow = pipeline()
+    with torch.no_grad():
+        flow.backbone.blocks[1].mlp.fc1.weight.fill_(3e38)
+    with pytest.raises(LogitsError, match="the features are not finite"):
+        features(flow, frames, pooled=pooled)
 
 
 def test_windows_that_memory_does_not_hold_together_are_read_one_by_one(video, monkeypatch):

@@ -81,7 +81,7 @@ def _print(done: EvaluationRun) -> None:
     if broken:
         raise LogitsError(
             f"logits of {len(broken)} of {len(answers)} videos are not finite (first: {broken[0].name}), so they count "
-            "as failed; check backbone.weights, or use runtime.dtype=fp32 where it is fp16"
+            "as failed; check backbone.weights and pruner.weights, or use runtime.dtype=fp32 where it is fp16"
         )
     if done.evaluation.dense is not None and any(a.top5 and a.baseline_top5 is None for a in answers):
         raise LogitsError(

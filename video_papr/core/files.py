@@ -29,7 +29,7 @@ def storing(path: Path) -> Iterator[None]:
         error = system_cause(failure, behind=True)
         if error is None:
             raise
-        hint = "run it again then"
+        hint = "check the path and the disk, and run it again"
         if error.errno in _FULL:
             hint = "free some space and run the same command again"
         elif error.errno in _HANDLES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,8 @@ class TokenSelection:
         arrived: (B, S - 1) int64, how many tokens of each clip came to every place of the choice but the first, where
             there are S of them and the clip decides; None otherwise. (B, U, S - 1) where each of U parts decides.
         stages: of a hierarchical backbone, what each stage keeps; `keep_idx` and `grid` are those of the first.
+        scored: (B,) bool, False where nothing of the map that decides is finite, so that the choice means nothing and
+            logits become NaN; None where no map decides.
         parts: what the backbone's parts of the clips keep, one row for each, where they have chosen by themselves; see
             `core.parts`. None otherwise.
     """
@@ -73,6 +76,7 @@ class TokenSelection:
     cell: Cell = CELL
     merged: Tensor | None = None
     arrived: Tensor | None = None
+    scored: Tensor | None = None
     parts: TokenSelection | None = None
     stages: tuple[TokenSelection, ...] = ()
 
@@ -136,13 +140,12 @@ class TokenSelection:
 
     def rows(self, index: Tensor) -> TokenSelection:
         """The selection of some clips, index (n,) int64, without the padding that only the others needed."""
-        merged, arrived = (None if part is None else part[index] for part in (self.merged, self.arrived))
+        each = {name: getattr(self, name) for name in ("merged", "arrived", "scored")}
+        own: dict[str, Any] = {name: None if part is None else part[index] for name, part in each.items()}
         assert self.parts is None or self.parts.tokens is None, "tokens of parts are read together"
         if self.valid is None:
             tokens = None if self.tokens is None else self.tokens[index]
-            return replace(
-                self, keep_idx=self.keep_idx[index], tokens=tokens, merged=merged, arrived=arrived, parts=None
-            )
+            return replace(self, keep_idx=self.keep_idx[index], tokens=tokens, **own, parts=None)
         counts = self.valid.sum(1)[index]
         shortest, longest = (int(bound) for bound in counts.aminmax())
         tokens = self.tokens
@@ -153,7 +156,6 @@ class TokenSelection:
             keep_idx=self.keep_idx[index, :longest],
             valid=None if shortest == longest else self.valid[index, :longest],
             tokens=tokens,
-            merged=merged,
-            arrived=arrived,
+            **own,
             parts=None,
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ..core.errors import ConfigError, DataError, LogitsError
+from ..core.errors import ConfigError, DataError
 from ..pipeline import Pipeline as PlainPipeline
 
 if TYPE_CHECKING:
@@ -88,11 +88,7 @@ class Pipeline(PlainPipeline):
         """What the classifier reads of a file, frames (n, H, W, 3) or clips (B, T, S, S, 3); see features.py."""
         from .features import features
 
-        found = features(self, video, pooled=pooled)
-        for values in [found] if isinstance(found, Tensor) else [view.tokens for view in found]:
-            if not bool(values.isfinite().all()):
-                raise LogitsError("the features are not finite (NaN or infinite); check the weights")
-        return found
+        return features(self, video, pooled=pooled)
 
 
 def predict(

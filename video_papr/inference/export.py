@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ class Graph(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         selection = self.pipeline.select(frames)
-        logits = self.pipeline.classify(frames, selection)
-        return (logits,) if selection is None else (logits, selection.keep_idx)
+        if selection is None:
+            return (self.pipeline.classify(frames, None),)
+        return self.pipeline.classify(frames, replace(selection, scored=None)), selection.keep_idx
 
 
 def check_exportable(pipeline: Pipeline) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, LogitsError
 from ..pipeline import Pipeline
 from .predict import ClipReader, Recipe, Video, recipe_of
 
@@ -43,6 +43,7 @@ def features(
     Raises:
         VideoDecodeError: the file cannot be decoded.
         ConfigError: tokens are asked for, and the pipeline merges them or reads frame by frame.
+        LogitsError: the features are not finite.
         ValueError: the frames have another shape or type.
     """
     if not pooled and pipeline.backbone.parts > 1:
@@ -53,7 +54,15 @@ def features(
         raise ConfigError(
             "pooled=False needs merger=none: a merged token has no place of its own in the grid"
         )
-    reader = ClipReader(pipeline, recipe_of(pipeline, recipe), 1)
+    found = _features(pipeline, video, pooled, recipe_of(pipeline, recipe))
+    for values in [found] if isinstance(found, Tensor) else [view.tokens for view in found]:
+        if not bool(values.isfinite().all()):
+            raise LogitsError("the features are not finite (NaN or infinite); check the weights")
+    return found
+
+
+def _features(pipeline: Pipeline, video: Video, pooled: bool, recipe: Recipe) -> Tensor | list[TokenFeatures]:
+    reader = ClipReader(pipeline, recipe, 1)
     given = torch.as_tensor(video) if isinstance(video, Tensor | np.ndarray) else None
     views = given.to(reader.engine.device) if given is not None and given.ndim == 5 else reader.read(video)
     backbone, batch_size = pipeline.backbone, reader.recipe.batch_size

@@ -110,7 +110,7 @@ class MapPruner(Pruner):
         """significance (B, T', H', W') -> the kept tokens of every clip, of which the backbone reads so many parts."""
         if self.by_parts and parts > 1:
             return join_selection(self.choose(split_frames(significance, parts)), parts)
-        frames = significance.shape[1]
+        frames, scored = significance.shape[1], significance.flatten(1).isfinite().any(1)
         if self.same_places:
             significance = significance.mean(1, keepdim=True)
         shares: dict[str, Any] = {"min_per_frame": self.min_per_frame, "uniform_share": self.uniform_share}
@@ -122,7 +122,7 @@ class MapPruner(Pruner):
             selection = select_counts(significance, self.budget.counts(significance), **shares)
         if self.same_places:
             selection = in_every_frame(selection, frames)
-        return replace(selection, compensation=self.compensation, cell=self.compensation_cell)
+        return replace(selection, compensation=self.compensation, cell=self.compensation_cell, scored=scored)
 
 
 def build_map_pruner(
