@@ -59,7 +59,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
         )
     outcomes: list[Outcome] = []
     bar = tqdm(videos, unit="video", disable=not config.progress)
-    drawn = {"annotate": config.annotate, "progress": config.progress}
+    drawn: dict[str, Any] = {"annotate": config.annotate, "progress": config.progress}
     with (
         PredictionWriter(out, pipeline, recipe, **drawn) as writer,
         runtime.mendable_errors(recipe.batch_size),

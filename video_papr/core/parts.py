@@ -43,8 +43,8 @@ def join_selection(own: TokenSelection, parts: int) -> TokenSelection:
     joined = TokenSelection.from_mask(mask)
     arrived = None if own.arrived is None else own.arrived.unflatten(0, (-1, parts))
     scored = None if own.scored is None else own.scored.unflatten(0, (-1, parts)).all(1)
-    how = {"compensation": own.compensation, "cell": own.cell}
-    return replace(joined, **how, parts=own, arrived=arrived, scored=scored)
+    joined = replace(joined, compensation=own.compensation, cell=own.cell)
+    return replace(joined, parts=own, arrived=arrived, scored=scored)
 
 
 def pool_parts(answers: Tensor, rows: Tensor, parts: int, clips: int, pool: str) -> Tensor:
