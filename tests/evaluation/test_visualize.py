@@ -9,13 +9,11 @@ from matplotlib import colormaps
 from matplotlib.image import imread
 
 from video_papr.evaluation.visualize import (
-    DIMMED,
     EDGE,
     GAP,
     MARGIN,
     TITLE,
     Panel,
-    animate_kept_tubelets,
     render_kept_tubelets,
     save_gallery,
     save_timeline,
@@ -52,8 +50,7 @@ def test_rows_are_frames_kept_tubelets_and_map() -> None:
                 if mask[column, y, x]:
                     np.testing.assert_array_equal(shown[block], frame[block])
                 else:
-                    assert (shown[block][..., 0] == shown[block][..., 2]).all()  # grey
-                    assert shown[block].max() <= DIMMED * 255
+                    assert shown[block].min() >= 192
                 heat = tile(image, 2, column)[block].reshape(-1, 3)
                 assert (heat == heat[0]).all()  # one colour per token
 
@@ -116,22 +113,6 @@ def test_gallery_shows_every_strip_unchanged(tmp_path: Path, count: int, rows: i
         left = place % columns * (width + MARGIN) + MARGIN
         strip = render_kept_tubelets(*views[place])
         np.testing.assert_array_equal(pixels[top : top + height, left : left + width], strip)
-
-
-def test_film_shows_every_frame_beside_what_is_kept_and_the_map() -> None:
-    frames, mask, significance = view()
-    film = animate_kept_tubelets(Panel("", frames, mask, significance))
-    side = 2 * SIZE  # enlarged to at least 224 pixels
-    assert film.shape == (len(frames), side, 3 * side + 2 * GAP, 3)
-    strip = render_kept_tubelets(frames, mask, significance)
-    for place in range(len(frames)):
-        np.testing.assert_array_equal(film[place, ::2, :side:2], frames[place].numpy())
-        shown = film[place, ::2, side + GAP : 2 * side + GAP : 2]
-        kept = mask[place // 2].numpy().repeat(TUBELET, 0).repeat(TUBELET, 1)
-        np.testing.assert_array_equal(shown[kept], frames[place].numpy()[kept])
-        heat = film[place, ::2, 2 * side + 2 * GAP :: 2]
-        np.testing.assert_array_equal(heat, tile(strip, 2, place // 2))
-    assert animate_kept_tubelets(Panel("", frames[:, :15, :15], mask[:, :1, :1])).shape[1:3] == (226, 454)
 
 
 def test_timeline_shows_names_as_they_are(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from video_papr.data.transforms import crop_box, resize_and_crop
 from video_papr.inference import film as module
-from video_papr.inference.film import is_own_film, write_film
+from video_papr.inference.film import film_size, is_own_film, write_film
 from video_papr.inference.overlay import Overlay, Scene, Seen, clock, masks
 from video_papr.inference.predict import Recipe
 from video_papr.inference.segments import merge_windows, subtitles
@@ -49,21 +49,34 @@ def test_size_times_and_sound_stay_and_what_was_dropped_is_lighter(tmp_path, gre
     shown = [scene(0, 1.04, kept=kept, seconds=[seconds])]
     out = write_film(path, tmp_path / "film.mp4", shown, PIPELINE, Recipe())
     frames, times, kinds = frames_of(out)
-    assert len(frames) == 12 and frames[0].shape == (80, 120, 3)
+    assert len(frames) == 12 and frames[0].shape == (240, 360, 3)  # enlarged, to be looked at
     np.testing.assert_allclose(times, seconds, atol=1e-3)
     assert sorted(kinds) == ["audio", "video"]
-    for frame in frames:  # the crop is the middle, 80 x 80
-        assert np.abs(frame[40:70, 30:50].astype(int) - 100).mean() < 6  # kept
-        assert frame[40:70, 65:95].min() > 190  # dropped: towards white
-        assert np.abs(frame[40:70, 102:118].astype(int) - 100).mean() < 6  # outside of what was read
+    for frame in frames:  # the crop is the middle, 240 x 240
+        assert np.abs(frame[120:210, 90:150].astype(int) - 100).mean() < 6  # kept
+        assert frame[120:210, 195:285].min() > 190  # dropped: towards white
+        assert np.abs(frame[120:210, 306:354].astype(int) - 100).mean() < 6  # outside of what was read
     assert is_own_film(out) and not is_own_film(path)
 
 
-@pytest.mark.parametrize("size", [(81, 121), (80, 121)])
-def test_odd_sizes_lose_a_line(tmp_path, write_video, size):
-    path = write_video(tmp_path / "odd.mkv", 3, size=size, codec="ffv1", pix_fmt="bgr0")
+@pytest.mark.parametrize(
+    ("size", "max_side", "wanted"),
+    [
+        ((720, 1280), None, (720, 1280)),
+        ((721, 1281), None, (720, 1280)),
+        ((64, 64), None, (256, 256)),
+        ((2160, 3840), 1280, (720, 1280)),
+        ((3, 4000), 1280, (2, 1280)),
+    ],
+)
+def test_size_of_a_film(size, max_side, wanted):
+    assert film_size(*size, max_side) == wanted
+
+
+def test_odd_sizes_and_formats(tmp_path, write_video):
+    path = write_video(tmp_path / "odd.mkv", 3, size=(241, 301), codec="ffv1", pix_fmt="bgr0")
     frames, _, kinds = frames_of(write_film(path, tmp_path / "film.mp4", [scene(0, 1)], PIPELINE, Recipe()))
-    assert [frame.shape for frame in frames] == [(80, 120, 3)] * 3 and kinds == ["video"]
+    assert [frame.shape for frame in frames] == [(240, 300, 3)] * 3 and kinds == ["video"]
 
 
 def test_a_turned_video_is_upright(tmp_path, write_video):
@@ -75,8 +88,8 @@ def test_a_turned_video_is_upright(tmp_path, write_video):
     content[start : start + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 0, 0, 0x40000000)
     path.write_bytes(content)
     frames, _, _ = frames_of(write_film(path, tmp_path / "film.mp4", [scene(0, 1)], PIPELINE, Recipe()))
-    assert frames[0].shape == (120, 80, 3)
-    assert frames[0][30:50].mean() < 20 and frames[0][70:].mean() > 235
+    assert frames[0].shape == (360, 240, 3)
+    assert frames[0][90:150].mean() < 20 and frames[0][210:].mean() > 235
 
 
 def test_sound_that_mp4_does_not_hold_becomes_aac(tmp_path, grey):
@@ -139,7 +152,7 @@ def test_which_slice_is_on_display():
         0.2: (0, 1),
         0.35: (0, 1),
         1.0: None,
-        2.0: (1, 0),
+        1.95: (1, 0),
         2.39: (1, 1),
         2.5: None,
     }

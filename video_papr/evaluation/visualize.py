@@ -1,4 +1,4 @@
-"""Pictures of what a pruner keeps: the frames, the same frames with dropped tubelets dimmed, and the significance map.
+"""Pictures of what a pruner keeps: the frames, the same frames with dropped tubelets faded, and the significance map.
 
 Letters: T frames of H x W pixels, T' x H' x W' the token grid.
 """
@@ -18,8 +18,6 @@ from ..core.escape import printable, shorten
 
 GAP = 4  # pixels between two pictures of a strip
 MIN_TILE = 112  # smaller frames are enlarged to at least this many pixels
-MIN_FILM = 224  # the same in films
-DIMMED = 0.3  # brightness left to a dropped tubelet, which also loses its colour
 WHITE = 255
 DPI = 100
 PAGE = 1200  # a gallery is about this many pixels wide, if its strips are not wider
@@ -43,7 +41,7 @@ def render_kept_tubelets(
 ) -> np.ndarray:
     """Draws one view as a strip in which time runs from left to right, one column per temporal slice of tubelets.
 
-    Rows from top to bottom: the frames; the frames with dropped tubelets dark and grey; the significance map (bright =
+    Rows from top to bottom: the frames; the frames with dropped tubelets faded; the significance map (bright =
     significant), if it is given.
 
     Args:
@@ -75,11 +73,16 @@ def render_kept_tubelets(
     pictures = frames.cpu().numpy()[first]
     kept = mask.cpu().numpy()[columns]
     size = pictures.shape[1:3]
-    rows = [pictures, _dim(pictures, _enlarge(kept, size))]
+    rows = [pictures, np.where(_enlarge(kept, size)[..., None], pictures, fade(pictures))]
     if significance is not None:
         rows.append(_enlarge(_colors(significance.float().cpu().numpy())[columns], size))
     scale = -(-MIN_TILE // min(size))
     return _tile([_enlarge(row, (size[0] * scale, size[1] * scale)) for row in rows])
+
+
+def fade(pixels: np.ndarray) -> np.ndarray:
+    """Towards white, uint8: a dark place that was kept must not look like one that was dropped."""
+    return (pixels >> 2) + 192
 
 
 def save_gallery(panels: Sequence[Panel], path: Path) -> Path:
@@ -115,27 +118,6 @@ def save_gallery(panels: Sequence[Panel], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     return path
-
-
-def animate_kept_tubelets(panel: Panel) -> np.ndarray:
-    """One view as a film: every frame, beside it the frame with dropped tubelets dark and grey, and the map.
-
-    Returns:
-        (T, height, width, 3) uint8 with even height and width, on white.
-    """
-    frames = panel.frames.cpu().numpy()
-    size = frames.shape[1:3]
-    times = len(frames) // panel.mask.shape[0]  # frames of a tubelet
-    kept = panel.mask.cpu().numpy().repeat(times, axis=0)
-    columns = [frames, _dim(frames, _enlarge(kept, size))]
-    if panel.significance is not None:
-        cells = _colors(panel.significance.float().cpu().numpy()).repeat(times, axis=0)
-        columns.append(_enlarge(cells, size))
-    scale = -(-MIN_FILM // min(size))
-    enlarged = [_enlarge(column, (size[0] * scale, size[1] * scale)) for column in columns]
-    film = np.stack([_tile([c[i][None] for c in enlarged], across=True) for i in range(len(frames))])
-    odd = [(0, 0), (0, film.shape[1] % 2), (0, film.shape[2] % 2), (0, 0)]
-    return np.pad(film, odd, constant_values=WHITE)
 
 
 def save_timeline(
@@ -180,12 +162,6 @@ def _label(text: str) -> str:
     return shorten(printable(text), LONGEST_LABEL)
 
 
-def _dim(pictures: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """pictures (n, H, W, 3) uint8, kept (n, H, W) bool: what is not kept turns grey and dark."""
-    grey = pictures @ np.array([0.299, 0.587, 0.114]) * DIMMED
-    return np.where(kept[..., None], pictures, grey[..., None].astype(np.uint8))
-
-
 def _colors(significance: np.ndarray) -> np.ndarray:
     """(T', H', W') -> (T', H', W', 3) uint8: one scale for the whole view, so that slices compare."""
     from matplotlib import colormaps
@@ -201,8 +177,8 @@ def _enlarge(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return repeat(cells, "n h w ... -> n (h a) (w b) ...", **times)
 
 
-def _tile(rows: Sequence[np.ndarray], *, across: bool = False) -> np.ndarray:
-    """Puts rows of pictures (n, H, W, 3) under each other, or `across` as columns side by side, with white gaps."""
-    padded = np.stack(rows, axis=1 if across else 0)
+def _tile(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts rows of pictures (n, H, W, 3) under each other, with white gaps."""
+    padded = np.stack(rows)
     padded = np.pad(padded, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=WHITE)
     return rearrange(padded, "row column h w c -> (row h) (column w) c")[:-GAP, :-GAP]

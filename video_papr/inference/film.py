@@ -2,7 +2,8 @@
 
     packets -> decoded -> turned as shown -> `overlay.Overlay` -> H.264 in MP4, which browsers and phones play
 
-One frame is in memory at a time, so the length of the video does not matter.
+One frame is in memory at a time, so the length of the video does not matter. Videos too small to hold writing are
+enlarged.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .overlay import Overlay, Pixels, Scene
 
 CLOCK = Fraction(1, 90_000)  # seconds; of MPEG, fine enough for any frame rate
 USUAL_FPS = 25  # where a file does not say
+MIN_SIDE = 240  # pixels
 COPIED = (
     "aac",
     "mp3",
@@ -47,6 +49,7 @@ def write_film(
     pipeline: Pipeline,
     recipe: Recipe,
     *,
+    max_side: int | None = None,
     progress: bool = False,
 ) -> Path:
     """Writes the film of a video whose windows were answered.
@@ -58,6 +61,7 @@ def write_film(
         target: MP4.
         scenes: its windows, by their start.
         pipeline, recipe: what answered, and how it cut its views from the frames.
+        max_side: the longer side of the film in pixels, at most; None: as long as the video's.
         progress: show a bar over frames.
 
     Raises:
@@ -70,7 +74,7 @@ def write_film(
         stream.times.borders if len(stream.times.borders) else np.arange(stream.num_frames + 1) / USUAL_FPS
     )
     bar = tqdm(total=stream.num_frames, desc="film", unit="frame", leave=False, disable=not progress)
-    size = _even(stream.size)
+    size = film_size(*stream.size, max_side)
     overlay = Overlay(size, scenes, _box(size, pipeline, recipe))
     with (
         bar,
@@ -79,7 +83,7 @@ def write_film(
         av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as film,
     ):
         film.metadata["comment"] = SIGNATURE
-        writer = _Writer(film, container, stream)
+        writer = _Writer(film, container, stream, size)
         try:
             for number, pixels in enumerate(writer.frames()):
                 time = float(times[min(number, len(times) - 1)])
@@ -103,9 +107,15 @@ def is_own_film(path: Path) -> bool:
         return False
 
 
-def _even(size: tuple[int, int]) -> tuple[int, int]:
-    """H.264 holds colour for two by two pixels, so an odd row or column is left out."""
-    return size[0] // 2 * 2, size[1] // 2 * 2
+def film_size(height: int, width: int, max_side: int | None = None) -> tuple[int, int]:
+    """The size of a film: the video's, a multiple of it where the shorter side is below `MIN_SIDE`, or a smaller one.
+
+    Even, since H.264 holds colour for two by two pixels.
+    """
+    scale: float = max(1, -(-MIN_SIDE // min(height, width)))
+    if max_side is not None:
+        scale = min(scale, max_side / max(height, width))
+    return max(2, int(height * scale) // 2 * 2), max(2, int(width * scale) // 2 * 2)
 
 
 def _box(size: tuple[int, int], pipeline: Pipeline, recipe: Recipe) -> tuple[int, int, int, int]:
@@ -118,12 +128,12 @@ def _box(size: tuple[int, int], pipeline: Pipeline, recipe: Recipe) -> tuple[int
 class _Writer:
     """Encodes the frames of a film, and takes over the sound of the video that they come from."""
 
-    def __init__(self, film: Any, container: Any, stream: VideoStream) -> None:
-        self.film, self.container, self.stream = film, container, stream
+    def __init__(self, film: Any, container: Any, stream: VideoStream, size: tuple[int, int]) -> None:
+        self.film, self.container, self.stream, self.size = film, container, stream, size
         self.source = container.streams[stream.index]
         prepare_decoder(self.source, stream.limits)
         self.video = film.add_stream("libx264", rate=USUAL_FPS, options=dict(ENCODER))
-        self.video.height, self.video.width = _even(stream.size)
+        self.video.height, self.video.width = size
         self.video.pix_fmt, self.video.codec_context.time_base = "yuv420p", CLOCK
         self.last = -1
         self.sound = next(iter(container.streams.audio), None)
@@ -153,9 +163,10 @@ class _Writer:
                 continue
             for frame in packet.decode():
                 turned = orientation_of(frame)
-                height, width = self.stream.size[:: -1 if turned.transpose else 1]
-                shown = turned.apply(frame.reformat(width, height, "rgb24").to_ndarray())
-                yield np.ascontiguousarray(shown[: self.video.height, : self.video.width])
+                height, width = self.size[:: -1 if turned.transpose else 1]
+                kind = "POINT" if height > frame.height else "BICUBIC"  # enlarged pixels stay what they are
+                scaled = frame.reformat(width, height, "rgb24", interpolation=kind)
+                yield np.ascontiguousarray(turned.apply(scaled.to_ndarray()))
 
     def add(self, pixels: Pixels, seconds: float) -> None:
         """Encodes a frame; a later frame has a later time."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.escape import printable, shorten
+from ..evaluation.visualize import fade
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # top, left, bottom, right
@@ -41,8 +42,8 @@ class Seen:
     def slice_at(self, time: float) -> tuple[int, int] | None:
         """(clip, slice of the token grid) on display at a time; None between clips, of which nothing was read."""
         for clip, shown in enumerate(self.seconds):
-            step = float(np.median(np.diff(shown))) if len(shown) > 1 else 0.0
-            if shown[0] - 1e-6 <= time <= shown[-1] + max(step, 1e-6):
+            step = float(np.median(np.diff(shown))) if len(shown) > 1 else np.inf
+            if shown[0] - step <= time <= shown[-1] + step:
                 frame = int(np.searchsorted(shown, time + 1e-6, side="right")) - 1
                 return clip, max(frame, 0) * self.kept.shape[1] // len(shown)
         return None
@@ -98,7 +99,7 @@ class Overlay:
         if self._cells is None or self._cells[0] != key:
             self._cells = key, *masks(kept, (bottom - top, right - left), self.line)
         _, dropped, edges = self._cells
-        np.copyto(region, (region >> 2) + 192, where=dropped[..., None])
+        np.copyto(region, fade(region), where=dropped[..., None])
         np.copyto(region, np.array(LINE, np.uint8), where=edges[..., None])
 
     def _draw_strip(self) -> Pixels:

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,17 +24,17 @@ from ...data.limits import Limits
 from ...data.readers.packets import read_stream
 from ...evaluation.cost import gmacs_per_view
 from ...evaluation.views import aggregate_views
-from ...evaluation.visualize import Panel, animate_kept_tubelets
 from ...pipeline import Pipeline
 from ...pruning.protocol import Pruner
-from ...synthetic.videos import write_h264
+from ..film import write_film
+from ..overlay import Scene, Seen
 from ..predict import ClipReader, Recipe, best_guesses
 
 MAX_FPS = 240  # a video that claims to be faster is as long as its frames would be at this speed
 RAW_FPS = 25  # of a stream without times; FFmpeg's own guess
 DECODED_MB = 128  # frames of one video in memory; larger ones are made smaller as they are decoded
-FILM = "kept.mp4"
-FILM_FPS = 8  # slow enough to look at
+FILM = "film.mp4"
+FILM_SIDE = 1280  # pixels of its longer side, at most
 TOP_K = 5
 RUNS = 5  # of which the median is the time
 
@@ -59,12 +60,12 @@ class Looker:
         self._gmacs: dict[tuple[str, float], dict[str, float]] = {}
 
     def look(self, video: Path, *, pruner: str, keep_ratio: float, folder: Path) -> dict[str, Any]:
-        """Answers a video, and writes the film of what was kept into `folder`.
+        """Answers a video, and writes it with the answer and what was kept drawn on it into `folder`.
 
         Returns:
             `dense` and `pruned`, each with `top` (name, probability), `gmacs` and `milliseconds`; `tokens` (`all`,
-            `kept`); `scorer` (`gmacs`, `milliseconds`), which are part of `pruned`; `film` (file name, `columns` that
-            stand side by side); `video` (name, seconds, frames read); `runs` behind each time.
+            `kept`); `scorer` (`gmacs`, `milliseconds`), which are part of `pruned`; `film`, a file name;
+            `video` (name, seconds, frames read); `runs` behind each time.
 
         Raises:
             VideoDecodeError: the video cannot be decoded, or is too long.
@@ -73,14 +74,15 @@ class Looker:
         flow = Pipeline(self.backbone, self._pruner(pruner, keep_ratio))
         seconds = self._check_length(video)
         dense, reader = Pipeline(self.backbone), ClipReader(Pipeline(self.backbone), self.recipe, TOP_K)
-        views = self._read(reader, video)
+        views, shown = self._read(reader, video)
         gmacs = self._count(flow, views[:1], pruner, keep_ratio)
         full, _, dense_ms = self._answer(dense, reader, views)
         answer, mask, pruned_ms = self._answer(flow, reader, views)
         assert mask is not None
-        panel = Panel("", views[0].cpu(), mask[0], self._map(flow, views))
-        film = animate_kept_tubelets(panel)
-        write_h264(folder / FILM, film, fps=FILM_FPS)
+        crops = self.recipe.crops
+        seen = None if shown is None else Seen(shown, mask[crops // 2 :: crops].numpy())
+        scene = Scene(0.0, seconds, answer[0]["name"], answer[0]["probability"], seen)
+        write_film(video, folder / FILM, [scene], flow, self.recipe, max_side=FILM_SIDE)
         return {
             "video": {"name": video.name, "seconds": seconds, "frames": views.shape[1], "views": len(views)},
             "pruner": pruner,
@@ -89,7 +91,7 @@ class Looker:
             "dense": {"top": full, "gmacs": gmacs["dense"], "milliseconds": dense_ms["total"]},
             "pruned": {"top": answer, "gmacs": gmacs["total"], "milliseconds": pruned_ms["total"]},
             "scorer": {"gmacs": gmacs["scorer"], "milliseconds": pruned_ms["score"]},
-            "film": {"file": FILM, "columns": ["what the model gets", "what it reads", "significance"]},
+            "film": FILM,
             "runs": RUNS,
         }
 
@@ -118,8 +120,8 @@ class Looker:
             )
         return seconds
 
-    def _read(self, reader: ClipReader, video: Path) -> Tensor:
-        """The views of a video, with at most `DECODED_MB` of decoded frames in memory."""
+    def _read(self, reader: ClipReader, video: Path) -> tuple[Tensor, np.ndarray | None]:
+        """The views of a video, at most `DECODED_MB` of decoded frames in memory; and when the frames are shown."""
         pixels = DECODED_MB * 10**6 // (3 * self.recipe.clips * reader.num_frames)  # of a frame
 
         def smaller(height: int, width: int) -> tuple[int, int]:
@@ -134,7 +136,9 @@ class Looker:
                 clips = decode(reduce=smaller)
         except VideoDecodeError as error:
             raise VideoDecodeError(str(error).replace(f"{video.parent}/", "")) from None
-        return reader.views(torch.from_numpy(clips.frames))
+        borders = clips.times.borders
+        shown = borders[clips.frame_indices] if len(borders) else None
+        return reader.views(torch.from_numpy(clips.frames)), shown
 
     def _answer(
         self, flow: Pipeline, reader: ClipReader, views: Tensor
@@ -162,8 +166,3 @@ class Looker:
         if (name, keep_ratio) not in self._gmacs:
             self._gmacs[name, keep_ratio] = gmacs_per_view(flow, view)
         return self._gmacs[name, keep_ratio]
-
-    def _map(self, flow: Pipeline, views: Tensor) -> Tensor | None:
-        with torch.inference_mode():
-            maps = flow.significance(views[:1])
-        return None if maps is None else maps[0].cpu()

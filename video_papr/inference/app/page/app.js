@@ -155,7 +155,9 @@ function report(found, job) {
   const [first, second] = [plain(dense.top[0].name), plain(pruned.top[0].name)];
   const example = clip.file ? null : options.examples[clip.example];
   $("source").textContent = `${video.name} · ${video.seconds.toFixed(1)} s${example ? ` · an example of “${example}”` : ""}`;
-  $("verdict").textContent = first === second ? `Both say “${first}”` : `Dense says “${first}”, pruned says “${second}”`;
+  const strange = options.model.synthetic && !example;  // no class of theirs is in it
+  $("verdict").textContent = strange ? `Read ${percent(tokens.kept / tokens.all)} of it, but has no word for it`
+    : first === second ? `Both say “${first}”` : `Dense says “${first}”, pruned says “${second}”`;
   $("tiles").replaceChildren(
     tile("Tubelets read", String(tokens.kept), `of ${tokens.all}`, tokens.kept / tokens.all,
       [saving(tokens.kept, tokens.all), ` by ${found.pruner}`]),
@@ -169,13 +171,13 @@ function report(found, job) {
   list("dense", dense.top);
   list("pruned", pruned.top);
   const notes = [];
-  if (options.model.synthetic) notes.push(`These weights know ${options.model.classes.length} synthetic actions only, and call any video one of them.`);
+  if (options.model.synthetic) notes.push(`These weights know ${options.model.classes.length} synthetic actions only, and call any video one of them. `
+    + "For real actions start it with dataset=k400 (downloads weights once), or with a probe on your own folder: backbone=probe backbone.weights=FILE.");
   if (pruned.gmacs > dense.gmacs) notes.push("To choose costs more here than so small a transformer saves; larger ones can gain.");
   $("caution").textContent = notes.join(" ");
-  $("columns").replaceChildren(...found.film.columns.map((name) => make("span", name)));
   $("film").src = `/films/${job}`;
-  $("fine").textContent = `${video.frames} frames, shown slowly; dropped tubelets are dark and grey. Time is that of one view, `
-    + `the median of ${found.runs} runs after one to warm up, without decoding. GMACs are billions of multiply-accumulates.`;
+  $("fine").textContent = `The pruned model read what has a line round it, in ${video.frames} frames; what is faded was dropped. Time is `
+    + `that of one view, the median of ${found.runs} runs after one to warm up, without decoding. GMACs are billions of multiply-accumulates.`;
   show("result");
 }
 
