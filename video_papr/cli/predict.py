@@ -38,7 +38,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
 
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be UTF-8
-    videos = find_videos(config.video, sys.stdin)
+    videos = find_videos(config.video, sys.stdin, out / "downloads")
 
     from tqdm import tqdm
 

@@ -93,7 +93,7 @@ class EvalConfig(PipelineConfig):
 class PredictConfig(PipelineConfig):
     """Everything that `tools/predict.py` reads."""
 
-    video: Path | None = option(None, "file, folder, pattern such as clips/*.mp4, or - for paths from stdin")
+    video: Path | None = option(None, "file, folder, pattern (clips/*.mp4) or https:// address; -: paths from stdin")
     window_seconds: PositiveNumber | None = option(None, "answer windows of this length; null: the whole video")
     stride_seconds: PositiveNumber | None = option(None, "from window to window; null: they lie side by side")
     top_k: Positive = option(5, "classes in each answer")

@@ -7,22 +7,26 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from ..core.console import warn
 from ..core.errors import ConfigError, DataError
+from ..core.files import storing
 from ..data.annotations.files import VIDEO_EXTENSIONS, passed_over_line, videos_below
-from .film import is_own_film
 
 RECORDS = "predictions.jsonl"
 
 
-def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
+def find_videos(video: str | None, lines: Iterable[str], downloads: Path) -> list[str]:
     """The files that `video` names.
 
     Args:
-        video: a file, a folder (with all below it), a pattern as in a shell (`**` reaches into folders), or "-".
+        video: a file, a folder (with all below it), a pattern as in a shell (`**` reaches into folders), an address
+            (http or https) of a file, or "-".
         lines: one path in each, for "-"; empty ones are passed over.
+        downloads: folder that a file from an address is written into.
 
     Raises:
         ConfigError: `video` is None.
@@ -39,6 +43,8 @@ def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
         if not paths:
             raise DataError("video=-: stdin holds no path; give one in each line.")
         return paths
+    if re.match(r"https?://", video):
+        return [_download(video, downloads)]
     named = os.path.expanduser(video)
     if os.path.isfile(named):
         return [named]
@@ -54,7 +60,7 @@ def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
         return _without_own_films(video, found)
     if re.match(r"\w+://|/dev/|\d+$", video):
         raise DataError(
-            f"video={video}: cameras and network addresses are no files; read their frames with a library of yours "
+            f"video={video}: cameras and streams are no files; read their frames with a library of yours "
             "and hand them to Pipeline.stream()"
         )
     if not glob.has_magic(named):
@@ -63,6 +69,20 @@ def find_videos(video: str | None, lines: Iterable[str]) -> list[str]:
     if not found:
         raise DataError(f"video={video}: no file fits this pattern")
     return _without_own_films(video, found)
+
+
+def _download(url: str, folder: Path) -> str:
+    """Fetches a file, whole or not at all, with a progress bar. Raises DataError: it cannot be had."""
+    from torch.hub import download_url_to_file
+
+    name = re.sub(r"[^\w.-]+", "_", unquote(urlsplit(url).path).rpartition("/")[2], flags=re.ASCII)[-100:]
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        download_url_to_file(url, str(folder / (name or "video")))
+    except (OSError, HTTPException) as error:  # urllib's errors are OSErrors
+        raise DataError(f"video={url}: cannot be downloaded ({error})") from None
+    return str(folder / (name or "video"))
 
 
 def _without_own_films(video: str, found: list[str]) -> list[str]:
@@ -77,5 +97,7 @@ def _without_own_films(video: str, found: list[str]) -> list[str]:
 
 def _is_own_film(film: Path) -> bool:
     """Whether a prediction drew it; only a file that is named so, beside predictions, is opened to see."""
+    from .film import is_own_film  # needs a decoder, which most runs do not at this point
+
     named = re.match(r"\d{3,}_", film.name) is not None and film.suffix == ".mp4"
     return named and (film.parent / RECORDS).is_file() and is_own_film(film)
