@@ -172,6 +172,15 @@ def test_values_that_hydra_is_to_read_stay():
     assert plain_words("eval", sweep) == sweep
 
 
+def test_a_file_alone_may_hold_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a=b (1).mp4", "~a.mp4", "top_k=3"):
+        (tmp_path / name).touch()
+        assert plain_words("predict", [name]) == [f"video='{name}'"]
+        (tmp_path / name).unlink()
+    assert plain_words("predict", ["top_k=3", "~views"]) == ["top_k=3", "~views"]
+
+
 def test_flags_and_a_path_alone():
     assert plain_words("predict", ["clip (1).mp4"]) == ["video='clip (1).mp4'"]
     assert plain_words("predict", ["--video", "a,b.mp4", "top_k=3"]) == ["video='a,b.mp4'", "top_k=3"]

@@ -264,6 +264,7 @@ def test_spellings_of_kinetics_stay_apart(tmp_path: Path) -> None:
     + ["air drumming 1\nrun 0\n", "run 1\nair drumming 2\n"]
     + ["id,name\n1,air drumming\n0,run\n", "run\t0\nair drumming\t1\n", "air drumming\t2\nrun\t1\n"]
     + ["name;id\nair drumming;1\nrun;0\n", 'id,name\n0,run\n1,"air drumming"\n', '"run"\n"air drumming"\n']
+    + ["- run\n- air drumming\n", "1: air drumming\n0: run\n", '- "run"\n- "air drumming"\n']
     + ['["run", "air drumming"]', '{"air drumming": 1, "run": "0"}', '{"\\"air drumming\\"": 1, "run": 0}']
     + ['{"0": "run", "1": "air drumming"}', '{"id2label": {"1": "air drumming", "0": "run"}, "x": 1}'],
 )

@@ -333,6 +333,31 @@ def test_csv_that_is_no_list(tmp_path: Path) -> None:
         read_csv(tmp_path / "video.mp4", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['{"path": "a.mp4", "label": 0}\n', '[{"path": "a.mp4", "label": 0}]', '[\n["a.mp4", 0]\n]', "{\n}"],
+)
+def test_json_in_place_of_a_list(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"list.csv: is JSON \(.+\); expected lines of a path and a label"):
+        read_csv(listing(tmp_path, text), tmp_path)
+    touch(tmp_path, "[a]/{1}.mp4", "{b}.mp4")
+    assert pairs(read_csv(listing(tmp_path, "[a]/{1}.mp4,0", "{b}.mp4,1"), tmp_path)) == [
+        ("[a]/{1}.mp4", 0),
+        ("{b}.mp4", 1),
+    ]
+
+
+def test_class_folders_of_numbers_are_sorted_as_text_and_that_is_said(tmp_path: Path) -> None:
+    """Whoever trained with torchvision has this order; whoever wrote the labels as folders has another."""
+    touch(tmp_path, "9/a.mp4", "10/a.mp4")
+    videos = read_folder(tmp_path)
+    assert videos.class_names == ("10", "9")
+    assert "class folders are numbers and sorted as text, as torchvision does (10, 9)" in videos.notes[0]
+    assert read_folder(tmp_path, class_names=["9", "10"]).notes == ()
+    touch(tmp_path / "few", "0/a.mp4", "1/a.mp4")
+    assert read_folder(tmp_path / "few").notes == ()
+
+
 # Kinetics
 
 

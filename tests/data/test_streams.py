@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -166,6 +167,10 @@ def test_display_matrix(tmp_path: Path, write_video: VideoWriter, name: str) -> 
         np.testing.assert_array_equal(
             every_frame(path, decoder), np.stack([shown(frame) for frame in stored])
         )
+    whole = decode_clips(path, lambda n: np.arange(n)[None])
+    assert (
+        torch.from_numpy(whole.frames).shape == whole.frames.shape
+    )  # torch takes no frames that run backwards
     half = decode_clips(path, lambda n: np.array([[0]]), reduce=lambda h, w: (h // 2, w // 2)).frames
     assert half.shape[2:4] == tuple(side // 2 for side in shown(stored[0]).shape[:2])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from types import SimpleNamespace
 
@@ -79,6 +81,11 @@ def test_odd_sizes_and_formats(tmp_path, write_video):
     assert [frame.shape for frame in frames] == [(240, 300, 3)] * 3 and kinds == ["video"]
 
 
+def test_frames_of_one_line_make_a_film_too(tmp_path, write_video):
+    path = write_video(tmp_path / "a.mkv", 3, size=(1, 64), codec="ffv1", pix_fmt="bgr0")
+    assert len(frames_of(write_film(path, tmp_path / "film.mp4", [scene(0, 1)], PIPELINE, Recipe()))[0]) == 3
+
+
 def test_a_turned_video_is_upright(tmp_path, write_video):
     picture = np.zeros((80, 120, 3), np.uint8)
     picture[:, 60:] = 255  # right half; the lower half when it is turned clockwise
@@ -113,6 +120,17 @@ def test_sound_that_mp4_does_not_hold_becomes_aac(tmp_path, grey):
         (sound,) = container.streams.audio
         assert sound.codec_context.name == "aac"
         assert float(sound.duration * sound.time_base) > 0.3
+
+
+def test_a_full_disk_leaves_no_half_film(tmp_path, grey, monkeypatch):
+    def full(*_):
+        raise av.error.OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module._Writer, "add", full)
+    monkeypatch.setattr(module._Writer, "finish", lambda _: pytest.fail("writes on"))
+    with pytest.raises(OSError, match="No space left"):
+        write_film(grey[0], tmp_path / "film.mp4", [scene(0, 1)], PIPELINE, Recipe())
+    assert not (tmp_path / "film.mp4").exists()
 
 
 def test_a_film_ends_where_decoding_does(tmp_path, grey, monkeypatch, capsys):

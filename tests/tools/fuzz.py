@@ -55,10 +55,11 @@ def _weights(path: Path) -> object:
 
 def _list(path: Path, read: Callable[..., Any] = read_csv, **options: object) -> object:
     """With the videos a.mp4 and sub/b.mp4, which need no content."""
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "videos")  # lists lead out of it, and what lies there is none of ours
         for name in ("a.mp4", "sub/b.mp4"):
-            (Path(root) / name).parent.mkdir(exist_ok=True)
-            (Path(root) / name).touch()
+            (root / name).parent.mkdir(exist_ok=True, parents=True)
+            (root / name).touch()
         videos = read(annotations=path, root=root, **options)
         return [[record.name, record.label] for record in videos.records]
 

@@ -109,7 +109,7 @@ def _with_keys(command: str, words: Sequence[str]) -> Iterator[str]:
             if given is None:
                 raise ConfigError(f"{word}: write {key}=VALUE.")
             yield f"{key}={given}"
-        elif not equals and not word.startswith(("-", "~")) and command == "predict":
+        elif command == "predict" and not word.startswith("-") and _is_bare(word):
             bare.append(word)
         else:
             yield word
@@ -119,6 +119,11 @@ def _with_keys(command: str, words: Sequence[str]) -> Iterator[str]:
             "of stdin."
         )
     yield from (f"video={word}" for word in bare)
+
+
+def _is_bare(word: str) -> bool:
+    """Whether a word is a path alone: a file, whose name may hold an equals sign, or what cannot be anything else."""
+    return os.path.exists(word) or ("=" not in word and not word.startswith("~"))
 
 
 def _plain(word: str, paths: set[str], sweep: bool) -> str:

@@ -13,7 +13,7 @@ from typing import IO
 from .errors import StorageError
 
 PARTIAL = ".partial"  # how the name of a file ends that is being written
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HANDLES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -30,7 +30,7 @@ def storing(path: Path) -> Iterator[None]:
         if error is None:
             raise
         hint = "check the path and the disk, and run it again"
-        if error.errno in _FULL:
+        if error.errno in FULL:
             hint = "free some space and run the same command again"
         elif error.errno in _HANDLES:
             hint = "allow more open files (ulimit -n) and run the same command again"

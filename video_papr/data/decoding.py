@@ -169,6 +169,7 @@ def _decode_with(
             whole = np.array_equal(wanted.ravel(), unique)
             shape = (*wanted.shape, *frames.shape[1:])
             clips = frames.reshape(shape) if whole else frames[inverse.reshape(wanted.shape)]
+            clips = np.ascontiguousarray(clips)  # of a mirrored video they are views that run backwards
             return DecodedClips(clips, wanted, num_frames, times, name)
     raise Refused("the number of frames differs between two passes")
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..core.console import warn
 from ..core.errors import VideoDecodeError
 from ..core.escape import printable
+from ..core.files import FULL
 from ..data.readers.orientation import orientation_of
 from ..data.readers.packets import VideoStream, listen_to_ffmpeg, open_container, prepare_decoder, read_stream
 from ..data.recipe import Recipe
@@ -66,6 +67,7 @@ def write_film(
 
     Raises:
         VideoDecodeError: the file cannot be read any more.
+        OSError: the disk is full; there is no half a film then.
     """
     import av
 
@@ -91,6 +93,9 @@ def write_film(
                 writer.add(pixels, time)
                 bar.update()
         except (av.FFmpegError, VideoDecodeError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:  # FFmpeg may crash where it writes on
+                target.unlink(missing_ok=True)
+                raise
             warn(f"the film of {printable(source)} ends where decoding does: {error}")
         writer.finish()
     return target

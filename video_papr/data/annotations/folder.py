@@ -69,8 +69,13 @@ def read_folder(
             f"{root}: no {what}s found; expected root/<class>/<{what}>, with {some(sorted(extensions))}"
             + (f". {line}" if (line := passed_over_line("below it", passed_over)) else "")
         )
-    line = passed_over_line(str(root), passed_over)
-    return VideoList(tuple(records), names, notes=(line,) if line else ())
+    said = [passed_over_line(str(root), passed_over)]
+    if class_names is None and all(map(str.isdecimal, names)) and list(names) != sorted(names, key=int):
+        said.append(
+            f"{root}: class folders are numbers and sorted as text, as torchvision does ({some(names)}); "
+            "dataset.class_names=FILE gives another order"
+        )
+    return VideoList(tuple(records), names, notes=tuple(line for line in said if line))
 
 
 def class_directories(root: Path) -> list[str]:

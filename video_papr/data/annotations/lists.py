@@ -130,6 +130,7 @@ def _split_lines(
     lines = numbered_lines(read_text(annotations))
     if not lines:
         return
+    _refuse_json(annotations, lines[0][1])
     layout = _layout([line for _, line in lines[:3]], parse_label)
     example = (layout.delimiter or " ").join(["label", "path"] if layout.label_first else ["path", "label"])
     for number, line in lines[layout.skip :]:
@@ -142,6 +143,14 @@ def _split_lines(
             on_invalid(f"{annotations}:{number}: expected {example!r}, got {short(line)!r}")
             continue
         yield number, path, label
+
+
+def _refuse_json(annotations: Path, line: str) -> None:
+    """Raises DataError where a list, or its first line, is JSON; a name in brackets is none."""
+    if line[:2] in ("{", "[", "[{", "[[", '{"', '["') or line.startswith("{'"):
+        raise DataError(
+            f"{annotations}: is JSON ({short(line, 40)}); expected lines of a path and a label, such as clip.mp4,3"
+        )
 
 
 def _layout(lines: list[str], parse_label: Callable[[str], int]) -> _Layout:

@@ -15,7 +15,7 @@ from .files import words
 from .records import numbered_lines, read_text, short
 
 _NUMBERED = (
-    re.compile(r"(?P<number>\d+)[\s,;]+(?P<name>\S.*)"),
+    re.compile(r"(?P<number>\d+)[\s,;:]+(?P<name>\S.*)"),
     re.compile(r"(?P<name>.*\S)\s*[\t,;]\s*(?P<number>\d+)"),
 )
 # "jump 1" may be a name, so this form counts only where the numbers are those of the classes, each once.
@@ -26,7 +26,7 @@ _HEADERS = words("id index label class class_id name class_name label_name numbe
 def read_class_names(path: Path | str) -> tuple[str, ...]:
     """Reads class names in the order of the labels.
 
-    - a text file with one name in each line;
+    - a text file with one name in each line, also as a list of YAML;
     - the same with numbers from 0 or from 1, in any order, in front (UCF101's classInd.txt, tables of "id,name") or
       behind a tab, comma (UniFormer's lists) or blank;
     - a JSON list of names, or a JSON object of names and numbers, either way round (labels.json of
@@ -50,6 +50,8 @@ def read_class_names(path: Path | str) -> tuple[str, ...]:
 
 def _from_lines(path: Path, text: str) -> tuple[str, ...]:
     lines = numbered_lines(text)
+    if all(line.startswith("- ") for _, line in lines):  # a list of YAML
+        lines = [(place, line[2:].strip()) for place, line in lines]
     fields = {field.strip(' "').lower() for field in re.split(r"[,;\t]", lines[0][1])} if lines else set()
     if len(fields) == 2 and fields <= _HEADERS:
         lines = lines[1:]
