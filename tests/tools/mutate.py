@@ -6,8 +6,8 @@
 A change turns a comparison, an arithmetic or boolean operator or a constant into its neighbour. It is made in a copy of
 the package, in a child process that has torch loaded already, and counts as seen when a test fails, raises or takes
 five times the processor time of the tests without a change. A file's own tests run first, then those of its area that
-name it, then the others; the first failure ends them. `--reach own` and `near` stop before, which takes minutes in place
-of hours: the share is a lower bound then, over the files that have such tests, which must pass without a change.
+name it, then the others; the first failure ends them. `--reach own` and `near` stop before, which takes minutes in
+place of hours: the share is a lower bound then, over the files that have such tests, which must pass without a change.
 Exit status 1 when fewer than 85 % are seen. `--out FILE` writes shares and every change that went unnoticed as JSON.
 """
 
