@@ -7,9 +7,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
 from hydra import compose, initialize_config_module
+from PIL import Image
+from safetensors.torch import save_file
 
 from video_papr.backbones.builders import build_backbone
 from video_papr.checkpoints.files import read_weights, write_weights
@@ -132,6 +136,97 @@ def test_pruned_weights_are_not_pruned_again(pruned, prune, tmp_path):
     status, _, errors = prune(*words, f"backbone.weights={tmp_path / 'w.safetensors'}")
     assert status == 2
     assert "knows 3 classes, the dataset has 12; fine-tune first" in errors
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 2 x 4 pictures, and a file of ConvNeXt weights for its classes in timm's own names."""
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(8):
+        (root / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / "images" / "ab"[number % 2] / f"{number}.png")
+    state = timm.create_model("test_convnext", num_classes=2).state_dict()
+    save_file(state, root / "whole.safetensors")
+    save_file(
+        timm.create_model("test_vit", num_classes=2, img_size=32).state_dict(), root / "vit.safetensors"
+    )
+    return root
+
+
+IMAGES = ("dataset=images", "depth.batch_size=4", "depth.val_share=0.5", "depth.search_clips=4", *SMALL[:3])
+SHORT = (*SMALL[5:], "backbone.input_size=32")
+HOSTS = {
+    "dense": ("timm_convnext", "test_convnext", "whole", "depth.prune=8"),
+    "pointwise": ("timm_convnext", "test_convnext", "whole", "depth.prune=9"),
+    "block": ("timm_convnext", "test_convnext", "whole", "depth.prune=8"),
+    "ffn": ("timm_vit", "test_vit", "vit", "depth.prune=5"),
+}
+
+
+@pytest.mark.parametrize("mode", HOSTS)
+def test_images_from_command_to_evaluation(mode, prune, run, pictures, cache, tmp_path):
+    name, model, file, count = HOSTS[mode]
+    host = (f"backbone={name}", f"backbone.model={model}", f"dataset.root={pictures / 'images'}", cache)
+    words = (
+        *IMAGES,
+        *SHORT,
+        *host,
+        f"backbone.weights={pictures / file}.safetensors",
+        count,
+        f"depth.mode={mode}",
+    )
+    status, _, errors = prune(*words, f"output_dir={tmp_path / 'run'}")
+    assert (status, errors) == (0, "")
+    report = json.loads((tmp_path / "run" / "depth.json").read_text())
+    word = {"block": "removed", "ffn": "linear"}.get(mode, mode)
+    assert report["blocks"].count(word) == int(count[-1]) == len(report["pruned"])
+    assert report["parameters"] != report["parameters_unpruned"]
+    assert report["merge_error"] < 1e-3
+    weights = tmp_path / "run" / "weights.safetensors"
+    done = (f"backbone.weights={weights}", "pruner=random", f"output_dir={tmp_path / 'eval'}")
+    status, _, errors = run("eval", "dataset=images", *host, *QUIET, "visualize=0", *done)
+    assert status == 0, errors
+    results = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert (results["num_evaluated"], results["num_failed"]) == (8, 0)
+    status, _, errors = prune(*words, f"backbone.weights={weights}", f"output_dir={tmp_path / 'again'}")
+    assert status == 2 and errors.endswith("its depth was pruned before; start from whole weights\n")
+
+
+WRONG = {
+    "depth.prune=10": "depth.prune=10: must be 1 to 9 blocks (there are no more)",
+    "depth.mode=block depth.prune=9": "depth.prune=9: must be 1 to 8 blocks (of 9, one must stay)",
+    "depth.keep_ratio=[0.3,0.9]": "depth.keep_ratio=[0.3, 0.9]: timm_convnext trains on all places; leave it out",
+    "backbone.weights=null": "backbone.weights=null: there is nothing to learn from a random model",
+    "backbone.input_size=[32,64]": "backbone.input_size=[32, 64]: depth pruning reads square images, give one number",
+    "backbone=timm_swin": "dataset=images, backbone=timm_swin, depth.target=backbone: depth pruning is for VideoMAE,",
+    "depth.target=scorer": "dataset=images, backbone=timm_convnext, depth.target=scorer: depth pruning is for Vide",
+    "backbone=timm_vit depth.mode=dense": "depth.mode='dense': backbone=timm_vit has auto, ffn, block.",
+    "backbone.num_classes=3": "backbone.weights=",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_input_with_images(wrong, prune, pictures, cache, tmp_path):
+    host = (
+        "backbone=timm_convnext",
+        "backbone.model=test_convnext",
+        f"dataset.root={pictures / 'images'}",
+        cache,
+    )
+    words = (
+        *IMAGES,
+        *SHORT,
+        *host,
+        f"backbone.weights={pictures / 'whole.safetensors'}",
+        f"output_dir={tmp_path}",
+    )
+    words = tuple(
+        word for word in words if word.split("=")[0] not in {w.split("=")[0] for w in wrong.split()}
+    )
+    status, _, errors = prune(*words, *wrong.split())
+    assert status == 2
+    assert errors.startswith(f"error: {WRONG[wrong]}") and errors.count("\n") == 1
 
 
 def test_recipes_search_and_train_away_from_the_test_split():

@@ -54,7 +54,7 @@ WRONG = {
     "depth_prune": {
         "depth.prune=4 depth.mode=block": "depth.prune=4: must be 1 to 3 blocks (of 4, one must stay)",
         "depth.prune=20 depth.target=scorer": "depth.prune=20: must be 1 to 19 blocks",
-        "depth.mode=dense": "depth.mode='dense': depth.target=backbone has auto, ffn, block.",
+        "depth.mode=dense": "depth.mode='dense': backbone=videomae_tiny has auto, ffn, block.",
         "depth.mode=ffn depth.target=scorer": "depth.mode='ffn': depth.target=scorer has auto, dense, pointwise.",
         "depth.fitness=map": "depth.fitness='map': only depth.target=scorer has a map; use accuracy.",
         "depth.max_latency=0.9 depth.method=greedy": "depth.max_latency=0.9: depth.method=greedy knows no budget; ",
@@ -66,7 +66,7 @@ WRONG = {
         "depth.target=scorer depth.weights=null": "depth.weights=null: there is nothing to learn from a random scorer",
         "depth.target=scorer depth.weights=absent": "depth.weights=absent is neither a file nor a bundled model",
         "depth.target=scorer depth.weights=videomae_tiny_synthetic": "depth.weights=videomae_tiny_synthetic is no",
-        "backbone=timm_vit": "dataset=synthetic, backbone=timm_vit: depth pruning is for VideoMAE, ViViT and X3D",
+        "backbone=timm_vit": "dataset=synthetic, backbone=timm_vit, depth.target=backbone: depth pruning is for Vid",
     },
     "export": {
         "pruner=random": "pruner=random cannot be exported",

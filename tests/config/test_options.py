@@ -115,8 +115,8 @@ def test_library_objects_are_checked_alike():
         ),
         (lambda: DepthConfig(population=1), "depth.population=1: must be a whole number of at least 2."),
         (
-            lambda: DepthConfig(mode="dense"),
-            "depth.mode='dense': depth.target=backbone has auto, ffn, block.",
+            lambda: DepthConfig(mode="dense").kinds_of("videomae_tiny"),
+            "depth.mode='dense': backbone=videomae_tiny has auto, ffn, block.",
         ),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -13,7 +13,7 @@ def stir(net, seed=0):
 
     net = net.double().eval()
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             module.eps = 0.01 + 0.1 * float(torch.rand((), generator=generator))
             module.running_mean.copy_(draw(module.running_mean, -1, 1))
             module.running_var.copy_(draw(module.running_var, 0.2, 3))

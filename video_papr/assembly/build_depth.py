@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..backbones.builders import BACKBONES, TIMM, build_backbone, token_grid
-from ..backbones.depth_pruned import REMOVED
+from ..backbones.builders import BACKBONES, TIMM, Backbone, build_backbone, token_grid
+from ..backbones.depth_pruned import POSITIONS, REMOVED, TIMM_MODEL
 from ..backbones.encoder import Encoder
 from ..backbones.weights import find_backbone
 from ..checkpoints.files import load_exactly, read_weights, write_weights
 from ..config import (
+    BackboneConfig,
     DepthConfig,
     DepthRunConfig,
     ProbeConfig,
@@ -27,6 +28,7 @@ from ..config import (
 from ..config.options import read
 from ..core.console import loading_said_aloud
 from ..core.errors import CheckpointError, ConfigError
+from ..depth.places import find_places, open_places
 from ..depth.plan import Plan, Pruned
 from ..depth.search import check_count
 from ..depth.subjects import Subject, Teaching, backbone_subject, scorer_subject
@@ -39,21 +41,29 @@ from .resume import flat_keys
 from .runtime import training_dtype
 
 SETTINGS = "settings.json"
+SUBJECTS_OF_TIMM = ("timm_convnext", "timm_vit")
 # Keys that say where and how, not what: they may change when a run is resumed.
 FREE = ("output_dir", "progress", "runtime", "depth.resume", "dataset.cache_dir")
 
 
-def check_depth(config: DepthRunConfig) -> None:
+def check_depth(config: DepthRunConfig) -> DepthRunConfig:
     """Refuses what cannot be right before the videos are decoded, which may take hours.
+
+    Returns:
+        the configuration, with the size of the images filled in where timm's network says it.
 
     Raises:
         ConfigError: a split that is not for training, or keys that do not go together.
         CheckpointError: the weights are missing.
+        MergeError: the network has a layer that cannot be merged.
     """
     dataset, backbone, depth = config.dataset, config.backbone, config.depth
-    if backbone.name.startswith((*TIMM, "vjepa2")) or dataset.name == "images":
+    image = backbone.name in SUBJECTS_OF_TIMM
+    known = image or not backbone.name.startswith((*TIMM, "vjepa2"))
+    if not known or image != (dataset.name == "images") or (image and depth.target == "scorer"):
         raise ConfigError(
-            f"dataset={dataset.name}, backbone={backbone.name}: depth pruning is for VideoMAE, ViViT and X3D"
+            f"dataset={dataset.name}, backbone={backbone.name}, depth.target={depth.target}: depth pruning is for "
+            f"VideoMAE, ViViT and X3D on videos, and for {' and '.join(SUBJECTS_OF_TIMM)} on images"
         )
     if dataset.name == "synthetic" and dataset.split != "train":
         raise ConfigError(
@@ -61,13 +71,16 @@ def check_depth(config: DepthRunConfig) -> None:
             "measuring"
         )
     if depth.target == "backbone":
-        check_count(depth.prune, BACKBONES[backbone.name]["depth"], keep_one=REMOVED in depth.kinds)
         if backbone.weights is None:
             raise ConfigError(
                 "backbone.weights=null: there is nothing to learn from a random model; give trained ones"
             )
+        if image:
+            return _check_timm(config)
+        keep_one = REMOVED in depth.kinds_of(backbone.name)
+        check_count(depth.prune, BACKBONES[backbone.name]["depth"], keep_one=keep_one)
         find_backbone(backbone.weights, key="backbone.weights")
-        return
+        return config
     upto = [count for stage, count in X3D_DEPTHS.items() if depth.stage == "head" or stage <= depth.stage]
     check_count(depth.prune, sum(upto), keep_one=False)
     if depth.weights is None:
@@ -76,6 +89,26 @@ def check_depth(config: DepthRunConfig) -> None:
         )
     find_x3d(depth.weights, key="depth.weights")
     check_cell_center(depth.cell_center, align_corners=depth.align_corners)
+    return config
+
+
+def _check_timm(config: DepthRunConfig) -> DepthRunConfig:
+    """`check_depth` of a network of timm, which only the network itself can answer."""
+    backbone, depth = config.backbone, config.depth
+    if backbone.name == "timm_convnext" and depth.keep_ratio is not None:
+        raise ConfigError(
+            f"depth.keep_ratio={list(depth.keep_ratio)}: {backbone.name} trains on all places; leave it out"
+        )
+    square = not isinstance(backbone.input_size, tuple)
+    net = _backbone(config) if square else None
+    if net is None or len(set(net.frame_size)) > 1:
+        size = list(backbone.input_size if net is None else net.frame_size)  # type: ignore[arg-type]
+        raise ConfigError(f"backbone.input_size={size}: depth pruning reads square images, give one number")
+    _check_whole(backbone, net)
+    kinds, places = depth.kinds_of(backbone.name), find_places(net)
+    check_count(depth.prune, len(places), keep_one=REMOVED in kinds)
+    open_places(places, [kinds[0]] * len(places))
+    return replace(config, backbone=replace(backbone, input_size=net.frame_size[0]))
 
 
 def build_schedule(config: DepthRunConfig) -> Schedule:
@@ -104,6 +137,7 @@ def build_plan(config: DepthRunConfig) -> Plan:
     registration = {"align_corners": depth.align_corners, "cell_center": depth.cell_center}
     return Plan(
         **shared,
+        kinds=depth.kinds_of(backbone.name),
         schedule=build_schedule(config),
         teaching=Teaching(depth.distill, depth.temperature, depth.map),
         alike=(grid, depth.fitness_keep, registration) if depth.fitness == "map" else None,
@@ -136,44 +170,64 @@ def build_network(config: DepthRunConfig, class_names: tuple[str, ...]) -> tuple
     depth = config.depth
     if depth.target == "scorer":
         return _scorer(depth, class_names)
-    backbone, weights = config.backbone, config.backbone.weights
+    backbone, net = config.backbone, _backbone(config)
+    _check_classes(f"backbone.weights={backbone.weights}", net.class_names, net.num_classes, class_names)
+    _check_whole(backbone, net)
+    return net, backbone_subject(backbone.name, net, Dropping(*depth.dropping))
+
+
+def _backbone(config: DepthRunConfig) -> Backbone:
+    backbone = config.backbone
     with loading_said_aloud():
         net = build_backbone(
             backbone.name,
-            weights=weights,
+            weights=backbone.weights,
             num_classes=backbone.num_classes,
             num_frames=backbone.num_frames,
             input_size=_side(config),
+            model=backbone.model,
         )
-    assert isinstance(net, Encoder)  # `check_depth` refuses the others
-    _check_classes(f"backbone.weights={weights}", net.class_names, net.num_classes, class_names)
-    whole = len(net.blocks) == BACKBONES[backbone.name]["depth"]
-    if not whole or any(not hasattr(block, "mlp") for block in net.blocks):
+    return net
+
+
+def _check_whole(backbone: BackboneConfig, net: Backbone) -> None:
+    if net.depth_pruned:
         raise CheckpointError(
-            f"backbone.weights={weights}: its depth was pruned before; start from whole weights"
+            f"backbone.weights={backbone.weights}: its depth was pruned before; start from whole weights"
         )
-    subject = backbone_subject(backbone.name, net, Dropping(*depth.dropping))
-    return net, subject
 
 
 def save(
-    path: Path, pruned: Pruned, subject: Subject, class_names: tuple[str, ...], trained: Mapping[str, Any]
+    path: Path,
+    pruned: Pruned,
+    backbone: BackboneConfig,
+    class_names: tuple[str, ...],
+    trained: Mapping[str, Any],
 ) -> None:
-    """Writes the merged network as an ordinary checkpoint, in float32; `trained` says on what, and how it was read.
+    """Writes the merged network as an ordinary checkpoint, in float32.
+
+    Args:
+        backbone: the configuration of the network, or of the one whose clips a scorer sees.
+        trained: its `model`, on what it was trained, and how that was read.
 
     A merged matrix holds a shortcut of 1 beside far smaller weights, so halves would lose more than elsewhere.
     """
     report = {key: pruned.report[key] for key in ("pruned", "kinds", "method", "progressive", "top1_val")}
-    described: dict[str, Any] = {**trained, "model": subject.name, "class_names": class_names}
+    described: dict[str, Any] = {**trained, "class_names": class_names}
     described |= {"blocks": pruned.blocks, "depth": report, "torch": torch.__version__}
-    if isinstance(pruned.net, Encoder):
+    state = pruned.net.state_dict()
+    if backbone.name in SUBJECTS_OF_TIMM:
+        body: Any = pruned.net
+        state = body.body.state_dict() if hasattr(body, "body") else {**state, POSITIONS: body.positions}
+        described[TIMM_MODEL] = backbone.model
+    elif isinstance(pruned.net, Encoder):
         norms = [(name, m) for name, m in pruned.net.named_modules() if isinstance(m, nn.LayerNorm)]
         inner, last = (
             next(m.eps for name, m in norms if name.startswith("blocks.") is inside)
             for inside in (True, False)
         )
         described["norm_eps"] = [inner, last]
-    write_weights(path, pruned.net.state_dict(), described, half=False)
+    write_weights(path, state, described, half=False)
 
 
 def same_run(directory: Path, config: DepthRunConfig) -> None:

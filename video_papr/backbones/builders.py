@@ -12,7 +12,7 @@ import torch
 from ..checkpoints.files import PROBE
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid
-from .depth_pruned import depth_prune_backbone
+from .depth_pruned import WHOLE, depth_prune_backbone
 from .fitting import choose_head, fit_positions, load, settings_of
 from .layers import clip_grid
 from .probe import read_probe
@@ -189,6 +189,7 @@ def _build(name: str, settings: Mapping[str, Any], checkpoint: Checkpoint | None
         backbone: Backbone = FAMILIES[name.split("_")[0]](**settings)
         if checkpoint is not None and checkpoint.blocks is not None:
             depth_prune_backbone(backbone, checkpoint.blocks)
+            backbone.depth_pruned = set(checkpoint.blocks) != {WHOLE}
     return backbone
 
 

@@ -56,6 +56,7 @@ class Encoder(nn.Module):
         short_side, interpolation: how frames are resized where the configuration does not say: the shorter side before
             the crop, None: as large as the crop.
         stage_grids: of a hierarchical backbone, the places of each stage; `grid` is that of the first.
+        depth_pruned: whether its weights have blocks removed or merged.
         replayed: whether CUDA graphs run it, so that the next answer overwrites this one; see `Pipeline`.
     """
 
@@ -71,6 +72,7 @@ class Encoder(nn.Module):
     usual_sampling: str | None = None
     usual_stride: int | None = None
     stage_grids: tuple[TokenGrid, ...] = ()
+    depth_pruned = False
     read: ReadConfig | None = None
 
     def __init__(

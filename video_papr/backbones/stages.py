@@ -61,8 +61,15 @@ def reductions(model: Any) -> tuple[int, ...]:
     return tuple(info["reduction"] for info in model.feature_info)
 
 
-def _place_wise(block: Any) -> tuple[nn.Module, nn.Module, str]:
-    """First and last module of a block's part that works on each place by itself, and the layout of what they see."""
+def _place_wise(block: Any) -> tuple[nn.Module, nn.Module, str] | None:
+    """First and last module of a block's part that works on each place by itself, and the layout of what they see.
+
+    None: depth pruning has merged the block into one convolution, which runs everywhere.
+    """
+    if isinstance(block, nn.Conv2d):
+        return None
+    if hasattr(block, "joint"):
+        return block.joint, block.joint, "CHW"
     if hasattr(block, "conv_dw"):
         return block.norm, block.mlp, "CHW" if block.use_conv_mlp else "HWC"
     # V1 normalises what goes into the feed-forward part, V2 what comes out of it.
@@ -75,7 +82,10 @@ def hook_stages(model: Any, stages: Sequence[int], chosen: PerThread) -> list[Re
     handles = []
     for stage in stages:
         for block in stages_of(model)[stage].blocks:
-            first, last, layout = _place_wise(block)
+            parts = _place_wise(block)
+            if parts is None:
+                continue
+            first, last, layout = parts
             part = _Part(chosen, stage, layout)
             handles += [
                 first.register_forward_pre_hook(part.gather),

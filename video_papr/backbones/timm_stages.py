@@ -17,6 +17,7 @@ from ..checkpoints.timm_models import build_timm, imagenet_names
 from ..core.errors import ConfigError
 from ..core.threads import PerThread
 from ..core.types import Mark, TokenGrid, TokenSelection
+from .depth_pruned import CONV_KINDS, read_pruned_timm
 from .encoder import Encoder
 from .stages import CONVNEXT, SWIN, hook_stages, image_size, kept_places, reductions
 from .timm_vit import read_as_tested
@@ -115,13 +116,16 @@ def build_timm_stages(
         CheckpointError: the weights are missing, damaged or of another model.
     """
     model = MODELS[name] if model is None else model
-    sides = (input_size, input_size) if isinstance(input_size, int) else input_size
+    asked = {"num_classes": num_classes, "input_size": input_size, "replace_head": replace_head}
+    pruned = read_pruned_timm(weights, {"model": model, **asked})
+    size = pruned.read.input_size if pruned else input_size
+    sides = (size, size) if isinstance(size, int) else size
     options: dict[str, Any] = {} if sides is None or name == "timm_convnext" else {"img_size": sides}
     body: Any = build_timm(
         model,
         group="backbone",
-        weights=weights,
-        num_classes=num_classes,
+        weights=None if pruned else weights,
+        num_classes=len(pruned.names) if pruned else num_classes,
         fresh_head=replace_head,
         convert=_convert,
         seed=seed,
@@ -139,8 +143,12 @@ def build_timm_stages(
         )
     if body.in_chans != 3:
         raise ConfigError(f"backbone.model={model}: it reads {body.in_chans} channels instead of RGB")
+    if pruned is not None:
+        pruned.rebuild(body, CONV_KINDS)
     backbone = TimmStages(body, input_size=sides).eval().requires_grad_(False)
-    if weights is not None and not replace_head:
+    if pruned is not None:
+        pruned.load(backbone, body)
+    elif weights is not None and not replace_head:
         backbone.class_names = imagenet_names(body, backbone.num_classes)
     return backbone
 

@@ -24,6 +24,7 @@ from ..core.errors import ConfigError
 from ..core.parts import check_pool
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from .blocks import pooled, size_bias
+from .depth_pruned import BLOCK_KINDS, read_pruned_timm
 from .encoder import Encoder
 
 DEFAULT_MODEL = "deit_small_patch16_224"
@@ -87,7 +88,8 @@ class TimmViT(Encoder):
             bias = weight.new_zeros(len(weight)) if embed.proj.bias is None else embed.proj.bias
             self.patch_embed.proj.bias.copy_(bias)
             # Patches of zeros leave what is added to them, and the prefix with its own positions.
-            placed = vit._pos_embed(torch.zeros(1, self.part_grid.num_tokens, vit.embed_dim))
+            zeros, grid = torch.zeros(1, self.part_grid.num_tokens, vit.embed_dim), self.part_grid.shape[1:]
+            placed = vit._pos_embed(zeros.unflatten(1, grid) if vit.dynamic_img_size else zeros)
         self.register_buffer("positions", placed.detach().clone(), persistent=False)  # (1, P + N, D)
         read_as_tested(self, vit)
 
@@ -160,19 +162,25 @@ def build_timm_vit(
         CheckpointError: the weights are missing, damaged or of another model.
     """
     model = DEFAULT_MODEL if model is None else model
-    options: dict[str, Any] = {} if input_size is None else {"img_size": input_size}
+    asked = {"num_classes": num_classes, "input_size": input_size, "replace_head": replace_head}
+    pruned = read_pruned_timm(weights, {"model": model, **asked})
+    sides = pruned.read.input_size if pruned else input_size
+    options: dict[str, Any] = {} if sides is None else {"img_size": sides}
     vit: Any = build_timm(
         model,
         group="backbone",
-        weights=weights,
-        num_classes=num_classes,
+        weights=None if pruned else weights,
+        num_classes=len(pruned.names) if pruned else num_classes,
         fresh_head=replace_head,
         convert=checkpoint_filter_fn,
         seed=seed,
         **options,
     )
     backbone = TimmViT(vit, name=model, **clip).eval().requires_grad_(False)
-    if weights is not None and not replace_head:
+    if pruned is not None:
+        pruned.rebuild(backbone, BLOCK_KINDS)
+        pruned.load(backbone, backbone)
+    elif weights is not None and not replace_head:
         backbone.class_names = imagenet_names(vit, backbone.num_classes)
     return backbone
 

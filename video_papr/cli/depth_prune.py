@@ -24,7 +24,7 @@ def run(config: DepthRunConfig, out: Path) -> dict[str, Any]:
     from ..depth.run import prune_depth
     from ..training.curriculum import Curriculum
 
-    build_depth.check_depth(config)
+    config = build_depth.check_depth(config)
     plan = build_depth.build_plan(config)
     build_depth.same_run(out, config)
     engine = runtime.build_engine(config.runtime)
@@ -47,8 +47,8 @@ def run(config: DepthRunConfig, out: Path) -> dict[str, Any]:
         say=console.print,
     )
     read = build_train.reading_of(config.dataset, config.backbone, pruned.net)
-    described = {"trained_on": config.dataset.name, "read": read.to_metadata()}
-    build_depth.save(out / "weights.safetensors", pruned, subject, class_names, described)
+    described = {"model": subject.name, "trained_on": config.dataset.name, "read": read.to_metadata()}
+    build_depth.save(out / "weights.safetensors", pruned, config.backbone, class_names, described)
     report = {"model": subject.name, "blocks": pruned.blocks, **pruned.report}
     atomic_write(out / "depth.json", json.dumps(report, indent=2) + "\n")
     _tell(report, console.print)

@@ -182,6 +182,7 @@ class DepthRunConfig(ListingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.depth.check_keep_by(self.dataset.name)
+        self.depth.kinds_of(self.backbone.name)
 
 
 @options(kw_only=True)

@@ -14,6 +14,13 @@ from .options import Natural, NonNegative, Path, Positive, PositiveNumber, Share
 BACKBONE_KINDS: dict[str, tuple[str, ...]] = {"auto": ("linear",), "ffn": ("linear",), "block": ("removed",)}
 _BOTH = ("dense", "pointwise")
 SCORER_KINDS: dict[str, tuple[str, ...]] = {"auto": _BOTH, "dense": _BOTH[:1], "pointwise": _BOTH[1:]}
+CONVNEXT_KINDS: dict[str, tuple[str, ...]] = {
+    "auto": ("dense", "linear"),
+    "dense": ("dense",),
+    "pointwise": ("pointwise",),
+    "ffn": ("linear",),
+    "block": ("removed",),
+}
 
 
 def _ascending(value: tuple[float, float]) -> tuple[float, float]:
@@ -101,7 +108,7 @@ class DepthConfig(Training):
 
     target: Literal["backbone", "scorer"] = option("backbone", "a backbone, or an X3D whose trunk scores tubelets")
     prune: Positive = option(1, "number of blocks to prune")
-    mode: DepthMode = option("auto", "backbone: ffn (auto), block; scorer: dense, pointwise, auto: the faster")
+    mode: DepthMode = option("auto", "transformer: ffn (auto), block; scorer: dense, pointwise; ConvNeXt: all of them")
     method: Method = option("updp", "who chooses the blocks: supernet and search, or a baseline")
     start: Literal["fit", "copy"] = option("fit", "of the pruned branches: least squares, or the block's weights")
     progressive: bool = option(True, "move to the pruned blocks little by little; false: at once")
@@ -127,8 +134,6 @@ class DepthConfig(Training):
     latency_repeats: Positive = option(20, "calls of which the median counts")
 
     def __post_init__(self) -> None:
-        if self.mode not in self._modes:
-            raise ConfigError(f"depth.mode={self.mode!r}: depth.target={self.target} has {', '.join(self._modes)}.")
         if self.target == "backbone" and self.fitness == "map":
             raise ConfigError("depth.fitness='map': only depth.target=scorer has a map; use accuracy.")
         if self.max_latency is not None and self.method != "updp":
@@ -136,11 +141,15 @@ class DepthConfig(Training):
                 f"depth.max_latency={self.max_latency}: depth.method={self.method} knows no budget; use updp or null."
             )
 
-    @property
-    def _modes(self) -> dict[str, tuple[str, ...]]:
-        return BACKBONE_KINDS if self.target == "backbone" else SCORER_KINDS
+    def kinds_of(self, backbone: str) -> tuple[str, ...]:
+        """What a block may become.
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What a block may become."""
-        return self._modes[self.mode]
+        Raises ConfigError: the network has no such mode.
+        """
+        modes = CONVNEXT_KINDS if backbone == "timm_convnext" else BACKBONE_KINDS
+        whose = f"backbone={backbone}"
+        if self.target == "scorer":
+            modes, whose = SCORER_KINDS, "depth.target=scorer"
+        if self.mode not in modes:
+            raise ConfigError(f"depth.mode={self.mode!r}: {whose} has {', '.join(modes)}.")
+        return modes[self.mode]

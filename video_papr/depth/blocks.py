@@ -3,19 +3,23 @@
     output = (1 - mix) * baseline(x) + mix * pruned(x)
 
 `mix` is the paper's lambda: 0 is the baseline bit for bit, 1 the pruned branch, and the other one is not run then. The
-pruned branches (UPDP, Liu et al., AAAI 2024, adapted to X3D and to video transformers):
+pruned branches (UPDP, Liu et al., AAAI 2024; X3D and video transformers are ours):
 
     dense       X3D: 1x1x1 -> depthwise 3x3x3 -> 1x1x1, without the activations and squeeze-and-excitation between
     pointwise   X3D: 1x1x1 -> 1x1x1, without the depthwise convolution too
     linear      transformer: the feed-forward part without its activation, and with a batch norm for its layer norm
-    removed     transformer: nothing; attention cannot be merged, so the whole block goes
+    dense       ConvNeXt: the whole branch without its activation, and with a batch norm for its layer norm
+    linear      ConvNeXt: the same, of which only what stands behind the depthwise convolution is merged
+    pointwise   ConvNeXt: the same without the depthwise convolution
+    removed     transformer, ConvNeXt: nothing; attention cannot be merged, so the whole block goes
 
 Our choices, where the paper leaves it open: a pruned branch has weights of its own, which start as copies of the
 baseline's (see `fit` for the last layer); the ReLU behind the sum of an X3D block stays, since it belongs to the
 block's output and not to a branch; all padding of "dense" is the first convolution's from the start, because only then
-can it be merged exactly.
+can it be merged exactly; a layer scale starts as part of the last layer; ConvNeXt V2's global response norm goes with
+the activation, as squeeze-and-excitation does.
 
-Letters: B clips, K tokens, D channels of a transformer, C of X3D, T x h x w positions.
+Letters: B clips, K tokens, D channels of a transformer, C of X3D and ConvNeXt, T x h x w positions.
 """
 
 from __future__ import annotations
@@ -26,12 +30,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.depth_pruned import LINEAR, REMOVED, ShortBlock
+from ..backbones.depth_pruned import LINEAR, REMOVED, SeparableBlock, ShortBlock
 from ..core.errors import MergeError
 from ..pruning.scorers.x3d_depth_pruned import DENSE, POINTWISE, MergedBlock
-from .merge import add_shortcut, compose, to_conv3d, to_linear
-
-X3D_MODES, BACKBONE_MODES = (DENSE, POINTWISE), (LINEAR, REMOVED)
+from .merge import add_shortcut, compose, to_conv2d, to_conv3d, to_linear
 
 
 class TwoBranch(nn.Module):
@@ -79,19 +81,19 @@ class LinearFeedForward(nn.Module):
         name: of the block, for errors.
 
     Raises:
-        MergeError: the block scales its feed-forward part, or has a norm inside it.
+        MergeError: the feed-forward part has a layer that is not linear, or a norm inside it.
     """
 
     def __init__(self, block: Any, name: str) -> None:
         super().__init__()
-        inner = getattr(block.mlp, "norm", nn.Identity())
-        for what, layer in (("ls2", block.ls2), ("mlp.norm", inner)):
-            if not isinstance(layer, nn.Identity):
-                raise MergeError(f"{name}.{what}: {type(layer).__name__} has no place in a linear branch")
+        _check_feed_forward(block.mlp, name)
+        scale = getattr(block.ls2, "gamma", None)
+        if scale is None and not isinstance(block.ls2, nn.Identity):
+            raise MergeError(f"{name}.ls2: {type(block.ls2).__name__} has no place in a linear branch")
         old = block.norm2
         self.norm = TokenBatchNorm(len(old.weight)).to(old.weight)
-        self.norm.load_state_dict({"weight": old.weight, "bias": old.bias}, strict=False)
-        self.fc1, self.fc2 = deepcopy(block.mlp.fc1), deepcopy(block.mlp.fc2)
+        self.norm.load_state_dict(old.state_dict(), strict=False)
+        self.fc1, self.fc2 = deepcopy(block.mlp.fc1), _scaled(deepcopy(block.mlp.fc2), scale)
 
     def features(self, tokens: Tensor) -> Tensor:
         """tokens (B, K, D) -> what the last layer reads, (B, K, hidden)."""
@@ -164,16 +166,61 @@ class LinearResidual(nn.Module):
         return MergedBlock(to_conv3d(kernel)).eval()
 
 
+class LinearConvNeXt(nn.Module):
+    """A ConvNeXt block of timm, V1 or V2, whose branch is linear.
+
+    Args:
+        block: its weights are copied.
+        kind: "dense", "linear" or "pointwise", see the top of this module.
+        name: of the block, for errors.
+
+    Raises:
+        MergeError: the block changes the number of channels or places, or its feed-forward part has a norm inside.
+    """
+
+    def __init__(self, block: Any, kind: str, name: str) -> None:
+        super().__init__()
+        if not isinstance(block.shortcut, nn.Identity):
+            raise MergeError(
+                f"{name}.shortcut: {type(block.shortcut).__name__} has no place in a linear branch"
+            )
+        _check_feed_forward(block.mlp, name)
+        self.kind, old = kind, block.norm
+        self.conv_dw = nn.Identity() if kind == POINTWISE else deepcopy(block.conv_dw)
+        self.norm = nn.BatchNorm2d(block.conv_dw.out_channels).to(block.conv_dw.weight)
+        self.norm.load_state_dict(old.state_dict(), strict=False)
+        self.fc1 = _as_convolution(block.mlp.fc1)
+        self.fc2 = _scaled(_as_convolution(block.mlp.fc2), block.gamma)
+
+    def features(self, features: Tensor) -> Tensor:
+        """features (B, C, h, w) -> what the last layer reads, (B, hidden, h, w)."""
+        return self.fc1(self.norm(self.conv_dw(features)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, C, h, w) -> (B, C, h, w)."""
+        return features + self.fc2(self.features(features))
+
+    def merged(self, name: str) -> nn.Module:
+        """The same as one convolution, or two where the depthwise one stays; `name` is the block's, for errors."""
+        place_wise = [(f"{name}.{part}", getattr(self, part)) for part in ("norm", "fc1", "fc2")]
+        if self.kind == LINEAR:
+            return SeparableBlock(self.conv_dw, to_conv2d(compose(place_wise))).eval()
+        row = compose([(f"{name}.conv_dw", self.conv_dw), *place_wise])
+        return to_conv2d(add_shortcut(row, None, name))
+
+
 def open_block(block: nn.Module, kind: str, name: str) -> nn.Module:
     """A block with two branches, the first of which is `block` itself.
 
     Args:
-        kind: one of `X3D_MODES` or `BACKBONE_MODES`.
+        kind: what the block may become, see the top of this module.
         name: of the block, for errors.
 
     Raises:
         MergeError: the block has a layer that a linear branch has no place for.
     """
+    if kind != REMOVED and hasattr(block, "conv_dw"):
+        return TwoBranch(block, LinearConvNeXt(block, kind, name)).train(block.training)
     if kind == LINEAR:
         pruned: nn.Module = LinearFeedForward(block, name)
         return ShortBlock(block, TwoBranch(FeedForward(block), pruned)).train(block.training)
@@ -203,6 +250,35 @@ def close_block(block: nn.Module, name: str) -> nn.Module | None:
     merged: Any = switch.pruned
     closed = merged.merged(name)
     return ShortBlock(block, closed).eval() if isinstance(block, ShortBlock) else closed
+
+
+def _check_feed_forward(mlp: Any, name: str) -> None:
+    """Raises MergeError where there is more than two layers, an activation and a global response norm."""
+    inner = getattr(mlp, "norm", None)
+    if not isinstance(inner, nn.Identity | None):
+        raise MergeError(f"{name}.mlp.norm: {type(inner).__name__} has no place in a linear branch")
+    layers = [getattr(mlp, part, None) for part in ("fc1", "fc2")]
+    widths = [layer.weight.shape[:2] for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+    if len(widths) < 2 or widths[0][0] != widths[1][1]:
+        raise MergeError(f"{name}.mlp: {type(mlp).__name__} has no place in a linear branch")
+
+
+def _as_convolution(layer: Any) -> nn.Conv2d:
+    """A linear layer, or a 1 x 1 convolution, as a new 1 x 1 convolution."""
+    weight, bias = layer.weight.flatten(1)[..., None, None], layer.bias
+    conv = nn.Conv2d(weight.shape[1], len(weight), 1, bias=bias is not None).to(weight)
+    conv.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+    return conv
+
+
+@torch.no_grad()
+def _scaled(layer: Any, scale: Tensor | None) -> Any:
+    """A layer with a layer scale (D,) behind it, None: without, as one, in place."""
+    if scale is not None:
+        layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
+        if layer.bias is not None:
+            layer.bias.mul_(scale)
+    return layer
 
 
 def _batch_norm(norm: nn.Module) -> nn.Module:

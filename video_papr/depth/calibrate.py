@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import TwoBranch
-
-Norm = nn.BatchNorm1d | nn.BatchNorm3d
+from .merge import NORMS, Norm
 
 
 @torch.no_grad()
@@ -43,7 +42,7 @@ def calibrate(net: nn.Module, call: Callable[[Tensor], Any], batches: Sequence[T
 def running_norms(net: nn.Module) -> list[Norm]:
     """The batch norms that a call of `net` goes through: in a block with two branches those of the ones in use."""
     found: list[Norm] = []
-    if isinstance(net, Norm):
+    if isinstance(net, NORMS):
         return [net] if net.track_running_stats else []
     children = list(net.children())
     if isinstance(net, TwoBranch):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .blocks import LinearFeedForward, LinearResidual, TwoBranch
+from .blocks import LinearResidual, TwoBranch
 from .calibrate import calibrate
 from .places import set_mask, switches
 
@@ -65,8 +65,8 @@ def fit_branch(switch: TwoBranch, inputs: Sequence[Tensor]) -> None:
     calibrate(branch, branch, inputs)
     pairs = ((_rows(branch.features(x)), _rows(_wanted(switch, x))) for x in inputs)
     found = least_squares(pairs)
-    if isinstance(branch, LinearFeedForward):
-        branch.fc2.weight.copy_(found.matrix)
+    if not isinstance(branch, LinearResidual):
+        branch.fc2.weight.copy_(found.matrix.view_as(branch.fc2.weight))
         branch.fc2.bias.copy_(found.offset - found.matrix @ found.mean)
         return
     branch.conv_c.weight.copy_(found.matrix[:, :, None, None, None])
@@ -105,5 +105,5 @@ def _wanted(switch: TwoBranch, x: Tensor) -> Tensor:
 
 
 def _rows(features: Tensor) -> Tensor:
-    """Tokens (B, K, D) or features (B, C, T, h, w) -> (N, channels)."""
-    return (features.movedim(1, -1) if features.ndim == 5 else features).flatten(0, -2)
+    """Tokens (B, K, D), features (B, C, h, w) or (B, C, T, h, w) -> (N, channels)."""
+    return (features.movedim(1, -1) if features.ndim > 3 else features).flatten(0, -2)

@@ -7,6 +7,7 @@ a row are one, with
     bias   = second's bias + second's kernel, summed over its extent, times first's bias
 
 This is exact only if the padding is the first one's: the second would pad with 0 where the first gives its bias.
+A layer of pictures is one of clips with an extent of 1 along time.
 
 Letters: O channels out, I channels in, k extent of a kernel along time, height or width.
 """
@@ -23,6 +24,8 @@ from torch.nn import functional as F
 from ..core.errors import MergeError
 
 Triple = tuple[int, int, int]
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Layers = Iterable[tuple[str, nn.Module]]
 """(name, layer) in the order in which they run; the names are for errors."""
 
@@ -64,12 +67,12 @@ def compose(layers: Layers) -> Kernel:
 @torch.no_grad()
 def as_kernel(layer: nn.Module, name: str) -> Kernel:
     """One layer as a kernel. Raises MergeError: it is not linear, or follows its batch."""
-    if isinstance(layer, nn.Conv3d):
+    if isinstance(layer, nn.Conv2d | nn.Conv3d):
         return _convolution(layer, name)
     if isinstance(layer, nn.Linear):
         bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
         return Kernel(layer.weight[:, :, None, None, None].clone(), bias.clone())
-    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm3d):
+    if isinstance(layer, NORMS):
         return _norm(layer, name)
     raise MergeError(f"{name}: {type(layer).__name__} cannot be merged, because it is not linear")
 
@@ -145,6 +148,14 @@ def to_conv3d(kernel: Kernel) -> nn.Conv3d:
     return _filled(conv, kernel.weight, kernel.bias)
 
 
+def to_conv2d(kernel: Kernel) -> nn.Conv2d:
+    """A kernel of extent 1 along time as a layer of pictures (B, C, h, w)."""
+    assert (kernel.extent[0], kernel.stride[0], kernel.padding[0]) == (1, 1, 0)
+    out, into = kernel.weight.shape[:2]
+    conv = nn.Conv2d(into, out, kernel.extent[1:], stride=kernel.stride[1:], padding=kernel.padding[1:])
+    return _filled(conv, kernel.weight[:, :, 0], kernel.bias)
+
+
 def to_linear(kernel: Kernel, name: str) -> nn.Linear:
     """A kernel of extent 1 as a linear layer. Raises MergeError: it looks at neighbours."""
     if kernel.extent != (1, 1, 1) or kernel.stride != (1, 1, 1) or any(kernel.padding):
@@ -153,7 +164,7 @@ def to_linear(kernel: Kernel, name: str) -> nn.Linear:
     return _filled(nn.Linear(into, out), kernel.weight.flatten(1), kernel.bias)
 
 
-def _filled(layer: nn.Conv3d | nn.Linear, weight: Tensor, bias: Tensor):  # type: ignore[no-untyped-def]
+def _filled(layer: nn.Conv2d | nn.Conv3d | nn.Linear, weight: Tensor, bias: Tensor):  # type: ignore[no-untyped-def]
     layer = layer.to(dtype=weight.dtype, device=weight.device)
     assert layer.bias is not None
     with torch.no_grad():
@@ -162,14 +173,16 @@ def _filled(layer: nn.Conv3d | nn.Linear, weight: Tensor, bias: Tensor):  # type
     return layer.eval()
 
 
-def _convolution(conv: nn.Conv3d, name: str) -> Kernel:
+def _convolution(conv: nn.Conv2d | nn.Conv3d, name: str) -> Kernel:
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         raise MergeError(
             f"{name}: padding={conv.padding!r} ({conv.padding_mode}) cannot be merged, only zeros in numbers"
         )
     if any(step != 1 for step in conv.dilation):
         raise MergeError(f"{name}: dilation={tuple(conv.dilation)} cannot be merged, only 1")
-    weight = conv.weight
+    weight, stride, padding = conv.weight, tuple(conv.stride), tuple(conv.padding)
+    if isinstance(conv, nn.Conv2d):
+        weight, stride, padding = weight[:, :, None], (1, *stride), (0, *padding)
     if conv.groups > 1:  # the same kernel without groups has zeros between channels of different ones
         inside = weight.shape[1]
         full = weight.new_zeros(conv.out_channels, conv.in_channels, *weight.shape[2:])
@@ -179,10 +192,10 @@ def _convolution(conv: nn.Conv3d, name: str) -> Kernel:
             full[rows, columns][:per_group] = weight[rows][:per_group]
         weight = full
     bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias
-    return Kernel(weight.clone(), bias.clone(), tuple(conv.stride), tuple(conv.padding))  # type: ignore[arg-type]
+    return Kernel(weight.clone(), bias.clone(), stride, padding)  # type: ignore[arg-type]
 
 
-def _norm(norm: nn.BatchNorm1d | nn.BatchNorm3d, name: str) -> Kernel:
+def _norm(norm: Norm, name: str) -> Kernel:
     if norm.training:
         raise MergeError(f"{name}: a batch norm in training mode follows its batch; call eval() first")
     if norm.running_mean is None or norm.running_var is None:

@@ -6,11 +6,11 @@ A mask is a tuple of ascending places in the list that `find_places` gives, e.g.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..backbones.depth_pruned import REMOVED, WHOLE
+from ..backbones.depth_pruned import WHOLE, block_places, drop_removed
+from ..backbones.depth_pruned import BlockPlace as Place
 from ..backbones.encoder import Encoder
 from ..pruning.scorers.x3d_depth_pruned import residual_blocks
 from .blocks import TwoBranch, close_block, open_block, switch_of
@@ -18,22 +18,13 @@ from .blocks import TwoBranch, close_block, open_block, switch_of
 Mask = tuple[int, ...]
 
 
-class Place(NamedTuple):
-    """A block: its name for people, and the list that holds it."""
-
-    name: str
-    holder: nn.ModuleList
-    at: int
-
-    @property
-    def block(self) -> nn.Module:
-        return self.holder[self.at]
-
-
 def find_places(net: nn.Module, *, last_stage: str | None = None) -> list[Place]:
-    """The blocks of a video transformer, or of an X3D up to a stage ("res2" ... "res5", "head" or None: all)."""
+    """The blocks of a backbone, or of an X3D up to a stage ("res2" ... "res5", "head" or None: all).
+
+    Raises ConfigError: a backbone of which nothing can be pruned.
+    """
     if isinstance(net, Encoder):
-        return [Place(f"blocks.{number}", net.blocks, number) for number in range(len(net.blocks))]
+        return list(block_places(net))
     found = [Place(*entry) for entry in residual_blocks(net)]
     if last_stage in (None, "head"):
         return found
@@ -71,16 +62,14 @@ def merge_places(net: nn.Module, places: Sequence[Place], kinds: Sequence[str], 
     Raises:
         MergeError: a layer cannot be merged; the text names it.
     """
-    described = [WHOLE] * len(find_places(net))
+    whole = find_places(net)
+    described = [WHOLE] * len(whole)
     for number in mask:
         place = places[number]
         closed = close_block(place.block, place.name)
         described[number] = kinds[number]
         place.holder[place.at] = nn.Identity() if closed is None else closed
-    if REMOVED in described:
-        holder: Any = places[0].holder
-        left = [block for block, kind in zip(holder, described, strict=True) if kind != REMOVED]
-        net.blocks = nn.ModuleList(left)
+    drop_removed(whole, described)
     return described
 
 
