@@ -170,7 +170,7 @@ SPECS = (
         "image_convnet",
         "PaPr with a ConvNet for images of timm, frame by frame.",
         build_image_convnet,
-        ("recipe", *OWN, "count_class_token", *MAP_OPTIONS),
+        ("recipe", *OWN, "count_class_token", "uniform_share", *MAP_OPTIONS),
         for_images=True,
         shares_crops=True,
         trained=True,
