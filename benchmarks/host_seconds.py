@@ -4,7 +4,12 @@
 
 Dense and pruned take turns in one process, one clip or image at a time, with the default number of tokens. Choosing
 them counts: X3D-S for videos, MobileOne-S0 for images. Weights are random, which changes no time. Leaves results.json
-(medians and quartiles) in FOLDER; in the committed folder, the default, it also writes the table into README.md.
+(medians and quartiles of seconds, and what a pass needs in memory above the weights) in FOLDER; in the committed
+folder, the default, it also writes the table into README.md. With 64 frames of 256 x 256 V-JEPA 2 reads 8,192 tokens,
+which takes minutes:
+
+    python benchmarks/host_seconds.py --models "V-JEPA 2 L, 64 x 256" --repeats 2 --out benchmarks/results/hosts_64
+
 Needs transformers.
 """
 
@@ -13,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +27,7 @@ import torch
 
 import video_papr as vp
 from video_papr.adapters.families import open_model, table
+from video_papr.benchmark.probes import MemoryProbe
 from video_papr.benchmark.timing import alternate, ratios, spread
 from video_papr.core.files import atomic_write
 from video_papr.evaluation.results import command_line, describe_device, git_commit, versions
@@ -69,6 +76,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     pruned = vp.prune(copy.deepcopy(dense), weights=None, mean=(0.5,) * 3, std=(0.25,) * 3)
     pixels = torch.rand(1, *shape) * 3 - 1.5
     calls = {"dense": partial(dense, pixels), "pruned": partial(pruned, pixels)}
+    peaks = {kind: _peak_mib(call) for kind, call in calls.items()}
     times = alternate(calls, torch.device("cpu"), repeats=repeats)
     seconds = {kind: spread([value / 1000 for value in values]) for kind, values in times.items()}
     return {
@@ -76,7 +84,16 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
         "dense_seconds": seconds["dense"],
         "pruned_seconds": seconds["pruned"],
         "times_as_fast": ratios(times["dense"], times["pruned"]),
+        "peak_memory_mb": peaks,
     }
+
+
+def _peak_mib(call: Callable[[], Any]) -> float | None:
+    """What a pass needs above the weights, in MiB; None where the system does not tell."""
+    probe = MemoryProbe(torch.device("cpu"))
+    call()
+    probe("pass")
+    return probe.peaks.get("pass")
 
 
 @torch.inference_mode()
@@ -107,7 +124,11 @@ def main() -> None:
             found["pruned_seconds"]["median"],
             found["times_as_fast"]["median"],
         )
-        print(f"{name}: {line[0]:.3f} s, pruned {line[1]:.3f} s, {line[2]:.2f} times as fast", flush=True)
+        memory = ", ".join(f"{kind} {peak or 0:,.0f} MiB" for kind, peak in found["peak_memory_mb"].items())
+        print(
+            f"{name}: {line[0]:.3f} s, pruned {line[1]:.3f} s, {line[2]:.2f} times as fast; {memory}",
+            flush=True,
+        )
         atomic_write(options.out / "results.json", json.dumps(results, indent=2) + "\n")
     if options.out == OUT:
         readme = ROOT / "README.md"
