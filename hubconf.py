@@ -24,7 +24,6 @@ dependencies = [
     "omegaconf",
     "pebble",
     "pydantic",
-    "pytorchvideo",
     "rich",
     "safetensors",
     "scipy",

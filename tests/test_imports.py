@@ -49,11 +49,9 @@ PLACES: dict[str, set[str]] = {
     "omegaconf": {"cli", "config", "assembly"},
     "decord": {"data/readers/decord.py"},
     "av": {"data/readers/pyav.py", "data/readers/packets.py", "synthetic/videos.py", "inference/film.py"},
-    "pytorchvideo": {"pruning"},
     "timm": {"backbones", "pruning/scorers/image_convnet.py", "checkpoints/timm_models.py"},
     "PIL": {"data/readers/pillow.py", "inference/overlay.py"},
     "torchvision": {"pruning/scorers/video_convnet.py"},
-    "fvcore": {"benchmark"},
     "matplotlib": {
         *("evaluation/visualize.py", "evaluation/reports/plots.py", "benchmark/plots.py"),
         "inference/overlay.py",
@@ -71,10 +69,12 @@ PLACES: dict[str, set[str]] = {
     "transformers": {"benchmark/peers.py"},  # an extra: what a user would take instead
     "openvino": {"core/engines.py"},
     "pebble": {"data/workers.py"},
+    "ray": {"inference/cluster.py"},
+    "pyarrow": {"inference/cluster.py"},
 }
 
 # Not dependencies of the package, so only tests and benchmarks may use them.
-FOREIGN = {"torchcodec", "decord2", "pytest", "hypothesis"}
+FOREIGN = {"torchcodec", "decord2", "pytest", "hypothesis", "pytorchvideo", "fvcore"}
 
 
 def source_files():
@@ -152,18 +152,44 @@ def test_import_is_light():
     assert done.stdout.split() == []
 
 
+# Packages that take seconds to import, or tenths of one; torch._dynamo brings sympy along.
+NEVER = {
+    "timm",
+    "torchvision",
+    "torch._dynamo",
+    "sympy",
+    "pytorchvideo",
+    "transformers",
+    "openvino",
+    "scipy",
+    "sklearn",
+}
+NEVER |= {"matplotlib", "pandas", "ray", "pyarrow"}
+
+
+def imported_by(script, *words):
+    """What of `NEVER`, and of what else commands import late, a command has imported by its end."""
+    code = (
+        "import atexit, runpy, sys; sys.argv = sys.argv[1:]; "
+        "atexit.register(lambda: print('\\nimported:', *sys.modules)); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, f"tools/{script}.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    return set(done.stdout.splitlines()[-1].split()) & (NEVER | {"torch", "decord", "av", "hydra.main"})
+
+
 @pytest.mark.parametrize("script", ["eval", "predict", "train", "bench"])
 def test_help_is_light(script):
     """`--help` waits for no network: it needs options and their help alone."""
-    code = (
-        "import atexit, runpy, sys; sys.argv = ['tools/SCRIPT.py', '--help']; heavy = {'torch', 'timm', 'torchvision', "
-        "'matplotlib', 'pytorchvideo', 'transformers', 'openvino', 'scipy', 'decord', 'av'}; "
-        "atexit.register(lambda: print('\\nheavy:', *sorted(heavy & set(sys.modules)))); "
-        "runpy.run_path('tools/SCRIPT.py', run_name='__main__')"
-    )
-    words = [sys.executable, "-c", code.replace("SCRIPT", script)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.splitlines()[-1] == "heavy:"
+    assert imported_by(script, "--help") == {"hydra.main"}
+
+
+def test_predict_is_light(tmp_path):
+    """One answer waits for torch and a decoder, not for timm, torchvision and torch's compiler."""
+    clip = ROOT / "tests/data/corpus/videos/h264.mp4"
+    words = (f"video={clip}", f"output_dir={tmp_path}", "visualize=0", "progress=false", "runtime.device=cpu")
+    found = imported_by("predict", *words)
+    assert {"torch", "av"} <= found and not found & NEVER
 
 
 RUNS_CODE = {

@@ -14,7 +14,8 @@ from video_papr.checkpoints import hub
 from video_papr.checkpoints.hub import hub_folder, is_hub_id, url_file
 from video_papr.core.errors import CheckpointError
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.scorers.x3d import PUBLISHED, find_x3d, x3d_classifier
+from video_papr.pruning.scorers.x3d import PUBLISHED, find_x3d
+from video_papr.pruning.scorers.x3d_network import X3D
 
 HUB_ID = "MCG-NJU/videomae-base-finetuned-kinetics"
 URL = "https://example.org/models/net.pyth"
@@ -162,7 +163,7 @@ def test_file_of_an_address_that_cannot_be_had(
 
 
 def test_published_x3d_is_read_from_the_cache(tmp_path: Path) -> None:
-    net = x3d_classifier(3)
+    net = X3D(3)
     path = tmp_path / "torch hub" / "checkpoints" / "X3D_M.pyth"
     path.parent.mkdir(parents=True)
     torch.save({"model_state": net.state_dict()}, path)

@@ -15,8 +15,8 @@ from video_papr.core.errors import MergeError
 from video_papr.depth.blocks import TwoBranch, close_block, open_block, switch_of
 from video_papr.depth.merge import compose, to_conv3d
 from video_papr.depth.places import find_places, merge_places, open_places, set_mask, switches
-from video_papr.pruning.scorers.x3d import x3d_classifier
 from video_papr.pruning.scorers.x3d_depth_pruned import X3D_BLOCKS, MergedBlock
+from video_papr.pruning.scorers.x3d_network import X3D
 
 sys.path.insert(0, str(Path(__file__).parent))  # the folder is no package
 from stirring import stir
@@ -26,7 +26,7 @@ CLIP = {"num_frames": 8, "input_size": 32}
 
 def x3d():
     torch.manual_seed(0)
-    return stir(x3d_classifier(3))
+    return stir(X3D(3))
 
 
 def backbone(name="videomae_tiny"):

@@ -12,7 +12,7 @@ from video_papr.depth.blocks import close_block, open_block, switch_of
 from video_papr.depth.calibrate import calibrate
 from video_papr.depth.fit import fit_branch, fit_branches, least_squares
 from video_papr.depth.places import find_places, open_places, switches
-from video_papr.pruning.scorers.x3d import x3d_classifier
+from video_papr.pruning.scorers.x3d_network import X3D
 
 sys.path.insert(0, str(Path(__file__).parent))  # the folder is no package
 from stirring import stir
@@ -25,7 +25,7 @@ def opened(name, kind):
         net = stir(build_backbone("videomae_tiny", num_classes=3, num_frames=8, input_size=32))
         inputs = [torch.randn(6, 40, 192, dtype=torch.float64) for _ in range(3)]
     else:
-        net = stir(x3d_classifier(3))
+        net = stir(X3D(3))
         channels = 24 if name in ("res2.1", "res3.0") else 48
         inputs = [torch.randn(2, channels, 3, 9, 8, dtype=torch.float64) for _ in range(3)]
     block = next(place.block for place in find_places(net) if place.name == name)

@@ -34,7 +34,8 @@ from video_papr.depth.subjects import (
     map_distance,
     scorer_subject,
 )
-from video_papr.pruning.scorers.x3d import X3DScorer, x3d_classifier
+from video_papr.pruning.scorers.x3d import X3DScorer
+from video_papr.pruning.scorers.x3d_network import X3D
 from video_papr.training.loop import Schedule
 from video_papr.training.store import Batch, ClipStore
 
@@ -161,7 +162,7 @@ def test_maps_are_compared_by_their_order_only():
 
 def test_scorer_answers_with_its_logits_and_the_map_that_the_trunk_would_give():
     torch.manual_seed(0)
-    net = x3d_classifier(3).eval()
+    net = X3D(3).eval()
     clips = torch.randint(0, 256, (1, 4, 32, 32, 3), dtype=torch.uint8)
     shapes = {"res2": (1, 4, 16, 16), "res4": (1, 4, 4, 4), "head": (1, 4, 2, 2)}
     channels = {"res2": 24, "res4": 96, "head": 192}
@@ -228,7 +229,7 @@ def test_fitness_is_the_accuracy_and_for_maps_the_agreement():
     examples = ClipStore(store().frames, np.where(np.arange(12) < 9, labels, 1 - labels))
     assert Judge(net, known, calibration=[], examples=examples, batch_size=5)(()) == 75.0
     torch.manual_seed(0)
-    x3d = x3d_classifier(2).eval()
+    x3d = X3D(2).eval()
     scorer = scorer_subject("x3d_s", frames=2, size=32, stage="res3", timed_frames=2, timed_size=32)
     alike = (TokenGrid(2, 2, 2), 0.5, {"align_corners": True, "cell_center": 0.5})
     judge = Judge(

@@ -18,7 +18,7 @@ from video_papr.depth.places import find_places, merge_places, open_places, swit
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.scorers.channels_last import use_channels_last
-from video_papr.pruning.scorers.x3d import x3d_classifier
+from video_papr.pruning.scorers.x3d_network import X3D
 from video_papr.pruning.tome import build_merger
 from video_papr.training.targets import backbone_target, scorer_target
 
@@ -58,7 +58,7 @@ def backbone(kind, path):
 
 def scorer(path):
     torch.manual_seed(0)
-    net = stir(x3d_classifier(3))
+    net = stir(X3D(3))
     kinds = ("dense", "whole", "pointwise", "pointwise", "whole", "dense")
     described = shortened(net, kinds)
     assert described == [*kinds, *["whole"] * 20]

@@ -12,7 +12,7 @@ from video_papr.core.errors import CheckpointError
 from video_papr.core.types import TokenGrid
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.scorers.x3d import x3d_classifier
+from video_papr.pruning.scorers.x3d_network import X3D
 from video_papr.synthetic.tracks import actor_motion, actor_tokens
 from video_papr.training.dropping import Dropping
 from video_papr.training.store import Batch
@@ -170,7 +170,7 @@ def test_scorer_weights_come_back_as_a_pruner(tmp_path):
 def test_fine_tuning_keeps_the_body_and_starts_a_head_of_another_size_afresh(tmp_path):
     vit = build_backbone("videomae_tiny", num_classes=7, seed=9).state_dict()
     write_weights(tmp_path / "vit.safetensors", vit, {}, half=False)
-    x3d = x3d_classifier(400).state_dict()
+    x3d = X3D(400).state_dict()
     torch.save({"model_state": x3d}, tmp_path / "x3d.pyth")  # as published for Kinetics-400
     vit_path, x3d_path = str(tmp_path / "vit.safetensors"), str(tmp_path / "x3d.pyth")
     for classes, fresh in ((7, False), (3, True)):

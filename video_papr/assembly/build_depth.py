@@ -32,8 +32,8 @@ from ..depth.places import find_places, open_places
 from ..depth.plan import Plan, Pruned
 from ..depth.search import check_count
 from ..depth.subjects import Subject, Teaching, backbone_subject, scorer_subject
-from ..pruning.scorers.x3d import CLIPS, find_x3d, x3d_classifier
-from ..pruning.scorers.x3d_depth_pruned import X3D_DEPTHS
+from ..pruning.scorers.x3d import CLIPS, find_x3d
+from ..pruning.scorers.x3d_network import DEPTHS, X3D
 from ..pruning.select import check_cell_center
 from ..training.dropping import Dropping
 from ..training.loop import Schedule
@@ -81,7 +81,7 @@ def check_depth(config: DepthRunConfig) -> DepthRunConfig:
         check_count(depth.prune, BACKBONES[backbone.name]["depth"], keep_one=keep_one)
         find_backbone(backbone.weights, key="backbone.weights")
         return config
-    upto = [count for stage, count in X3D_DEPTHS.items() if depth.stage == "head" or stage <= depth.stage]
+    upto = [count for stage, count in DEPTHS.items() if depth.stage == "head" or stage <= depth.stage]
     check_count(depth.prune, sum(upto), keep_one=False)
     if depth.weights is None:
         raise ConfigError(
@@ -262,7 +262,7 @@ def _scorer(depth: DepthConfig, class_names: tuple[str, ...]) -> tuple[nn.Module
     if head is None:
         raise CheckpointError(f"{source} is no whole X3D: blocks.5.proj.weight is missing")
     _check_classes(source, described.get("class_names"), len(head), class_names)
-    net = x3d_classifier(len(head)).to(memory_format=torch.channels_last_3d)
+    net = X3D(len(head)).to(memory_format=torch.channels_last_3d)
     load_exactly(net, state, source=source)
     frames, size = CLIPS[depth.scorer]
     frames, size = depth.scorer_frames or frames, depth.scorer_size or size

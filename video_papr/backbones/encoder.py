@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +20,7 @@ from ..core.reading import ReadConfig
 from ..core.types import Mark, TokenGrid
 from .blocks import Merger, run_blocks
 from .grouping import similar_lengths
-from .layers import ACTIVATIONS, LayerNorm, TubeletEmbed, clip_grid, frame_size
+from .layers import ACTIVATIONS, Block, TubeletEmbed, clip_grid, frame_size
 from .packing import Packing, run_packed
 
 
@@ -96,14 +95,8 @@ class Encoder(nn.Module):
         self.frame_size, self.dim = frame_size(input_size), dim
         self.class_names: tuple[str, ...] | None = None
         self.patch_embed = TubeletEmbed(tubelet, dim)
-        options: dict[str, Any] = {
-            "qkv_bias": True,
-            "norm_layer": LayerNorm,
-            "act_layer": ACTIVATIONS[activation],
-        }
-        if mlp_dim is not None:
-            options["mlp_ratio"] = (mlp_dim + 0.5) / dim  # timm rounds down
-        self.blocks = nn.ModuleList(Block(dim, num_heads, **options) for _ in range(depth))
+        act = ACTIVATIONS[activation]
+        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_dim or 4 * dim, act) for _ in range(depth))
 
     @property
     def part_grid(self) -> TokenGrid:

@@ -6,15 +6,15 @@ Letters: B clips, C colours, T x H x W pixels, N tokens of the grid, K kept toke
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
-from timm.layers import GELUTanh, QuickGELU
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid
+from .blocks import joined, projected
 
 SPAN = (4, 8, 8)  # what a whole clip counts as along time, height and width in `space_time_positions`
 
@@ -22,21 +22,68 @@ SPAN = (4, 8, 8)  # what a whole clip counts as along time, height and width in 
 class LayerNorm(nn.LayerNorm):
     """LayerNorm with the epsilon that VideoMAE and ViViT were trained with."""
 
-    def __init__(self, dim: int, **options: Any) -> None:  # newer timm also passes device and dtype
-        super().__init__(dim, eps=1e-6, **options)
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-6)
+
+
+class QuickGELU(nn.Module):
+    """The approximation of GELU that CLIP was trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return x * torch.sigmoid(1.702 * x)
 
 
 # transformers' names (hidden_act) -> layers
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
-    "gelu_fast": GELUTanh,
-    "gelu_new": GELUTanh,
-    "gelu_pytorch_tanh": GELUTanh,
+    **dict.fromkeys(("gelu_fast", "gelu_new", "gelu_pytorch_tanh"), partial(nn.GELU, approximate="tanh")),
     "quick_gelu": QuickGELU,
     "relu": nn.ReLU,
     "silu": nn.SiLU,
     "swish": nn.SiLU,
 }
+
+
+class Attention(nn.Module):
+    """Self-attention with timm's names, of which `blocks.run_blocks` knows every part."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, K, D) -> the same."""
+        mixed = F.scaled_dot_product_attention(*projected(self, tokens))
+        return joined(self, mixed.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """The feed-forward part of a block."""
+
+    def __init__(self, dim: int, inner: int, act: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(dim, inner), act(), nn.Linear(inner, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, K, D) -> the same."""
+        return self.fc2(self.act(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """A transformer block with its norms in front; timm's, whose import takes seconds, has the same parts and names."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, act: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.ls1 = LayerNorm(dim), Attention(dim, num_heads), nn.Identity()
+        self.norm2, self.mlp, self.ls2 = LayerNorm(dim), Mlp(dim, mlp_dim, act), nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, K, D) -> the same."""
+        tokens = tokens + self.ls1(self.attn(self.norm1(tokens)))
+        return tokens + self.ls2(self.mlp(self.norm2(tokens)))
 
 
 def init_weights(module: nn.Module) -> None:

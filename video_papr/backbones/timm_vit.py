@@ -14,9 +14,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from ..checkpoints.timm_models import build_timm, imagenet_names, pretrained_cfg
@@ -161,6 +159,10 @@ def build_timm_vit(
         ConfigError: timm has no such model, or it cannot be pruned.
         CheckpointError: the weights are missing, damaged or of another model.
     """
+    from timm.models.vision_transformer import (
+        checkpoint_filter_fn,  # takes seconds, so only where it is needed
+    )
+
     model = DEFAULT_MODEL if model is None else model
     asked = {"num_classes": num_classes, "input_size": input_size, "replace_head": replace_head}
     pruned = read_pruned_timm(weights, {"model": model, **asked})
@@ -187,6 +189,9 @@ def build_timm_vit(
 
 def _check_vit(vit: Any, name: str) -> None:
     """Raises ConfigError unless every step of the model is one that `TimmViT` takes."""
+    import timm
+    from timm.models.vision_transformer import Block, VisionTransformer
+
     reason = None
     known = isinstance(vit, VisionTransformer)
     if not known:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -56,7 +57,9 @@ class VideoMAE(Encoder):
             mlp_dim=mlp_dim,
             activation=activation,
         )
-        self.register_buffer("positions", POSITIONS[positions](self.grid, dim), persistent=False)
+        with torch.device("cpu"):  # arithmetic on the meta device would import torch's compiler
+            table = POSITIONS[positions](self.grid, dim)
+        self.register_buffer("positions", table, persistent=False)
         self.fc_norm = LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
         self.apply(init_weights)

@@ -9,18 +9,16 @@ Letters: B clips, N tokens of the grid, K kept tokens, D channels, H heads of C 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from timm.layers import Mlp
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from .blocks import joined, projected, run_blocks
 from .encoder import Encoder
-from .layers import ACTIVATIONS, LayerNorm, init_weights
+from .layers import ACTIVATIONS, Block, LayerNorm, Mlp, init_weights
 
 AXES = 3
 # Of a place in its channel: small beside features wherever whole tokens are compared, and exact in half precision.
@@ -76,7 +74,8 @@ class VJEPA2(Encoder):
         self.norm = LayerNorm(dim)
         self.pooler = AttentivePooler(dim, num_heads, pooler_depth, act)
         self.head = nn.Linear(dim, num_classes)
-        places = torch.cartesian_prod(*(torch.arange(float(side)) for side in self.grid.shape))
+        with torch.device("cpu"):  # arithmetic on the meta device would import torch's compiler
+            places = torch.cartesian_prod(*(torch.arange(float(side)) for side in self.grid.shape))
         self.register_buffer("positions", UNIT * places.view(1, -1, AXES), persistent=False)
         self.apply(init_weights)
 
@@ -100,10 +99,10 @@ class VJEPA2(Encoder):
 class RotaryBlock(nn.Module):
     """A block whose parts are named as in timm's, on tokens (B, K, D + 3) that carry their places."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_dim: int, act: type[nn.Module]) -> None:
+    def __init__(self, dim: int, num_heads: int, mlp_dim: int, act: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.norm1, self.norm2 = _Norm(dim), _Norm(dim)
-        self.attn, self.mlp = _Attention(dim, num_heads), _Mlp(dim, mlp_dim, act_layer=act)
+        self.attn, self.mlp = _Attention(dim, num_heads), _Mlp(dim, mlp_dim, act)
         self.ls1, self.ls2 = nn.Identity(), nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -161,15 +160,14 @@ class _Attention(nn.Module):
 class AttentivePooler(nn.Module):
     """Blocks over the tokens, and a learned query that attends to what they give."""
 
-    def __init__(self, dim: int, num_heads: int, depth: int, act: type[nn.Module]) -> None:
+    def __init__(self, dim: int, num_heads: int, depth: int, act: Callable[[], nn.Module]) -> None:
         super().__init__()
-        options: dict[str, Any] = {"qkv_bias": True, "norm_layer": LayerNorm, "act_layer": act}
-        self.blocks = nn.ModuleList(Block(dim, num_heads, **options) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, num_heads, 4 * dim, act) for _ in range(depth))
         self.query = nn.Parameter(torch.zeros(1, 1, dim))
         self.num_heads = num_heads
         self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(dim)
         self.q, self.k, self.v = (nn.Linear(dim, dim) for _ in range(3))
-        self.mlp = Mlp(dim, 4 * dim, act_layer=act)
+        self.mlp = Mlp(dim, 4 * dim, act)
         nn.init.trunc_normal_(self.query, std=0.02)
 
     def forward(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, ConfigError
@@ -132,6 +130,8 @@ def classifier_names(network: nn.Module) -> tuple[str, ...]:
 
 def imagenet_names(network: nn.Module, num_classes: int) -> tuple[str, ...] | None:
     """The names of ImageNet's folders (n01440764, ...) where the weights that timm names know so many; else None."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
     cfg = pretrained_cfg(network)
     subset = infer_imagenet_subset(cfg)
     if subset is None or cfg.get("num_classes") != num_classes:
@@ -140,6 +140,8 @@ def imagenet_names(network: nn.Module, num_classes: int) -> tuple[str, ...] | No
 
 
 def _create(model: str, group: str, seed: int, options: Mapping[str, Any]) -> nn.Module:
+    import timm  # takes seconds, so only where it is needed
+
     if not timm.is_model(model):
         close = difflib.get_close_matches(model.split(".")[0], timm.list_models(), 1)
         hint = f" Did you mean {close[0]}?" if close else ""

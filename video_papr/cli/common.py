@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ..config import COMMANDS, check, plain
-from ..config.hydra import explain, plain_words
+from ..config.hydra import command_help, explain, plain_words
 from ..config.sources import config_source
 from ..core.console import Terminal, fail, make_console
 from ..core.errors import RankError, StorageError, VideoPaprError
@@ -120,6 +120,8 @@ def run_command(name: str, work: Work, ranks: Ranks = ALONE) -> None:
     try:
         # Hydra stops reading overrides at the first flag, so `dataset=folder -m pruner=a,b` would be refused.
         words = plain_words(name, sys.argv[1:])
+        if (text := command_help(name, words)) is not None:
+            return print(text)
         sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
         refuse_ranks(name, ranks, sys.argv[1:])
         job()

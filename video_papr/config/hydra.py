@@ -184,7 +184,21 @@ def _unknown_key(error: OmegaConfBaseException) -> str:
     return f"{error.full_key}: no such key.{did_you_mean(str(error.key), known)}{listed}"
 
 
-def compose_words(words: Sequence[str], *, config: str = "predict") -> DictConfig:
+def command_help(name: str, words: Sequence[str]) -> str | None:
+    """What `--help` prints; None where flags beside it are Hydra's business.
+
+    Hydra would first list all groups for a template, which takes longer than everything else.
+    """
+    if not {"-h", "--help"} & set(words):
+        return None
+    overrides = [word for word in words if word not in ("-h", "--help")]
+    if any(word.startswith("-") for word in overrides):
+        return None
+    template: str = compose_words(overrides, config=name, return_hydra_config=True).hydra.help.template
+    return template.replace("$$", "$")
+
+
+def compose_words(words: Sequence[str], *, config: str = "predict", **options: Any) -> DictConfig:
     """conf/<config>.yaml with overrides as on the command line. Raises ConfigError: an unknown group, option or key."""
     source = config_source()
     package = source.removeprefix("pkg://")
@@ -194,7 +208,7 @@ def compose_words(words: Sequence[str], *, config: str = "predict") -> DictConfi
     current.clear()
     try:
         with start(package, version_base="1.3"):
-            return compose(config, overrides=[rename_word(word) for word in words])
+            return compose(config, overrides=[rename_word(word) for word in words], **options)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error) or str(error)) from error
     finally:

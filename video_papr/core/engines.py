@@ -35,13 +35,7 @@ TOLERANCES = {
     torch.float32: 1e-3,
     torch.bfloat16: 0.1,
 }  # of a new graph, beside torch, as shares of the largest value
-_KNOWN = (
-    "video_papr",
-    "torch",
-    "timm",
-    "pytorchvideo",
-    "fvcore",
-)  # code that the key of a file on disk covers
+_KNOWN = ("video_papr", "torch", "timm")  # code that the key of a file on disk covers
 
 
 def has_openvino() -> bool:

@@ -113,7 +113,7 @@ class LinearResidual(nn.Module):
     """An X3D block whose branch is linear.
 
     Args:
-        block: of pytorchvideo; its weights are copied.
+        block: of an X3D; its weights are copied.
         depthwise: keep the depthwise convolution; without it, its stride moves to the first convolution.
     """
 

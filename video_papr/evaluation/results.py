@@ -40,7 +40,6 @@ PACKAGES = (
     "numpy",
     "decord",
     "av",
-    "pytorchvideo",
     "hydra-core",
 )
 

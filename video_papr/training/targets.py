@@ -16,9 +16,10 @@ from ..backbones.depth_pruned import check_blocks, depth_prune_backbone
 from ..backbones.encoder import Encoder
 from ..checkpoints.files import load_exactly, read_weights, write_weights
 from ..core.pixels import normalize_pixels, resample_clip
-from ..pruning.scorers.x3d import CLIPS, MEAN, STD, x3d_classifier
+from ..pruning.scorers.x3d import CLIPS, MEAN, STD
 from ..pruning.scorers.x3d_depth_pruned import check_blocks as check_x3d_blocks
 from ..pruning.scorers.x3d_depth_pruned import depth_prune_x3d
+from ..pruning.scorers.x3d_network import X3D
 from ..synthetic.tracks import MOTION, actor_motion, actor_tokens
 from .augment import unchanged
 from .dropping import ALL_STAY, Dropping
@@ -175,7 +176,7 @@ def scorer_target(
     seen: dict[str, Any] = {"num_frames": frames or paper_frames, "size": size or paper_size}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = x3d_classifier(num_classes).to(memory_format=torch.channels_last_3d)
+        model = X3D(num_classes).to(memory_format=torch.channels_last_3d)
     blocks = None if weights is None else _load_with_own_head(model, weights, head="blocks.5.proj")
 
     def predict(clips: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from video_papr.core.types import TokenGrid
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.scorers.fusion import FusedScorer, standardize
 from video_papr.pruning.scorers.rules import motion
-from video_papr.pruning.scorers.x3d import STAGES, X3DScorer, x3d_classifier
+from video_papr.pruning.scorers.x3d import STAGES, X3DScorer
+from video_papr.pruning.scorers.x3d_network import X3D
 
 GRID = TokenGrid(2, 4, 4)
 SETTINGS = {"frames": 4, "size": 64, "align_corners": False, "cell_center": 0.0}
@@ -56,7 +57,7 @@ def test_the_map_is_the_sum_of_the_standardised_maps_of_its_stages(
     stages: tuple[str, ...], weight: float
 ) -> None:
     torch.manual_seed(0)
-    state = x3d_classifier(3).state_dict()
+    state = X3D(3).state_dict()
     fused = FusedScorer(stages=stages, motion=weight, **SETTINGS).eval()
     fused.trunk.load_classifier(state, source="test")
     expected = weight * standardize(motion(clips(), GRID, 0))

@@ -17,7 +17,8 @@ from video_papr.core.errors import CheckpointError, ConfigError
 from video_papr.core.types import TokenGrid
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.scorers import x3d
-from video_papr.pruning.scorers.x3d import X3DScorer, X3DTrunk, fold_norms, x3d_classifier
+from video_papr.pruning.scorers.x3d import X3DScorer, X3DTrunk, fold_norms
+from video_papr.pruning.scorers.x3d_network import X3D
 
 CHANNELS = {"res2": (24, 4), "res3": (48, 8), "res4": (96, 16), "res5": (192, 32), "head": (432, 32)}
 
@@ -92,7 +93,7 @@ def test_norms_are_not_folded_in_training_mode() -> None:
 
 def test_classifier_for_training_equals_pytorchvideos_at_the_size_that_it_was_built_for() -> None:
     net = pytorchvideo_x3d(8, 160)
-    own = x3d_classifier(7).eval()
+    own = X3D(7).eval()
     own.load_state_dict(net.state_dict())
     assert list(own.state_dict()) == list(net.state_dict())
     pixels = torch.randn(1, 3, 8, 160, 160)
@@ -260,7 +261,7 @@ def test_features_of_weights_of_other_projects(tmp_path: Path, project: str, wra
 @pytest.mark.parametrize("stage", ["res3", "head"])
 def test_an_x3d_of_another_size_is_refused(stage: str) -> None:
     """Whatever part of it is used."""
-    state = x3d_classifier(3).state_dict()
+    state = X3D(3).state_dict()
     deeper = {
         key.replace("res_blocks.2.", "res_blocks.11."): v for key, v in state.items() if "blocks.3." in key
     }
@@ -277,7 +278,7 @@ def test_an_x3d_of_another_size_is_refused(stage: str) -> None:
 
 
 def test_checkpoint_of_another_network() -> None:
-    state = x3d_classifier(3).state_dict()
+    state = X3D(3).state_dict()
     state["blocks.5.pool.pre_conv.weight"] = torch.zeros(216, 192, 1, 1, 1)
     del state["blocks.0.norm.weight"]
     with pytest.raises(CheckpointError) as caught:

@@ -98,7 +98,7 @@ def _channels_first(x: Tensor) -> Tensor:
 def _stem(x: Tensor, stem: Any) -> Tensor:
     """(B, T, H, W, 3) -> (B, T, H / 2, W / 2, C)."""
     batch, frames = x.shape[:2]
-    space, time = stem.conv.conv_t, stem.conv.conv_xy  # pytorchvideo's names are the wrong way round
+    space, time = stem.conv.conv_t, stem.conv.conv_xy  # the published names are the wrong way round
     images = x.flatten(0, 1).movedim(-1, 1)
     images = F.conv2d(images, space.weight[:, :, 0], space.bias, space.stride[1:], space.padding[1:])
     _, channels, height, width = images.shape

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -138,6 +137,8 @@ def build_image_scorer(
         model, group="pruner", weights=weights, num_classes=None if recalibration == "cam" else 0, seed=seed
     )
     # MobileOne's branches become one convolution each; nothing happens to networks without such branches.
+    from timm.utils.model import reparameterize_model  # takes seconds, so only where it is needed
+
     reparameterize_model(network, inplace=True)
     reader = StageMap(network, stage, recalibration, sample=torch.zeros(1, 3, 64, 64), name=model)
     cfg = pretrained_cfg(network)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from ...checkpoints.files import load_exactly, read_weights
 from ...checkpoints.hub import url_file
@@ -131,6 +130,8 @@ def build_video_scorer(
 
 def convnets() -> list[str]:
     """torchvision's names of ConvNets for videos."""
+    from torchvision import models  # takes seconds, so only where it is needed
+
     return [name for name in models.list_models(models.video) if not name.startswith(TRANSFORMERS)]
 
 
@@ -155,6 +156,8 @@ def _build(model: str) -> tuple[nn.Module, Any]:
         raise ConfigError(
             f"pruner.model={model} is unknown; use one of {', '.join(convnets())}, or package.module:callable.{hint}"
         )
+    from torchvision import models
+
     return models.get_model(model), models.get_model_weights(model).DEFAULT
 
 

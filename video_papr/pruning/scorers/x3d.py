@@ -1,12 +1,11 @@
 """X3D (Feichtenhofer, CVPR 2020) as a scorer: its trunk, and the significance map read from one of its stages.
 
-X3D-XS, S and M are one network; they differ in the clip that they see. Layers come from pytorchvideo.
+X3D-XS, S and M are one network; they differ in the clip that they see.
 """
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,8 @@ from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner, split_options
 from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
 from ..select import check_cell_center, resize_map
-from .x3d_depth_pruned import X3D_DEPTHS, check_blocks, depth_prune_x3d
-
-# A package behind pytorchvideo calls torch.jit.script, which torch deprecates.
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)
-    from pytorchvideo.models.hub.x3d import checkpoint_paths
-    from pytorchvideo.models.x3d import create_x3d
+from .x3d_depth_pruned import check_blocks, depth_prune_x3d
+from .x3d_network import DEPTHS, X3D
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 NORMALIZE = ("own", "backbone")
@@ -43,8 +37,9 @@ SIDE_BY_SIDE = 1 << 19
 X3D_L_DEPTHS = (5, 10, 25, 15)
 RES2_SHORTCUT = "blocks.1.res_blocks.0"  # the block whose shortcut has a batch norm in some formats
 STAGES = ("res2", "res3", "res4", "res5", "head")
-# Trained on Kinetics-400 by X3D's authors; pytorchvideo publishes no checksums.
-PUBLISHED = {f"{name}_k400": checkpoint_paths[name] for name in CLIPS}
+# Trained on Kinetics-400 by X3D's authors; pytorchvideo, which publishes them, gives no checksums.
+ZOO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
+PUBLISHED = {f"{name}_k400": f"{ZOO}/{name.upper()}.pyth" for name in CLIPS}
 
 
 def find_x3d(weights: str | Path, *, key: str) -> Path:
@@ -60,29 +55,6 @@ def find_x3d(weights: str | Path, *, key: str) -> Path:
     return find_weights(weights, key=key, others=f", nor published ({', '.join(PUBLISHED)})")
 
 
-def x3d_classifier(num_classes: int) -> nn.Module:
-    """The whole X3D-S network with a head of `num_classes` logits, for training.
-
-    pytorchvideo's pooling window is fixed at build time; a global average serves clips of every size and agrees with it
-    on the size that it was built for.
-    """
-    net = create_x3d(
-        input_clip_length=8,
-        input_crop_size=160,
-        model_num_class=num_classes,
-        width_factor=2.0,
-        depth_factor=2.2,
-        head_activation=None,
-    )
-    net.blocks[5].pool.pool = nn.AdaptiveAvgPool3d(1)
-    for (
-        block
-    ) in net.modules():  # pytorchvideo adds a block and its shortcut in a lambda, which cannot be pickled
-        if hasattr(block, "branch_fusion"):
-            block.branch_fusion = torch.add
-    return net
-
-
 class X3DTrunk(nn.Module):
     """X3D up to the map that PaPr reads, without the classifier behind it.
 
@@ -96,8 +68,7 @@ class X3DTrunk(nn.Module):
         super().__init__()
         if stage not in STAGES:
             raise ConfigError(f"pruner.stage={stage!r} is unknown; use one of {', '.join(STAGES)}")
-        net = x3d_classifier(num_classes=1)
-        stages: nn.ModuleList = net.blocks  # type: ignore[assignment]
+        stages = X3D(num_classes=1).blocks
         self.blocks = nn.ModuleList(stages[: 5 if stage == "head" else STAGES.index(stage) + 2])
         if stage == "head":
             pool: Any = stages[5].pool
@@ -158,7 +129,7 @@ def _check_depths(state: Mapping[str, Tensor], source: str) -> None:
         tuple(key.split(".")[1:4:2]) for key in state if re.match(r"blocks\.\d+\.res_blocks\.\d+\.", key)
     }
     depths = tuple(sum(stage == str(number) for stage, _ in places) for number in range(1, 5))
-    fits = tuple(X3D_DEPTHS.values())
+    fits = tuple(DEPTHS.values())
     if any(depths) and depths != fits:
         named = "an X3D-L" if depths == X3D_L_DEPTHS else "an X3D of another size"
         raise CheckpointError(
@@ -171,7 +142,7 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-# convolution -> the norm behind it, as pytorchvideo names them, and the trunk's own.
+# convolution -> the norm behind it, by their published names, and the trunk's own.
 NORMS = {
     "conv": "norm",
     "conv_a": "norm_a",

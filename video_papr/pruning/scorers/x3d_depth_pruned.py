@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import CheckpointError
+from .x3d_network import DEPTHS
 
 WHOLE, DENSE, POINTWISE = X3D_KINDS = ("whole", "dense", "pointwise")
-X3D_DEPTHS = {"res2": 3, "res3": 5, "res4": 11, "res5": 7}  # residual blocks of each stage in XS, S and M
-X3D_BLOCKS = sum(X3D_DEPTHS.values())
+X3D_BLOCKS = sum(DEPTHS.values())
 
 
 class MergedBlock(nn.Module):
@@ -38,7 +38,7 @@ class MergedBlock(nn.Module):
 def residual_blocks(net: nn.Module) -> Iterator[tuple[str, nn.ModuleList, int]]:
     """The residual blocks of an X3D or its trunk: name ("res3.0"), the list that holds it, and its place there."""
     stages: Any = net.blocks
-    for name, stage in zip(X3D_DEPTHS, list(stages)[1:], strict=False):
+    for name, stage in zip(DEPTHS, list(stages)[1:], strict=False):
         if not hasattr(stage, "res_blocks"):  # the head of a whole network
             return
         for place in range(len(stage.res_blocks)):
