@@ -180,6 +180,8 @@ def test_imports_are_declared():
         "openvino",
         "transformers",
         "sklearn",
+        "ray",
+        "pyarrow",
     }
     assert foreign == {modules.get(name, name) for name in declared}
 

@@ -238,3 +238,25 @@ def test_a_file_from_an_address(predict, video_root, tmp_path):
     assert (tmp_path / "out/downloads/a.mp4").read_bytes() == (video_root / "left/a.mp4").read_bytes()
     assert absent[0] == 2
     assert f"error: video={address}/absent.mp4: cannot be downloaded (HTTP Error 404" in absent[2]
+
+
+def test_the_first_answer_is_timed_behind_a_warm_up(predict, video_root, monkeypatch):
+    from video_papr.inference import predict as module
+
+    seen = []
+    real = module.classify_views
+
+    def watched(pipeline, frames, **options):
+        seen.append((len(frames), bool(frames.any())))
+        return real(pipeline, frames, **options)
+
+    monkeypatch.setattr(module, "classify_views", watched)
+    assert predict(f"video={video_root / 'left'}", "views=5x3", "runtime.batch_size=4")[0] == 0
+    assert seen == [(4, False), *[(15, True)] * 3]
+
+
+def test_a_cluster_without_ray_is_one_line(predict, video_root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    status, _, errors = predict(f"video={video_root}", "runtime.cluster=ray")
+    assert status == 2
+    assert errors.endswith('runtime.cluster=ray: Ray is not installed (pip install "video_papr[ray]").\n')

@@ -39,6 +39,8 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be UTF-8
     videos = find_videos(config.video, sys.stdin, out / "downloads")
+    if config.runtime.cluster is not None:
+        return _run_on_cluster(config, videos, out)
 
     from tqdm import tqdm
 
@@ -46,6 +48,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     from ..assembly.compose import build_reader
     from ..evaluation.answers import NOT_FINITE
     from ..inference.files import PredictionWriter, predict_file
+    from ..inference.predict import warm_up
     from .predict_report import print_predictions
 
     if config.runtime.engine == "auto" and len(videos) == 1 and config.window_seconds is None:
@@ -64,6 +67,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
         PredictionWriter(out, pipeline, recipe, **drawn) as writer,
         runtime.mendable_errors(recipe.batch_size),
     ):
+        warm_up(pipeline, recipe)
         for number, path in enumerate(bar):
             answered = sum(outcome.error is None for outcome in outcomes)
             pictured = config.annotate != "none" and answered < config.visualize
@@ -90,3 +94,13 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     if failed:
         warn(f"{len(failed)} of {len(outcomes)} videos could not be {what}; the first: {failed[0].error}")
     return {"num_videos": len(outcomes), "num_failed": len(failed)}
+
+
+def _run_on_cluster(config: PredictConfig, videos: list[str], out: Path) -> dict[str, Any]:
+    from ..inference.cluster import SHARDS, run_on_ray
+
+    total, failed = run_on_ray(config, videos, out)
+    print_written([out / SHARDS])
+    if failed:
+        warn(f"{failed} of {total} videos have no answer; the column error says why")
+    return {"num_videos": total, "num_failed": failed}

@@ -101,12 +101,17 @@ class PredictConfig(PipelineConfig):
         "film", "film: the whole video with answer and kept tubelets drawn on it, and pictures"
     )
     visualize: Natural = option(4, "for how many videos")
+    features: bool = option(False, "true: what the classifier reads, not its answers; needs runtime.cluster=ray")
     output_dir: Path = option(help=OUTPUT)
     progress: bool = option(True, BAR)
 
     def __post_init__(self) -> None:
         if self.stride_seconds is not None and self.window_seconds is None:
             raise ConfigError(f"stride_seconds={self.stride_seconds}: needs window_seconds=SECONDS.")
+        if self.features and self.runtime.cluster is None:
+            raise ConfigError("features=true: needs runtime.cluster=ray; from Python, Pipeline.features() gives them.")
+        if self.window_seconds is not None and self.runtime.cluster is not None:
+            raise ConfigError(f"window_seconds={self.window_seconds}: not with runtime.cluster; leave one of them out.")
 
 
 @options(kw_only=True)
@@ -240,6 +245,7 @@ class BenchConfig:
     stages: bool = option(True, "also time every stage by itself")
     ceilings: bool = option(True, "also measure the device's fastest matrix product and copy")
     repeats: Positive = option(10, "rounds; every variant runs once in each, in an order that is drawn anew")
+    minutes: PositiveNumber | None = option(5.0, "fewer rounds where all take longer, at least 3; null: all of them")
     warmup: Natural = option(1, "calls of each variant before the first round")
     sample_ms: NonNegative = option(100.0, "a call that is shorter is repeated until it takes so long")
     seed: Natural = option(0, "of random weights, clips and the order of the rounds")

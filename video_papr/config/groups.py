@@ -256,6 +256,7 @@ class RuntimeConfig:
     workers: Natural | Literal["auto"] = option("auto", "decoding processes; 0: in the main process; auto: by cores")
     engine: Engine = option("auto", "what runs the networks; auto: openvino on a CPU where it is installed, or torch")
     compile: Compile = option(False, "torch.compile; reduce-overhead: with CUDA graphs; max-autotune: fastest kernels")
+    cluster: Literal["ray"] | None = option(None, "ray: predict.py shares videos among the machines of a Ray cluster")
     packing: Packing = option("auto", "unequal numbers of tokens: packed in one row, or in groups of similar length")
     threads: Positive | None = option(None, "CPU threads of torch; null: torch's own choice")
     debug: bool = option(False, "true: stack traces of errors that are usually one line")

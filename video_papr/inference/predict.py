@@ -140,6 +140,15 @@ class ClipReader:
         )
 
 
+def warm_up(pipeline: Pipeline, recipe: Recipe) -> None:
+    """Runs a pipeline on black frames: kernels are chosen and graphs made, so the first answer takes no longer."""
+    backbone, engine = pipeline.backbone, Engine(next(pipeline.backbone.parameters()).device, recipe.dtype)
+    views = min(recipe.batch_size, recipe.clips * recipe.crops)
+    shape = (views, backbone.num_frames, *backbone.frame_size, 3)
+    frames = torch.zeros(shape, dtype=torch.uint8, device=engine.device)
+    classify_views(pipeline, frames, batch_size=views, engine=engine, times=StageTimes())
+
+
 def predict(
     pipeline: Pipeline, video: Video, *, top_k: int = 5, recipe: Recipe | None = None
 ) -> tuple[Guess, ...]:
