@@ -92,7 +92,7 @@ def test_defaults_follow_the_machine(monkeypatch):
         assert runtime.takes_turns(engine)
         assert runtime.videos_in_turn(engine, 2, 4) == 4 and runtime.videos_in_turn(engine, 2, 3) == 0
         assert runtime.videos_ahead(engine, 1, 8) == 0
-        assert runtime.shared_cores(engine) == {"cores": cores, "threads": cores}
+        assert runtime.shared_cores(engine) == cores
         monkeypatch.setattr(runtime.torch, "get_num_threads", lambda n=cores: n - 1)
         assert not runtime.takes_turns(engine) and runtime.videos_in_turn(engine, 2, 4) == 0
         assert runtime.videos_ahead(engine, 1, 8) == 8

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -31,7 +33,7 @@ def made(
     cut: float = 0.0,
     remembered: float = 0.0,
     cores: int = 0,
-    threads: int = 0,
+    processor: float = 0.0,
 ) -> Profile:
     def runs(value: float) -> list[tuple[float, int]]:
         return [(1000 * value, 4)]
@@ -41,7 +43,7 @@ def made(
     times = StageTimes([], runs(cut), runs(score), runs(backbone))
     evaluation = Evaluation(pruned=times, warmup=StageTimes(backbone=runs(warmup)))
     return profile(
-        evaluation, total=total, waiting=watched, workers=2, views=15, cores=cores, threads=threads
+        evaluation, total=total, waiting=watched, workers=2, views=15, cores=cores, processor=processor
     )
 
 
@@ -119,15 +121,24 @@ def test_what_is_printed() -> None:
     assert "could do more" in shown(made(waiting=1, score=1, backbone=2))
 
 
-def test_networks_and_decoders_that_take_turns_on_the_same_cores() -> None:
-    found = made(waiting=3, score=2, backbone=5, decode=5, cores=2, threads=2)
+def test_the_cores_are_as_busy_as_the_system_counts() -> None:
+    """On a machine with other work, networks and decoders take long without computing."""
+    found = made(waiting=3, score=2, backbone=5, decode=5, cores=2, processor=19)
     assert (found.networks_busy, found.decoders_busy) == pytest.approx((0.7, 0.25))
-    assert found.cores_busy == pytest.approx(0.95)  # 14 s and 5 s of 2 x 10 s
-    assert found.record()["cores_busy"] == found.cores_busy
-    assert "95 % of 2 cores" in shown(found) and "could do more" not in shown(found)
-    assert made(waiting=3, score=2, backbone=5, decode=5, cores=2, threads=1).cores_busy == pytest.approx(0.6)
+    assert found.cores_busy == pytest.approx(0.95)  # 19 s of 2 x 10 s
+    assert (found.record()["cores_busy"], found.record()["processor_seconds"]) == (found.cores_busy, 19)
+    assert "19.0 s, 95 % of 2 cores" in shown(found) and "could do more" not in shown(found)
+    starved = made(waiting=0, score=2, backbone=8, decode=5, cores=1, processor=1.3)
+    assert starved.networks_busy == pytest.approx(1) and starved.cores_busy == pytest.approx(0.13)
+    assert "13 % of 1 cores" in shown(starved) and "did other work" in shown(starved)
     on_gpu = made(waiting=3, score=2, backbone=5, decode=5)
     assert on_gpu.cores_busy == 0 and "cores" not in shown(on_gpu) and "cores_busy" not in on_gpu.record()
+
+
+def test_the_processor_time_of_a_process_that_ended_counts() -> None:
+    before = profiling.processor_seconds()
+    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    assert profiling.processor_seconds() > before
 
 
 def test_decoding_of_this_session_only() -> None:

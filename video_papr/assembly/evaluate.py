@@ -29,7 +29,7 @@ from ..evaluation.evaluator import Evaluator
 from ..evaluation.journal import Finished, Journal, join_journal, open_journal, read_finished, stamp_files
 from ..evaluation.lock import hold
 from ..evaluation.observers import ExtraMetric, KeepViews, Observer, Pictures, Progress
-from ..evaluation.profile import Profile, Waiting, profile
+from ..evaluation.profile import Profile, Waiting, processor_seconds, profile
 from ..evaluation.results import RunInfo, build_results, describe_device, git_commit, versions, write_results
 from ..evaluation.visualize import save_gallery
 from ..synthetic.oracle import actor_share
@@ -162,7 +162,7 @@ class _Work:
         left = [index for index in range(len(self.videos)) if index not in known]
         todo = share(left, ranks, together=group)
         workers = runtime.num_workers(config.runtime, ranks, turns=runtime.takes_turns(engine, ranks))
-        waiting, start = Waiting(), perf_counter()
+        waiting, start, computed = Waiting(), perf_counter(), processor_seconds()
         samples = chain.from_iterable(waiting.watch(self._samples(todo, cache, workers, group)))
         earlier = earlier or Evaluation()
         what = f"rank {ranks.rank} of {ranks.size}" if ranks.size > 1 else None
@@ -185,7 +185,8 @@ class _Work:
             waiting=waiting,
             workers=workers,
             views=config.views.per_video,
-            **runtime.shared_cores(engine, ranks),
+            cores=runtime.shared_cores(engine, ranks),
+            processor=processor_seconds() - computed,
         )
 
     def _evaluator(self) -> Evaluator:

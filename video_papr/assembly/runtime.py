@@ -109,9 +109,9 @@ def takes_turns(engine: Engine, ranks: Ranks = ALONE) -> bool:
     return not engine.queues and torch.get_num_threads() >= cores(ranks)
 
 
-def shared_cores(engine: Engine, ranks: Ranks = ALONE) -> dict[str, int]:
-    """Cores that networks and decoders share, and threads of the networks; none where a GPU runs these."""
-    return {} if engine.queues else {"cores": cores(ranks), "threads": torch.get_num_threads()}
+def shared_cores(engine: Engine, ranks: Ranks = ALONE) -> int:
+    """Cores that networks and decoders share; 0 where a GPU runs the networks."""
+    return 0 if engine.queues else cores(ranks)
 
 
 def videos_ahead(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -85,7 +86,7 @@ class Profile:
     decoded: int  # videos that were decoded, once each
     views: int  # views of a video
     cores: int = 0  # that networks and decoders share; 0 where the networks run on a GPU
-    threads: int = 0  # of the networks
+    processor: float = 0.0  # seconds that this process and its decoders computed, see `processor_seconds`
 
     @property
     def networks_busy(self) -> float:
@@ -100,11 +101,11 @@ class Profile:
 
     @property
     def cores_busy(self) -> float:
-        """The share of all cores that networks and decoders take together; 0 where the networks run on a GPU."""
-        if self.cores == 0:
-            return 0.0
-        networks = self.networks_busy * min(1.0, self.threads / self.cores)
-        return min(1.0, networks + self.decoding / (self.cores * self.total))
+        """The share of all cores that this run got, by the system's own count; 0 where the networks run on a GPU.
+
+        What other programs take is missing in it, though networks and decoders wait for that too.
+        """
+        return min(1.0, self.processor / (self.cores * self.total)) if self.cores else 0.0
 
     @property
     def bottleneck(self) -> str:
@@ -115,6 +116,7 @@ class Profile:
         """For results.json."""
         return {
             "seconds": self.total,
+            "processor_seconds": self.processor,
             "stages_seconds": self.stages,
             "decoding_seconds": self.decoding,
             "workers": self.workers,
@@ -135,14 +137,14 @@ def profile(
     workers: int,
     views: int = 1,
     cores: int = 0,
-    threads: int = 0,
+    processor: float = 0.0,
 ) -> Profile:
     """The profile of the videos of `evaluation`, which took `total` seconds.
 
     Args:
         waiting: how this process waited for videos. A GPU works on meanwhile, so that of these seconds only those count
             that its work leaves.
-        workers, views, cores, threads: see `Profile`.
+        workers, views, cores, processor: see `Profile`.
     """
 
     def seconds(*runs: Runs) -> float:
@@ -160,7 +162,12 @@ def profile(
     left = total + waiting.seconds - sum(stages.values())
     stages["waiting"] = max(0.0, min(waiting.seconds, left))
     stages["rest"] = max(0.0, total - sum(stages.values()))
-    return Profile(total, stages, waiting.decoding, workers, waiting.decoded, views, cores, threads)
+    return Profile(total, stages, waiting.decoding, workers, waiting.decoded, views, cores, processor)
+
+
+def processor_seconds() -> float:
+    """Of this process, its threads, and the processes that it started and that ended."""
+    return sum(os.times()[:4])
 
 
 def print_profile(found: Profile, console: Terminal) -> None:
@@ -171,7 +178,9 @@ def print_profile(found: Profile, console: Terminal) -> None:
     ]
     Table(["stage", "s", "share"], rows, title=f"where {found.total:.1f} s went").print(console)
     by = f"{found.workers} processes" if found.workers else "the main process"
-    together = f" Together they keep {100 * found.cores_busy:.0f} % of {found.cores} cores busy."
+    together = (
+        f" They computed for {found.processor:.1f} s, {100 * found.cores_busy:.0f} % of {found.cores} cores."
+    )
     console.print(
         f"Networks are busy {100 * found.networks_busy:.0f} % of the time after the warm-up, decoding ({by}) "
         f"{100 * found.decoders_busy:.0f} %.{together if found.cores else ''}"
@@ -181,5 +190,7 @@ def print_profile(found: Profile, console: Terminal) -> None:
         views = "its view" if found.views == 1 else f"its {found.views} views together"
         console.print(f"{found.decoded} videos were decoded, each once for {views}: {each:.0f} ms a video.")
     console.print(f"Bottleneck: {ADVICE[found.bottleneck]}.")
-    if max(found.networks_busy, found.decoders_busy, found.cores_busy) < BUSY:
-        console.print(f"Nothing is busy {100 * BUSY:.0f} % of the time, so the machine could do more.")
+    if (found.cores_busy if found.cores else max(found.networks_busy, found.decoders_busy)) < BUSY:
+        console.print(
+            f"Nothing is busy {100 * BUSY:.0f} % of the time, so the machine could do more, or did other work."
+        )
