@@ -82,3 +82,8 @@ def test_lists_that_do_not_fit() -> None:
         percent_correct([(0,), (1,)], [0, 1], total=1)
     with pytest.raises(ValueError, match="less than"):
         compare_paired([(0,), (1,)], [(0,), (1,)], [0, 1], total=1)
+
+
+def test_a_single_video_has_no_spread() -> None:
+    found = compare_paired([(0,)], [(1,)], [0])
+    assert (found.loss_points, found.loss_standard_error, found.agreement_percent) == (100.0, 0.0, 0.0)

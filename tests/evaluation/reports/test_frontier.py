@@ -320,3 +320,8 @@ def test_one_precision_has_nothing_to_compare(tmp_path: Path) -> None:
     runs = find_runs([tmp_path])
     assert agreements(runs) == []
     assert "Precision" not in run([tmp_path], tmp_path / "out")[0].read_text()
+
+
+def test_intervals_are_drawn_with_seed_0() -> None:
+    values = np.random.default_rng(1).random(37).tolist()
+    assert bootstrap(values) == bootstrap(values, seed=0) != bootstrap(values, seed=1)

@@ -138,6 +138,7 @@ def rows() -> list[dict[str, Any]]:
 def test_sweep_files(rows: list[dict[str, Any]]) -> None:
     files = sweep_files(rows)
     assert json.loads(files["summary.json"]) == rows
+    assert '"loss ± ä"' in sweep_files([{**rows[0], "error": "loss ± ä"}])["summary.json"]
     table = list(csv.DictReader(io.StringIO(files["summary.csv"])))
     assert [line["top1"] for line in table] == ["79.4", "79.4", ""]
     assert [line["loss_points"] for line in table] == ["0.6", "", ""]
