@@ -87,6 +87,20 @@ def test_variants_take_turns(sleep: Callable[[float], None]) -> None:
     assert ratios(times["slow"], times["fast"]) == pytest.approx({"median": 2, "low": 2, "high": 2})
 
 
+def test_a_plan_hears_what_a_round_takes_and_says_how_many(sleep: Callable[[float], None]) -> None:
+    told: list[float] = []
+
+    def plan(seconds: float) -> int:
+        told.append(seconds)
+        return 2
+
+    times = alternate(
+        {"a": lambda: sleep(0.02), "b": lambda: sleep(0.03)}, CPU, repeats=9, sample_ms=40, plan=plan
+    )
+    assert told == pytest.approx([2 * 0.02 + 2 * 0.03])
+    assert {len(values) for values in times.values()} == {2}
+
+
 def test_short_calls_are_repeated_until_a_sample_lasts(sleep: Callable[[float], None]) -> None:
     count = 0
 

@@ -89,6 +89,17 @@ def test_transformers_model_has_our_weights(
         torch.testing.assert_close(peer.staged(frames, str), logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("seconds", "rounds"), [(1e-3, 3), (1e4, 4), (0.0, 4)])
+def test_fewer_rounds_where_time_is_short(
+    tiny: Backbone, frames: Tensor, seconds: float, rounds: int
+) -> None:
+    planned: list[tuple[int, float]] = []
+    plan = Plan(repeats=4, sample_ms=0, seconds=seconds)
+    records = measure(variants_of(tiny), frames, plan, on_plan=lambda *found: planned.append(found))
+    assert [count for count, _ in planned] == [rounds] and planned[0][1] > 0
+    assert {len(record["rounds_ms"]) for record in records} == {rounds}
+
+
 def test_record_of_a_measurement(tiny: Backbone, frames: Tensor) -> None:
     variants = variants_of(tiny)
     rounds: list[None] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from ..benchmark.peers import PeerFlow, available, build_pair
 from ..benchmark.suite import Plan, measure
 from ..benchmark.variants import build_variants, compile_variants
 from ..config import BenchConfig
-from ..core.console import warn
+from ..core.console import note, warn
 from ..core.errors import ConfigError
 from ..evaluation.cost import Engine
 from ..evaluation.results import command_line, describe_device, git_commit, versions
@@ -54,13 +55,30 @@ def run_benchmark(config: BenchConfig) -> dict[str, Any]:
         name: measure_ceilings(device, runtime.DTYPES[name]) for name in measured
     }
     cases = list_cases(config)
-    found = []
+    found: list[dict[str, Any]] = []
+    start = perf_counter()
     with tqdm(total=len(cases) * config.repeats, unit="round", disable=not config.progress) as bar:
         for case in cases:
+            left = 60 * (config.minutes or 0) - (perf_counter() - start)
+            seconds = max(1.0, left / (len(cases) - len(found))) if config.minutes else 0.0
+
+            def planned(rounds: int, seconds: float, case: Case = case) -> None:
+                bar.total -= config.repeats - rounds
+                more = f", {len(cases)} settings in all" if len(cases) > 1 else ""
+                note(f"{case.backbone}: {rounds} rounds, about {seconds:.0f} s{more} (minutes=, repeats=)")
+
             bar.set_description(f"{case.backbone} {case.dtype} x{case.batch_size}")
             with runtime.mendable_errors(case.batch_size):
                 found.append(
-                    _measure(config, case, engine, ceilings.get(case.dtype), lambda: bar.update() and None)
+                    _measure(
+                        config,
+                        case,
+                        engine,
+                        ceilings.get(case.dtype),
+                        seconds,
+                        lambda: bar.update() and None,
+                        planned,
+                    )
                 )
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -101,7 +119,13 @@ def list_cases(config: BenchConfig) -> list[Case]:
 
 
 def _measure(
-    config: BenchConfig, case: Case, engine: Engine, ceilings: Ceilings | None, on_round: Callable[[], None]
+    config: BenchConfig,
+    case: Case,
+    engine: Engine,
+    ceilings: Ceilings | None,
+    seconds: float,
+    on_round: Callable[[], None],
+    on_plan: Callable[[int, float], None],
 ) -> dict[str, Any]:
     """The record of one setting."""
     runs_in = runtime.chosen_engine(config.runtime, engine)
@@ -152,9 +176,10 @@ def _measure(
         "variants": measure(
             variants,
             clips.to(engine.device),
-            Plan(config.repeats, config.warmup, config.sample_ms, config.stages, config.seed),
+            Plan(config.repeats, config.warmup, config.sample_ms, config.stages, config.seed, seconds),
             ceilings=ceilings,
             prepare=prepare,
             on_round=on_round,
+            on_plan=on_plan,
         ),
     }

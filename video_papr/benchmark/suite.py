@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from .timing import alternate, ratios, spread
 from .work import Work, convolution_work, count_work
 
 DENSE = "dense"
+LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Plan:
     sample_ms: float = 100.0
     stages: bool = True
     seed: int = 0
+    seconds: float = 0.0  # for which fewer rounds are made, `LEAST_ROUNDS` at least; 0: any number
 
 
 def measure(
@@ -64,6 +67,7 @@ def measure(
     ceilings: Ceilings | None = None,
     prepare: Callable[[], object] | None = None,
     on_round: Callable[[], None] | None = None,
+    on_plan: Callable[[int, float], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Measures all variants on the same frames (B, T, H, W, 3) uint8, and returns a record of each.
 
@@ -72,8 +76,18 @@ def measure(
         ceilings: of the device in this precision; None leaves the bounds out.
         prepare: called when the work is counted, before anything is timed: to compile the networks, for instance.
         on_round: called after each round of timing.
+        on_plan: told how many rounds there will be, and how many seconds they take, stages included.
     """
-    device = frames.device
+    device, start = frames.device, perf_counter()
+
+    def rounds(seconds: float) -> int:
+        each = seconds * (2 if plan.stages else 1)
+        left = plan.seconds - (perf_counter() - start) - 2 * seconds  # memory is measured in the end
+        count = min(plan.repeats, max(LEAST_ROUNDS, int(left / each))) if plan.seconds else plan.repeats
+        if on_plan is not None:
+            on_plan(count, count * each + 2 * seconds)
+        return count
+
     work = {variant.name: count_work(variant.staged, frames) for variant in variants}
     least = {variant.name: _least_scoring(variant, frames, ceilings) for variant in variants}
     kept = {variant.name: _kept_tokens(variant, frames) for variant in variants}
@@ -89,8 +103,10 @@ def measure(
             sample_ms=plan.sample_ms,
             seed=plan.seed,
             on_round=on_round,
+            plan=rounds,
         )
-        stages = _time_stages(variants, frames, plan) if plan.stages else {}
+        done = replace(plan, repeats=len(times[DENSE]))
+        stages = _time_stages(variants, frames, done) if plan.stages else {}
         peaks = {variant.name: _peaks(variant, frames) for variant in variants}
     gmacs = {name: sum(part.gmacs for part in parts.values()) / len(frames) for name, parts in work.items()}
     records = []

@@ -29,6 +29,7 @@ def alternate(
     sample_ms: float = 100.0,
     seed: int = 0,
     on_round: Callable[[], None] | None = None,
+    plan: Callable[[float], int] | None = None,
 ) -> dict[str, list[float]]:
     """Milliseconds of one call of each variant in each of `repeats` rounds, which all variants take part in.
 
@@ -38,15 +39,19 @@ def alternate(
         sample_ms: calls that are shorter are repeated until they take so long together; their mean counts.
         seed: of the order within the rounds.
         on_round: called after each round, for a progress bar.
+        plan: told how many seconds a round takes, says how many there are, in place of `repeats`.
     """
     numbers: dict[str, int] = {}
+    seconds = 0.0
     for name, call in calls.items():
         for _ in range(max(1, warmup)):
             call()
-        numbers[name] = max(1, ceil(sample_ms / max(_milliseconds(call, 1, device), 1e-3)))
+        took = max(_milliseconds(call, 1, device), 1e-3)
+        numbers[name] = max(1, ceil(sample_ms / took))
+        seconds += numbers[name] * took / 1000
     times: dict[str, list[float]] = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(seed).shuffle
-    for _ in range(repeats):
+    for _ in range(repeats if plan is None else plan(seconds)):
         shuffle(order)
         for name in order:
             times[name].append(_milliseconds(calls[name], numbers[name], device))
