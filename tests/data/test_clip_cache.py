@@ -22,6 +22,7 @@ from video_papr.core.errors import ConfigError
 from video_papr.data import clip_cache
 from video_papr.data.clip_cache import CachedViews, ClipCache, code_version
 from video_papr.evaluation.cost import Engine
+from video_papr.pipeline import Pipeline
 
 GENEROUS = 10**9
 
@@ -105,7 +106,9 @@ def test_key_follows_every_setting_that_shapes_the_views(tmp_path: Path) -> None
         backbone = SimpleNamespace(
             num_frames=16, frame_size=(size, size), short_side=None, interpolation="bilinear"
         )
-        cache = build_clip_cache(now["dataset"], now["views"], backbone, Engine(torch.device("cpu")))  # type: ignore[arg-type]
+        cache = build_clip_cache(
+            now["dataset"], now["views"], Pipeline(backbone), Engine(torch.device("cpu"))
+        )  # type: ignore[arg-type]
         assert cache is not None
         return cache.key(tmp_path / "a.mp4")
 

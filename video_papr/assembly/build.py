@@ -179,7 +179,7 @@ def panel(pipeline: Pipeline, example: Example, class_names: tuple[str, ...] | N
     said = name(answer.top5[0]) if answer.top5 else "-"
     truth = "-" if answer.label is None else name(answer.label)
     title = f"{answer.name}    label: {truth}    answer: {said}"
-    return Panel(title, example.frames, example.mask, significance_of(pipeline, example.frames))
+    return Panel(title, example.frames[..., :3], example.mask, significance_of(pipeline, example.frames))
 
 
 def significance_of(pipeline: Pipeline, frames: torch.Tensor) -> torch.Tensor | None:

@@ -28,7 +28,7 @@ from ..evaluation.cost import gmacs_per_view, mean_gmacs, shared_gmacs
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.journal import Finished, Journal, join_journal, open_journal, read_finished, stamp_files
 from ..evaluation.lock import hold
-from ..evaluation.observers import ExtraMetric, KeepViews, Observer, Pictures, Progress
+from ..evaluation.observers import ExtraMetric, KeepViews, Observer, Pictures, Progress, WithoutVectors
 from ..evaluation.profile import Profile, Waiting, processor_seconds, profile
 from ..evaluation.results import RunInfo, build_results, describe_device, git_commit, versions, write_results
 from ..evaluation.visualize import save_gallery
@@ -126,6 +126,8 @@ class _Work:
         known = {"runtime.dtype": self.dtype, "runtime.engine": self.runs_in}
         self.identity = resume.identity(config, self.videos, self.pipeline, known)
         self.metrics = [_actor_metric(config.dataset, self.root, config.views, self.backbone.input_size)]
+        if self.pipeline.reads_motion:
+            self.metrics.append(WithoutVectors())
 
     def session(self) -> dict[str, Any]:
         """What is worth knowing about this start of the command."""
@@ -139,7 +141,8 @@ class _Work:
 
     def count_gmacs(self) -> dict[str, float]:
         """Multiply-accumulates of a view; where the clips decide, `info` knows more in the end."""
-        shape = (1, self.backbone.num_frames, *self.backbone.frame_size, 3)
+        channels = 4 if self.pipeline.reads_motion else 3
+        shape = (1, self.backbone.num_frames, *self.backbone.frame_size, channels)
         return gmacs_per_view(self.pipeline, torch.zeros(shape, dtype=torch.uint8, device=self.engine.device))
 
     def answer(
@@ -156,7 +159,7 @@ class _Work:
         """
         config, engine, ranks = self.config, self.engine, self.ranks
         runtime.speed_up(self.pipeline, config.runtime, engine)  # compilers run at the first batch
-        cache = cut.build_clip_cache(config.dataset, config.views, self.backbone, engine)
+        cache = cut.build_clip_cache(config.dataset, config.views, self.pipeline, engine)
         evaluator = self._evaluator()
         known, group = set(done), evaluator.videos_per_batch
         left = [index for index in range(len(self.videos)) if index not in known]
@@ -214,6 +217,7 @@ class _Work:
             cache=cache,
             reduce=cut.frame_reducer(dataset, views, self.backbone),
             memory_mb=dataset.memory_mb,
+            motion=self.pipeline.reads_motion,
         )
         return iter_samples(
             decoded,

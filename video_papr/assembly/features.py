@@ -63,6 +63,7 @@ def compute_features(
         limits=Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames),
         reduce=frame_reducer(dataset, CENTRE, backbone),
         memory_mb=dataset.memory_mb,
+        motion=pipeline.reads_motion,
     )
     workers = runtime.num_workers(config.runtime, turns=runtime.takes_turns(engine))
     batches = iter_samples(

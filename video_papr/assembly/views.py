@@ -122,7 +122,7 @@ def build_shared_maps(
 
 
 def build_clip_cache(
-    dataset: DatasetConfig, views: ViewsConfig, backbone: Backbone, engine: Engine
+    dataset: DatasetConfig, views: ViewsConfig, pipeline: Pipeline, engine: Engine
 ) -> ClipCache | None:
     """The folder that keeps decoded views between runs; None with dataset.clip_cache=off.
 
@@ -131,11 +131,13 @@ def build_clip_cache(
     if dataset.clip_cache is None:
         return None
     place = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
+    backbone = pipeline.backbone
     folder = place / "views" if dataset.clip_cache == "auto" else Path(dataset.clip_cache).expanduser()
     on_gpu = engine.device.type == "cuda"
     recipe = {
         "sampler": frame_sampler(dataset, views.clips, backbone.num_frames),
         "decoder": dataset.decoder,
+        "motion": pipeline.reads_motion,
         "limits": Limits(dataset.max_pixels, dataset.max_frames),
         "reduce": frame_reducer(dataset, views, backbone),
         "cut": view_cutter(dataset, views, backbone),

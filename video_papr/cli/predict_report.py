@@ -54,4 +54,8 @@ def _cost(windows: Sequence[Window], num_tokens: int) -> str:
         return ""
     kept = fmean(num_tokens if window.kept_tokens is None else window.kept_tokens for window in windows)
     latency = median(window.latency_ms for window in windows)
-    return f"{kept:.0f} of {num_tokens} tokens read per view; {latency:.0f} ms per answer (median, decoding left out)"
+    said = f"{kept:.0f} of {num_tokens} tokens read per view; {latency:.0f} ms per answer (median, decoding left out)"
+    unknown = [window.unknown for window in windows if window.unknown is not None]
+    if unknown:
+        said += f"; {fmean(unknown):.1f} frames of a view have no motion vectors"
+    return said

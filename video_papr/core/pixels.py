@@ -13,6 +13,22 @@ Colors = tuple[float, float, float]  # one value for R, G and B each
 # Of ImageNet's colours, RGB in 0..1; VideoMAE and most image models were trained with them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Values of the motion plane, the fourth channel of frames that were read with the codec's vectors: from 0 to the
+# largest, or unknown for the whole frame. Resizing may round by a level.
+LARGEST_MOTION, MOTION_UNKNOWN = 200, 255
+
+
+def motion_unknown(planes: Tensor) -> Tensor:
+    """Motion planes (..., H, W) uint8 -> (...) bool, whether the codec had no vectors for the frame."""
+    return planes.flatten(-2).amax(-1) > (LARGEST_MOTION + MOTION_UNKNOWN) // 2
+
+
+def frames_without_vectors(views: Tensor) -> float | None:
+    """views (V, T, H, W, 4) uint8 -> how many frames of a view the codec had no motion vectors for, the mean over V.
+
+    None for frames without a motion plane.
+    """
+    return None if views.shape[-1] == 3 else float(motion_unknown(views[..., 3]).sum()) / len(views)
 
 
 def normalize_pixels(

@@ -28,7 +28,7 @@ from .annotations import (
     refuse,
 )
 from .clip_cache import CachedViews, ClipCache
-from .decoding import DECODERS, decode_clips
+from .decoding import DECODERS, check_exports_vectors, decode_clips
 from .limits import DEFAULT_LIMITS, Limits
 from .readers.answers import Resize
 
@@ -52,7 +52,9 @@ class VideoSample:
     index: int  # place in the dataset
     name: str  # path as users see it
     label: int  # index of the class
-    frames: Tensor | None  # (C, T, H, W, 3) uint8, or None when `error` is set or `views` are there
+    frames: (
+        Tensor | None
+    )  # (C, T, H, W, 3 or, with motion, 4) uint8, or None when `error` is set or `views` are there
     error: str | None  # why the video could not be decoded, one line, or None
     decode_ms: float
     frame_indices: NDArray[np.int64] | None
@@ -99,6 +101,7 @@ class VideoDataset(Dataset[VideoSample]):
         reduce: in which size frames are decoded, see `decode_clips`; it must pickle too. None: their own.
         memory_mb: MiB for all decoded frames that `iter_samples` has in memory at once; a video whose frames take
             more than half of it fails with that reason. None: no limit.
+        motion: frames have a fourth channel, the motion plane, see `decode_clips`.
     """
 
     def __init__(
@@ -111,11 +114,14 @@ class VideoDataset(Dataset[VideoSample]):
         limits: Limits = DEFAULT_LIMITS,
         reduce: Resize | None = None,
         memory_mb: int | None = None,
+        motion: bool = False,
     ) -> None:
         if decoder not in DECODERS:
             raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
         self.videos, self.sampler, self.decoder, self.cache = videos, sampler, decoder, cache
-        self.limits, self.reduce, self.memory_mb = limits, reduce, memory_mb
+        if motion:
+            check_exports_vectors(decoder)
+        self.limits, self.reduce, self.memory_mb, self.motion = limits, reduce, memory_mb, motion
 
     def __len__(self) -> int:
         return len(self.videos.records)
@@ -155,6 +161,7 @@ class VideoDataset(Dataset[VideoSample]):
                 decoder=decoder,
                 limits=self.limits,
                 reduce=self.reduce,
+                motion=self.motion,
                 max_bytes=self.max_video_bytes if max_bytes is None else max_bytes,
             )
         except VideoDecodeError as error:

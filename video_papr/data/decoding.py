@@ -38,14 +38,14 @@ from .readers.pyav import read_with_pyav
 from .readers.timing import NO_TIMES, FrameTimes
 
 DECODERS = ("auto", "decord", "pyav", "pillow")
-REDUCING = ("auto", "pyav")  # those that can hand over smaller frames than the file holds
+REDUCING = ("auto", "pyav")  # those that can hand over smaller frames than the file holds, and motion vectors
 
 
 @dataclass(frozen=True)
 class DecodedClips:
     """The clips of one video."""
 
-    frames: Frames  # (C, T, H, W, 3) uint8, RGB, upright
+    frames: Frames  # (C, T, H, W, 3) uint8, RGB, upright; (C, T, H, W, 4) with a motion plane
     frame_indices: Indices  # (C, T) int64, which frames of the video these are
     num_video_frames: int  # frames in the whole video
     times: FrameTimes  # when the frames of the whole video are shown
@@ -65,6 +65,7 @@ def decode_clips(
     limits: Limits = DEFAULT_LIMITS,
     reduce: Resize | None = None,
     max_bytes: int | None = None,
+    motion: bool = False,
 ) -> DecodedClips:
     """Decodes the clips that `choose` asks for.
 
@@ -79,12 +80,14 @@ def decode_clips(
             (bilinear, antialiased) as it converts to RGB. PyAV alone does so, hence "auto" means "pyav" here: decord
             wants the size before it says whether the video is turned.
         max_bytes: of the decoded frames; asked before anything is decoded. None: no limit.
+        motion: frames get a fourth channel, how far the codec's vectors say that a pixel moved against the camera; see
+            `readers.vectors`. PyAV alone exports vectors, hence "auto" means "pyav" here.
 
     Raises:
         TooLargeError: the frames would take more than `max_bytes`.
         VideoDecodeError: the file cannot be decoded; one line that names the path, the decoders tried and the
             reason.
-        ConfigError: `decoder` is unknown, or cannot `reduce`.
+        ConfigError: `decoder` is unknown, or cannot `reduce`, or has no `motion`.
         ValueError: `choose` returned something other than (C, T) indices inside the video.
     """
     if decoder not in DECODERS:
@@ -93,6 +96,8 @@ def decode_clips(
         raise ConfigError(
             f"dataset.decode_size=short_side: dataset.decoder={decoder} reads whole frames; use {' or '.join(REDUCING)}"
         )
+    if motion:
+        check_exports_vectors(decoder)
     if decoder == "pillow":
         image, wanted = read_image(path, limits), _checked_indices(choose(1), 1)
         clips = np.broadcast_to(image, (*wanted.shape, *image.shape)).copy()
@@ -103,11 +108,11 @@ def decode_clips(
         raise VideoDecodeError(f"cannot decode {printable(path)} ({decoder}): {error}") from None
 
     reasons = []
-    affordable = partial(_affordable, choose, stream, reduce, max_bytes)
-    if reduce is not None:
+    affordable = partial(_affordable, choose, stream, reduce, max_bytes, motion)
+    if reduce is not None or motion:
         decoder = "pyav"
     for name in ("decord", "pyav") if decoder == "auto" else (decoder,):
-        read = read_with_decord if name == "decord" else partial(read_with_pyav, reduce=reduce)
+        read = read_with_decord if name == "decord" else partial(read_with_pyav, reduce=reduce, motion=motion)
         try:
             return _decode_with(read, name, path, stream, affordable)
         except TooLargeError as error:
@@ -118,11 +123,20 @@ def decode_clips(
     raise VideoDecodeError(f"cannot decode {printable(path)} ({'; '.join(reasons)}){hint}")
 
 
+def check_exports_vectors(decoder: str) -> None:
+    """Raises ConfigError unless a decoder may export motion vectors."""
+    if decoder not in REDUCING:
+        raise ConfigError(
+            f"dataset.decoder={decoder}: exports no motion vectors, which the pruner reads; use {' or '.join(REDUCING)}"
+        )
+
+
 def _affordable(
     choose: Callable[[int], NDArray[np.integer[Any]]],
     stream: VideoStream,
     reduce: Resize | None,
     max_bytes: int | None,
+    motion: bool,
     num_frames: int,
 ) -> NDArray[np.integer[Any]]:
     """What `choose` returns. Raises TooLargeError when its frames take too much memory."""
@@ -130,7 +144,7 @@ def _affordable(
     height, width = stream.size if reduce is None else reduce(*stream.size)
     unique = np.unique(indices).size
     copies = 0 if unique == indices.size else indices.size  # frames that clips share are copied
-    num_bytes = 3 * height * width * (unique + copies)
+    num_bytes = height * width * (4 * indices.size if motion else 3 * (unique + copies))
     if max_bytes is not None and num_bytes > max_bytes:
         raise TooLargeError(
             num_bytes,
@@ -140,11 +154,8 @@ def _affordable(
     return indices
 
 
-_Reader = Callable[[Path | str, VideoStream, Indices], Frames]
-
-
 def _decode_with(
-    read: _Reader,
+    read: Callable[[Path | str, VideoStream, Indices, Indices], Frames],
     name: str,
     path: Path | str,
     stream: VideoStream,
@@ -156,7 +167,7 @@ def _decode_with(
         wanted = _checked_indices(choose(num_frames), num_frames)
         unique, inverse = np.unique(wanted, return_inverse=True)
         try:
-            frames = read(path, stream, unique)
+            clips = read(path, stream, unique, inverse.reshape(wanted.shape))
         except EndedEarly as early:
             # Packed and field-coded streams hold up to two packets per frame. Less than that is a loss.
             if not num_frames <= 2 * early.num_frames < 2 * num_frames:
@@ -166,10 +177,6 @@ def _decode_with(
             raise Refused(reason(error)) from None
         else:
             times = stream.times.for_frames(num_frames)
-            whole = np.array_equal(wanted.ravel(), unique)
-            shape = (*wanted.shape, *frames.shape[1:])
-            clips = frames.reshape(shape) if whole else frames[inverse.reshape(wanted.shape)]
-            clips = np.ascontiguousarray(clips)  # of a mirrored video they are views that run backwards
             return DecodedClips(clips, wanted, num_frames, times, name)
     raise Refused("the number of frames differs between two passes")
 

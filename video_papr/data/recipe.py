@@ -35,7 +35,9 @@ class Recipe:
     memory_mb: int | None = 2048
     reduce: Resize | None = None
 
-    def decode(self, path: Path | str, choose: Callable[[int], np.ndarray]) -> DecodedClips:
+    def decode(
+        self, path: Path | str, choose: Callable[[int], np.ndarray], *, motion: bool = False
+    ) -> DecodedClips:
         """`decode_clips` under these keys: half of `memory_mb` is for the frames of one video."""
         return decode_clips(
             path,
@@ -43,6 +45,7 @@ class Recipe:
             decoder=self.decoder,
             limits=self.limits,
             reduce=self.reduce,
+            motion=motion,
             max_bytes=None if self.memory_mb is None else self.memory_mb * 2**19,
         )
 

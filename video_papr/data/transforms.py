@@ -39,7 +39,7 @@ def resize_and_crop(
                               +----+
 
     Args:
-        frames: (N, T, H, W, 3) uint8.
+        frames: (N, T, H, W, 3) uint8, or 4 channels with a motion plane.
         size: S, side of a crop in pixels; or (S, S') for height and width.
         short_side: short side after resizing, at least `size` (the default). For crops that are not square: frames are
             resized until they just cover a crop that is enlarged so that its own short side is this long.
@@ -47,14 +47,14 @@ def resize_and_crop(
         mode: "bilinear" or "bicubic", both antialiased.
 
     Returns:
-        (N * R, T, S, S', 3) uint8; the crops of one clip are adjacent.
+        (N * R, T, S, S', 3 or 4) uint8; the crops of one clip are adjacent.
 
     Raises:
         ValueError: `frames` has another shape or type, or a size or count is out of range.
     """
     view = (size, size) if isinstance(size, int) else size
     short_side = min(view) if short_side is None else short_side
-    if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+    if frames.ndim != 5 or frames.shape[-1] not in (3, 4) or frames.dtype != torch.uint8:
         raise ValueError(f"frames must be uint8 (N, T, H, W, 3), got {frames.dtype} {tuple(frames.shape)}")
     if min(view) < 1 or num_crops < 1:
         raise ValueError(f"size and num_crops must be at least 1, got {size} and {num_crops}")
@@ -71,7 +71,7 @@ def resize_and_crop(
     ]
     views = torch.stack(crops).permute(1, 0, 3, 4, 2)  # (N * T, R, S, S', 3)
     views = views.unflatten(0, (clips, length)).transpose(1, 2)
-    return views.reshape(clips * num_crops, length, *view, 3)
+    return views.reshape(clips * num_crops, length, *view, frames.shape[-1])
 
 
 def crop_corners(

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.console import warn
+from ..core.pixels import frames_without_vectors
 from ..core.types import TokenSelection
 from .answers import Evaluation, Example, VideoAnswer
 
@@ -128,3 +129,13 @@ class ExtraMetric(Observer):
     def on_video(self, video: AnsweredVideo, part: Evaluation) -> None:
         if video.selection is not None:
             video.answer.extra[self.name] = self.measure(video.sample, video.selection)
+
+
+class WithoutVectors(ExtraMetric):
+    """How many frames of a view had no motion vectors, for a pruner that reads them; the mean over a video's views."""
+
+    def __init__(self) -> None:
+        super().__init__("frames_without_vectors", lambda sample, selection: None)
+
+    def on_video(self, video: AnsweredVideo, part: Evaluation) -> None:
+        video.answer.extra[self.name] = frames_without_vectors(video.views)

@@ -170,6 +170,7 @@ def evaluate(
         limits=read.limits,
         reduce=read.reduce,
         memory_mb=read.memory_mb,
+        motion=pipeline.reads_motion,
     )
     with Progress(len(listed), show=progress) as bar:
         evaluator = Evaluator(

@@ -17,6 +17,7 @@ from ..assembly.build import significance_of, spread
 from ..core.errors import LogitsError, VideoDecodeError
 from ..core.escape import shorten, spreadsheet
 from ..core.files import atomic_write, storing
+from ..core.pixels import frames_without_vectors
 from ..evaluation.visualize import Panel, save_gallery, save_timeline
 from ..pipeline import Pipeline
 from .film import write_film
@@ -34,7 +35,10 @@ SEGMENT_COLUMNS = ("video", "start_seconds", "end_seconds", "windows", "name", "
 
 @dataclass(frozen=True)
 class Window:
-    """An `Answer` without its pixels. `kept_tokens` of a view, the mean where views differ; None for all of them."""
+    """An `Answer` without its pixels. `kept_tokens` of a view, the mean where views differ; None for all of them.
+
+    `unknown`: frames of a view without motion vectors, where a pruner reads them.
+    """
 
     start_seconds: float
     end_seconds: float
@@ -43,6 +47,7 @@ class Window:
     latency_ms: float
     kept_tokens: float | None
     seen: Seen | None
+    unknown: float | None
 
     @classmethod
     def of(cls, answer: Answer, crops: int) -> Window:
@@ -51,7 +56,8 @@ class Window:
         seen = None
         if answer.mask is not None and answer.seconds is not None:
             seen = Seen(answer.seconds, answer.mask[crops // 2 :: crops].numpy())
-        return cls(*span, answer.guesses, answer.probabilities, answer.latency_ms, kept, seen)
+        unknown = frames_without_vectors(answer.views)
+        return cls(*span, answer.guesses, answer.probabilities, answer.latency_ms, kept, seen, unknown)
 
     @property
     def scene(self) -> Scene:
@@ -102,6 +108,7 @@ class Outcome:
                 "top": [guess._asdict() for guess in window.guesses],
                 "kept_tokens": self.num_tokens if window.kept_tokens is None else window.kept_tokens,
                 "latency_ms": window.latency_ms,
+                **({} if window.unknown is None else {"frames_without_vectors": window.unknown}),
             }
             for window in self.windows
         ]
@@ -257,7 +264,7 @@ def panel_of(pipeline: Pipeline, path: str, answer: Answer) -> Panel:
     title = (
         f"{shorten(Path(path).name, 60)}    {when}    {shorten(best.name, 40)} {100 * best.probability:.0f} %"
     )
-    return Panel(title, frames, answer.mask[0], significance_of(pipeline, frames))
+    return Panel(title, frames[..., :3], answer.mask[0], significance_of(pipeline, frames))
 
 
 def _plain(stem: str) -> str:

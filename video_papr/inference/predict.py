@@ -47,7 +47,7 @@ class Answer:
         guesses: the most probable classes, best first.
         probabilities: (classes,) float32, on the CPU; the mean over the views.
         latency_ms: from the last frame, decoded, to the answer: resizing it, choosing tokens, classifying.
-        views: (V, T, S, S, 3) uint8, on the CPU: what was read.
+        views: (V, T, S, S, 3, or 4 with a motion plane) uint8, on the CPU: what was read.
         mask: (V, T', H', W') bool, the tokens that were kept; None for all of them.
         seconds: (C, T) float64, when the frames of each clip are shown; None where nothing tells.
     """
@@ -113,7 +113,9 @@ class ClipReader:
     def read(self, video: Video) -> Tensor:
         """A file, or frames (n, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device."""
         if not isinstance(video, Tensor | np.ndarray):
-            decoded = self.recipe.decode(video, lambda n: self.recipe.indices(n, self.num_frames))
+            decoded = self.recipe.decode(
+                video, lambda n: self.recipe.indices(n, self.num_frames), motion=self.pipeline.reads_motion
+            )
             return self.views(torch.from_numpy(decoded.frames))
         frames = torch.as_tensor(video)
         if frames.ndim != 4 or not len(frames):

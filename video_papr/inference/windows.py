@@ -146,7 +146,8 @@ class Timeline:
         """The answers to windows that are decoded together; one by one where memory does not hold all of them."""
         reader, recipe = self.reader, self.reader.recipe
         try:
-            decoded = recipe.decode(self.path, partial(self._indices, windows=windows))
+            choose, motion = partial(self._indices, windows=windows), reader.pipeline.reads_motion
+            decoded = recipe.decode(self.path, choose, motion=motion)
         except TooLargeError:
             if len(windows) == 1:
                 raise

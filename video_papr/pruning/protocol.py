@@ -50,6 +50,8 @@ class PrunerSpec:
         for_images: one of those that `prune` offers for image models.
         shares_crops: one map may serve overlapping crops: it reads frames of any size, and scores a place by what is
             seen there.
+        reads_motion: takes frames with a fourth channel, the motion that the codec's vectors tell, where they have one;
+            others never see it.
         trained: has weights; random ones say little.
         published: name of published weights, if there are some.
         not_exportable: why it cannot become part of a graph; empty: it can.
@@ -64,6 +66,7 @@ class PrunerSpec:
     compares_frames: bool = False
     for_images: bool = False
     shares_crops: bool = False
+    reads_motion: bool = False
     trained: bool = False
     published: str | None = None
     not_exportable: str = ""

@@ -38,7 +38,9 @@ def join_crops(views: Tensor, corners: Sequence[Corner]) -> Tensor | None:
     if any(down > height or right > width for down, right in steps):
         return None
     (top, left), (bottom, right) = corners[0], corners[-1]
-    joined = views.new_empty(len(clips), views.shape[1], bottom - top + height, right - left + width, 3)
+    joined = views.new_empty(
+        len(clips), views.shape[1], bottom - top + height, right - left + width, views.shape[-1]
+    )
     for number, (y, x) in enumerate(corners):
         joined[:, :, y - top : y - top + height, x - left : x - left + width] = clips[:, number]
     return joined

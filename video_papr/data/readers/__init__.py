@@ -1,4 +1,6 @@
-"""The libraries that decode videos. A reader takes (path, `VideoStream`, ascending frame indices) and returns frames.
+"""The libraries that decode videos.
+
+A reader takes (path, `VideoStream`, n ascending frame indices, where these stand in clips) and returns the clips.
 
 `decode_clips` in `data.decoding` asks them; nothing else does.
 """

@@ -30,8 +30,13 @@ _PIXEL_FORMATS = frozenset(["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv44
 _AV_LOG_ERROR = 16
 
 
-def read_with_decord(path: Path | str, stream: VideoStream, wanted: Indices) -> Frames:
-    """Returns (len(wanted), H, W, 3) for ascending indices, or refuses where decord would return wrong frames."""
+def read_with_decord(path: Path | str, stream: VideoStream, wanted: Indices, places: Indices) -> Frames:
+    """Returns (C, T, H, W, 3), or refuses where decord would return wrong frames.
+
+    Args:
+        wanted: (n,), ascending indices.
+        places: (C, T), which of them the clips consist of.
+    """
     if stream.irregular:
         raise Refused(stream.irregular)
     if not stream.is_best:
@@ -67,7 +72,11 @@ def read_with_decord(path: Path | str, stream: VideoStream, wanted: Indices) -> 
         raise Refused(result[0])
     if complaints:
         raise Refused(f"damaged stream ({complaints[0]})")
-    return stream.orientation.mirror_turned(result[0])
+    # Those of a mirrored video are views that run backwards.
+    frames = np.ascontiguousarray(stream.orientation.mirror_turned(result[0]))
+    if np.array_equal(places.ravel(), np.arange(len(wanted))):
+        return frames.reshape(*places.shape, *frames.shape[1:])
+    return frames[places]
 
 
 def _frames(path: Path | str, stream: VideoStream, wanted: Indices) -> Frames:

@@ -11,6 +11,7 @@ import numpy as np
 from .answers import EndedEarly, Frames, Indices, Refused, Resize
 from .orientation import orientation_of
 from .packets import VideoStream, listen_to_ffmpeg, open_container, prepare_decoder
+from .vectors import EXPORT, ClipMotion
 
 # Seeking costs PyAV about as much as decoding some frames; below this gain the plain pass is as fast.
 _SEEK_GAIN_FRAMES = 50
@@ -19,15 +20,27 @@ _HARMLESS_ERRORS = ("mmco:", "co located POCs", "number of reference frames", "M
 
 
 def read_with_pyav(
-    path: Path | str, stream: VideoStream, wanted: Indices, *, reduce: Resize | None
+    path: Path | str,
+    stream: VideoStream,
+    wanted: Indices,
+    places: Indices,
+    *,
+    reduce: Resize | None,
+    motion: bool = False,
 ) -> Frames:
-    """Returns (len(wanted), H, W, 3) for ascending indices."""
+    """Returns (C, T, H, W, 3), or 4 channels with `motion`, see `vectors.ClipMotion`.
+
+    Args:
+        wanted: (n,), ascending indices.
+        places: (C, T), which of them the clips consist of.
+    """
+    moving = ClipMotion(places) if motion else None
     if len(stream.keyframes):
         try:
-            return _pyav_pass(path, stream, wanted, reduce, seek=True)
+            return _pyav_pass(path, stream, wanted, places, reduce, moving, seek=True)
         except _Missed:
             pass
-    return _pyav_pass(path, stream, wanted, reduce, seek=False)
+    return _pyav_pass(path, stream, wanted, places, reduce, moving, seek=False)
 
 
 class _Missed(Exception):
@@ -35,7 +48,14 @@ class _Missed(Exception):
 
 
 def _pyav_pass(
-    path: Path | str, stream: VideoStream, wanted: Indices, reduce: Resize | None, *, seek: bool
+    path: Path | str,
+    stream: VideoStream,
+    wanted: Indices,
+    places: Indices,
+    reduce: Resize | None,
+    motion: ClipMotion | None,
+    *,
+    seek: bool,
 ) -> Frames:
     """One forward pass. With `seek` it jumps to the key frame before a wanted frame when that skips enough."""
     from av.video.reformatter import VideoReformatter
@@ -46,11 +66,14 @@ def _pyav_pass(
     with listen_to_ffmpeg() as log, open_container(path) as container:
         video = container.streams[stream.index]
         prepare_decoder(video, stream.limits)
+        if motion is not None:
+            video.codec_context.flags2 |= EXPORT
+            motion.start()
         del log[:]  # opening a file decodes its first packets, also those that are skipped
         frames = _decoded(container, video, stream.skipped)
         position, jumped = 0, False  # position: index of the frame that comes next
         for slot, target in enumerate(wanted):
-            if seek:
+            if seek and not (motion is not None and motion.linked[slot]):
                 key = int(stream.keyframes[np.searchsorted(stream.keyframes, target, side="right") - 1])
                 if key - position >= _SEEK_GAIN_FRAMES:
                     container.seek(int(stream.pts[key]), stream=video, backward=True)
@@ -64,13 +87,21 @@ def _pyav_pass(
                     position = _index_of(frame, stream, at_most=int(target))
                 size = size or (frame.width, frame.height)
                 _check_frame(frame, size)
+                if motion is not None:
+                    motion.add(frame)
                 position += 1
+            if motion is not None:
+                motion.keep(frame)
             pixels = _rgb(frame, scaler, reduce)
             if out is None:
-                out = np.empty((len(wanted), *pixels.shape), dtype=np.uint8)
-            out[slot] = pixels
+                channels = 3 if motion is None else 4
+                out = np.empty((*places.shape, *pixels.shape[:2], channels), np.uint8)
+            for clip, time in np.argwhere(places == slot):
+                out[clip, time, ..., :3] = pixels
         _check_log(log, video.codec_context.codec)
     assert out is not None  # `wanted` is never empty
+    if motion is not None:
+        motion.fill(out[..., 3])
     return out
 
 
@@ -117,7 +148,7 @@ def _rgb(frame: Any, scaler: Any, reduce: Resize | None) -> Frames:
     if reduce is not None:
         step = -1 if orientation.transpose else 1
         size = reduce(*(frame.height, frame.width)[::step])[::step]
-    if size is None or size == (frame.height, frame.width):
-        return orientation.apply(frame.to_ndarray(format="rgb24"))
-    scaled = scaler.reformat(frame, size[1], size[0], "rgb24", interpolation="BILINEAR")
-    return orientation.apply(scaled.to_ndarray())
+    height, width = size or (frame.height, frame.width)
+    return orientation.apply(
+        scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR").to_ndarray()
+    )

@@ -74,7 +74,7 @@ class Looker:
         flow = Pipeline(self.backbone, self._pruner(pruner, keep_ratio))
         seconds = self._check_length(video)
         dense, reader = Pipeline(self.backbone), ClipReader(Pipeline(self.backbone), self.recipe, TOP_K)
-        views, shown = self._read(reader, video)
+        views, shown = self._read(reader, video, motion=flow.reads_motion)
         gmacs = self._count(flow, views[:1], pruner, keep_ratio)
         full, _, dense_ms = self._answer(dense, reader, views)
         answer, mask, pruned_ms = self._answer(flow, reader, views)
@@ -120,7 +120,7 @@ class Looker:
             )
         return seconds
 
-    def _read(self, reader: ClipReader, video: Path) -> tuple[Tensor, np.ndarray | None]:
+    def _read(self, reader: ClipReader, video: Path, *, motion: bool) -> tuple[Tensor, np.ndarray | None]:
         """The views of a video, at most `DECODED_MB` of decoded frames in memory; and when the frames are shown."""
         pixels = DECODED_MB * 10**6 // (3 * self.recipe.clips * reader.num_frames)  # of a frame
 
@@ -128,7 +128,8 @@ class Looker:
             scale = min(1.0, math.sqrt(pixels / (height * width)))
             return max(1, int(height * scale)), max(1, int(width * scale))
 
-        decode = partial(decode_clips, video, lambda n: self.recipe.indices(n, reader.num_frames))
+        indices = partial(self.recipe.indices, num_frames=reader.num_frames)
+        decode = partial(decode_clips, video, indices, motion=motion)
         try:
             try:
                 clips = decode(decoder=self.recipe.decoder, limits=Limits(max_pixels=pixels))
