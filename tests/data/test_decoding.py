@@ -135,9 +135,17 @@ def test_both_readers_agree(tmp_path: Path, write_video: VideoWriter, name: str,
     ],
 )
 def test_files_in_which_decord_finds_wrong_frames(
-    tmp_path: Path, write_video: VideoWriter, name: str, options: dict, reason: str
+    tmp_path: Path,
+    write_video: VideoWriter,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    options: dict,
+    reason: str,
 ) -> None:
-    """For these, decord returns frames other than those asked for, and no error; so PyAV reads them."""
+    """For these, decord returns frames other than those asked for, and no error; so PyAV reads them, and decord does
+    not even try."""
+    opened: list[object] = []
+    monkeypatch.setattr(decord_reader, "_frames", lambda *asked: opened.append(asked))
     path = write_video(tmp_path / name, 80, **options)
     truth = decode_by_hand(path)
     assert len(truth) == 80
@@ -147,6 +155,7 @@ def test_files_in_which_decord_finds_wrong_frames(
         np.testing.assert_array_equal(clips.frames[0], truth[wanted])
     text = refusal(path, "decord")
     assert reason in text and "decoder=auto" in text
+    assert not opened
 
 
 def test_decord_lacks_a_decoder(clips_dir: Path) -> None:
