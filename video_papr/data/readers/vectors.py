@@ -29,7 +29,7 @@ _FRACTION = 16  # sums are whole numbers of 1/16 pixel, which no order of adding
 _SCALES = (4.0, 2.0, 1.0, 0.5)  # of the fit, in pixels; vectors are in quarters of one
 _PRIOR = np.diag([1e-3, 0.5, 0.5])  # vectors that speak for no motion, no zoom and no rotation
 _ENOUGH = 200  # vectors of a frame for the fit
-_AT_ONCE = 16  # frames whose vectors wait in memory
+_AT_ONCE = 20_000  # vectors that are worked on together, unless one frame has more
 
 
 class ClipMotion:
@@ -66,7 +66,7 @@ class ClipMotion:
         self._size = frame.height, frame.width
         data = frame.side_data.get("MOTION_VECTORS")
         if data is not None and len(vectors := data.to_ndarray()):
-            if len(self._waiting) == _AT_ONCE:
+            if sum(map(len, self._waiting)) + len(vectors) > _AT_ONCE:
                 self._add_up()
             self._waiting.append(vectors.copy())  # the frame's memory goes back to the decoder
 
