@@ -81,7 +81,7 @@ class Pipeline(nn.Module):
         """frames (B, T, H, W, 3) uint8, as the loader cuts them for the backbone -> logits (B, classes).
 
         Args:
-            frames: may have a fourth channel, the motion plane, which the pruner alone reads; see `reads_motion`.
+            frames: with a fourth channel, the motion plane, where the pruner reads one; see `reads_motion`.
             mark: called with each stage's name when it ends; see the head of this file.
 
         Raises:
@@ -91,7 +91,7 @@ class Pipeline(nn.Module):
 
     def significance(self, frames: Tensor) -> Tensor | None:
         """frames (B, T, H, W, 3) uint8 -> the map that decides, (B, T', H', W'); None when nothing prunes."""
-        frames = self._check_frames(frames, motion=self.reads_motion)
+        self._check_frames(frames)
         if self.pruner is None:
             return None
         if not self._chooses_by_parts:
@@ -102,7 +102,7 @@ class Pipeline(nn.Module):
 
     def select(self, frames: Tensor, mark: Mark | None = None) -> TokenSelection | None:
         """frames (B, T, H, W, 3) uint8 -> the kept tubelets; None when nothing prunes."""
-        frames = self._check_frames(frames, motion=self.reads_motion)
+        self._check_frames(frames)
         if self.pruner is None:
             return None
         options: dict[str, Any] = {"packed": self._packs, "mark": mark}
@@ -121,7 +121,9 @@ class Pipeline(nn.Module):
         Clips of unequal length run in one row without padding, or in groups of similar length, so that little is
         padded. What is padded is barred from attention and from the mean: the logits are those of each clip alone.
         """
-        frames = self._check_frames(frames)
+        self._check_frames(frames)
+        if frames.shape[-1] == 4:
+            frames = frames[..., :3]
         scored = None if selection is None else selection.scored
         logits = self._classify(frames, selection, mark)
         if scored is None:
@@ -253,15 +255,11 @@ class Pipeline(nn.Module):
         trunk = getattr(getattr(self.pruner, "scorer", None), "trunk", None)
         return trunk if isinstance(trunk, nn.Module) else None
 
-    def _check_frames(self, frames: Tensor, *, motion: bool = False) -> Tensor:
-        """The frames, without a motion plane unless it is asked for. Raises ValueError: another shape or dtype."""
-        expected = (self.backbone.num_frames, *self.backbone.frame_size)
-        if (
-            frames.dtype != torch.uint8
-            or frames.ndim != 5
-            or tuple(frames.shape[1:4]) != expected
-            or frames.shape[4] not in (3, 4)
-        ):
-            wanted = f"(B, {', '.join(map(str, expected))}, 3)"
-            raise ValueError(f"frames must be uint8 {wanted}, got {frames.dtype} {tuple(frames.shape)}")
-        return frames if motion or frames.shape[4] == 3 else frames[..., :3]
+    def _check_frames(self, frames: Tensor) -> None:
+        expected = (self.backbone.num_frames, *self.backbone.frame_size, 3)
+        if self.reads_motion and frames.shape[-1] == 4:
+            expected = (*expected[:-1], 4)
+        if frames.dtype != torch.uint8 or frames.ndim != 5 or tuple(frames.shape[1:]) != expected:
+            raise ValueError(
+                f"frames must be uint8 (B, {', '.join(map(str, expected))}), got {frames.dtype} {tuple(frames.shape)}"
+            )

@@ -251,10 +251,10 @@ def test_less_than_half_of_the_frames_is_a_loss(
     """Streams of fields have two packets for each frame; a decoder that shows fewer than that lost some."""
     stream = packets.read_stream(write_video(tmp_path / "a.mp4", 10))
 
-    def reader(path: object, stream: object, wanted: np.ndarray) -> np.ndarray:
+    def reader(path: object, stream: object, wanted: np.ndarray, places: np.ndarray) -> np.ndarray:
         if wanted[-1] >= min(shown, 9):
             raise EndedEarly(shown)
-        return np.zeros((len(wanted), 48, 64, 3), np.uint8)
+        return np.zeros((*places.shape, 48, 64, 3), np.uint8)
 
     if accepted:
         clips = decoding._decode_with(reader, "pyav", "a.mp4", stream, all_frames)
@@ -269,7 +269,7 @@ def test_a_count_that_changes_again_is_refused(tmp_path: Path, write_video: Vide
     stream = packets.read_stream(write_video(tmp_path / "a.mp4", 10))
     shown = iter([9, 8, 7])
 
-    def reader(path: object, stream: object, wanted: np.ndarray) -> np.ndarray:
+    def reader(path: object, stream: object, wanted: np.ndarray, places: np.ndarray) -> np.ndarray:
         raise EndedEarly(next(shown))
 
     with pytest.raises(Refused, match="the number of frames differs between two passes"):

@@ -91,6 +91,7 @@ TRAITS = {
     "center": {"for_images"},
     "image_convnet": {"for_images", "shares_crops", "trained"},
     "motion": {"compares_frames", "shares_crops"},
+    "codec": {"compares_frames", "shares_crops", "reads_motion"},
     "papr_plus": {"shares_crops", "trained"},
     "pixel_rule": {"compares_frames", "shares_crops", "trained"},
     "random": {"for_images"},

@@ -195,7 +195,8 @@ def _check_suits(family: Family, host: Host, name: str) -> None:
     """Raises ConfigError unless a built-in pruner scores what the host reads."""
 
     def suits(spec: PrunerSpec) -> bool:
-        return spec.for_images if family.reads_images else not (spec.reads_tokens or spec.variable)
+        refused = spec.reads_tokens or spec.reads_motion or spec.variable
+        return spec.for_images if family.reads_images else not refused
 
     if name not in SPECS or not suits(SPECS[name]):
         reason = f"{host.name} reads images" if family.reads_images else "prune() scores frames, once a clip"

@@ -149,7 +149,7 @@ def gmacs_per_view(pipeline: Pipeline, frames: Tensor) -> dict[str, float]:
         `backbone` (with the kept tokens), `scorer` (what it takes to choose them, and the part of the backbone that
         the pruner reads), `total` of the two, and `dense` (backbone with all tokens, nothing merged).
     """
-    dense = count_gmacs(Pipeline(pipeline.backbone).classify, frames, None)
+    dense = count_gmacs(Pipeline(pipeline.backbone).classify, frames[..., :3], None)
     scorer = count_gmacs(pipeline.select, frames)
     backbone = count_gmacs(pipeline.classify, frames, pipeline.select(frames))
     return {"backbone": backbone, "scorer": scorer, "total": backbone + scorer, "dense": dense}

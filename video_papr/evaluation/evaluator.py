@@ -180,6 +180,9 @@ class Evaluator:
     def _probabilities(
         self, flow: Pipeline, frames: Tensor, selection: TokenSelection | None = None
     ) -> BatchOutput:
+        if not flow.reads_motion:  # the dense model reads the same views without their plane
+            frames = frames[..., :3]
+
         def classify(size: int) -> BatchOutput:
             own = StageTimes()  # what a failed attempt took is no cost of the model
             full = self.videos_per_batch * self.views_per_video if self.full_batches else 1

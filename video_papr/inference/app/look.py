@@ -76,7 +76,7 @@ class Looker:
         dense, reader = Pipeline(self.backbone), ClipReader(Pipeline(self.backbone), self.recipe, TOP_K)
         views, shown = self._read(reader, video, motion=flow.reads_motion)
         gmacs = self._count(flow, views[:1], pruner, keep_ratio)
-        full, _, dense_ms = self._answer(dense, reader, views)
+        full, _, dense_ms = self._answer(dense, reader, views[..., :3])
         answer, mask, pruned_ms = self._answer(flow, reader, views)
         assert mask is not None
         crops = self.recipe.crops
