@@ -44,11 +44,11 @@ BYTES = 1 << 28  # of their views, at most
 Rows = dict[str, Any]
 
 
-def decoded(row: Rows, *, recipe: Recipe, num_frames: int, cut: dict[str, Any]) -> Rows:
-    """`video`, a path -> with its `views` (V, T, S, S, 3) uint8 as bytes, or an `error` without any."""
+def decoded(row: Rows, *, recipe: Recipe, num_frames: int, cut: dict[str, Any], motion: bool) -> Rows:
+    """`video`, a path -> with its `views` (V, T, S, S, 3; 4 with motion) uint8 as bytes, or an `error` without any."""
     try:
         frames = decode_clips(
-            row["video"], lambda n: recipe.indices(n, num_frames), decoder=recipe.decoder
+            row["video"], lambda n: recipe.indices(n, num_frames), decoder=recipe.decoder, motion=motion
         ).frames
     except VideoDecodeError as error:
         return {**row, "views": b"", "error": str(error)}
@@ -99,7 +99,9 @@ class Actor:
         """Views of videos -> their probabilities (videos, classes), or features (videos, V, D), on the processor."""
         backbone, recipe = self.pipeline.backbone, self.reader.recipe
         pixels = torch.frombuffer(bytearray(b"".join(views)), dtype=torch.uint8)
-        frames = pixels.view(-1, backbone.num_frames, *backbone.frame_size, 3).to(self.reader.engine.device)
+        channels = 4 if self.pipeline.reads_motion else 3
+        frames = pixels.view(-1, backbone.num_frames, *backbone.frame_size, channels)
+        frames = frames.to(self.reader.engine.device)
         options: dict[str, Any] = {"batch_size": recipe.batch_size, "engine": self.reader.engine}
         rows, _ = classify_views(self.pipeline, frames, times=StageTimes(), **options)
         per_video = len(frames) // len(views)
@@ -197,7 +199,12 @@ def run_on_ray(config: PredictConfig, videos: Sequence[str], out: Path) -> tuple
         gpus = int(there.get("GPU", 0)) if config.runtime.device != "cpu" else 0
         actors = max(1, min(shards_left, gpus or int(there["CPU"]) // threads))
         data: Any = ray.data.from_items(todo, override_num_blocks=shards_left)
-        data = data.map(partial(decoded, recipe=recipe, num_frames=backbone.num_frames, cut=cut), num_cpus=1)
+        read: dict[str, Any] = {
+            "num_frames": backbone.num_frames,
+            "cut": cut,
+            "motion": pipeline.reads_motion,
+        }
+        data = data.map(partial(decoded, recipe=recipe, **read), num_cpus=1)
         data = data.map_batches(
             Actor,
             fn_constructor_args=(config, str(shards)),
