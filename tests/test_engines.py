@@ -67,9 +67,11 @@ def pruner_of(name: str, **options: Any) -> Any:
         return use_channels_last(build_pruner(name, **OPTIONS.get(name, {}), **options))
 
 
-def check(flow: Pipeline, capsys: pytest.CaptureFixture[str], sizes: tuple[int, ...] = (2, 1, 3)) -> None:
+def check(
+    flow: Pipeline, capsys: pytest.CaptureFixture[str], sizes: tuple[int, ...] = (2, 1, 3), frames: int = 8
+) -> None:
     """The same tokens and logits before and after, for batches of several sizes, without a warning."""
-    clips = [frames_of(size, seed=size) for size in sizes]
+    clips = [frames_of(size, seed=size)[:, :frames] for size in sizes]
     plain = [(flow.select(part), flow(part)) for part in clips]
     flow.run_in_openvino()
     for part, (selection, logits) in zip(clips, plain, strict=True):
@@ -102,6 +104,15 @@ def test_every_way_through_the_backbone(name: str, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize("name", ["vivit_b", "vjepa2_l"])
 def test_every_family_of_backbones(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     check(Pipeline(small(name), pruner_of("motion", keep_ratio=0.5)).eval(), capsys, sizes=(1, 2))
+
+
+@pytest.mark.parametrize(("name", "frames"), [("timm_vit", 1), ("image_vit", 8)])
+def test_vits_of_timm(name: str, frames: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with torch.inference_mode(False):
+        options = {**SMALL, "num_frames": frames, "model": "vit_tiny_patch16_224"}
+        backbone = build_backbone(name, **options).requires_grad_(False)
+        backbone.blocks = backbone.blocks[:2]
+    check(Pipeline(backbone, pruner_of("brightness", keep_ratio=0.5)).eval(), capsys, frames=frames)
 
 
 def test_a_backbone_with_a_merger_stays_in_torch() -> None:

@@ -96,7 +96,8 @@ class TimmViT(Encoder):
         positions = self.positions.to(tokens.dtype)
         prefix, rest = positions[:, : self.num_prefix], positions[:, self.num_prefix :]
         placed = tokens + (rest if keep_idx is None else rest[0, keep_idx])
-        return self.norm_pre(torch.cat([prefix.expand(len(tokens), -1, -1), placed], 1))
+        # Not len(): a tracer takes that for a constant.
+        return self.norm_pre(torch.cat([prefix.expand(tokens.shape[0], -1, -1), placed], 1))
 
     def embed_means(self, pixels: Tensor, shares: Tensor) -> Tensor:
         """As `Encoder.embed_means`; a model that normalises its tokens first normalises the means."""
