@@ -102,9 +102,9 @@ def size_bias(sizes: Tensor, dtype: torch.dtype) -> Tensor:
 
 def projected(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """tokens (B, K, D) -> query, key and value of timm's attention, (B, heads, K, D / heads) each."""
-    batch, count, _ = tokens.shape
-    packed = attention.qkv(tokens).view(batch, count, 3, attention.num_heads, -1)
-    query, key, value = packed.permute(2, 0, 3, 1, 4)
+    packed = attention.qkv(tokens)
+    each = packed.shape[2] // (3 * attention.num_heads)  # -1 would be ambiguous where there are no clips
+    query, key, value = packed.unflatten(2, (3, attention.num_heads, each)).permute(2, 0, 3, 1, 4)
     return attention.q_norm(query), attention.k_norm(key), value
 
 
