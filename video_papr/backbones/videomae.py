@@ -59,7 +59,7 @@ class VideoMAE(Encoder):
         )
         with torch.device("cpu"):  # arithmetic on the meta device would import torch's compiler
             table = POSITIONS[positions](self.grid, dim)
-        self.register_buffer("positions", table, persistent=False)
+        self.register_buffer("positions", table.to(torch.get_default_device()), persistent=False)
         self.fc_norm = LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
         self.apply(init_weights)

@@ -76,7 +76,8 @@ class VJEPA2(Encoder):
         self.head = nn.Linear(dim, num_classes)
         with torch.device("cpu"):  # arithmetic on the meta device would import torch's compiler
             places = torch.cartesian_prod(*(torch.arange(float(side)) for side in self.grid.shape))
-        self.register_buffer("positions", UNIT * places.view(1, -1, AXES), persistent=False)
+        table = UNIT * places.view(1, -1, AXES)
+        self.register_buffer("positions", table.to(torch.get_default_device()), persistent=False)
         self.apply(init_weights)
 
     def add_pos_embed(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:

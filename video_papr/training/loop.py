@@ -198,11 +198,12 @@ def _step(
                 value = shared.loss(_to(own, device), generator) / schedule.accumulate
             value.backward()
         total += value.item()
+    loss = ranks.mean(total)  # of all ranks, before any of them gives up: gradients are shared
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm))
-    if math.isfinite(total) and not math.isfinite(norm):
+    if math.isfinite(loss) and not math.isfinite(norm):
         raise _diverged(f"the gradients of step {step + 1} are not finite (norm {norm})", schedule)
     optimizer.step()
-    return ranks.mean(total)
+    return loss
 
 
 def _parts(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
