@@ -84,9 +84,7 @@ def fvcore_gmacs(model: nn.Module, inputs: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(("name", "num_frames"), [("videomae_s", 16), ("videomae_b", 16), ("vivit_b", 32)])
-def test_dense_models_agree_with_fvcore(
-    name: str, num_frames: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dense_models_agree_with_fvcore(name: str, num_frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 1 %. fvcore also counts norms, and does not know fused attention."""
 
     def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
