@@ -22,7 +22,7 @@ def test_answers_do_not_depend_on_workers_batches_and_cache(evaluate, root, tmp_
     assert all(run["predictions"] == runs[0]["predictions"] for run in runs)
     assert runs[0]["frames_without_vectors"] == pytest.approx(4 / 3)
     assert runs[3]["frames_without_vectors"] == pytest.approx(4 / 3)
-    assert "frames of a view without motion vectors" in runs[0]["shown"] and "1.33" in runs[0]["shown"]
+    assert "frames without motion vectors" in runs[0]["shown"] and "1.33" in runs[0]["shown"]
     other = evaluate(root, "pruner=motion", "pruner.keep_ratio=0.5", *cache)
     assert "frames_without_vectors" not in other and "motion vectors" not in other["shown"]
     # The views of the two are kept apart: with and without a plane.

@@ -69,7 +69,7 @@ def table_rows(results: Results) -> list[tuple[str, str, str, str]]:
     if results["actor_tokens_kept"] is not None:
         rows.insert(4, row("actor tokens kept, %", lambda r: _number(100 * r["actor_tokens_kept"], 1)))
     if results.get("frames_without_vectors") is not None:
-        rows.insert(4, row("frames of a view without motion vectors", _without_vectors))
+        rows.insert(4, row("frames without motion vectors", _without_vectors))
     return rows
 
 
