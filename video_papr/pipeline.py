@@ -208,6 +208,10 @@ class Pipeline(nn.Module):
             setattr(twin, name, value)
         return Pipeline(twin, self.pruner, self.merger, packing=self.packing)
 
+    def headless(self) -> Pipeline:
+        """`with_backbone`, without classifiers: what they would read, (B, D)."""
+        return self.with_backbone(head=nn.Identity(), clip_head=nn.Identity())
+
     def compile_networks(self, **options: Any) -> None:
         """torch.compile for backbone and X3D, in place; the compiler runs when they are first called.
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from video_papr.core.errors import VideoDecodeError
+from video_papr.data.limits import Limits
 from video_papr.data.transforms import crop_box, resize_and_crop
 from video_papr.inference import film as module
 from video_papr.inference.film import film_size, is_own_film, write_film
@@ -84,6 +86,12 @@ def test_odd_sizes_and_formats(tmp_path, write_video):
 def test_frames_of_one_line_make_a_film_too(tmp_path, write_video):
     path = write_video(tmp_path / "a.mkv", 3, size=(1, 64), codec="ffv1", pix_fmt="bgr0")
     assert len(frames_of(write_film(path, tmp_path / "film.mp4", [scene(0, 1)], PIPELINE, Recipe()))[0]) == 3
+
+
+def test_the_limits_of_the_recipe_hold(tmp_path, grey):
+    with pytest.raises(VideoDecodeError, match="max_frames"):
+        recipe = Recipe(limits=Limits(max_frames=5))
+        write_film(grey[0], tmp_path / "film.mp4", [scene(0, 1)], PIPELINE, recipe)
 
 
 def test_a_turned_video_is_upright(tmp_path, write_video):

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..config import DatasetConfig, TrainRunConfig, ViewsConfig
@@ -37,7 +37,7 @@ def compute_features(
 ) -> list[Tensor | str]:
     """What the classifier would read of the centre view of each video, (F,) float32, or why there is none."""
     dataset, backbone = config.dataset, pipeline.backbone
-    headless = pipeline.with_backbone(head=nn.Identity(), clip_head=nn.Identity())
+    headless = pipeline.headless()
     runtime.speed_up(headless, config.runtime, engine)
     prepare = view_cutter(dataset, CENTRE, backbone)
     sampler = frame_sampler(dataset, 1, backbone.num_frames)

@@ -56,6 +56,12 @@ class DecodedClips:
         """Average frames per second, 0.0 when the file does not say."""
         return self.times.fps
 
+    @property
+    def seconds(self) -> NDArray[np.float64] | None:
+        """When the frames of each clip are shown, (C, T); None where the file does not say."""
+        borders = self.times.borders
+        return borders[self.frame_indices] if len(borders) else None
+
 
 def decode_clips(
     path: Path | str,

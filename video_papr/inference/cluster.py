@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..assembly.compose import build_reader
@@ -30,7 +30,6 @@ from ..config import PredictConfig
 from ..core.console import note
 from ..core.errors import ConfigError, DataError, LogitsError, VideoDecodeError
 from ..core.files import atomic_write, remove_partial
-from ..data.decoding import decode_clips
 from ..data.recipe import Recipe
 from ..data.transforms import resize_and_crop
 from ..evaluation.cost import StageTimes
@@ -47,9 +46,7 @@ Rows = dict[str, Any]
 def decoded(row: Rows, *, recipe: Recipe, num_frames: int, cut: dict[str, Any], motion: bool) -> Rows:
     """`video`, a path -> with its `views` (V, T, S, S, 3; 4 with motion) uint8 as bytes, or an `error` without any."""
     try:
-        frames = decode_clips(
-            row["video"], lambda n: recipe.indices(n, num_frames), decoder=recipe.decoder, motion=motion
-        ).frames
+        frames = recipe.decode(row["video"], lambda n: recipe.indices(n, num_frames), motion=motion).frames
     except VideoDecodeError as error:
         return {**row, "views": b"", "error": str(error)}
     return {**row, "views": resize_and_crop(torch.from_numpy(frames), **cut).numpy().tobytes(), "error": ""}
@@ -65,16 +62,9 @@ class Actor:
 
     def __init__(self, config: PredictConfig, shards: str) -> None:
         pipeline, recipe = build_reader(config)
-        self.reader, self.shards, self.features = (
-            ClipReader(pipeline, recipe, config.top_k),
-            Path(shards),
-            config.features,
-        )
-        self.pipeline = (
-            pipeline.with_backbone(head=nn.Identity(), clip_head=nn.Identity())
-            if config.features
-            else pipeline
-        )
+        self.reader = ClipReader(pipeline, recipe, config.top_k)
+        self.shards, self.features = Path(shards), config.features
+        self.pipeline = pipeline.headless() if config.features else pipeline
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[int]]:
         """Decoded videos -> how many there were, and how many of them failed."""

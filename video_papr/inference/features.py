@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.errors import ConfigError, LogitsError
 from ..pipeline import Pipeline
@@ -67,7 +67,7 @@ def _features(pipeline: Pipeline, video: Video, pooled: bool, recipe: Recipe) ->
     views = given.to(reader.engine.device) if given is not None and given.ndim == 5 else reader.read(video)
     backbone, batch_size = pipeline.backbone, reader.recipe.batch_size
     if pooled:
-        headless = pipeline.with_backbone(head=nn.Identity(), clip_head=nn.Identity())
+        headless = pipeline.headless()
         with reader.engine.inference():
             return torch.cat([headless(part).float().cpu() for part in views.split(batch_size)])
     bare = pipeline.with_backbone(forward_head=lambda tokens, sizes=None: tokens)

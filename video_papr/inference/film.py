@@ -71,7 +71,7 @@ def write_film(
     """
     import av
 
-    stream = read_stream(source)
+    stream = read_stream(source, recipe.limits)
     times = (
         stream.times.borders if len(stream.times.borders) else np.arange(stream.num_frames + 1) / USUAL_FPS
     )
@@ -134,6 +134,9 @@ class _Writer:
     """Encodes the frames of a film, and takes over the sound of the video that they come from."""
 
     def __init__(self, film: Any, container: Any, stream: VideoStream, size: tuple[int, int]) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self.scaler: Any = VideoReformatter()  # one for all frames: it keeps what it has worked out
         self.film, self.container, self.stream, self.size = film, container, stream, size
         self.source = container.streams[stream.index]
         prepare_decoder(self.source, stream.limits)
@@ -170,7 +173,7 @@ class _Writer:
                 turned = orientation_of(frame)
                 height, width = self.size[:: -1 if turned.transpose else 1]
                 kind = "POINT" if height > frame.height else "BICUBIC"  # enlarged pixels stay what they are
-                scaled = frame.reformat(width, height, "rgb24", interpolation=kind)
+                scaled = self.scaler.reformat(frame, width, height, "rgb24", interpolation=kind)
                 yield np.ascontiguousarray(turned.apply(scaled.to_ndarray()))
 
     def add(self, pixels: Pixels, seconds: float) -> None:

@@ -156,8 +156,7 @@ class Timeline:
             return
         self.num_frames, self.fps = decoded.num_video_frames, decoded.fps
         clips = torch.from_numpy(decoded.frames).split(recipe.clips)
-        borders = decoded.times.borders
-        shown = np.split(borders[decoded.frame_indices], len(windows)) if len(borders) else None
+        shown = None if decoded.seconds is None else np.split(decoded.seconds, len(windows))
         for place, ((start, end), frames) in enumerate(zip(windows, clips, strict=True)):
             clock, span = perf_counter(), decoded.times.span(start, end)
             answer = reader.answer(reader.views(frames), *span, clock)

@@ -137,9 +137,7 @@ class Looker:
                 clips = decode(reduce=smaller)
         except VideoDecodeError as error:
             raise VideoDecodeError(str(error).replace(f"{video.parent}/", "")) from None
-        borders = clips.times.borders
-        shown = borders[clips.frame_indices] if len(borders) else None
-        return reader.views(torch.from_numpy(clips.frames)), shown
+        return reader.views(torch.from_numpy(clips.frames)), clips.seconds
 
     def _answer(
         self, flow: Pipeline, reader: ClipReader, views: Tensor
