@@ -35,6 +35,7 @@ from ..data.transforms import resize_and_crop
 from ..evaluation.cost import StageTimes
 from ..evaluation.evaluator import classify_views
 from ..evaluation.views import aggregate_views
+from .features import check_finite
 from .predict import ClipReader, best_guesses
 
 SHARDS = "shards"
@@ -102,8 +103,7 @@ class Actor:
     def _columns(self, answer: Tensor) -> Rows:
         """What is stored of a video. Raises LogitsError: it is not finite."""
         if self.features:
-            if not bool(answer.isfinite().all()):
-                raise LogitsError("the features are not finite (NaN or infinite); check the weights")
+            check_finite(answer)
             return {"features": answer.tolist()}
         guesses = best_guesses(answer, self.pipeline.backbone.class_names, self.reader.top_k)
         labels, names, probabilities = zip(*guesses, strict=True)

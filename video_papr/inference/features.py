@@ -56,9 +56,14 @@ def features(
         )
     found = _features(pipeline, video, pooled, recipe_of(pipeline, recipe))
     for values in [found] if isinstance(found, Tensor) else [view.tokens for view in found]:
-        if not bool(values.isfinite().all()):
-            raise LogitsError("the features are not finite (NaN or infinite); check the weights")
+        check_finite(values)
     return found
+
+
+def check_finite(values: Tensor) -> None:
+    """Raises LogitsError: some features are not."""
+    if not bool(values.isfinite().all()):
+        raise LogitsError("the features are not finite (NaN or infinite); check the weights")
 
 
 def _features(pipeline: Pipeline, video: Video, pooled: bool, recipe: Recipe) -> Tensor | list[TokenFeatures]:

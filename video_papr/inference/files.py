@@ -53,9 +53,7 @@ class Window:
     def of(cls, answer: Answer, crops: int) -> Window:
         kept = None if answer.mask is None else float(answer.mask.flatten(1).sum(1).float().mean())
         span = answer.start_seconds, answer.end_seconds
-        seen = None
-        if answer.mask is not None and answer.seconds is not None:
-            seen = Seen(answer.seconds, answer.mask[crops // 2 :: crops].numpy())
+        seen = Seen.of(answer.mask, answer.seconds, crops)
         unknown = frames_without_vectors(answer.views)
         return cls(*span, answer.guesses, answer.probabilities, answer.latency_ms, kept, seen, unknown)
 

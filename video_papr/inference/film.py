@@ -31,14 +31,8 @@ from .overlay import Overlay, Pixels, Scene
 CLOCK = Fraction(1, 90_000)  # seconds; of MPEG, fine enough for any frame rate
 USUAL_FPS = 25  # where a file does not say
 MIN_SIDE = 240  # pixels
-COPIED = (
-    "aac",
-    "mp3",
-    "ac3",
-    "eac3",
-    "opus",
-    "alac",
-)  # sound that MP4 holds as it is; other sound becomes AAC
+# Sound that MP4 holds as it is; other sound becomes AAC.
+COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "alac")
 SIGNATURE = "annotated by video_papr"  # in the file's comment, so that no film becomes an input
 ENCODER = {"preset": "veryfast", "crf": "23"}
 
@@ -150,14 +144,12 @@ class _Writer:
         if self.copies:
             self.voice = film.add_stream_from_template(self.sound)
         elif self.sound is not None:
-            usual = {1: "mono", 2: "stereo"}.get(
-                self.sound.channels, self.sound.layout
-            )  # files may name none
+            # Files may name no layout.
+            usual = {1: "mono", 2: "stereo"}.get(self.sound.channels, self.sound.layout)
             self.voice = film.add_stream("aac", rate=self.sound.rate, layout=usual)
         first = stream.pts[0] if len(stream.pts) else self.source.start_time or 0
-        self.begin = (
-            Fraction(int(first)) * self.source.time_base
-        )  # sound is moved as the frames are, which begin at 0
+        # Sound is moved as the frames are, which begin at 0.
+        self.begin = Fraction(int(first)) * self.source.time_base
 
     def frames(self) -> Iterator[Pixels]:
         """The frames (H, W, 3) uint8 as they are shown, of one even size; sound is written on the way."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..core.escape import printable, shorten
 from ..evaluation.visualize import fade
@@ -38,6 +39,13 @@ class Seen:
 
     seconds: NDArray[np.float64]
     kept: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, mask: Tensor | None, seconds: NDArray[np.float64] | None, crops: int) -> Seen | None:
+        """From the mask (V, T', H', W') of all views, `crops` of each clip; None where one of the two is unknown."""
+        if mask is None or seconds is None:
+            return None
+        return cls(seconds, mask[crops // 2 :: crops].numpy())
 
     def slice_at(self, time: float) -> tuple[int, int] | None:
         """(clip, slice of the token grid) on display at a time; None between clips, of which nothing was read."""

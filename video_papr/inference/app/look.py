@@ -79,8 +79,7 @@ class Looker:
         full, _, dense_ms = self._answer(dense, reader, views[..., :3])
         answer, mask, pruned_ms = self._answer(flow, reader, views)
         assert mask is not None
-        crops = self.recipe.crops
-        seen = None if shown is None else Seen(shown, mask[crops // 2 :: crops].numpy())
+        seen = Seen.of(mask, shown, self.recipe.crops)
         scene = Scene(0.0, seconds, answer[0]["name"], answer[0]["probability"], seen)
         write_film(video, folder / FILM, [scene], flow, self.recipe, max_side=FILM_SIDE)
         return {
