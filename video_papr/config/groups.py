@@ -42,7 +42,7 @@ Stages = Some[Stage]
 Recipe = Literal["own", "papr"]
 Normalize = Literal["own", "backbone"]
 Interpolation = Literal["linear", "bicubic"]
-Recalibration = Literal["uniform", "cam"]
+Recalibration = Literal["uniform", "cam", "none"]
 Scope = Literal["global", "frame", "place"]
 Budget = Literal["fixed", "top_p", "threshold"]
 Mode = Literal["ratio", "threshold", "adaptive"]
@@ -170,7 +170,7 @@ class PrunerConfig:
     interpolation: Interpolation | None = option(None, "how the map is resized in space; null: by recipe")
     count_class_token: bool | None = option(None, "keep_ratio is a share of class tokens too; null: by recipe")
     stage: Text | None = option(None, "part of the ConvNet that gives the map; X3D: res2 to res5, head; null: the last")
-    recalibration: Recalibration | Unset = option(None, "uniform: mean of the channels; cam: by the class it predicts")
+    recalibration: Recalibration | Unset = option(None, "uniform: channel mean; cam: of its class; none: the top logit")
     stages: Stages | Unset = option(None, "layers of X3D whose standardised maps are added; X3D stops after the last")
     motion: NonNegative | Unset = option(None, "weight of the frame difference beside the map; 0: not used")
     min_per_frame: From0To1 | Unset = option(None, "every frame is sure of this share of an even split")

@@ -85,9 +85,11 @@ def test_stage_and_class_activation_map(tmp_path: Path) -> None:
     assert torch.allclose(earlier, stages[3].mean(1), atol=1e-4)
     rows = network.fc.weight[network(pixels).argmax(1)]
     expected = (stages[4] * rows[:, :, None, None]).sum(1)
+    highest = network.fc(stages[4].movedim(1, -1)).amax(-1)
     for stage in (None, "layer4"):
-        made = scorer(weights=tmp_path / "net.safetensors", recalibration="cam", stage=stage)
-        assert torch.allclose(made.cells(given, 1)[:, 0], expected, atol=1e-4)
+        for recalibration, cells in (("cam", expected), ("none", highest)):
+            made = scorer(weights=tmp_path / "net.safetensors", recalibration=recalibration, stage=stage)
+            assert torch.allclose(made.cells(given, 1)[:, 0], cells, atol=1e-4)
     headless = {name: value for name, value in network.state_dict().items() if not name.startswith("fc.")}
     save_file(headless, tmp_path / "headless.safetensors")
     with pytest.raises(

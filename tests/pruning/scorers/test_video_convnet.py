@@ -109,8 +109,8 @@ def test_networks_of_torchvision_stop_at_the_stage():
             "pruner.recalibration=cam: .* 4 channels of",
         ),
         (
-            {"model": "mine:Net", "recalibration": "none"},
-            "pruner.recalibration='none' is unknown; use one of unif",
+            {"model": "mine:Net", "recalibration": "mean"},
+            "pruner.recalibration='mean' is unknown; use one of unif",
         ),
         (
             {"model": "mine:Net", "weights": "pretrained"},

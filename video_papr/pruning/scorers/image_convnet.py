@@ -133,9 +133,8 @@ def build_image_scorer(
         CheckpointError: the weights are missing, damaged or of another network.
     """
     model = DEFAULT_MODEL if model is None else model
-    network = build_timm(
-        model, group="pruner", weights=weights, num_classes=None if recalibration == "cam" else 0, seed=seed
-    )
+    classes = 0 if recalibration == "uniform" else None
+    network = build_timm(model, group="pruner", weights=weights, num_classes=classes, seed=seed)
     # MobileOne's branches become one convolution each; nothing happens to networks without such branches.
     from timm.utils.model import reparameterize_model  # takes seconds, so only where it is needed
 

@@ -1,8 +1,9 @@
-"""The map that a ConvNet gives at one of its stages: the mean over the channels there, or the class activation map.
+"""The map that a ConvNet gives at one of its stages: the mean over the channels there, or what its classifier says.
 
 PaPr's insight (Mahmud et al., ECCV 2024) is that a classifier's weights spoil localisation, and that uniform ones mend
 it. `recalibration` chooses: "uniform" is the channel mean; "cam" weighs the channels by the classifier's row of the
-class that the ConvNet itself predicts (Zhou et al., CVPR 2016).
+class that the ConvNet itself predicts (Zhou et al., CVPR 2016); "none" applies the classifier as it is to every cell
+(Long et al., CVPR 2015) and takes the highest logit there.
 
 Letters: B clips or images, C channels, t x h x w or h x w the cells of a stage, Q classes.
 """
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ConfigError
 
-RECALIBRATIONS = ("uniform", "cam")
+RECALIBRATIONS = ("uniform", "cam", "none")
 
 
 class _Reached(Exception):
@@ -37,7 +38,7 @@ class StageMap(nn.Module):
         name: of the network, for errors.
 
     Raises:
-        ConfigError: there is no such stage, it gives no feature map, or "cam" finds no classifier for it.
+        ConfigError: there is no such stage, it gives no feature map, or "cam" and "none" find no classifier for it.
     """
 
     def __init__(
@@ -47,7 +48,8 @@ class StageMap(nn.Module):
         if recalibration not in RECALIBRATIONS:
             known = ", ".join(RECALIBRATIONS)
             raise ConfigError(f"pruner.recalibration={recalibration!r} is unknown; use one of {known}")
-        self.network, self.stage, self.name, self.cam = network, stage, name, recalibration == "cam"
+        self.network, self.stage, self.name = network, stage, name
+        self.recalibration, self.cam = recalibration, recalibration == "cam"
         names = [found for found, _ in network.named_modules() if found]
         if stage is not None and stage not in names:
             close = difflib.get_close_matches(stage, names, 1)
@@ -57,7 +59,7 @@ class StageMap(nn.Module):
                 f"pruner.stage={stage}: pruner.model={name} has no such part, but {tops}.{hint}"
             )
         channels = self._check(sample)
-        self.classifier = self._classifier(channels) if self.cam else None
+        self.classifier = None if recalibration == "uniform" else self._classifier(channels)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """pixels (B, 3, ...), normalised -> map (B, *cells) float32."""
@@ -66,6 +68,10 @@ class StageMap(nn.Module):
             # Averaging before resizing keeps the same tokens as averaging after it, and resizes one channel.
             return features.mean(1, dtype=torch.float32)
         rows = self._rows(self.classifier)
+        if not self.cam:
+            scores = torch.einsum("bc...,qc->b...q", features.float(), rows.float())
+            bias = self.network.get_submodule(self.classifier).bias
+            return (scores if bias is None else scores + bias.float()).amax(-1)
         if logits is None or logits.ndim != 2 or logits.shape[1] != len(rows):
             shape = None if logits is None else tuple(logits.shape)
             raise ConfigError(
@@ -138,8 +144,8 @@ class StageMap(nn.Module):
         if linear and known and self._rows(linear[-1]).shape[1] == channels:
             return linear[-1]
         raise ConfigError(
-            f"pruner.recalibration=cam: pruner.model={self.name} has no classifier that reads the {channels} channels "
-            f"of {self.stage or 'its last map'} as they are; use uniform"
+            f"pruner.recalibration={self.recalibration}: pruner.model={self.name} has no classifier that reads the "
+            f"{channels} channels of {self.stage or 'its last map'} as they are; use uniform"
         )
 
     def _rows(self, name: str) -> Tensor:
