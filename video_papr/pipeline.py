@@ -14,7 +14,6 @@ Letters: B clips, T frames, H x W pixels, N tokens of the grid, K kept tokens, P
 from __future__ import annotations
 
 import copy
-import math
 from functools import partial
 from typing import Any
 
@@ -116,7 +115,7 @@ class Pipeline(nn.Module):
     def classify(self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None = None) -> Tensor:
         """frames (B, T, H, W, 3) uint8, selection or None for all tubelets -> logits (B, classes).
 
-        The logits of a clip whose map is not finite are NaN: nothing says what it should keep.
+        The logits of a clip whose map is not finite are NaN, see `TokenSelection.blank`.
 
         Clips of unequal length run in one row without padding, or in groups of similar length, so that little is
         padded. What is padded is barred from attention and from the mean: the logits are those of each clip alone.
@@ -124,11 +123,8 @@ class Pipeline(nn.Module):
         self._check_frames(frames)
         if frames.shape[-1] == 4:
             frames = frames[..., :3]
-        scored = None if selection is None else selection.scored
         logits = self._classify(frames, selection, mark)
-        if scored is None:
-            return logits
-        return logits.masked_fill(~scored.view(-1, *[1] * (logits.ndim - 1)), math.nan)
+        return logits if selection is None else selection.blank(logits)
 
     def _classify(self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None) -> Tensor:
         """`classify`, whatever the selection is worth."""

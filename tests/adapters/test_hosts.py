@@ -14,6 +14,7 @@ import torch
 
 import video_papr as vp
 from video_papr.adapters.families import FAMILIES
+from video_papr.adapters.prune import _attachment, _open
 
 from .conftest import HOSTS, Example
 
@@ -73,6 +74,18 @@ def test_half_precision(example: Example) -> None:
         half = example.logits(copy.deepcopy(model).to(dtype), pixels.to(dtype))
         assert half.dtype == dtype
         assert torch.allclose(half.float(), logits, atol=0.3)
+
+
+@torch.no_grad()
+def test_a_map_that_is_not_finite_gives_no_answer(example: Example) -> None:
+    model, pixels = pruned(example), example.pixels()
+    expected = example.logits(model, pixels)
+    scorer = _attachment(_open(model)[1]).selector.pruners[""].scorer
+    broken = torch.tensor([True, False]).view(2, 1, 1, 1)  # the first of two clips
+    scorer.register_forward_hook(lambda module, args, maps: maps.masked_fill(broken, torch.nan))
+    logits = example.logits(model, pixels)
+    assert logits[0].isnan().all()
+    assert torch.allclose(logits[1], expected[1], atol=1e-5)
 
 
 # "eager" runs what was traced, without a C++ compiler; fullgraph: nothing of it falls back to Python.

@@ -75,7 +75,7 @@ def test_variable_of_hydra_shows_the_trace(tmp_path, monkeypatch, capsys):
 
 
 def test_shim_from_another_directory(tmp_path):
-    """The one test with a process of its own: tools/eval.py finds its configuration from anywhere."""
+    """A process of its own: tools/eval.py finds its configuration from anywhere."""
     done = subprocess.run(
         [sys.executable, ROOT / "tools/eval.py", "dataset=folder", "dataset.root=nowhere"],
         cwd=tmp_path,
@@ -93,6 +93,17 @@ def test_help_answers_with_groups_and_examples(command):
     assert status == 0
     for words in ("dataset=synthetic*", "pruner.keep_ratio=0.3", "Examples:", "python tools/eval.py -m"):
         assert words in shown
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
+def test_whoever_reads_stdout_may_leave(words, tmp_path):
+    """As `--help | head -1` does."""
+    script, pipe = [sys.executable, ROOT / "tools/eval.py", *words], subprocess.PIPE
+    with subprocess.Popen(script, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 def test_compiler_absent(command, small, video_root, tmp_path, monkeypatch):

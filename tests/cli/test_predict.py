@@ -135,6 +135,23 @@ def test_logits_that_are_not_finite_are_failures(predict, video_root, tmp_path, 
     assert all("not finite" in record["error"] for record in records(tmp_path))
 
 
+def test_a_film_that_cannot_be_made_costs_nothing_else(predict, video_root, tmp_path, monkeypatch):
+    from video_papr.inference import files
+
+    def gone(source, *args, **options):
+        if source.endswith("a.mp4"):
+            os.unlink(source)
+        return write_film(source, *args, **options)
+
+    write_film = files.write_film
+    monkeypatch.setattr(files, "write_film", gone)
+    shutil.copytree(video_root / "left", tmp_path / "videos")
+    status, _, errors = predict(f"video={tmp_path / 'videos'}")
+    assert status == 0 and [record["error"] for record in records(tmp_path)] == [None] * 3
+    assert sorted(film.name[:3] for film in (tmp_path / "out").glob("*.mp4")) == ["002", "003"]
+    assert "1 of 3 videos have no film; the first: no film of " in errors
+
+
 def test_dense_model_has_no_picture(predict, video_root, tmp_path):
     status, shown, _ = predict(f"video={video_root / 'right'}", "pruner=none")
     assert status == 0

@@ -36,6 +36,13 @@ def test_items_come_in_order_and_so_many_steps_behind(count: int, steps: int) ->
     assert made == list(range(count))
 
 
+def test_an_item_that_fails_costs_none_before_it() -> None:
+    read: list[float] = []
+    with pytest.raises(ZeroDivisionError):
+        read.extend(behind((6 // (3 - n) for n in range(5)), 2))
+    assert read == [2, 3, 6]
+
+
 class Queued(Engine):
     """An engine that believes its processor to have a queue."""
 

@@ -71,6 +71,7 @@ def test_size_times_and_sound_stay_and_what_was_dropped_is_lighter(tmp_path, gre
         ((64, 64), None, (256, 256)),
         ((2160, 3840), 1280, (720, 1280)),
         ((3, 4000), 1280, (2, 1280)),
+        ((3, 40_000), None, (2, 16_384)),  # as large as the encoder goes
     ],
 )
 def test_size_of_a_film(size, max_side, wanted):
@@ -107,12 +108,13 @@ def test_a_turned_video_is_upright(tmp_path, write_video):
     assert frames[0][90:150].mean() < 20 and frames[0][210:].mean() > 235
 
 
-def test_sound_that_mp4_does_not_hold_becomes_aac(tmp_path, grey):
+@pytest.mark.parametrize(("rate", "layout"), [(16_000, "mono"), (192_000, "7.1"), (12_345, "hexagonal")])
+def test_sound_that_mp4_does_not_hold_becomes_aac(tmp_path, grey, rate, layout):
     path, _ = grey
     wave = tmp_path / "pcm.mkv"
     with av.open(str(path)) as source, av.open(str(wave), "w") as out:
         video = out.add_stream_from_template(source.streams.video[0])
-        sound = out.add_stream("pcm_s16le", rate=16000, layout="mono")
+        sound = out.add_stream("pcm_s16le", rate=rate, layout=layout)
         for packet in source.demux():
             if packet.dts is None:
                 continue
@@ -128,6 +130,19 @@ def test_sound_that_mp4_does_not_hold_becomes_aac(tmp_path, grey):
         (sound,) = container.streams.audio
         assert sound.codec_context.name == "aac"
         assert float(sound.duration * sound.time_base) > 0.3
+        assert sum(1 for _ in container.decode(video=0)) == 12
+
+
+def test_a_film_goes_on_without_sound_that_cannot_be_stored(tmp_path, grey, monkeypatch):
+    twice = module._Writer._add_sound
+
+    def again(self, packet):
+        twice(self, packet)
+        twice(self, packet)  # its time is not after that of the one before
+
+    monkeypatch.setattr(module._Writer, "_add_sound", again)
+    film = write_film(grey[0], tmp_path / "film.mp4", [scene(0, 1)], PIPELINE, Recipe())
+    assert len(frames_of(film)[0]) == 12
 
 
 def test_a_full_disk_leaves_no_half_film(tmp_path, grey, monkeypatch):

@@ -125,7 +125,8 @@ class EmbeddingHooks:
     def _drop(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: Tensor
     ) -> Tensor:
-        return self.keep(tokens, self.selector(args[0] if args else kwargs[self.argument]))
+        selection = self.selector(args[0] if args else kwargs[self.argument])
+        return selection.blank(self.keep(tokens, selection))
 
 
 class HandedOver:
@@ -168,7 +169,7 @@ class HandedOver:
 
     def _drop(self, module: nn.Module, args: tuple[Any, ...], tokens: Tensor) -> Tensor:
         selection, self.chosen.value = self.chosen.value, None
-        kept = tokens if selection is None else self.keep(tokens, selection)
+        kept = tokens if selection is None else selection.blank(self.keep(tokens, selection))
         self.shorter.value = kept.shape[1] < tokens.shape[1]
         return kept
 

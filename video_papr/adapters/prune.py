@@ -57,6 +57,8 @@ def prune(
     feed-forward part passes by the dropped places. `unprune` takes the hooks away. Models that `torch.compile` has
     compiled so far, this one and others, are compiled again at their next call.
 
+    What comes of a clip whose significance map is not finite is NaN.
+
     All tokens are embedded before some are dropped, which costs 1 % of a dense VideoMAE-B; `Pipeline` embeds only what
     is kept.
 

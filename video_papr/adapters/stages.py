@@ -42,12 +42,11 @@ class StageHooks:
     def attach(self, stem: nn.Module, last: nn.Module) -> list[Handle]:
         """Hooks on what sees the pixels, and on what comes after the last stage."""
         return [
-            stem.register_forward_pre_hook(self._check),
-            stem.register_forward_hook(self._choose),
+            stem.register_forward_pre_hook(self._choose),
             last.register_forward_hook(self._forget),
         ]
 
-    def _check(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _choose(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         if torch.is_grad_enabled() and any(
             getattr(stage, "grad_checkpointing", False) for stage in self.stages
         ):
@@ -55,10 +54,12 @@ class StageHooks:
                 "a pruned hierarchical model cannot recompute its blocks in the backward pass; use "
                 "set_grad_checkpointing(False)"
             )
-        self.selector.check(args[0])
-
-    def _choose(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self.chosen.value = kept_places(self.selector.of_stages(args[0]))
+        pixels: Tensor = args[0]
+        selections = self.selector.of_stages(pixels)
+        self.chosen.value = kept_places(selections)
+        for selection in selections.values():
+            pixels = selection.blank(pixels)
+        return (pixels,)
 
     def _forget(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         self.chosen.value = None

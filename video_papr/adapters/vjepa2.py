@@ -74,8 +74,10 @@ class _Hooks:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         pixels = args[0] if args else kwargs["pixel_values_videos"]
-        keep_idx = self.selector(pixels).keep_idx
-        return args, {**kwargs, PLACES: keep_idx} if self.selector.drops else kwargs
+        selection = self.selector(pixels)
+        others = {name: value for name, value in kwargs.items() if name != "pixel_values_videos"}
+        places = {PLACES: selection.keep_idx} if self.selector.drops else {}
+        return (selection.blank(pixels),), others | places
 
     def drop(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -121,13 +121,15 @@ def run_command(name: str, work: Work, ranks: Ranks = ALONE) -> None:
         # Hydra stops reading overrides at the first flag, so `dataset=folder -m pruner=a,b` would be refused.
         words = plain_words(name, sys.argv[1:])
         if (text := command_help(name, words)) is not None:
-            return print(text)
+            return print(text, flush=True)
         sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
         refuse_ranks(name, ranks, sys.argv[1:])
         job()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # whoever reads stdout has seen enough: `--help | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         line = explain(error) or system_error(error)
         if trace or line is None:

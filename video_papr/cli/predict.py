@@ -88,6 +88,9 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
             f"{len(short)} of {len(outcomes)} videos or their windows are shorter than the {needed} frames of a clip, "
             f"so frames are repeated; the first: {short[0].path} ({short[0].short} frames)"
         )
+    if writer.without_film:
+        count = f"{len(writer.without_film)} of {len(outcomes)}"
+        warn(f"{count} videos have no film; the first: {writer.without_film[0]}")
     what = "answered" if any(NOT_FINITE in (outcome.error or "") for outcome in failed) else "read"
     if len(failed) == len(outcomes):
         raise DataError(f"no video could be {what}; the first: {failed[0].error}")

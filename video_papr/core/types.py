@@ -138,6 +138,16 @@ class TokenSelection:
         kept = torch.zeros(shape, dtype=torch.bool, device=self.keep_idx.device)
         return kept.scatter_(1, self.keep_idx, True).view(-1, *self.grid.shape)
 
+    def blank(self, values: Tensor) -> Tensor:
+        """values (B, ...), or several rows for each clip -> the same, NaN for clips whose map is not finite.
+
+        Nothing says what such a clip should keep, so what comes of it must not look like an answer.
+        """
+        if self.scored is None:
+            return values
+        scored = self.scored.repeat_interleave(len(values) // max(1, len(self.scored)))
+        return values.masked_fill(~scored.view(-1, *[1] * (values.ndim - 1)), torch.nan)
+
     def rows(self, index: Tensor) -> TokenSelection:
         """The selection of some clips, index (n,) int64, without the padding that only the others needed."""
         each = {name: getattr(self, name) for name in ("merged", "arrived", "scored")}

@@ -34,13 +34,17 @@ def behind(items: Iterable[Item], steps: int) -> Iterator[Item]:
     """The same items in the same order, each after `steps` more of them were asked for, as far as there are any.
 
     Where making an item launches work, and whoever reads the item waits for that work, `steps` batches are in a queue
-    meanwhile. 0: items are read one by one, as they are made.
+    meanwhile. 0: items are read one by one, as they are made. Where making one fails, those before it are read first.
     """
     made: deque[Item] = deque()
-    for item in items:
-        made.append(item)
-        if len(made) > steps:
-            yield made.popleft()
+    try:
+        for item in items:
+            made.append(item)
+            if len(made) > steps:
+                yield made.popleft()
+    except Exception:
+        yield from made
+        raise
     yield from made
 
 

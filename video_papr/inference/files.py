@@ -170,6 +170,7 @@ class PredictionWriter:
 
     Attributes:
         written: the files.
+        without_film: why there is none, of the videos that should have one.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class PredictionWriter:
         self.out, self.pipeline, self.recipe = out, pipeline, recipe
         self.annotate, self.progress = annotate, progress
         self.written: list[Path] = []
+        self.without_film: list[str] = []
 
     def __enter__(self) -> PredictionWriter:
         with storing(self.out):
@@ -244,8 +246,11 @@ class PredictionWriter:
         if self.annotate == "film":
             scenes = [window.scene for window in outcome.windows]
             film = self.out / f"{name}.mp4"
-            write_film(outcome.path, film, scenes, self.pipeline, self.recipe, progress=self.progress)
-            self.written.append(film)
+            try:
+                write_film(outcome.path, film, scenes, self.pipeline, self.recipe, progress=self.progress)
+                self.written.append(film)
+            except VideoDecodeError as error:
+                self.without_film.append(str(error))
         if len(outcome.windows) > 1:
             spans = [(window.start_seconds, window.end_seconds) for window in outcome.windows]
             path = self.out / f"{name}_timeline.png"

@@ -31,8 +31,10 @@ from .overlay import Overlay, Pixels, Scene
 CLOCK = Fraction(1, 90_000)  # seconds; of MPEG, fine enough for any frame rate
 USUAL_FPS = 25  # where a file does not say
 MIN_SIDE = 240  # pixels
-# Sound that MP4 holds as it is; other sound becomes AAC.
+MAX_SIDE = 16_384  # pixels; the encoder's
+# Sound that MP4 holds as it is; other sound becomes AAC, which knows some rates only.
 COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "alac")
+SOUND_RATE = 48_000
 SIGNATURE = "annotated by video_papr"  # in the file's comment, so that no film becomes an input
 ENCODER = {"preset": "veryfast", "crf": "23"}
 
@@ -60,9 +62,29 @@ def write_film(
         progress: show a bar over frames.
 
     Raises:
-        VideoDecodeError: the file cannot be read any more.
-        OSError: the disk is full; there is no half a film then.
+        VideoDecodeError: the file cannot be read any more, or FFmpeg cannot make a film of it.
+        OSError: the disk is full.
+        In both cases there is no half a film.
     """
+    try:
+        _write(source, target, scenes, pipeline, recipe, max_side, progress)
+    except Exception as error:  # FFmpeg's errors are of many kinds, as in reading
+        target.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        raise VideoDecodeError(f"no film of {printable(source)}: {error}") from error
+    return target
+
+
+def _write(
+    source: Path | str,
+    target: Path,
+    scenes: Sequence[Scene],
+    pipeline: Pipeline,
+    recipe: Recipe,
+    max_side: int | None,
+    progress: bool,
+) -> None:
     import av
 
     stream = read_stream(source, recipe.limits)
@@ -88,11 +110,9 @@ def write_film(
                 bar.update()
         except (av.FFmpegError, VideoDecodeError) as error:
             if isinstance(error, OSError) and error.errno in FULL:  # FFmpeg may crash where it writes on
-                target.unlink(missing_ok=True)
                 raise
             warn(f"the film of {printable(source)} ends where decoding does: {error}")
         writer.finish()
-    return target
 
 
 def is_own_film(path: Path) -> bool:
@@ -111,9 +131,7 @@ def film_size(height: int, width: int, max_side: int | None = None) -> tuple[int
 
     Even, since H.264 holds colour for two by two pixels.
     """
-    scale: float = max(1, -(-MIN_SIDE // min(height, width)))
-    if max_side is not None:
-        scale = min(scale, max_side / max(height, width))
+    scale = min(max(1, -(-MIN_SIDE // min(height, width))), (max_side or MAX_SIDE) / max(height, width))
     return max(2, int(height * scale) // 2 * 2), max(2, int(width * scale) // 2 * 2)
 
 
@@ -144,9 +162,8 @@ class _Writer:
         if self.copies:
             self.voice = film.add_stream_from_template(self.sound)
         elif self.sound is not None:
-            # Files may name no layout.
-            usual = {1: "mono", 2: "stereo"}.get(self.sound.channels, self.sound.layout)
-            self.voice = film.add_stream("aac", rate=self.sound.rate, layout=usual)
+            layout = "mono" if self.sound.channels == 1 else "stereo"
+            self.voice = film.add_stream("aac", rate=SOUND_RATE, layout=layout)
         first = stream.pts[0] if len(stream.pts) else self.source.start_time or 0
         # Sound is moved as the frames are, which begin at 0.
         self.begin = Fraction(int(first)) * self.source.time_base
@@ -178,21 +195,29 @@ class _Writer:
         self.film.mux(self.video.encode(frame))
 
     def _add_sound(self, packet: Any) -> None:
-        if self.copies:
-            if packet.dts is None:
-                return
-            shift = round(self.begin / packet.time_base)
-            packet.pts, packet.dts = (None if t is None else t - shift for t in (packet.pts, packet.dts))
-            packet.stream = self.voice
-            self.film.mux(packet)
-            return
-        for frame in packet.decode():
-            if frame.pts is not None:
-                frame.pts -= round(self.begin / frame.time_base)
-            self.film.mux(self.voice.encode(frame))
+        """Copies a packet, or encodes what it holds; None: what the encoder holds back.
+
+        A piece that FFmpeg refuses is left out.
+        """
+        import av
+
+        try:
+            if not self.copies:
+                for frame in [None] if packet is None else packet.decode():
+                    if frame is not None and frame.pts is not None:
+                        frame.pts -= round(self.begin / frame.time_base)
+                    self.film.mux(self.voice.encode(frame))
+            elif packet is not None and packet.dts is not None:
+                shift = round(self.begin / packet.time_base)
+                packet.pts, packet.dts = (None if t is None else t - shift for t in (packet.pts, packet.dts))
+                packet.stream = self.voice
+                self.film.mux(packet)
+        except (av.FFmpegError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
 
     def finish(self) -> None:
         """Writes what the encoders hold back."""
-        for stream in (self.video, None if self.copies else self.voice):
-            if stream is not None:
-                self.film.mux(stream.encode())
+        self.film.mux(self.video.encode())
+        if self.sound is not None:
+            self._add_sound(None)
