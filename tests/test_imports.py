@@ -48,13 +48,16 @@ PLACES: dict[str, set[str]] = {
     "hydra": {"cli", "config/hydra.py"},
     "omegaconf": {"cli", "config", "assembly"},
     "decord": {"data/readers/decord.py"},
-    "av": {"data/readers/pyav.py", "data/readers/packets.py", "synthetic/videos.py", "inference/film.py"},
+    "av": {
+        *("data/readers/pyav.py", "data/readers/packets.py", "data/readers/live.py"),
+        *("synthetic/videos.py", "inference/film.py"),
+    },
     "timm": {"backbones", "pruning/scorers/image_convnet.py", "checkpoints/timm_models.py"},
     "PIL": {"data/readers/pillow.py", "inference/overlay.py"},
     "torchvision": {"pruning/scorers/video_convnet.py"},
     "matplotlib": {
         *("evaluation/visualize.py", "evaluation/reports/plots.py", "benchmark/plots.py"),
-        "inference/overlay.py",
+        *("inference/overlay.py", "inference/live.py"),
     },
     "rich": {"core/console.py", "core/tables.py"},
     "jinja2": {"core/tables.py"},

@@ -159,7 +159,9 @@ def test_no_video_can_be_read(command, small, tmp_path):
 
 
 def test_dense_model_alone(evaluate, video_root):
-    dense = evaluate(video_root, "pruner=none", "visualize=4")
+    dense = evaluate(video_root, "pruner=none", "visualize=4", "--json")
+    assert json.loads(dense["shown"]) == json.loads((dense["out"] / "results.json").read_text())
+    assert dense["shown"].count("\n") == 1 and "top-1" in dense["said"]
     assert (dense["pruner"], dense["keep_ratio"], dense["mean_kept_tokens"]) == ("none", 1.0, 4)
     assert dense["baseline"] is dense["comparison"] is None
     assert dense["latency_ms"]["score"] == 0

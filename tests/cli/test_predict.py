@@ -10,6 +10,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import av
 import pytest
 from matplotlib.image import imread
 
@@ -203,9 +204,40 @@ def test_frames_that_memory_does_not_hold_fail_with_the_reason(predict, tmp_path
     assert status == 2 and "more pixels than dataset.max_pixels=1000" in errors
 
 
-@pytest.mark.parametrize("address", ["rtsp://cam*", "/dev/video0", "0"])
-def test_cameras_and_streams_name_the_function_that_takes_them(predict, address):
-    status, _, errors = predict(f"video={address}")
+def test_json_for_machines(predict, video_root, tmp_path):
+    """With --json stdout is predictions.jsonl and nothing else, also where a video fails."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(video_root / "left/a.mp4", tmp_path / "in")
+    (tmp_path / "in/b.mp4").write_bytes(b"no video")
+    status, shown, errors = predict(f"video={tmp_path / 'in'}", "--json", "visualize=0")
+    assert status == 1
+    assert [json.loads(line) for line in shown.splitlines()] == records(tmp_path)
+    assert [record["error"] is None for record in records(tmp_path)] == [True, False]
+    assert "predictions.jsonl" in errors
+    status, shown, errors = predict(f"video={tmp_path / 'in/b.mp4'}", "--json")
+    assert (status, shown) == (2, "") and "no video could be read" in errors
+
+
+def test_a_live_source_is_answered_until_it_ends(predict, video_root, tmp_path):
+    """40 frames through a pipe, faster than they are answered: a window is answered, or counted as skipped."""
+    pipe, sent = tmp_path / "camera", tmp_path / "sent.ts"  # MP4 cannot be read from a pipe
+    os.mkfifo(pipe)
+    with av.open(video_root / "left/a.mp4") as file, av.open(str(sent), "w") as target:
+        stream = target.add_stream_from_template(file.streams.video[0])
+        for packet in file.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    threading.Thread(target=lambda: pipe.write_bytes(sent.read_bytes()), daemon=True).start()
+    spans = ("window_seconds=0.4", "stride_seconds=0.2")
+    status, out, errors = predict(f"video={pipe}", *spans)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "live.jsonl").read_text().splitlines()]
+    assert status == 0, errors
+    assert len(lines) + lines[-1]["skipped"] == 7  # they end at 0.4, 0.6, ... 1.6 s
+    assert lines[-1]["end_seconds"] == pytest.approx(1.6) and "to 1.6 s" in out
+    status, _, errors = predict(f"video={video_root / 'left/a.mp4'}", "show=true")
+    assert status == 2 and "show=true: for live sources" in errors
+    status, _, errors = predict("video=gopher://camera/1")
     assert status == 2 and "hand them to Pipeline.stream()" in errors
 
 
@@ -234,9 +266,6 @@ def test_patterns(video_root, tmp_path):
     assert len(find_videos(f"{video_root}/**/*.m*", [], tmp_path)) == 5
     with pytest.raises(DataError, match="no such file or folder"):
         find_videos("", [], tmp_path)
-    for place in ("rtsp://camera", "/dev/video9", "0"):
-        with pytest.raises(DataError, match=r"no files; .* Pipeline.stream\(\)"):
-            find_videos(place, [], tmp_path)
 
 
 def test_a_file_from_an_address(predict, video_root, tmp_path):

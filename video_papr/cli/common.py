@@ -6,6 +6,7 @@ Nothing heavy is imported here, so `--help` and a mistyped key answer at once.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -151,6 +152,24 @@ def _one_line(out: Path) -> Iterator[None]:
         if line is None:
             raise
         raise StorageError(line) from error
+
+
+@contextmanager
+def json_on_stdout(asked: bool, file: Path) -> Iterator[None]:
+    """With `--json` all that is printed goes to stderr, and the content of a file to stdout when it is written."""
+    if not asked:
+        yield
+        return
+    ended: SystemExit | None = None
+    with redirect_stdout(sys.stderr):
+        try:
+            yield
+        except SystemExit as status:  # there are answers, but not for every video
+            ended = status
+    text = file.read_text(encoding="utf-8", errors="backslashreplace")
+    sys.stdout.write(text if file.suffix == ".jsonl" else json.dumps(json.loads(text)) + "\n")
+    if ended is not None:
+        raise ended
 
 
 def print_written(paths: Iterable[Path], console: Terminal | None = None) -> None:

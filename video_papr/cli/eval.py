@@ -11,7 +11,7 @@ from ..core.console import make_console, warn
 from ..core.errors import ConfigError, DataError, LogitsError
 from ..core.processes import Ranks
 from ..evaluation.reports.tables import SWEEP_COLUMNS, print_failures, print_report
-from .common import print_written, run_shared_command
+from .common import json_on_stdout, print_written, run_shared_command
 
 if TYPE_CHECKING:
     from ..assembly.evaluate import EvaluationRun
@@ -34,7 +34,8 @@ def _work(config: EvalConfig, out: Path, ranks: Ranks) -> dict[str, Any] | float
     done = run_evaluation(config, out, ranks)
     if done is None:  # on ranks above 0
         return {}
-    _print(done)
+    with json_on_stdout(config.json, out / "results.json"):
+        _print(done)
     if wanted is None:
         return done.results
     figure = SWEEP_COLUMNS[wanted](done.results)

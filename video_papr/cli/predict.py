@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import PredictConfig
 from ..core.console import make_console, warn
-from ..core.errors import DataError
-from .common import print_written, run_command
+from ..core.errors import ConfigError, DataError
+from .common import json_on_stdout, print_written, run_command
 
 if TYPE_CHECKING:
     from ..inference.files import Outcome
@@ -26,9 +26,22 @@ def main() -> None:
 
 
 def _work(config: PredictConfig, out: Path) -> dict[str, Any]:
-    summary = run(config, out)
-    if summary["num_failed"]:
-        sys.exit(SOME_FAILED)
+    from ..data.readers.live import live_source
+    from ..inference.find_videos import RECORDS
+
+    if config.video is not None and (source := live_source(str(config.video))):
+        from .predict_live import run_live
+
+        return run_live(config, source, out)
+    if config.show or config.max_seconds:
+        key = "show=true" if config.show else f"max_seconds={config.max_seconds}"
+        raise ConfigError(
+            f"{key}: for live sources (a webcam, screen, rtsp://, a pipe), not video={config.video}"
+        )
+    with json_on_stdout(config.json, out / RECORDS):
+        summary = run(config, out)
+        if summary["num_failed"]:
+            sys.exit(SOME_FAILED)
     return summary
 
 
@@ -55,11 +68,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
         # One answer of torch is there before a graph is.
         config = replace(config, runtime=replace(config.runtime, engine="torch"))
     pipeline, recipe = build_reader(config)
-    if config.backbone.weights == BUNDLED:
-        warn(
-            f"backbone.weights={BUNDLED} knows the synthetic actions only and calls any video one of them; for others "
-            "use dataset=k400, which downloads weights once, or give backbone= and backbone.weights="
-        )
+    warn_of_bundled(config)
     outcomes: list[Outcome] = []
     bar = tqdm(videos, unit="video", disable=not config.progress)
     drawn: dict[str, Any] = {"annotate": config.annotate, "progress": config.progress}
@@ -97,6 +106,15 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
     if failed:
         warn(f"{len(failed)} of {len(outcomes)} videos could not be {what}; the first: {failed[0].error}")
     return {"num_videos": len(outcomes), "num_failed": len(failed)}
+
+
+def warn_of_bundled(config: PredictConfig) -> None:
+    """The bundled weights have an answer to everything."""
+    if config.backbone.weights == BUNDLED:
+        warn(
+            f"backbone.weights={BUNDLED} knows the synthetic actions only and calls any video one of them; for others "
+            "use dataset=k400, which downloads weights once, or give backbone= and backbone.weights="
+        )
 
 
 def _run_on_cluster(config: PredictConfig, videos: list[str], out: Path) -> dict[str, Any]:

@@ -48,9 +48,9 @@ class SweepSummary(Callback):
         self._write(Path(state.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        console = make_console()
         directory = Path(config.hydra.sweep.dir)
         rows = self._rows(directory)
+        console = make_console(stderr=bool(config.get("json")))  # its jobs have written theirs to stdout
         print_sweep(rows, console)
         print_written(self._write(directory), console)
         if any(row["error"] is not None for row in rows):

@@ -44,6 +44,7 @@ from .sources import names
 
 Command = TypeVar("Command")
 OUTPUT = "where the results go"
+JSON = "or --json: the result as JSON on stdout, and all else on stderr"
 BAR = "progress bar"
 OFFERED = ("x3d_s", "similarity", "motion", "center", "uniform", "random")
 
@@ -73,6 +74,7 @@ class EvalConfig(PipelineConfig):
     baseline: bool = option(True, "also run the dense model on the same views and compare, video by video")
     visualize: Natural = option(4, "kept_tubelets.png shows so many videos; 0: no picture")
     progress: bool = option(True, "progress bar with running accuracy and throughput")
+    json: bool = option(False, JSON)
     optimize: Text | None = option(None, "column of summary.csv that the job answers with, for sweepers that search")
 
     def __post_init__(self) -> None:
@@ -93,7 +95,9 @@ class EvalConfig(PipelineConfig):
 class PredictConfig(PipelineConfig):
     """Everything that `tools/predict.py` reads."""
 
-    video: Path | None = option(None, "file, folder, pattern (clips/*.mp4) or https:// address; -: paths from stdin")
+    video: Path | None = option(
+        None, "file, folder, pattern, https:// address; -: paths on stdin; live: 0 (webcam), screen, rtsp://, pipe"
+    )
     window_seconds: PositiveNumber | None = option(None, "answer windows of this length; null: the whole video")
     stride_seconds: PositiveNumber | None = option(None, "from window to window; null: they lie side by side")
     top_k: Positive = option(5, "classes in each answer")
@@ -101,15 +105,20 @@ class PredictConfig(PipelineConfig):
         "film", "film: the whole video with answer and kept tubelets drawn on it, and pictures"
     )
     visualize: Natural = option(4, "for how many videos")
+    show: bool = option(False, "true: a window with the answers to a live source")
+    max_seconds: PositiveNumber | None = option(None, "a live source is read this long; null: until it ends, or Ctrl+C")
     features: bool = option(False, "true: what the classifier reads, not its answers; needs runtime.cluster=ray")
     output_dir: Path = option(help=OUTPUT)
     progress: bool = option(True, BAR)
+    json: bool = option(False, JSON)
 
     def __post_init__(self) -> None:
         if self.stride_seconds is not None and self.window_seconds is None:
             raise ConfigError(f"stride_seconds={self.stride_seconds}: needs window_seconds=SECONDS.")
         if self.features and self.runtime.cluster is None:
             raise ConfigError("features=true: needs runtime.cluster=ray; from Python, Pipeline.features() gives them.")
+        if self.json and self.runtime.cluster is not None:
+            raise ConfigError("json=true: not with runtime.cluster, which writes Parquet files; leave one of them out.")
         if self.window_seconds is not None and self.runtime.cluster is not None:
             raise ConfigError(f"window_seconds={self.window_seconds}: not with runtime.cluster; leave one of them out.")
 

@@ -99,6 +99,8 @@ def _with_keys(command: str, words: Sequence[str]) -> Iterator[str]:
             yield word
             if not equals and (following := next(rest, None)) is not None:
                 yield following
+        elif word == "--json" and "json" in keys:
+            yield "json=true"
         elif name.startswith("--"):
             key = name[2:]
             if key not in keys:

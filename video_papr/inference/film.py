@@ -24,9 +24,9 @@ from ..core.files import FULL
 from ..data.readers.orientation import orientation_of
 from ..data.readers.packets import VideoStream, listen_to_ffmpeg, open_container, prepare_decoder, read_stream
 from ..data.recipe import Recipe
-from ..data.transforms import crop_box
 from ..pipeline import Pipeline
 from .overlay import Overlay, Pixels, Scene
+from .predict import ClipReader
 
 CLOCK = Fraction(1, 90_000)  # seconds; of MPEG, fine enough for any frame rate
 USUAL_FPS = 25  # where a file does not say
@@ -93,7 +93,7 @@ def _write(
     )
     bar = tqdm(total=stream.num_frames, desc="film", unit="frame", leave=False, disable=not progress)
     size = film_size(*stream.size, max_side)
-    overlay = Overlay(size, scenes, _box(size, pipeline, recipe))
+    overlay = Overlay(size, scenes, ClipReader(pipeline, recipe).box(size))
     with (
         bar,
         listen_to_ffmpeg(),
@@ -133,13 +133,6 @@ def film_size(height: int, width: int, max_side: int | None = None) -> tuple[int
     """
     scale = min(max(1, -(-MIN_SIDE // min(height, width))), (max_side or MAX_SIDE) / max(height, width))
     return max(2, int(height * scale) // 2 * 2), max(2, int(width * scale) // 2 * 2)
-
-
-def _box(size: tuple[int, int], pipeline: Pipeline, recipe: Recipe) -> tuple[int, int, int, int]:
-    """What the middle crop covers of a frame (H, W)."""
-    backbone = pipeline.backbone
-    short_side = recipe.short_side or backbone.short_side
-    return crop_box(*size, size=backbone.frame_size, short_side=short_side, num_crops=recipe.crops)
 
 
 class _Writer:

@@ -58,10 +58,10 @@ def find_videos(video: str | None, lines: Iterable[str], downloads: Path) -> lis
         if line:
             warn(line)
         return _without_own_films(video, found)
-    if re.match(r"\w+://|/dev/|\d+$", video):
+    if re.match(r"\w+://", video):
         raise DataError(
-            f"video={video}: cameras and streams are no files; read their frames with a library of yours "
-            "and hand them to Pipeline.stream()"
+            f"video={video}: this kind of address is not read; read its frames with a library of yours and hand them "
+            "to Pipeline.stream()"
         )
     if not glob.has_magic(named):
         raise DataError(f"video={video}: no such file or folder")

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..core.errors import ConfigError, LogitsError
 from ..core.reading import ReadConfig
 from ..data.recipe import Recipe
-from ..data.transforms import resize_and_crop
+from ..data.transforms import crop_box, resize_and_crop
 from ..evaluation.answers import NOT_FINITE
 from ..evaluation.cost import Engine, StageTimes
 from ..evaluation.evaluator import classify_views
@@ -91,7 +91,7 @@ def recipe_of(pipeline: Pipeline, recipe: Recipe | None = None) -> Recipe:
 class ClipReader:
     """A pipeline with its recipe and its device."""
 
-    def __init__(self, pipeline: Pipeline, recipe: Recipe, top_k: int) -> None:
+    def __init__(self, pipeline: Pipeline, recipe: Recipe, top_k: int = 5) -> None:
         if top_k < 1:
             raise ConfigError(f"top_k={top_k} must be at least 1")
         self.pipeline, self.recipe, self.top_k = pipeline, recipe, top_k
@@ -109,6 +109,12 @@ class ClipReader:
                 num_crops=recipe.crops,
                 mode=backbone.interpolation,
             )
+
+    def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """What the middle crop covers of a frame (H, W): top, left, bottom, right."""
+        recipe, backbone = self.recipe, self.pipeline.backbone
+        short_side = recipe.short_side or backbone.short_side
+        return crop_box(*size, size=backbone.frame_size, short_side=short_side, num_crops=recipe.crops)
 
     def read(self, video: Video) -> Tensor:
         """A file, or frames (n, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device."""

@@ -69,9 +69,9 @@ class StageMap(nn.Module):
             return features.mean(1, dtype=torch.float32)
         rows = self._rows(self.classifier)
         if not self.cam:
-            scores = torch.einsum("bc...,qc->b...q", features.float(), rows.float())
-            bias = self.network.get_submodule(self.classifier).bias
-            return (scores if bias is None else scores + bias.float()).amax(-1)
+            bias: Any = self.network.get_submodule(self.classifier).bias
+            logits = torch.einsum("bc...,qc->b...q", features.float(), rows.float())
+            return (logits if bias is None else logits + bias.float()).amax(-1)
         if logits is None or logits.ndim != 2 or logits.shape[1] != len(rows):
             shape = None if logits is None else tuple(logits.shape)
             raise ConfigError(
