@@ -26,7 +26,7 @@ from ..data.readers.packets import VideoStream, listen_to_ffmpeg, open_container
 from ..data.recipe import Recipe
 from ..pipeline import Pipeline
 from .overlay import Overlay, Pixels, Scene
-from .predict import ClipReader
+from .predict import middle_crop
 
 CLOCK = Fraction(1, 90_000)  # seconds; of MPEG, fine enough for any frame rate
 USUAL_FPS = 25  # where a file does not say
@@ -93,7 +93,7 @@ def _write(
     )
     bar = tqdm(total=stream.num_frames, desc="film", unit="frame", leave=False, disable=not progress)
     size = film_size(*stream.size, max_side)
-    overlay = Overlay(size, scenes, ClipReader(pipeline, recipe).box(size))
+    overlay = Overlay(size, scenes, middle_crop(size, pipeline, recipe))
     with (
         bar,
         listen_to_ffmpeg(),

@@ -26,7 +26,7 @@ from ..data.readers.answers import Frames
 from ..data.recipe import Recipe
 from ..pipeline import Pipeline
 from .overlay import Overlay, Pixels, Scene, Seen
-from .predict import Answer, ClipReader, recipe_of
+from .predict import Answer, ClipReader, middle_crop, recipe_of
 
 HAIR = 1e-6  # seconds; times of frames are rounded
 
@@ -162,7 +162,7 @@ class Display:
         seen = Seen.of(answer.mask, answer.seconds, reader.recipe.crops)
         scene = Scene(answer.start_seconds, answer.end_seconds, best.name, best.probability, seen)
         size = shown.shape[0], shown.shape[1]
-        Overlay(size, [scene], reader.box(size)).draw(shown, seconds)
+        Overlay(size, [scene], middle_crop(size, reader.pipeline, reader.recipe)).draw(shown, seconds)
         if self.image is None:
             self.image = self.figure.add_axes(
                 (0.0, 0.0, 1.0, 1.0), frameon=False, xticks=[], yticks=[]

@@ -91,7 +91,7 @@ def recipe_of(pipeline: Pipeline, recipe: Recipe | None = None) -> Recipe:
 class ClipReader:
     """A pipeline with its recipe and its device."""
 
-    def __init__(self, pipeline: Pipeline, recipe: Recipe, top_k: int = 5) -> None:
+    def __init__(self, pipeline: Pipeline, recipe: Recipe, top_k: int) -> None:
         if top_k < 1:
             raise ConfigError(f"top_k={top_k} must be at least 1")
         self.pipeline, self.recipe, self.top_k = pipeline, recipe, top_k
@@ -109,12 +109,6 @@ class ClipReader:
                 num_crops=recipe.crops,
                 mode=backbone.interpolation,
             )
-
-    def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """What the middle crop covers of a frame (H, W): top, left, bottom, right."""
-        recipe, backbone = self.recipe, self.pipeline.backbone
-        short_side = recipe.short_side or backbone.short_side
-        return crop_box(*size, size=backbone.frame_size, short_side=short_side, num_crops=recipe.crops)
 
     def read(self, video: Video) -> Tensor:
         """A file, or frames (n, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device."""
@@ -146,6 +140,13 @@ class ClipReader:
             views=views.cpu(),
             mask=mask,
         )
+
+
+def middle_crop(size: tuple[int, int], pipeline: Pipeline, recipe: Recipe) -> tuple[int, int, int, int]:
+    """What the middle crop covers of a frame (H, W): top, left, bottom, right."""
+    backbone = pipeline.backbone
+    short_side = recipe.short_side or backbone.short_side
+    return crop_box(*size, size=backbone.frame_size, short_side=short_side, num_crops=recipe.crops)
 
 
 def warm_up(pipeline: Pipeline, recipe: Recipe) -> None:
