@@ -19,7 +19,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Entry point of the command."""
     asked = build_parser().parse_args(words)
     try:
-        written = run(asked.runs, asked.out or asked.runs[0])
+        written = run(asked.runs, asked.out or asked.runs[0], pdf=asked.pdf)
     except VideoPaprError as error:
         fail(error)
         sys.exit(USAGE_ERROR)
@@ -39,10 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
         "runs", nargs="+", type=Path, metavar="RUN", help="output_dir of an evaluation or a sweep"
     )
     parser.add_argument("--out", type=Path, help="where to write the report (default: the first RUN)")
+    parser.add_argument("--pdf", action="store_true", help="the plots as vector PDFs too, for papers")
     return parser
 
 
-def run(paths: Sequence[Path], out: Path) -> list[Path]:
+def run(paths: Sequence[Path], out: Path, *, pdf: bool = False) -> list[Path]:
     """Reads the runs, writes report.md, report.html and pictures. Raises DataError where runs do not compare."""
     runs = named_apart(with_dense(find_runs(paths)))
     settings = sorted({run.setting for run in runs})
@@ -51,4 +52,4 @@ def run(paths: Sequence[Path], out: Path) -> list[Path]:
             "these runs differ in dataset, backbone, weights or views, so their accuracies do not compare: "
             + "; ".join(" ".join(setting) for setting in settings)
         )
-    return write_comparison(runs, points(runs), out)
+    return write_comparison(runs, points(runs), out, pdf=pdf)

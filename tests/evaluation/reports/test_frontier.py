@@ -228,7 +228,10 @@ def test_report_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 6  # two plots, kept tubelets, and three confusion matrices
     assert 'src="top1' not in page and "http" not in page  # nothing from outside
-    again = run([tmp_path / "sweep"], tmp_path / "again")
+    again = run([tmp_path / "sweep"], tmp_path / "again", pdf=True)
+    vectors = [path.read_bytes() for path in again if path.suffix == ".pdf"]
+    again = [path for path in again if path.suffix != ".pdf"]
+    assert len(vectors) == 2 and all(content.startswith(b"%PDF") for content in vectors)
     assert (tmp_path / "again" / "report.md").read_text() == text and len(again) == 8
 
 

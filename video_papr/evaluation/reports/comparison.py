@@ -29,18 +29,29 @@ class Section:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def write_comparison(runs: Sequence[Run], points: Sequence[Point], out: Path) -> list[Path]:
-    """Writes report.md with its PNG files, and the self-contained report.html, into `out`; returns their paths."""
+def write_comparison(
+    runs: Sequence[Run], points: Sequence[Point], out: Path, *, pdf: bool = False
+) -> list[Path]:
+    """Writes report.md with its PNG files, and the self-contained report.html, into `out`; returns their paths.
+
+    Args:
+        runs, points: what is compared.
+        out: the folder.
+        pdf: the plots as vectors too, for papers.
+    """
     title, sections = f"Comparison of {len(runs)} runs", _sections(runs, points)
     pictures = {name: png for section in sections for name, png in section.pictures.items()}
     encoded = {name: b64encode(png).decode() for name, png in pictures.items()}
     out.mkdir(parents=True, exist_ok=True)
-    for name, png in pictures.items():
-        (out / name).write_bytes(png)
+    vectors = {
+        f"top1_{axis}.pdf": plot for axis in AXES if pdf and (plot := frontier_plot(points, axis, "pdf"))
+    }
+    for name, content in {**pictures, **vectors}.items():
+        (out / name).write_bytes(content)
     for file in ("report.md", "report.html"):
         template = f"evaluation/reports/{file}.j2"
         atomic_write(out / file, render(template, title=title, sections=sections, encoded=encoded))
-    return [out / name for name in ("report.md", "report.html", *pictures)]
+    return [out / name for name in ("report.md", "report.html", *pictures, *vectors)]
 
 
 def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:

@@ -21,13 +21,22 @@ AXES: dict[str, tuple[str, Callable[[Point], float | None]]] = {
 }
 
 
-def frontier_plot(points: Sequence[Point], axis: str) -> bytes | None:
+# Okabe and Ito (2008): colour-blind eyes tell them apart.
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#000000")
+
+
+def frontier_plot(points: Sequence[Point], axis: str, format: str = "png") -> bytes | None:
     """Top-1 with 95 % intervals over the cost named by `axis` (a key of `AXES`), one line per method.
 
     A merger at several `r` is one line, "dense + tome": r is to it what the keep ratio is to a pruner.
 
+    Args:
+        points: what is drawn.
+        axis: the cost.
+        format: one of matplotlib's: "png", or "pdf" for vectors.
+
     Returns:
-        a PNG, or None when no point knows that cost.
+        the file's content, or None when no point knows that cost.
     """
     from matplotlib.figure import Figure
 
@@ -50,8 +59,10 @@ def frontier_plot(points: Sequence[Point], axis: str) -> bytes | None:
             yerr=bars,
             label=name,
             marker="osD^vP*X<>"[i % 10],
-            color=f"C{i % 10}",
-            linestyle="-" if i < 10 else "--",
+            markersize=9 - 0.6 * (i % 10),  # hollow and ever smaller: at 100 % methods lie on one another
+            markerfacecolor="none",
+            color=COLORS[i % len(COLORS)],
+            linestyle=("-", "--", "-.", ":")[i // len(COLORS) % 4],
             capsize=2,
             linewidth=1.2,
         )
@@ -60,7 +71,7 @@ def frontier_plot(points: Sequence[Point], axis: str) -> bytes | None:
     axes.grid(alpha=0.3)
     for text in axes.legend(fontsize="small").get_texts():
         text.set_parse_math(False)
-    return _png(figure)
+    return _content(figure, format)
 
 
 def confusion_plot(matrix: Matrix, names: Mapping[int, str], title: str) -> bytes | None:
@@ -92,12 +103,12 @@ def confusion_plot(matrix: Matrix, names: Mapping[int, str], title: str) -> byte
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(shorten(printable(title), 60), parse_math=False, fontsize="medium")
-    return _png(figure)
+    return _content(figure, "png")
 
 
-def _png(figure: Any) -> bytes:
+def _content(figure: Any, format: str) -> bytes:
     file = BytesIO()
-    figure.savefig(file, format="png", dpi=130)
+    figure.savefig(file, format=format, dpi=130)
     return file.getvalue()
 
 
