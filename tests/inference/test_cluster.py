@@ -112,6 +112,15 @@ def test_features(videos, tmp_path):
     assert [(len(views), len(views[0])) for views in vectors] == [(3, 192)] * 3
 
 
+def test_frames_without_vectors_are_counted(videos, tmp_path):
+    for pruner, known in (("codec", True), ("motion", False)):
+        out = tmp_path / pruner
+        assert cluster.run_on_ray(config(f"pruner={pruner}"), videos[2:4], out) == (2, 1)
+        counts = {bool(row["error"]): row["frames_without_vectors"] for row in rows(out)}
+        assert counts[True] is None
+        assert (counts[False] is not None and 0 <= counts[False] <= 4) is known
+
+
 def test_a_video_that_is_stored_twice_is_told(videos, tmp_path):
     out = tmp_path / "out"
     cluster.run_on_ray(config(), videos[:1], out)

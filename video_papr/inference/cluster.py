@@ -30,6 +30,7 @@ from ..config import PredictConfig
 from ..core.console import note
 from ..core.errors import ConfigError, DataError, LogitsError, VideoDecodeError
 from ..core.files import atomic_write, remove_partial
+from ..core.pixels import frames_without_vectors
 from ..data.recipe import Recipe
 from ..data.transforms import resize_and_crop
 from ..evaluation.cost import StageTimes
@@ -41,6 +42,7 @@ from .predict import ClipReader, best_guesses
 SHARDS = "shards"
 PER_SHARD = 64  # videos that go to an actor together, and into one shard, at most
 BYTES = 1 << 28  # of their views, at most
+UNKNOWN = "frames_without_vectors"  # column: of a view, see `core.pixels`; null where no pruner reads motion
 Rows = dict[str, Any]
 
 
@@ -73,10 +75,11 @@ class Actor:
         readable = [place for place, error in enumerate(errors) if not error]
         found: list[Rows] = [{} for _ in errors]
         if readable:
-            answers = self._run([batch["views"][place] for place in readable])
-            for place, answer in zip(readable, answers, strict=True):
+            views = self._views([batch["views"][place] for place in readable])
+            for place, own, answer in zip(readable, views, self._run(views), strict=True):
+                found[place] = {UNKNOWN: frames_without_vectors(own)}
                 try:
-                    found[place] = self._columns(answer)
+                    found[place] |= self._columns(answer)
                 except LogitsError as error:
                     errors[place] = str(error)
         rows = [
@@ -86,16 +89,17 @@ class Actor:
         write_shard(self.shards, rows, self.features)
         return {"videos": [len(rows)], "failed": [sum(bool(error) for error in errors)]}
 
-    def _run(self, views: Sequence[bytes]) -> Tensor:
-        """Views of videos -> their probabilities (videos, classes), or features (videos, V, D), on the processor."""
-        backbone, recipe = self.pipeline.backbone, self.reader.recipe
+    def _views(self, views: Sequence[bytes]) -> Tensor:
+        """Bytes of videos -> (videos, V, T, S, S, 3 or 4) uint8."""
+        backbone, channels = self.pipeline.backbone, 4 if self.pipeline.reads_motion else 3
         pixels = torch.frombuffer(bytearray(b"".join(views)), dtype=torch.uint8)
-        channels = 4 if self.pipeline.reads_motion else 3
-        frames = pixels.view(-1, backbone.num_frames, *backbone.frame_size, channels)
-        frames = frames.to(self.reader.engine.device)
-        options: dict[str, Any] = {"batch_size": recipe.batch_size, "engine": self.reader.engine}
+        return pixels.view(len(views), -1, backbone.num_frames, *backbone.frame_size, channels)
+
+    def _run(self, views: Tensor) -> Tensor:
+        """Views of videos -> their probabilities (videos, classes), or features (videos, V, D), on the processor."""
+        frames, per_video = views.flatten(0, 1).to(self.reader.engine.device), views.shape[1]
+        options: dict[str, Any] = {"batch_size": self.reader.recipe.batch_size, "engine": self.reader.engine}
         rows, _ = classify_views(self.pipeline, frames, times=StageTimes(), **options)
-        per_video = len(frames) // len(views)
         if self.features:
             return rows.float().cpu().unflatten(0, (-1, per_video))
         return aggregate_views(rows, per_video).cpu()
@@ -124,7 +128,7 @@ def write_shard(folder: Path, rows: Sequence[Rows], features: bool) -> None:
             "probabilities": pa.list_(pa.float32()),
         }
     )
-    schema = pa.schema({"video": pa.string(), "error": pa.string(), **own})
+    schema = pa.schema({"video": pa.string(), "error": pa.string(), UNKNOWN: pa.float32(), **own})
     table = pa.Table.from_pylist(list(rows), schema=schema)
     name = hashlib.sha256(
         "\n".join(sorted(row["video"] for row in rows)).encode(errors="backslashreplace")
