@@ -69,7 +69,8 @@ PLACES: dict[str, set[str]] = {
     "onnx": {"inference/export.py"},
     "onnxscript": {"inference/export.py"},
     "onnxruntime": {"inference/export.py"},
-    "transformers": {"benchmark/peers.py"},  # an extra: what a user would take instead
+    # an extra: what a user would take instead, or has a model of
+    "transformers": {"benchmark/peers.py", "adapters/qwen_vl.py"},
     "openvino": {"core/engines.py"},
     "pebble": {"data/workers.py"},
     "ray": {"inference/cluster.py"},

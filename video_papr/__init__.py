@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .adapters.prune import kept_tokens as kept_tokens
     from .adapters.prune import prune as prune
     from .adapters.prune import unprune as unprune
+    from .adapters.qwen_prompt import shorten_prompt as shorten_prompt
     from .backbones.builders import BACKBONES as BACKBONES
     from .backbones.builders import build_backbone as build_backbone
     from .core.errors import CheckpointError as CheckpointError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "adapters.qwen_prompt": ("shorten_prompt",),
     "adapters.prune": ("kept_tokens", "prune", "unprune"),
     "inference.api": ("Pipeline", "evaluate", "predict"),
     "backbones.builders": ("BACKBONES", "build_backbone"),

@@ -89,6 +89,47 @@ def build_hiera(**options: Any) -> Any:
     return shaken(Hiera(**{**settings, **attention, "num_classes": 5, **options}))
 
 
+TOWER: dict[str, Any] = {
+    "depth": 4,
+    "patch_size": 4,
+    "num_heads": 2,
+    "spatial_merge_size": 2,
+    "in_channels": 3,
+}
+WIDE = {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 24}
+TOWERS: dict[str, dict[str, Any]] = {
+    "Qwen2VL": {"embed_dim": 16, "hidden_size": 24},
+    "Qwen2_5_VL": {**WIDE, "window_size": 16, "fullatt_block_indexes": [1, 3]},
+    "Qwen3VL": {**WIDE, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 2]},
+}
+GRIDS = torch.tensor([[2, 8, 8], [1, 4, 4], [3, 4, 8]])  # a video, an image and another video
+
+
+def build_qwen(name: str) -> Any:
+    """A Qwen-VL of transformers with its tower, `model.visual`, of 4 x 4 pixels a patch."""
+    transformers = pytest.importorskip("transformers")
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
+    text = {"hidden_size": 24, "head_dim": 12, "num_attention_heads": 2, "num_key_value_heads": 1}
+    text |= {"num_hidden_layers": 3, "intermediate_size": 32, "vocab_size": 100, "rope_parameters": rope}
+    config = getattr(transformers, f"{name}Config")(
+        vision_config={**TOWER, **TOWERS[name]},
+        text_config=text,
+        **{
+            "image_token_id": 90,
+            "video_token_id": 91,
+            "vision_start_token_id": 92,
+            "vision_end_token_id": 93,
+        },
+    )
+    return shaken(getattr(transformers, f"{name}ForConditionalGeneration")(config))
+
+
+def draw_patches(batch: int = 2, seed: int = 0) -> Tensor:
+    """The patches of `GRIDS`, (N, 3 x 2 x 4 x 4)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(int(GRIDS.prod(1).sum()), 96, generator=generator) * 2 - 1
+
+
 def draw_clip(batch: int = 2, seed: int = 0) -> Tensor:
     """Pixels (B, T, 3, S, S), normalised roughly as photographs are."""
     generator = torch.Generator().manual_seed(seed)
@@ -116,10 +157,22 @@ class Example:
     model: Any
     pixels: Callable[..., Tensor] = draw_clip  # (batch, seed) -> pixels
     reads_images: bool = False
+    one_graph: bool = True  # `torch.compile(fullgraph=True)` takes it, as it takes the dense model
 
     def logits(self, model: Any, pixels: Tensor) -> Tensor:
         answer: Any = model(pixels)
         return answer if self.reads_images else answer.logits
+
+
+class TowerExample(Example):
+    def __init__(self, name: str) -> None:
+        super().__init__(build_qwen(name).model.visual, draw_patches, one_graph=False)
+
+    def logits(self, model: Any, pixels: Tensor) -> Tensor:
+        features: Tensor = model(pixels, grid_thw=GRIDS).pooler_output
+        return torch.stack(
+            [features[:4].mean(0), features[-4:].mean(0)]
+        )  # of the first video and of the last
 
 
 # One of each family, and of each way in which it may be built.
@@ -132,6 +185,9 @@ HOSTS: dict[str, Callable[[], Example]] = {
         build_host("TimesformerForVideoClassification", attention_type="joint_space_time")
     ),
     "VideoPrism": lambda: Example(build_host("VideoPrismForVideoClassification"), draw_colors),
+    "Qwen2-VL": lambda: TowerExample("Qwen2VL"),
+    "Qwen2.5-VL": lambda: TowerExample("Qwen2_5_VL"),
+    "Qwen3-VL": lambda: TowerExample("Qwen3VL"),
     "timm ViT": lambda: Example(build_vit(), draw_images, reads_images=True),
     "ConvNeXt": lambda: Example(build_convnext(), draw_large_images, reads_images=True),
     "ConvNeXt V2": lambda: Example(

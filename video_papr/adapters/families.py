@@ -8,7 +8,7 @@ from torch import nn
 
 from ..core.errors import ConfigError
 from ..core.tables import Table
-from . import hiera, stages, timesformer, timm_vit, videomae, videoprism, vjepa2
+from . import hiera, qwen_vl, stages, timesformer, timm_vit, videomae, videoprism, vjepa2
 from .host import Family, Host, class_of
 
 FAMILIES = (
@@ -16,6 +16,7 @@ FAMILIES = (
     vjepa2.FAMILY,
     timesformer.FAMILY,
     videoprism.FAMILY,
+    qwen_vl.FAMILY,
     timm_vit.FAMILY,
     *stages.FAMILIES,
     hiera.FAMILY,
@@ -34,7 +35,8 @@ def open_model(model: nn.Module) -> tuple[Family, Host]:
             return family, family.open(model, name)
     known = "; ".join(f"{', '.join(family.classes)} of {family.library}" for family in FAMILIES)
     raise ConfigError(
-        f"cannot prune a {type(model).__name__}; supported: {known}. Give the model itself, without a wrapper."
+        f"cannot prune a {type(model).__name__}; supported: {known}. Give the model itself, without a "
+        "wrapper; of a language model its vision tower."
     )
 
 

@@ -41,6 +41,8 @@ class Host:
         frame_step: a clip may have any multiple of so many frames, and the grid's follow it; None: those of `clip`.
         reductions: of each stage of a hierarchical model, the pixels along each side of one of its places. It reads
             any multiple of the largest, and has one selection for each stage, instead of `grid`'s.
+        unpack: of a host that reads the patches of several videos in one row, with their grids, as a Qwen-VL does:
+            (patches, grid_thw) -> number of a video -> its pixels (1, T, 3, H, W) and its grid. It takes any size.
         same_places: attention over space and over time are apart, so every frame has to keep the same places.
         num_prefix: class tokens and others in front of the grid's, which always stay.
         first_stays: the answer is read from the grid's first token, which is among the kept ones whatever its score.
@@ -55,6 +57,7 @@ class Host:
     attach: Callable[[Selector], Sequence[Handle]]
     frame_step: int | None = None
     reductions: tuple[int, ...] = ()
+    unpack: Callable[[Tensor, Tensor], dict[int, tuple[Tensor, TokenGrid]]] | None = None
     same_places: bool = False
     num_prefix: int = 0
     first_stays: bool = False

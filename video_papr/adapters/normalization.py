@@ -45,6 +45,8 @@ def measure_colors(processor: Callable[..., Any], host: Host) -> tuple[Colors, C
         try:
             given = processor([image] * frames, return_tensors="pt")
             pixels = given["pixel_values" if "pixel_values" in given else "pixel_values_videos"]
+            if pixels.ndim == 2:  # flattened patches, channels first
+                pixels = pixels.unflatten(1, (3, -1, 1))
             found.append(pixels.float().movedim(-3, -1).flatten(0, -2).mean(0))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]

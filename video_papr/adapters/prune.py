@@ -118,17 +118,25 @@ def unprune(model: Model) -> Model:
     return model
 
 
-def kept_tokens(model: nn.Module, pixels: Tensor) -> TokenSelection | dict[int, TokenSelection]:
+def kept_tokens(
+    model: nn.Module, pixels: Tensor, grid_thw: Tensor | None = None
+) -> TokenSelection | dict[int, TokenSelection]:
     """Which tokens a pruned model keeps of these pixels, which are as the model takes them.
 
+    Args:
+        grid_thw: (videos, 3), of the vision tower of a Qwen-VL, which takes it too.
+
     Returns:
-        One selection; of a hierarchical model one for each stage that drops places, by its number.
+        One selection; of a hierarchical model one for each stage that drops places, by its number; of the tower of a
+        Qwen-VL one for each video, by its number, over the grid of its features.
 
     Raises:
         ConfigError: the model is not pruned, or of an unsupported class.
         ValueError: the pixels have another shape than the model reads.
     """
     selector = _attachment(_open(model)[1]).selector
+    if selector.unpack is not None:
+        return selector.of_videos(pixels, grid_thw)
     return selector.of_stages(pixels) if selector.reductions else selector(pixels)
 
 

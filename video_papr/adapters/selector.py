@@ -47,7 +47,7 @@ class Selector:
     ) -> None:
         self.grid, self.clip, self.reads_images = host.grid, host.clip, reads_images
         self.first_stays, self.multiple = host.first_stays, max(host.reductions, default=None)
-        self.frame_step = host.frame_step
+        self.frame_step, self.unpack = host.frame_step, host.unpack
         self.reductions = {stage: host.reductions[stage] for stage in stages}
         self.mean, self.std = mean, std
         pruner.fit(replace(host, mean=mean, std=std))
@@ -61,10 +61,24 @@ class Selector:
             ValueError: another shape.
         """
         self.check(pixels)
-        pruner = self._pruner(pixels.device)
         grid = self.grid
         if self.frame_step is not None:
             grid = replace(grid, frames=pixels.shape[1] // self.frame_step)
+        return self._choose(pixels, grid)
+
+    def of_videos(self, patches: Tensor, grid_thw: Tensor | None) -> dict[int, TokenSelection]:
+        """Patches of several videos, of a host that has `unpack` -> the kept tokens of each, by its number.
+
+        Raises:
+            ValueError: there is no `grid_thw`, or it counts other patches.
+        """
+        assert self.unpack is not None
+        if grid_thw is None:
+            raise ValueError("patches say nothing about their videos; give grid_thw too")
+        return {number: self._choose(*video) for number, video in self.unpack(patches, grid_thw).items()}
+
+    def _choose(self, pixels: Tensor, grid: TokenGrid) -> TokenSelection:
+        pruner = self._pruner(pixels.device)
         significance = pruner.scorer(self.frames(pixels), grid)
         if self.first_stays:
             significance = significance.clone()
