@@ -78,11 +78,16 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_whole_video_is_read_as_the_evaluation_reads_it(video, frames, name):
     recipe, flow = RECIPES[name], pipeline()
-    (answer,) = Timeline(flow, video, recipe=recipe, top_k=2)
+    timeline = Timeline(flow, video, recipe=recipe, top_k=2)
+    timeline.pictured = {0}
+    (answer,) = timeline
     chosen = choose_sampler(recipe.sampling, num_frames=4, num_clips=recipe.clips, frame_stride=3)(90)
     clips = torch.from_numpy(frames[chosen])
     views = resize_and_crop(clips, size=16, short_side=recipe.short_side, num_crops=recipe.crops)
     assert torch.equal(answer.views, views)
+    side = None if recipe.short_side is None else 14 * recipe.short_side
+    picture = resize_and_crop(clips[:1], size=224, short_side=side, num_crops=recipe.crops)[0]
+    assert answer.picture is not None and torch.equal(answer.picture, picture)
     with torch.inference_mode():
         expected = flow(views).softmax(1).mean(0)
     assert torch.allclose(answer.probabilities, expected, atol=1e-6)

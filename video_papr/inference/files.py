@@ -144,7 +144,7 @@ def predict_file(
         timeline = Timeline(
             pipeline, path, window_seconds=length, stride_seconds=stride, top_k=top_k, recipe=recipe
         )
-        shown = spread(SHOWN, len(timeline)) if pictured else set()
+        timeline.pictured = shown = spread(SHOWN, len(timeline)) if pictured else set()
         quiet = not progress or len(timeline) == 1
         for place, answer in enumerate(tqdm(timeline, unit="window", leave=False, disable=quiet)):
             outcome.windows.append(Window.of(answer, recipe.crops))
@@ -260,14 +260,13 @@ class PredictionWriter:
 
 def panel_of(pipeline: Pipeline, path: str, answer: Answer) -> Panel:
     """The first view of an answer, what was kept of it, and the map that decided it."""
-    assert answer.mask is not None
-    frames = answer.views[0]
+    assert answer.mask is not None and answer.picture is not None
     best = answer.guesses[0]
     when = f"{answer.start_seconds:.1f} to {answer.end_seconds:.1f} s"
     title = (
         f"{shorten(Path(path).name, 60)}    {when}    {shorten(best.name, 40)} {100 * best.probability:.0f} %"
     )
-    return Panel(title, frames[..., :3], answer.mask[0], significance_of(pipeline, frames))
+    return Panel(title, answer.picture, answer.mask[0], significance_of(pipeline, answer.views[0]))
 
 
 def _plain(stem: str) -> str:

@@ -27,6 +27,7 @@ from ..evaluation.evaluator import classify_views
 from ..evaluation.views import aggregate_views
 from ..pipeline import Pipeline
 
+PICTURE_SIDE = 224  # pixels of a picture of a view, at least
 Video = Path | str | Tensor | np.ndarray
 
 
@@ -50,6 +51,7 @@ class Answer:
         views: (V, T, S, S, 3, or 4 with a motion plane) uint8, on the CPU: what was read.
         mask: (V, T', H', W') bool, the tokens that were kept; None for all of them.
         seconds: (C, T) float64, when the frames of each clip are shown; None where nothing tells.
+        picture: (T, k S, k S, 3) uint8, the first view with more of the video's own pixels; None where nobody asked.
     """
 
     start_seconds: float
@@ -60,6 +62,7 @@ class Answer:
     views: Tensor
     mask: Tensor | None
     seconds: np.ndarray | None = None
+    picture: Tensor | None = None
 
 
 def best_guesses(probabilities: Tensor, names: tuple[str, ...] | None, top_k: int) -> tuple[Guess, ...]:
@@ -98,17 +101,27 @@ class ClipReader:
         self.num_frames = pipeline.backbone.num_frames
         self.engine = Engine(next(pipeline.backbone.parameters()).device, recipe.dtype)
 
-    def views(self, frames: Tensor) -> Tensor:
-        """frames (C, T, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device, crops of one clip adjacent."""
+    def views(self, frames: Tensor, scale: int = 1) -> Tensor:
+        """frames (C, T, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device, crops of one clip adjacent.
+
+        Args:
+            scale: S is so many times what the backbone reads, for pictures.
+        """
         recipe, backbone = self.recipe, self.pipeline.backbone
         with torch.inference_mode():
+            short_side = recipe.short_side or backbone.short_side
             return resize_and_crop(
                 frames.to(self.engine.device),
-                size=backbone.frame_size,
-                short_side=recipe.short_side or backbone.short_side,
+                size=tuple(scale * side for side in backbone.frame_size),  # type: ignore[arg-type]
+                short_side=None if short_side is None else scale * short_side,
                 num_crops=recipe.crops,
                 mode=backbone.interpolation,
             )
+
+    def picture(self, frames: Tensor) -> Tensor:
+        """frames (C, T, H, W, 3) uint8 -> the first view, (T, k S, k S, 3), large enough to be looked at."""
+        scale = -(-PICTURE_SIDE // max(self.pipeline.backbone.frame_size))
+        return self.views(frames[:1, ..., :3], scale)[0].cpu()
 
     def read(self, video: Video) -> Tensor:
         """A file, or frames (n, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device."""

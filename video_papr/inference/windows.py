@@ -95,6 +95,7 @@ class Timeline:
 
     Attributes:
         shortest: frames of the shortest window, once it was read.
+        pictured: numbers of the windows whose answers have a picture; none unless set.
 
     Raises:
         VideoDecodeError: the file cannot be decoded, or does not say how fast it runs.
@@ -116,6 +117,7 @@ class Timeline:
         self.path = path
         self.num_frames, self.fps = 0, 0.0
         self.shortest = 0
+        self.pictured: set[int] = set()
         self.windows: list[tuple[int, int | None]] = [(0, None)]  # first frame, and the one behind the last
         if window_seconds is None:
             if stride_seconds is not None:
@@ -160,7 +162,8 @@ class Timeline:
         for place, ((start, end), frames) in enumerate(zip(windows, clips, strict=True)):
             clock, span = perf_counter(), decoded.times.span(start, end)
             answer = reader.answer(reader.views(frames), *span, clock)
-            yield answer if shown is None else replace(answer, seconds=shown[place])
+            picture = reader.picture(frames) if self.windows.index((start, end)) in self.pictured else None
+            yield replace(answer, seconds=None if shown is None else shown[place], picture=picture)
 
     def _indices(self, num_frames: int, *, windows: list[tuple[int, int | None]]) -> np.ndarray:
         """(windows * C, T): the frames of several windows, in a video that turns out to have `num_frames`."""
