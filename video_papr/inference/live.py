@@ -168,5 +168,5 @@ class Display:
                 (0.0, 0.0, 1.0, 1.0), frameon=False, xticks=[], yticks=[]
             ).imshow(shown)
         self.image.set_data(shown)
-        self.pyplot.pause(0.001)
+        self.pyplot.pause(0.03)  # toolkits draw meanwhile
         return bool(self.pyplot.fignum_exists(self.figure.number))
