@@ -42,7 +42,7 @@ def run_live(config: PredictConfig, source: LiveSource, out: Path) -> dict[str, 
     frames = _until(read_live(source, recipe.limits), config.max_seconds)
     spans = {"window_seconds": length, "stride_seconds": stride}
     live = LiveWindows(pipeline, frames, **spans, top_k=config.top_k, recipe=recipe)
-    console, begun, failure = make_console(stderr=config.json), perf_counter(), None
+    console, begun, count, failure = make_console(stderr=config.json), perf_counter(), 0, None
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
     with storing(out / LINES), open(out / LINES, "w", encoding="utf-8") as file, suppress(KeyboardInterrupt):
@@ -63,8 +63,8 @@ def run_live(config: PredictConfig, source: LiveSource, out: Path) -> dict[str, 
         except VideoDecodeError as error:
             failure = str(error)
     print_written([out / LINES], console)
-    if failure is not None:
-        raise DataError(f"video={printable(str(config.video))}: {failure}")
+    if failure is not None or not count:
+        raise DataError(f"video={printable(str(config.video))}: {failure or 'no frame came'}")
     return {"num_videos": 1, "num_failed": 0}
 
 
