@@ -1,4 +1,4 @@
-"""What reading a video costs: both readers beside the plainest use of PyAV that gives the same pixels.
+"""What reading a video costs: the readers beside the plainest use of PyAV that gives the same pixels.
 
     python benchmarks/decoding.py FOLDER [--videos 12] [--repeats 7]     # -> benchmarks/results/decoding/results.json
 
@@ -32,6 +32,7 @@ from video_papr.data.readers.packets import read_stream
 from video_papr.data.sampling import dense_clips
 from video_papr.evaluation.results import command_line, describe_device, git_commit, to_json, versions
 
+WAYS = ("packets", "pyav", "pyav, motion", "decord", "torchcodec")
 OUT = Path(__file__).parent / "results" / "decoding" / "results.json"
 
 
@@ -60,6 +61,7 @@ def measure(path: Path, clips: int, repeats: int) -> dict[str, Any]:
         "pyav": partial(decode_clips, path, choose, decoder="pyav"),
         "pyav, motion": partial(decode_clips, path, choose, decoder="pyav", motion=True),
         "decord": partial(decode_clips, path, choose, decoder="decord"),
+        "torchcodec": partial(decode_clips, path, choose, decoder="torchcodec"),
     }
     spent: dict[str, list[float]] = {}
     for number in range(1 + repeats):  # the first one warms up
@@ -100,7 +102,7 @@ def main() -> None:
             print(f"left out: {path.name}: {' '.join(str(error).split())[:100]}")
         if len(rows) == 2 * given.videos:
             break
-    names = ("packets", "pyav", "pyav, motion", "decord")
+    names = [name for name in WAYS if any(name in own["ms"] for own in rows)]
     ratios = {
         str(clips): {
             name: median(

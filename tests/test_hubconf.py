@@ -65,9 +65,9 @@ def test_dependencies_are_those_of_the_package():
 
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     names = {re.match(r"[\w-]+", line).group() for line in listed}
-    # decord is not there on every machine; torchvision is there for timm
+    # torchvision is there for timm
     modules = {"hydra-core": "hydra", "pillow": "PIL"}
-    wanted = {modules.get(name, name) for name in names} - {"decord", "torchvision"}
+    wanted = {modules.get(name, name) for name in names} - {"torchvision"}
     (value,) = re.findall(r"^dependencies = (\[.*?\])", SOURCE, re.MULTILINE | re.DOTALL)
     assert set(ast.literal_eval(value)) == wanted
 

@@ -48,6 +48,7 @@ PLACES: dict[str, set[str]] = {
     "hydra": {"cli", "config/hydra.py"},
     "omegaconf": {"cli", "config", "assembly"},
     "decord": {"data/readers/decord.py"},
+    "torchcodec": {"data/readers/torchcodec.py"},
     "av": {
         *("data/readers/pyav.py", "data/readers/packets.py", "data/readers/live.py"),
         *("synthetic/videos.py", "inference/film.py"),
@@ -78,7 +79,7 @@ PLACES: dict[str, set[str]] = {
 }
 
 # Not dependencies of the package, so only tests and benchmarks may use them.
-FOREIGN = {"torchcodec", "decord2", "pytest", "hypothesis", "pytorchvideo", "fvcore"}
+FOREIGN = {"decord2", "pytest", "hypothesis", "pytorchvideo", "fvcore"}
 
 
 def source_files():

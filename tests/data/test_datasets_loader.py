@@ -165,7 +165,7 @@ def test_spawned_workers(mixed: VideoList, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_workers_after_decoding_in_this_process(mixed: VideoList) -> None:
-    """decord is loaded and has run here; readers are still opened in the workers, after the fork."""
+    """A reader has run here; readers are still opened in the workers, after the fork."""
     dataset = VideoDataset(mixed, SAMPLER)
     assert dataset[0].error is None
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Decoding: both readers give the same, right frames, and every file that cannot be read gives one clear line."""
+"""Decoding: all readers give the same, right frames, and every file that cannot be read gives one clear line."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from video_papr.data import decoding
 from video_papr.data.decoding import DecodedClips, decode_clips
 from video_papr.data.readers import decord as decord_reader
 from video_papr.data.readers import file_head, packets, pyav
+from video_papr.data.readers import torchcodec as torchcodec_reader
 from video_papr.data.readers.answers import EndedEarly, Refused
 from video_papr.data.readers.file_head import missing_bytes
 from video_papr.data.sampling import dense_clips, uniform_segments
 
 VideoWriter = Callable[..., Path]
 
+OTHERS = {"decord": decord_reader._library, "torchcodec": torchcodec_reader._library}
 SLOW_PRESET = {"preset": "medium", "bf": "3"}  # with B-frames: stored in another order than shown
 
 
@@ -59,22 +61,30 @@ def refusal(path: Path, decoder: str = "auto", choose: Callable[[int], np.ndarra
     return text
 
 
-def assert_same_by_both(
-    path: Path, choose: Callable[[int], np.ndarray], expect: str = "decord"
-) -> DecodedClips:
-    by_pyav = decode_clips(path, choose, decoder="pyav")
-    by_auto = decode_clips(path, choose, decoder="auto")
-    assert (by_auto.decoder, by_pyav.decoder) == (expect, "pyav")
-    assert by_auto.num_video_frames == by_pyav.num_video_frames
-    np.testing.assert_array_equal(by_auto.frame_indices, by_pyav.frame_indices)
-    np.testing.assert_array_equal(by_auto.frames, by_pyav.frames)
-    return by_auto
+@pytest.fixture(params=OTHERS)
+def other(request: pytest.FixtureRequest) -> str:
+    """The readers besides PyAV, where they are installed."""
+    try:
+        OTHERS[request.param]()
+    except Refused as missing:
+        pytest.skip(f"{request.param}: {missing}")
+    return str(request.param)
+
+
+def assert_same_by_both(path: Path, choose: Callable[[int], np.ndarray], other: str) -> DecodedClips:
+    by_pyav = decode_clips(path, choose)
+    by_other = decode_clips(path, choose, decoder=other)
+    assert (by_other.decoder, by_pyav.decoder) == (other, "pyav")
+    assert by_other.num_video_frames == by_pyav.num_video_frames
+    np.testing.assert_array_equal(by_other.frame_indices, by_pyav.frame_indices)
+    np.testing.assert_array_equal(by_other.frames, by_pyav.frames)
+    return by_other
 
 
 # what is decoded
 
 
-@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
+@pytest.mark.parametrize("decoder", ["auto", "decord"])
 def test_clips_are_scattered_from_one_pass(tmp_path: Path, write_video: VideoWriter, decoder: str) -> None:
     path = write_video(tmp_path / "a.mp4", 30, fps=20, options=SLOW_PRESET)
     truth = decode_by_hand(path)
@@ -91,7 +101,7 @@ def test_clips_are_scattered_from_one_pass(tmp_path: Path, write_video: VideoWri
     np.testing.assert_array_equal(clips.frames, truth[indices])
     np.testing.assert_array_equal(clips.frame_indices, indices)
     assert (clips.num_video_frames, clips.fps) == (30, 20.0)
-    assert clips.decoder == ("pyav" if decoder == "pyav" else "decord")
+    assert clips.decoder == ("decord" if decoder == "decord" else "pyav")
 
 
 @pytest.mark.parametrize(
@@ -109,16 +119,19 @@ def test_clips_are_scattered_from_one_pass(tmp_path: Path, write_video: VideoWri
         ("full range.mp4", {"pix_fmt": "yuvj420p"}),
     ],
 )
-def test_both_readers_agree(tmp_path: Path, write_video: VideoWriter, name: str, options: dict) -> None:
+def test_the_other_readers_agree(
+    tmp_path: Path, write_video: VideoWriter, other: str, name: str, options: dict
+) -> None:
     path = write_video(tmp_path / name, 90, **options)
     truth = decode_by_hand(path)
     assert len(truth) == 90
-    np.testing.assert_array_equal(assert_same_by_both(path, all_frames).frames[0], truth)
+    np.testing.assert_array_equal(assert_same_by_both(path, all_frames, other).frames[0], truth)
     rng = random.Random(0)
     for count in (1, 2, 5, 30):
         wanted = sorted(rng.sample(range(90), count))
-        np.testing.assert_array_equal(assert_same_by_both(path, frames_at(*wanted)).frames[0], truth[wanted])
-    np.testing.assert_array_equal(assert_same_by_both(path, frames_at(89)).frames[0], truth[[89]])
+        found = assert_same_by_both(path, frames_at(*wanted), other)
+        np.testing.assert_array_equal(found.frames[0], truth[wanted])
+    np.testing.assert_array_equal(assert_same_by_both(path, frames_at(89), other).frames[0], truth[[89]])
 
 
 @pytest.mark.parametrize(
@@ -142,8 +155,7 @@ def test_files_in_which_decord_finds_wrong_frames(
     options: dict,
     reason: str,
 ) -> None:
-    """For these, decord returns frames other than those asked for, and no error; so PyAV reads them, and decord does
-    not even try."""
+    """For these, decord returns frames other than those asked for, and no error; so it does not even try."""
     opened: list[object] = []
     monkeypatch.setattr(decord_reader, "_frames", lambda *asked: opened.append(asked))
     path = write_video(tmp_path / name, 80, **options)
@@ -161,37 +173,35 @@ def test_files_in_which_decord_finds_wrong_frames(
 def test_decord_lacks_a_decoder(clips_dir: Path) -> None:
     path = clips_dir / "single" / "av1_video.mkv"
     assert "decord: has no decoder for av1" in refusal(path, "decord")
-    assert decode_clips(path, frames_at(0, 124)).decoder == "pyav"
 
 
 @pytest.mark.parametrize("size", [(63, 47), (47, 63), (1, 1), (2, 200), (48, 64), (16, 16), (101, 37)])
-def test_odd_sizes(tmp_path: Path, write_video: VideoWriter, size: tuple[int, int]) -> None:
+def test_odd_sizes(tmp_path: Path, write_video: VideoWriter, other: str, size: tuple[int, int]) -> None:
     width, height = size
     even = width % 2 == height % 2 == 0
     path = write_video(tmp_path / "a.mp4", 12, size=(height, width), pix_fmt="yuv420p" if even else "yuv444p")
     clips = decode_clips(path, frames_at(0, 6, 11))
     assert clips.frames.shape == (1, 3, height, width, 3)
     np.testing.assert_array_equal(clips.frames[0], decode_by_hand(path)[[0, 6, 11]])
-    np.testing.assert_array_equal(
-        clips.frames, decode_clips(path, frames_at(0, 6, 11), decoder="pyav").frames
-    )
+    with contextlib.suppress(VideoDecodeError):  # decord cannot hand over frames of some widths
+        assert_same_by_both(path, frames_at(0, 6, 11), other)
 
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv"])
-def test_variable_frame_rate(tmp_path: Path, write_video: VideoWriter, extension: str) -> None:
+def test_variable_frame_rate(tmp_path: Path, write_video: VideoWriter, other: str, extension: str) -> None:
     """Indices count frames, however long each of them is shown."""
     seconds = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.1, 0.5], 60))
     path = write_video(tmp_path / f"a.{extension}", 60, seconds=seconds, options=SLOW_PRESET, gop=20)
     truth = decode_by_hand(path)
     wanted = uniform_segments(60, num_frames=8, num_clips=2)
-    clips = assert_same_by_both(path, partial(uniform_segments, num_frames=8, num_clips=2))
+    clips = assert_same_by_both(path, partial(uniform_segments, num_frames=8, num_clips=2), other)
     np.testing.assert_array_equal(clips.frames, truth[wanted])
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 5])
-def test_short_videos(tmp_path: Path, write_video: VideoWriter, num_frames: int) -> None:
+def test_short_videos(tmp_path: Path, write_video: VideoWriter, other: str, num_frames: int) -> None:
     path = write_video(tmp_path / "a.mp4", num_frames, options=SLOW_PRESET)
-    clips = assert_same_by_both(path, partial(dense_clips, num_frames=16, frame_stride=4, num_clips=3))
+    clips = assert_same_by_both(path, partial(dense_clips, num_frames=16, frame_stride=4, num_clips=3), other)
     assert clips.num_video_frames == num_frames
     np.testing.assert_array_equal(clips.frames[0], decode_by_hand(path)[clips.frame_indices[0]])
 
@@ -345,7 +355,7 @@ def test_unknown_decoder(tmp_path: Path) -> None:
 # bad files
 
 
-@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
+@pytest.mark.parametrize("decoder", ["auto", "decord"])
 def test_not_a_video(
     tmp_path: Path, write_audio: Callable[[Path], Path], decoder: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,14 +372,14 @@ def test_not_a_video(
 
 
 def test_names_that_need_care(
-    tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     source = write_video(tmp_path / "a.mp4", 4)
     for name in ("take2:final cut.mp4", "Käse – 映像 %03d.mp4", "[a]{b}*?.mp4", "-i.mp4"):
         path = Path(shutil.copy(source, tmp_path / name))
-        assert decode_clips(path, all_frames).decoder == "decord"
+        assert_same_by_both(path, all_frames, other)
     monkeypatch.chdir(tmp_path)
-    assert decode_clips("take2:final cut.mp4", all_frames).decoder == "decord"
+    assert_same_by_both(Path("take2:final cut.mp4"), all_frames, other)
     with pytest.raises(VideoDecodeError) as error:
         decode_clips(tmp_path / "two\nlines.mp4", all_frames)
     assert "\n" not in str(error.value)
@@ -381,7 +391,6 @@ def test_names_that_need_care(
         str(refused).encode()  # can be written anywhere
 
 
-@pytest.mark.parametrize("decoder", ["auto", "pyav"])
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -394,8 +403,8 @@ def test_names_that_need_care(
         ("b.avi", {"codec": "mpeg4", "options": {"bf": "2"}}),
     ],
 )
-def test_truncated(tmp_path: Path, write_video: VideoWriter, decoder: str, name: str, options: dict) -> None:
-    """A file that was cut off is refused, also when the frames asked for are there, unless only an index is lost."""
+def test_truncated(tmp_path: Path, write_video: VideoWriter, name: str, options: dict) -> None:
+    """A file that was cut off is refused, unless only an index is lost: before a reader is asked."""
     path = write_video(tmp_path / name, 60, **options)
     truth, whole = decode_by_hand(path), path.read_bytes()
     assert missing_bytes(path) == 0
@@ -403,11 +412,9 @@ def test_truncated(tmp_path: Path, write_video: VideoWriter, decoder: str, name:
         path.write_bytes(whole[: int(share * len(whole))])
         if share > 0.9 and (name == "end.mp4" or path.suffix == ".avi"):
             with contextlib.suppress(VideoDecodeError):
-                np.testing.assert_array_equal(
-                    decode_clips(path, all_frames, decoder=decoder).frames[0], truth
-                )
+                np.testing.assert_array_equal(decode_clips(path, all_frames).frames[0], truth)
         else:
-            text = refusal(path, decoder, frames_at(0))
+            text = refusal(path, "torchcodec", frames_at(0))
             assert any(word in text for word in ("truncated", "cut off", "Invalid data", "End of file")), text
 
 
@@ -436,16 +443,16 @@ def test_a_lost_tail_that_holds_no_frame_is_no_loss(tmp_path: Path, write_video:
 @pytest.mark.parametrize("extension", ["mp4", "mkv"])
 @pytest.mark.parametrize("flips", [10, 100, 2000])
 def test_flipped_bits_are_noticed(
-    tmp_path: Path, write_video: VideoWriter, extension: str, flips: int
+    tmp_path: Path, write_video: VideoWriter, other: str, extension: str, flips: int
 ) -> None:
-    """Neither reader hands over frames that FFmpeg patched up, although decord alone would."""
+    """No reader hands over frames that FFmpeg patched up, although decord and torchcodec alone would."""
     path = write_video(tmp_path / f"a.{extension}", 40, size=(120, 160), options=SLOW_PRESET)
     content = bytearray(path.read_bytes())
     rng = random.Random(flips)
     for _ in range(flips):
         content[rng.randrange(len(content) // 10, len(content) * 8 // 10)] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
-    for decoder in ("auto", "pyav", "decord"):
+    for decoder in ("pyav", other):
         refusal(path, decoder)
 
 
@@ -483,16 +490,23 @@ def test_mp4_files_joined_byte_by_byte_are_refused(tmp_path: Path, write_video: 
     assert "holds 2 indexes (moov): files that were joined byte by byte" in refusal(path)
 
 
-def test_decord_alone_hides_damage(tmp_path: Path, write_video: VideoWriter) -> None:
-    """Why the log of decord's FFmpeg is listened to: without, the damaged frames come back as good ones."""
-    decord = pytest.importorskip("decord")
+def test_the_others_alone_hide_damage(tmp_path: Path, write_video: VideoWriter, other: str) -> None:
+    """Why the log of their FFmpeg is listened to: without, the damaged frames come back as good ones."""
     path = write_video(tmp_path / "a.mp4", 40, size=(120, 160), options=SLOW_PRESET)
     content, start = bytearray(path.read_bytes()), path.read_bytes().index(b"mdat")
     for place in range(start + 3000, len(content) - 3000, 2500):
         content[place] ^= 0xFF
     path.write_bytes(content)
-    assert len(decord.VideoReader(str(path), num_threads=1).get_batch(range(40)).asnumpy()) == 40
-    assert "damaged stream" in refusal(path, "decord")
+    if other == "decord":
+        import decord
+
+        found = decord.VideoReader(str(path), num_threads=1).get_batch(range(40)).asnumpy()
+    else:
+        from torchcodec.decoders import VideoDecoder
+
+        found = VideoDecoder(str(path)).get_frames_in_range(0, 40).data
+    assert len(found) == 40
+    assert "damaged stream" in refusal(path, other)
     assert "damaged" in refusal(path, "pyav")
 
 
@@ -506,8 +520,7 @@ def test_damage_inside_matroska(tmp_path: Path, write_video: VideoWriter) -> Non
 
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv", "h264"])
-@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
-def test_frame_size_changes(tmp_path: Path, write_video: VideoWriter, extension: str, decoder: str) -> None:
+def test_frame_size_changes(tmp_path: Path, write_video: VideoWriter, other: str, extension: str) -> None:
     parts = [
         write_video(tmp_path / "0.h264", 20, size=(48, 64)),
         write_video(tmp_path / "1.h264", 20, size=(96, 128)),
@@ -517,11 +530,10 @@ def test_frame_size_changes(tmp_path: Path, write_video: VideoWriter, extension:
         path.write_bytes(b"".join(part.read_bytes() for part in parts))
     else:
         join(parts, path)
-    text = refusal(path, decoder)
-    assert "size changes from 64x48 to 128x96" in text or decoder == "decord"
+    refusal(path, other)
+    assert "size changes from 64x48 to 128x96" in refusal(path)
     # the part before the change is whole
-    if decoder != "decord":
-        assert decode_clips(path, frames_at(0, 10), decoder=decoder).frames.shape == (1, 2, 48, 64, 3)
+    assert decode_clips(path, frames_at(0, 10)).frames.shape == (1, 2, 48, 64, 3)
 
 
 def join(parts: list[Path], path: Path) -> None:
@@ -542,17 +554,16 @@ def join(parts: list[Path], path: Path) -> None:
 def test_file_that_makes_decord_hang(
     tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """decord can spin for ever: after a while PyAV is asked, and the next file is decoded as usual."""
+    """decord can spin for ever: after a while that is an error, and the next file is decoded as usual."""
     path = write_video(tmp_path / "a.mp4", 10)
     monkeypatch.setattr(decord_reader, "_PATIENCE_SECONDS", 0.2)
     release = threading.Event()
     with monkeypatch.context() as context:
         context.setattr(decord_reader, "_frames", lambda *_: release.wait(30))
-        assert decode_clips(path, all_frames).decoder == "pyav"
         assert "decord: gave no answer within 1 s" in refusal(path, "decord")
     release.set()
     monkeypatch.setattr(decord_reader, "_PATIENCE_SECONDS", 30)
-    assert decode_clips(path, all_frames).decoder == "decord"
+    assert decode_clips(path, all_frames, decoder="decord").num_video_frames == 10
 
 
 def test_no_reader_outlives_its_call(tmp_path: Path, write_video: VideoWriter) -> None:
@@ -562,23 +573,24 @@ def test_no_reader_outlives_its_call(tmp_path: Path, write_video: VideoWriter) -
     gc.collect()
     gc.disable()
     try:
-        assert decode_clips(good, all_frames).decoder == "decord"
-        assert decode_clips(bad, all_frames).decoder == "pyav"
+        assert decode_clips(good, all_frames, decoder="decord").num_video_frames == 5
         refusal(bad, "decord")
         assert not [thing for thing in gc.get_objects() if type(thing) is decord.VideoReader]
     finally:
         gc.enable()
 
 
-def test_without_decord(tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """decord has no wheels for some machines; there PyAV reads everything."""
+def test_readers_that_are_not_installed(
+    tmp_path: Path, write_video: VideoWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_video(tmp_path / "a.mp4", 5)
-    monkeypatch.setitem(sys.modules, "decord", None)
-    assert decode_clips(path, all_frames).decoder == "pyav"
-    assert "decord: not installed" in refusal(path, "decord")
+    torchcodec_reader._library.cache_clear()
+    for name, module in (("decord", "decord._ffi.base"), ("torchcodec", "torchcodec")):
+        monkeypatch.setitem(sys.modules, module, None)
+        assert f"{name}: not installed" in refusal(path, name)
 
 
-def test_a_bad_file_does_not_spoil_the_next(tmp_path: Path, write_video: VideoWriter) -> None:
+def test_a_bad_file_does_not_spoil_the_next(tmp_path: Path, write_video: VideoWriter, other: str) -> None:
     good = write_video(tmp_path / "good.mp4", 20)
     bad = tmp_path / "bad.mp4"
     content = bytearray(good.read_bytes())
@@ -586,9 +598,9 @@ def test_a_bad_file_does_not_spoil_the_next(tmp_path: Path, write_video: VideoWr
         content[place] ^= 0xFF
     bad.write_bytes(content)
     for _ in range(3):
+        refusal(bad, other)
         refusal(bad)
-        refusal(bad, "pyav")
-        assert_same_by_both(good, all_frames)
+        assert_same_by_both(good, all_frames, other)
 
 
 def test_random_damage_never_escapes(tmp_path: Path, write_video: VideoWriter) -> None:
@@ -630,18 +642,20 @@ def test_random_damage_never_escapes(tmp_path: Path, write_video: VideoWriter) -
 # real files
 
 
-def test_every_real_clip(clips_dir: Path) -> None:
-    """All files of clips/single decode, and where decord reads them at all, it gives the frames that PyAV gives."""
+def test_every_real_clip(clips_dir: Path, other: str) -> None:
+    """All files of clips/single decode, and where another reader takes them at all, it gives the frames of PyAV."""
     choose = partial(dense_clips, num_frames=4, frame_stride=8, num_clips=3)
-    by_decord = 0
+    by_other = 0
     for path in sorted((clips_dir / "single").iterdir()):
         clips = decode_clips(path, choose)
         assert clips.frames.shape[:2] == (3, 4)
-        if clips.decoder == "decord":
-            by_decord += 1
-            reference = decode_clips(path, choose, decoder="pyav")
-            assert reference.num_video_frames == clips.num_video_frames
-            np.testing.assert_array_equal(clips.frames, reference.frames, err_msg=path.name)
-        else:
-            assert "decord: " in refusal(path, "decord", choose)
-    assert by_decord >= 28
+        with contextlib.suppress(VideoDecodeError):
+            found = decode_clips(path, choose, decoder=other)
+            by_other += 1
+            assert found.num_video_frames == clips.num_video_frames
+            worst = np.abs(found.frames.astype(int) - clips.frames).max()
+            same_idct = (
+                packets.read_stream(path).codec != "mpeg4"
+            )  # other releases of FFmpeg round it otherwise
+            assert worst <= (0 if same_idct else 2), path.name
+    assert by_other >= 28

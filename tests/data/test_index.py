@@ -81,7 +81,7 @@ def test_what_is_found(damaged: Path, tmp_path: Path) -> None:
     )
     assert by_name["run/empty.mp4"].reason == "the file is empty (0 bytes)"
     assert by_name["run/truncated.mp4"].reason.startswith("truncated: ")
-    assert by_name["run/flipped.mp4"].reason.startswith("decord: ")
+    assert by_name["run/flipped.mp4"].reason.startswith("pyav: ")
     assert all(str(damaged) not in entry.reason for entry in entries), (
         "the index does not say where it was made"
     )

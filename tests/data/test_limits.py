@@ -22,7 +22,7 @@ def first(frames: int) -> np.ndarray:
     return np.zeros((1, 1), np.int64)
 
 
-@pytest.mark.parametrize("decoder", ["auto", "decord", "pyav"])
+@pytest.mark.parametrize("decoder", ["auto", "decord"])
 def test_large_frames_are_refused_before_they_are_decoded(
     write_video: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str
 ) -> None:

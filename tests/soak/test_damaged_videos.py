@@ -63,14 +63,14 @@ class Damaged(VideoDataset):
 
     clips: list[Path]
 
-    def read(self, index, decoder, max_bytes=None):
+    def read(self, index, max_bytes=None):
         chance = random.Random(index)
         data = bytearray(chance.choice(self.clips).read_bytes())
         ATTACKS[index % len(ATTACKS)](data, chance)
         path = self.videos.records[index].path
         path.write_bytes(data)
         try:
-            return super().read(index, decoder, max_bytes)
+            return super().read(index, max_bytes)
         finally:
             path.unlink()
 

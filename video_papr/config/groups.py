@@ -31,7 +31,7 @@ from .options import (
 )
 from .sources import names
 
-Decoder = Literal["auto", "decord", "pyav", "pillow"]
+Decoder = Literal["auto", "pyav", "decord", "torchcodec", "pillow"]
 DecodeSize = Literal["full", "short_side"]
 Sampling = Literal[
     "dense", "uniform", "videomae_dense", "videomae_uniform", "vivit_dense", "mmaction", "vjepa2"
@@ -91,7 +91,7 @@ class DatasetConfig:
     class_names: Path | None = option(None, "file of class names in the order of the labels")
     index: Path | None = option(None, "index.csv of tools/prepare_data.py: videos known to be damaged fail at once")
     limit: Positive | None = option(None, "only so many videos, drawn at random but always the same; null: all")
-    decoder: Decoder = option("auto", "auto: decord, and PyAV where decord refuses; pillow reads images")
+    decoder: Decoder = option("auto", "auto: pyav, which reads every file; pillow reads images")
     decode_size: DecodeSize = option("full", "short_side: PyAV scales large frames while it decodes")
     decode_timeout_s: PositiveNumber = option(120.0, "seconds that decoding one video may take; needs workers")
     memory_mb: Positive | None = option(2048, "MiB of decoded frames at once, half of it for one video")

@@ -33,7 +33,7 @@ from ..core.errors import ConfigError
 # All code of this package and of its readers turns files into views; a changed line makes other keys. (A list of some
 # modules once missed the readers.)
 _CODE = ("*.py", "readers/*.py")
-_PACKAGES = ("av", "decord", "numpy", "pillow", "torch")
+_PACKAGES = ("av", "decord", "numpy", "pillow", "torch", "torchcodec")
 _OWN, _PARTIAL = re.compile(r"[0-9a-f]{64}\.npz"), ".partial-views-"
 _ABANDONED_SECONDS = 3600.0  # a partial file of this age belongs to a process that died
 _RESCANS = 20  # other writers are noticed after 1 / 20 of the limit
@@ -210,6 +210,6 @@ def code_version() -> str:
     for package in _PACKAGES:
         try:
             digest.update(f"{package} {version(package)}".encode())
-        except PackageNotFoundError:  # decord has no wheels for some machines
+        except PackageNotFoundError:  # the extras
             continue
     return digest.hexdigest()[:16]

@@ -95,7 +95,7 @@ class VideoDataset(Dataset[VideoSample]):
             samples carry the reason.
         sampler: from the number of frames of a video to (C, T) frame indices. To go to spawned workers it
             must pickle: use functools.partial, not a lambda.
-        decoder: "auto", "decord", "pyav" or "pillow", see `decode_clips`.
+        decoder: see `decode_clips`.
         cache: views that need not be decoded; None: every video is decoded.
         limits: what is refused before it is decoded.
         reduce: in which size frames are decoded, see `decode_clips`; it must pickle too. None: their own.
@@ -127,15 +127,15 @@ class VideoDataset(Dataset[VideoSample]):
         return len(self.videos.records)
 
     def __getitem__(self, index: int) -> VideoSample:
-        return self.read(index, self.decoder)
+        return self.read(index)
 
     @property
     def max_video_bytes(self) -> int | None:
         """What the frames of one video may take."""
         return None if self.memory_mb is None else self.memory_mb * 2**19
 
-    def read(self, index: int, decoder: str, max_bytes: int | None = None) -> VideoSample:
-        """The sample of a video, with another decoder or less memory (bytes) than those of the dataset."""
+    def read(self, index: int, max_bytes: int | None = None) -> VideoSample:
+        """The sample of a video, with less memory (bytes) than that of the dataset."""
         record = self.videos.records[index]
         nothing = VideoSample(index, record.name, record.label, None, None, 0.0, None, 0, 0.0)
         if record.name in self.videos.unreadable:
@@ -158,7 +158,7 @@ class VideoDataset(Dataset[VideoSample]):
             clips = decode_clips(
                 record.path,
                 self.sampler,
-                decoder=decoder,
+                decoder=self.decoder,
                 limits=self.limits,
                 reduce=self.reduce,
                 motion=self.motion,

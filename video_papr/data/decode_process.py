@@ -72,11 +72,9 @@ def _limit_memory(memory_mb: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (used + memory_mb * 2**20, hard))
 
 
-def decode(
-    index: int, decoder: str, path: str | None, max_bytes: int | None
-) -> tuple[VideoSample, tuple[int, ...] | None]:
+def decode(index: int, path: str | None, max_bytes: int | None) -> tuple[VideoSample, tuple[int, ...] | None]:
     """Reads a video; its frames go to `path`, and their shape comes back. None: they come in the sample."""
-    sample = _dataset[0].read(index, decoder, max_bytes)
+    sample = _dataset[0].read(index, max_bytes)
     start = time.perf_counter()
     if sample.frames is None or path is None or not _write(path, sample.frames):
         return sample, None

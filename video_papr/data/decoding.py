@@ -1,16 +1,16 @@
-"""From a path and wanted frame indices to uint8 RGB frames: decord, with PyAV for the files that decord cannot read.
+"""From a path and wanted frame indices to uint8 RGB frames: PyAV, or another reader that is asked for by name.
 
 Whatever is asked for, a video is decoded in *one* forward pass: the indices of all clips are merged, sorted
 and freed of repeats, and the frames are scattered to the clips afterwards. (Asking decord clip by clip takes
 three times as long, because it seeks back.)
 
-Both readers number the frames in the order in which they are shown, turn and mirror them by quarter turns as the
+All readers number the frames in the order in which they are shown, turn and mirror them by quarter turns as the
 display matrix says, keep the stored size (the pixel aspect ratio is ignored), and convert with FFmpeg's default to
 full-range RGB. Of several video streams they read the one that FFmpeg ranks best; a still picture yields to a film.
 A stream that begins between key frames is read from the first key frame on.
 
 A video is refused rather than shown wrong: truncated files, damaged streams (FFmpeg patches damage over and
-goes on; both readers notice), and frames that change size all raise `VideoDecodeError`. What FFmpeg cannot tell
+goes on; the readers notice), and frames that change size all raise `VideoDecodeError`. What FFmpeg cannot tell
 from a healthy file passes: an MPEG-TS or raw stream that was cut off, changed bytes that decode to some picture.
 
 The readers themselves are in `data.readers`.
@@ -36,8 +36,9 @@ from .readers.packets import VideoStream, read_stream
 from .readers.pillow import read_image
 from .readers.pyav import read_with_pyav
 from .readers.timing import NO_TIMES, FrameTimes
+from .readers.torchcodec import read_with_torchcodec
 
-DECODERS = ("auto", "decord", "pyav", "pillow")
+DECODERS = ("auto", "pyav", "decord", "torchcodec", "pillow")
 REDUCING = ("auto", "pyav")  # those that can hand over smaller frames than the file holds, and motion vectors
 
 
@@ -49,7 +50,7 @@ class DecodedClips:
     frame_indices: Indices  # (C, T) int64, which frames of the video these are
     num_video_frames: int  # frames in the whole video
     times: FrameTimes  # when the frames of the whole video are shown
-    decoder: str  # "decord", "pyav" or "pillow", the one that made `frames`
+    decoder: str  # "pyav", "decord", "torchcodec" or "pillow", the one that made `frames`
 
     @property
     def fps(self) -> float:
@@ -78,21 +79,20 @@ def decode_clips(
     Args:
         path: a video file.
         choose: called with the number of frames of the video, returns (C, T) frame indices. It is called again
-            when the next reader is asked, and when decoding shows that there are fewer frames than packets.
-        decoder: "decord" or "pyav"; "auto" asks decord and, if it refuses the file, PyAV. "pillow" reads an image,
-            which is a video of one frame.
+            when decoding shows that there are fewer frames than packets.
+        decoder: "pyav" reads every file and was never dearer than decord, so "auto" means it; "decord" and
+            "torchcodec" refuse files in which they might find other frames. "pillow" reads an image, which is a video
+            of one frame.
         limits: what is refused before it is decoded.
         reduce: from the (height, width) of an upright frame to those in which it is handed over; FFmpeg scales
-            (bilinear, antialiased) as it converts to RGB. PyAV alone does so, hence "auto" means "pyav" here: decord
-            wants the size before it says whether the video is turned.
+            (bilinear, antialiased) as it converts to RGB. PyAV alone does so.
         max_bytes: of the decoded frames; asked before anything is decoded. None: no limit.
         motion: frames get a fourth channel, how far the codec's vectors say that a pixel moved against the camera; see
-            `readers.vectors`. PyAV alone exports vectors, hence "auto" means "pyav" here.
+            `readers.vectors`. PyAV alone exports vectors.
 
     Raises:
         TooLargeError: the frames would take more than `max_bytes`.
-        VideoDecodeError: the file cannot be decoded; one line that names the path, the decoders tried and the
-            reason.
+        VideoDecodeError: the file cannot be decoded; one line that names the path, the decoder and the reason.
         ConfigError: `decoder` is unknown, or cannot `reduce`, or has no `motion`.
         ValueError: `choose` returned something other than (C, T) indices inside the video.
     """
@@ -113,20 +113,17 @@ def decode_clips(
     except VideoDecodeError as error:
         raise VideoDecodeError(f"cannot decode {printable(path)} ({decoder}): {error}") from None
 
-    reasons = []
     affordable = partial(_affordable, choose, stream, reduce, max_bytes, motion)
-    if reduce is not None or motion:
-        decoder = "pyav"
-    for name in ("decord", "pyav") if decoder == "auto" else (decoder,):
-        read = read_with_decord if name == "decord" else partial(read_with_pyav, reduce=reduce, motion=motion)
-        try:
-            return _decode_with(read, name, path, stream, affordable)
-        except TooLargeError as error:
-            raise TooLargeError(error.num_bytes, f"cannot decode {printable(path)}: {error}") from None
-        except Refused as refusal:
-            reasons.append(f"{name}: {refusal}")
-    hint = "; decoder=auto or pyav may read it" if decoder == "decord" else ""
-    raise VideoDecodeError(f"cannot decode {printable(path)} ({'; '.join(reasons)}){hint}")
+    name = "pyav" if decoder == "auto" else decoder
+    readers = {"decord": read_with_decord, "torchcodec": read_with_torchcodec}
+    read = readers.get(name, partial(read_with_pyav, reduce=reduce, motion=motion))
+    try:
+        return _decode_with(read, name, path, stream, affordable)
+    except TooLargeError as error:
+        raise TooLargeError(error.num_bytes, f"cannot decode {printable(path)}: {error}") from None
+    except Refused as refusal:
+        hint = "; decoder=auto may read it" if name in readers else ""
+        raise VideoDecodeError(f"cannot decode {printable(path)} ({name}: {refusal}){hint}") from None
 
 
 def check_exports_vectors(decoder: str) -> None:

@@ -2,7 +2,7 @@
 
 pebble's pool ends a process whose task takes too long, notices when one dies, and starts another. This module adds what
 videos need: frames come back through shared memory, a process has a limit of memory and does not outlive this one, and
-a failed video is tried once more, with the other reader.
+a failed video is tried once more.
 
 Frames travel in anonymous files in memory (memfd) that this process makes, holds and passes on by its own entry in
 /proc: whatever dies, on either side, nothing is left behind. Where there is no such thing they come through the pipe.
@@ -38,7 +38,6 @@ class _Task:
     """A video on its way: which try it is, where its frames go, and whether it may take half of all memory."""
 
     index: int
-    decoder: str
     future: Any
     frames: _FrameFile
     alone: bool
@@ -114,7 +113,7 @@ class SupervisedDecoder:
                 if self.turns:
                     room = min(room, self.turns - given % self.turns)
                 while len(waiting) < room and (index := next(todo, None)) is not None:
-                    waiting.append(self._begin(index, self.dataset.decoder))
+                    waiting.append(self._begin(index))
                 if not waiting:
                     return
                 yield self._finish(waiting)
@@ -139,9 +138,9 @@ class SupervisedDecoder:
             self._largest = max(sample.num_bytes, sample.needed_bytes, 0.8 * self._largest)
             if not sample.needed_bytes or task.alone:
                 return sample
-            waiting.appendleft(self._begin(task.index, self.dataset.decoder, alone=True))
+            waiting.appendleft(self._begin(task.index, alone=True))
             return self._finish(waiting)
-        waiting.appendleft(self._begin(task.index, self._other_decoder(), alone=True))
+        waiting.appendleft(self._begin(task.index, alone=True))
         task.frames.close()
         task = self._settled(waiting)
         again = task.future.exception()
@@ -169,7 +168,7 @@ class SupervisedDecoder:
             for place, task in enumerate(waiting):
                 if not task.future.done() or isinstance(task.future.exception(), BrokenProcessPool):
                     task.frames.close()
-                    waiting[place] = alone = self._begin(task.index, task.decoder)
+                    waiting[place] = alone = self._begin(task.index)
                     self._await_alone(alone)
         return waiting.popleft()
 
@@ -184,14 +183,14 @@ class SupervisedDecoder:
             with suppress(Exception):
                 task.future.set_exception(ProcessExpired("its process died"))
 
-    def _begin(self, index: int, decoder: str, *, alone: bool = False) -> _Task:
+    def _begin(self, index: int, *, alone: bool = False) -> _Task:
         """Has a video decoded: with its share of a quarter of the memory, or `alone`, the next one, with half of it."""
         frames = _FrameFile()
         memory = self.dataset.memory_mb
         allowed = None if memory is None or alone else memory * 2**18 // self._room
         job: dict[str, Any] = {
             "function": decode,
-            "args": (index, decoder, frames.path, allowed),
+            "args": (index, frames.path, allowed),
             "timeout": self.timeout_s,
         }
         try:
@@ -200,11 +199,7 @@ class SupervisedDecoder:
             self._stop_pool()
             self._pool = self._new_pool()
             future = self._pool.schedule(**job)
-        return _Task(index, decoder, future, frames, alone)
-
-    def _other_decoder(self) -> str:
-        """Who tries the second time; a decoder that was asked for by name stays the only one."""
-        return "pyav" if self.dataset.decoder == "auto" else self.dataset.decoder
+        return _Task(index, future, frames, alone)
 
     def _reason(self, failure: BaseException | None) -> str:
         if isinstance(failure, TimeoutError):

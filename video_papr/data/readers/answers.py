@@ -28,6 +28,13 @@ class EndedEarly(Exception):
         self.num_frames = num_frames
 
 
+def scattered(frames: Frames, places: Indices) -> Frames:
+    """Frames (n, H, W, 3) and where they stand in clips, (C, T) -> (C, T, H, W, 3), without a copy if it can be."""
+    if np.array_equal(places.ravel(), np.arange(len(frames))):
+        return frames.reshape(*places.shape, *frames.shape[1:])
+    return frames[places]
+
+
 def reason(error: BaseException) -> str:
     """What went wrong, in one short line, without the path that FFmpeg repeats and decord's place in its source."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""decord: the faster reader, for the files in which it finds the same frames as PyAV, to the bit.
+"""decord: a reader for the files in which it finds the same frames as PyAV, to the bit.
 
 decord is imported inside the functions that use it: readers must be opened in the worker process that uses them, after
 the fork. This module alone imports it.
@@ -6,7 +6,6 @@ the fork. This module alone imports it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .answers import Frames, Indices, Refused, reason
+from .answers import Frames, Indices, Refused, reason, scattered
+from .damage import refusing_damage
 from .orientation import AS_STORED
 from .packets import VideoStream
 
@@ -27,7 +27,6 @@ _FAULT_TOLERANCE = 1e-9
 # without an error; pixels of more than 8 bits per channel come out up to 97 grey levels off.
 _CONTAINERS = frozenset(["mp4", "matroska", "webm"])
 _PIXEL_FORMATS = frozenset(["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "gray"])
-_AV_LOG_ERROR = 16
 
 
 def read_with_decord(path: Path | str, stream: VideoStream, wanted: Indices, places: Indices) -> Frames:
@@ -59,33 +58,30 @@ def read_with_decord(path: Path | str, stream: VideoStream, wanted: Indices, pla
             # happened in a forked worker, the worker would wait for ever for a thread that was not forked.
             result.append(reason(error))
 
-    with _lock:
-        _complaints.clear()
+    with refusing_damage(_library()):
         thread = threading.Thread(target=work, daemon=True, name="decord")
         thread.start()
         patience_seconds = _PATIENCE_SECONDS + min(stream.duration_seconds, _LONGEST_VIDEO_SECONDS)
         thread.join(patience_seconds)
-        complaints = list(_complaints)
-    if not result:
-        raise Refused(f"gave no answer within {patience_seconds:.0f} s")
-    if isinstance(result[0], str):
-        raise Refused(result[0])
-    if complaints:
-        raise Refused(f"damaged stream ({complaints[0]})")
+        if not result:
+            raise Refused(f"gave no answer within {patience_seconds:.0f} s")
+        if isinstance(result[0], str):
+            raise Refused(result[0])
     # Those of a mirrored video are views that run backwards.
-    frames = np.ascontiguousarray(stream.orientation.mirror_turned(result[0]))
-    if np.array_equal(places.ravel(), np.arange(len(wanted))):
-        return frames.reshape(*places.shape, *frames.shape[1:])
-    return frames[places]
+    return scattered(np.ascontiguousarray(stream.orientation.mirror_turned(result[0])), places)
+
+
+def _library() -> Any:
+    try:
+        from decord._ffi.base import _LIB
+    except (ImportError, OSError) as error:  # no wheel for this machine, or one that does not load
+        raise Refused(f"not installed ({reason(error)})") from None
+    return _LIB
 
 
 def _frames(path: Path | str, stream: VideoStream, wanted: Indices) -> Frames:
-    try:
-        import decord
-    except (ImportError, OSError) as error:  # no wheel for this machine, or one that does not load
-        raise Refused(f"not installed ({reason(error)})") from None
+    import decord
 
-    _listen()
     try:
         reader = decord.VideoReader(os.path.abspath(path), num_threads=1, fault_tol=_FAULT_TOLERANCE)
     except decord.DECORDError as error:
@@ -97,31 +93,3 @@ def _frames(path: Path | str, stream: VideoStream, wanted: Indices) -> Frames:
     batch = reader.get_batch(wanted.tolist())
     # The process may have set another bridge than decord's own, which then returns its own kind of tensor.
     return np.asarray(batch.asnumpy() if hasattr(batch, "asnumpy") else batch)
-
-
-# decord patches damaged frames over and says nothing: 100 flipped bits in a file of 303 frames came back as
-# 303 frames that were up to 84 grey levels off on average. The FFmpeg inside decord knows, and tells its log;
-# so listen to that log. It is one log per process, hence the lock.
-_lock = threading.Lock()
-_complaints: list[str] = []
-_listener: list[Any] = []  # keeps the callback alive as long as FFmpeg may call it
-_COMPLAINTS_BELOW_ERROR = (b"concealing", b"Changing frame properties", b"Changing video frame properties")
-
-
-def _listen() -> None:
-    """Sends the log of decord's FFmpeg to `_complaints` instead of stderr."""
-    if _listener:
-        return
-    from decord._ffi.base import _LIB
-
-    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-    def listen(_context: int, level: int, template: bytes, _arguments: int) -> None:
-        if level <= _AV_LOG_ERROR or template.startswith(_COMPLAINTS_BELOW_ERROR):
-            _complaints.append(template.split(b"%")[0].decode("ascii", "replace").strip(" :,\n"))
-
-    try:
-        set_callback = _LIB.av_log_set_callback  # found in the libraries to which decord's own is linked
-    except AttributeError:
-        raise Refused("this build of decord hides damage to a stream") from None
-    set_callback(listen)
-    _listener.append(listen)
