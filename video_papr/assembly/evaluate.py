@@ -79,7 +79,8 @@ def run_evaluation(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> Evalu
                 work.answer(journal, job["done"])
             ranks.barrier()
             return None
-        gmacs = work.count_gmacs()
+        # What torch.compile makes cannot be counted; otherwise no answer waits for what the counter imports.
+        gmacs = work.count_gmacs() if config.runtime.compile else {}
         stamps = stamp_files(record.path for record in work.videos.records)
         journal, finished = open_journal(
             out, work.identity, work.session(), stamps=stamps, resume=config.resume, ranks=ranks.size
@@ -96,7 +97,7 @@ def run_evaluation(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> Evalu
             raise DataError(
                 f"{out}: {stored} of {total} videos are stored; run again with output_dir={out} for the rest."
             )
-        return work.write(out, finished, gmacs, profiled)
+        return work.write(out, finished, gmacs or work.count_gmacs(), profiled)
 
 
 class _Work:
