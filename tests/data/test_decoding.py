@@ -347,7 +347,7 @@ def test_decoders_that_read_whole_frames(tmp_path: Path, decoder: str) -> None:
 
 def test_unknown_decoder(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"dataset.decoder='ffmpeg' is unknown; use one of auto, decord, pyav"
+        ConfigError, match=r"dataset.decoder='ffmpeg' is unknown; use one of auto, pyav, decord"
     ):
         decode_clips(tmp_path / "a.mp4", all_frames, decoder="ffmpeg")
 

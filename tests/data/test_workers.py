@@ -246,8 +246,8 @@ def test_decoded_frames_stay_within_their_memory(
     assert [len(group) for group in _groups(iter(samples.values()), 4, 2**22)][:2] == [2, 2]
     assert [len(group) for group in _groups(iter(samples.values()), 4)] == [4, 4, 2]
     whole = VideoDataset(videos, sampler)
-    assert whole.read(8, "auto").error is None
-    assert torch.equal(samples["a/0.mp4"].frames, whole.read(0, "auto").frames)  # type: ignore[arg-type]
+    assert whole.read(8).error is None
+    assert torch.equal(samples["a/0.mp4"].frames, whole.read(0).frames)  # type: ignore[arg-type]
 
 
 def test_fewer_videos_are_on_the_way_when_they_are_large(
