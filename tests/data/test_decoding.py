@@ -299,6 +299,17 @@ def test_wrong_count_in_a_complete_file(tmp_path: Path, write_video: VideoWriter
     assert decode_clips(path, all_frames).num_video_frames == 20
 
 
+@pytest.mark.parametrize("decoder", decoding.DECODERS)
+def test_decoders_that_export_vectors(tmp_path: Path, write_video: VideoWriter, decoder: str) -> None:
+    if decoder in ("auto", "pyav"):
+        decoding.check_exports_vectors(decoder)
+        clips = decode_clips(write_video(tmp_path / "a.mp4", 3), all_frames, decoder=decoder, motion=True)
+        assert clips.decoder == "pyav" and clips.frames.shape[-1] == 4
+    else:
+        with pytest.raises(ConfigError, match=f"^dataset.decoder={decoder}: exports no motion vectors"):
+            decode_clips(tmp_path / "a.mp4", all_frames, decoder=decoder, motion=True)
+
+
 def test_choose_must_return_indices_of_the_video(tmp_path: Path, write_video: VideoWriter) -> None:
     """A mistake in the caller's function is the caller's error, not that of the video."""
     path = write_video(tmp_path / "a.mp4", 5)
@@ -320,10 +331,20 @@ def test_memory_is_known_before_anything_is_decoded(tmp_path: Path, write_video:
         indices = np.arange(4)[None] + 2 * np.arange(clips)[:, None]
         num_bytes = 3 * 32 * 48 * frames
         assert decode_clips(path, lambda n, i=indices: i, max_bytes=num_bytes).frames.shape[0] == clips
+        with_plane = decode_clips(
+            path, lambda n, i=indices: i, max_bytes=4 * 32 * 48 * indices.size, motion=True
+        )
+        assert with_plane.frames.shape == (clips, 4, 32, 48, 4)  # made where it is to lie
         with pytest.raises(
             TooLargeError, match=r"frames of 48x32 take 0 MiB, dataset\.memory_mb allows 0"
         ) as error:
             decode_clips(path, lambda n, i=indices: i, max_bytes=num_bytes - 1)
+        assert error.value.num_bytes == num_bytes
+    small = partial(decode_clips, path, lambda n: np.arange(4)[None], reduce=lambda height, width: (16, 24))
+    assert small(max_bytes=3 * 16 * 24 * 4).frames.shape == (1, 4, 16, 24, 3)
+    for options, num_bytes in (({}, 3 * 16 * 24 * 4), ({"motion": True}, 4 * 16 * 24 * 4)):
+        with pytest.raises(TooLargeError) as error:
+            small(max_bytes=num_bytes - 1, **options)
         assert error.value.num_bytes == num_bytes
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -143,3 +146,44 @@ def test_what_the_choice_took_stands_for_the_scorer() -> None:
     known = {"backbone": 4.0, "scorer": 1.0, "total": 5.0, "dense": 9.0}
     found = cost.shared_gmacs(known, [(2.0, 3), (6.0, 1)])
     assert found == {"backbone": 4.0, "scorer": 3.0, "total": 7.0, "dense": 9.0}
+
+
+def test_choice_is_what_its_blocks_and_its_comparisons_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embedding, a block over all tokens, a block over those that arrived, and what choosing takes at each place."""
+    backbone = build_backbone("videomae_tiny", num_frames=4, input_size=32, num_classes=3)
+    pruner = build_pruner("similarity", keep_ratio=0.5, mode="threshold", tau=0.5, after_block=[1, 2])
+    dim, arrived = 192, 5
+    macs = 16 * 3 * 4 * 8 * 8 * dim
+    for tokens in (16, arrived):
+        macs += 12 * tokens * dim**2 + 2 * tokens**2 * dim + pruner.choice_macs(tokens, dim)
+    assert choice(Pipeline(backbone, pruner), [[arrived]]) == pytest.approx(macs / 1e9, rel=1e-12)
+
+
+def test_a_motion_plane_is_no_part_of_the_dense_model() -> None:
+    backbone = build_backbone("videomae_tiny", num_frames=4, input_size=32, num_classes=3)
+    pipeline = Pipeline(backbone, build_pruner("codec", keep_ratio=0.5))
+    with_plane = gmacs_per_view(pipeline, torch.full((1, 4, 32, 32, 4), 9, dtype=torch.uint8))
+    dense = gmacs_per_view(Pipeline(backbone), torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8))
+    assert with_plane["dense"] == dense["total"] and with_plane["backbone"] < dense["total"]
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 2**10), ("darwin", 2**20)])
+def test_memory_in_the_units_of_the_system(system: str, unit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(cost.sys, "platform", system)
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=48 * unit))
+    assert Engine(torch.device("cpu")).peak_memory_mb() == 48
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert Engine(torch.device("cpu")).peak_memory_mb() == 0
+    assert StageTimes().peak_memory_mb == 0
+
+
+def test_memory_of_a_gpu_is_its_peak_since_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset: list[torch.device] = []
+    device = torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda asked: 48 * 2**20 * (asked == device))
+    Engine(torch.device("cpu")).reset_peak_memory()
+    Engine(device).reset_peak_memory()
+    assert reset == [device] and Engine(device).peak_memory_mb() == 48
+    assert Engine(device).queues and not Engine(torch.device("cpu")).queues

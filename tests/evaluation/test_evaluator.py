@@ -327,3 +327,53 @@ def test_views_that_keep_unequal_numbers_of_tokens(pipeline: Pipeline, batch_siz
     dense = run(Pipeline(pipeline.backbone), samples).answers
     assert [answer.baseline_top5 for answer in found.answers] == [answer.top5 for answer in dense]
     assert int(found.examples[0].mask.sum()) == shares[1][0]
+
+
+@pytest.mark.parametrize("full_batches", [False, True])
+def test_networks_see_whole_batches_only_where_they_are_compiled(
+    pipeline: Pipeline, full_batches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of two videos with six views each, the last of one; a compiled network has one graph for each size."""
+    seen: list[int] = []
+    monkeypatch.setattr(
+        pipeline,
+        "classify",
+        lambda *given, whole=pipeline.classify: (seen.append(len(given[0])), whole(*given))[1],
+    )
+    whole = run(pipeline, [video(index) for index in range(3)], 17, full_batches=full_batches)
+    assert seen == ([12, 12, 12, 12] if full_batches else [12, 12, 6])
+    assert [views for _, views in whole.pruned.backbone] == [12, 6]
+    assert len(whole.answers) == 3
+
+
+def test_time_of_cutting_is_shared_among_the_videos_of_a_batch(pipeline: Pipeline) -> None:
+    told: list[float] = []
+
+    class Notes(Observer):
+        def on_views(self, sample: VideoSample, views: Tensor, preprocess_ms: float) -> None:
+            told.append(preprocess_ms)
+
+    samples = [video(0), video(1, error="broken"), video(2), video(3)]
+    found = run(pipeline, samples, 12, observers=[Notes()])
+    (first, alone), (second, both) = found.pruned.preprocess
+    assert (alone, both) == (CLIPS * CROPS, 2 * CLIPS * CROPS)
+    assert told == [first, second / 2, second / 2]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("full", [0.5, 2, 2.5, 99])
+def test_groups_end_where_they_have_enough_videos_or_bytes(size: int, full: float) -> None:
+    samples = [video(index) for index in range(7)]
+    each = max(sample.num_bytes for sample in samples)
+    groups, group = [], []
+    for sample in samples:
+        group.append(sample.index)
+        if len(group) >= size or sum(samples[index].num_bytes for index in group) >= full * each:
+            groups, group = [*groups, group], []
+    groups += [group] if group else []
+    found = list(evaluator._groups(samples, size, full * each))
+    assert [[sample.index for sample in group] for group in found] == groups
+    exact = samples[0].num_bytes + samples[1].num_bytes  # as many bytes as allowed are enough
+    assert (
+        len(next(evaluator._groups(samples, 9, exact))) == 2 and len(next(evaluator._groups(samples, 9))) == 7
+    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -494,3 +496,79 @@ def test_a_rank_that_is_left_keeps_the_next_run_out(tmp_path: Path) -> None:
     with hold(tmp_path, 2):
         assert in_child(next_run) == 0
     assert in_child(next_one_once_it_is_gone) == 0
+
+
+def test_a_run_makes_its_folders_and_goes_on_in_them(tmp_path: Path) -> None:
+    run_dir = tmp_path / "not" / "yet"
+    for session in range(2):
+        with hold(run_dir):
+            journal, finished = open_journal(run_dir, IDENTITY, SESSION, ranks=2)
+            join_journal(run_dir, 1, IDENTITY, session).close()
+            journal.close()
+        assert (finished.session, finished.damaged, finished.changed) == (session, 0, 0)
+        assert sorted(path.name for path in (run_dir / "progress").iterdir()) == [
+            *("journal.1.jsonl", "journal.jsonl", "lock")
+        ]
+    other = tmp_path / "another"
+    with hold(other):
+        open_journal(other, IDENTITY, SESSION)[0].close()
+    for path in (run_dir / "progress").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask(), path  # for others as the user wants it
+
+
+def umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
+def test_what_belongs_to_no_session_that_is_known_still_counts(tmp_path: Path) -> None:
+    """The record of its session is damaged: the answers stay, and the next session gets a number of its own."""
+    part = Evaluation([VideoAnswer("a", 0, (0,), index=0)])
+    path = write(tmp_path, [part])
+    head, session, batch = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(
+        head + b"0" + session[1:] + batch if session[:1] != b"0" else head + b"1" + session[1:] + batch
+    )
+    finished = read(tmp_path)
+    assert (finished.evaluation, finished.damaged, finished.session) == (part, 1, 0)
+    assert [one["videos"] for one in finished.sessions] == [0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"", b"00000000", b"00000000 {}", b"zzzzzzzz {}", line_of({})[:-1], line_of({"format": 2})[:-1]),
+        *(
+            b"%08x [1]" % zlib.crc32(b"[1]"),
+            b"%08x {" % zlib.crc32(b"{"),
+            b"x" + line_of({"identity": {}})[:-1],
+        ),
+    ],
+)
+def test_a_head_that_says_nothing_is_damage(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "progress/journal.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(line + b"\n" + line_of({"batch": {}}))
+    with pytest.raises(DataError, match=r"journal\.jsonl:1 is damaged, so it cannot be resumed"):
+        open_journal(tmp_path, IDENTITY, SESSION)
+    with pytest.raises(DataError, match=r"journal\.jsonl:1 is damaged\.$"):
+        join_journal(tmp_path, 1, IDENTITY, 0)
+
+
+@pytest.mark.parametrize(
+    ("frames", "mask"),
+    [
+        (np.zeros((2, 4, 4, 3), np.uint8), np.zeros((1, 2, 2), np.uint8)),
+        (np.zeros((2, 4, 4, 3), np.float32), np.zeros((1, 2, 2), bool)),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((1, 2, 2), bool)),
+        (np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 2), bool)),
+        (np.array([[[[{}]]]], object), np.zeros((1, 2, 2), bool)),  # would be unpickled
+    ],
+)
+def test_an_example_of_another_kind_is_left_out(tmp_path: Path, frames: np.ndarray, mask: np.ndarray) -> None:
+    write(tmp_path, [Evaluation([VideoAnswer("a", 0, (0,), index=0)])])
+    path = tmp_path / "progress/example_00000.npz"
+    np.savez(path, frames=frames, mask=mask)
+    assert read(tmp_path).evaluation.examples == []
+    np.savez(path, frames=np.zeros((2, 4, 4, 3), np.uint8), mask=np.zeros((1, 2, 2), bool))
+    assert len(read(tmp_path).evaluation.examples) == 1

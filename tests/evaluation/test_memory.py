@@ -44,7 +44,7 @@ def test_all_views_are_done_or_a_size_is_named(size: int, views: int, room: int)
         assert text.startswith(f"runtime.batch_size={size}: out of memory") and "\n" not in text
         if room >= 1:
             fits = int(text.split("runtime.batch_size=")[2].split()[0])
-            assert 1 <= fits <= room
+            assert fits == next(half for half in (largest >> turn for turn in range(1, 9)) if half <= room)
             FittingBatch(fits).run(Memory(room, views), views)
         else:
             assert "even with a single view" in text
@@ -71,4 +71,5 @@ def test_memory_of_the_cpu_counts_too() -> None:
         torch.empty(2**60, dtype=torch.uint8)
     assert out_of_memory(error.value) is not None
     assert out_of_memory(MemoryError()) == "MemoryError"
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory.\nGPU 0")) == "CUDA out of memory."
     assert out_of_memory(ValueError("no")) is None

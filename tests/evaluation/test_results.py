@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,3 +159,75 @@ def test_a_confusion_matrix_shows_the_classes_that_occur() -> None:
 
 def test_json_is_for_people_too() -> None:
     assert results.to_json({"a": {"b": "ä"}}) == '{\n  "a": {\n    "b": "ä"\n  }\n}\n'
+
+
+def test_five_guesses_count_and_an_unlisted_video_has_no_place() -> None:
+    """A sixth guess is one too many. The place of a video in its dataset is no part of what is said about it."""
+    found = Evaluation([VideoAnswer("a", label, (0, 1, 2, 3, 4, 5)) for label in (0, 1, 4, 5)])
+    results = build_results(found, INFO)
+    assert (results["top1"], results["top5"]) == (found.top1, found.top5) == (25.0, 75.0)
+    assert found.failed == [] and VideoAnswer("a", 1).index == -1
+    assert VideoAnswer("a", 1, index=4) == VideoAnswer("a", 1, index=5)
+
+
+def test_lines_name_classes_round_and_are_strict_json() -> None:
+    answers = [
+        VideoAnswer("é", 1, (0, 2), (0.123456789, 0.1)),
+        VideoAnswer("b", 2, error="broken"),
+        VideoAnswer("c", None, error="missing"),
+    ]
+    lines = prediction_lines(answers, baseline=True, class_names=("null", "eins"))
+    assert lines[0].startswith('{"path": "é"')
+    rows = [json.loads(line) for line in lines]
+    assert [(row["label_name"], row["pred_name"]) for row in rows] == [
+        ("eins", "null"),
+        (None, None),
+        (None, None),
+    ]
+    assert [row["probs_top5"] for row in rows] == [[0.123457, 0.1], None, None]
+    assert [row["baseline_pred"] for row in rows] == [None, None, None]
+    for write in (
+        results.to_json,
+        lambda value: prediction_lines([VideoAnswer("a", 0, kept_tokens=value["a"])], baseline=False),
+    ):
+        with pytest.raises(ValueError, match="Out of range float values"):
+            write({"a": float("nan")})
+
+
+def test_the_commit_is_that_of_the_tree_that_holds_this_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "results.py"
+    source.touch()
+    monkeypatch.setattr(results, "__file__", str(source))
+    assert results.git_commit() is None  # no repository
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    git("init", "--quiet")
+    assert results.git_commit() is None  # somebody else's
+    git("add", "results.py")
+    git("commit", "--quiet", "--message", "a")
+    clean = results.git_commit()
+    assert clean is not None and re.fullmatch("[0-9a-f]{40}", clean)
+    source.write_text("changed")
+    assert results.git_commit() == f"{clean}-dirty"
+
+
+def test_the_device_has_a_name_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Path, "read_text", lambda path: "vendor_id\t: A\nmodel name\t: B: C \nmodel name\t: D\n"
+    )
+    assert results.describe_device(torch.device("cpu")).startswith("cpu (B: C, ")
+
+    def absent(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    for processor, said in (("P", "cpu (P, "), ("", "cpu (M, ")):
+        monkeypatch.setattr(results.platform, "processor", lambda processor=processor: processor)
+        monkeypatch.setattr(results.platform, "machine", lambda: "M")
+        assert results.describe_device(torch.device("cpu")).startswith(said)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"number {device.index}")
+    assert results.describe_device(torch.device("cuda", 3)) == "cuda (number 3)"

@@ -17,6 +17,7 @@ from video_papr.core.errors import ConfigError
 from video_papr.core.types import TokenGrid
 from video_papr.data.datasets import VideoSample
 from video_papr.data.transforms import crop_places, resize_and_crop
+from video_papr.evaluation import sharing
 from video_papr.evaluation.cost import Engine
 from video_papr.evaluation.evaluator import Evaluator
 from video_papr.evaluation.sharing import SharedMaps
@@ -166,3 +167,18 @@ def test_controls_cannot_share() -> None:
         ConfigError, match=r"^share_maps=true: pruner=center cannot score crops together; use one of"
     ):
         SharedMaps(pruner("center"), GRID, lambda h, w: [])
+
+
+def test_each_layout_of_crops_is_counted_once_and_by_default_a_view_is_read_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        sharing, "count_gmacs", lambda run, video, views: (counted.append(tuple(views.shape)), 12.0)[1]
+    )
+    shared = SharedMaps(pruner("motion"), GRID, lambda h, w: crop_places(h, w, size=SIZE, num_crops=3))
+    for height, width in ((32, 64), (32, 64), (64, 32), (32, 48)):
+        clips = noise(2, 8, height, width, 3)
+        views = resize_and_crop(clips, size=SIZE, num_crops=3)
+        assert shared.gmacs_per_view(_video(clips), views) == 2
+    assert len(counted) == 3 and shared.parts == 1

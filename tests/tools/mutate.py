@@ -3,11 +3,17 @@
     python tests/tools/mutate.py                        # 30 changes in each area below, drawn with seed 0
     python tests/tools/mutate.py --count 20 --seed 3 pruning data/sampling.py
 
-A change turns a comparison, an arithmetic or boolean operator or a constant into its neighbour. It is made in a copy of
-the package, in a child process that has torch loaded already, and counts as seen when a test fails, raises or takes
-five times the processor time of the tests without a change. A file's own tests run first, then those of its area that
-name it, then the others; the first failure ends them. `--reach own` and `near` stop before, which takes minutes in
-place of hours: the share is a lower bound then, over the files that have such tests, which must pass without a change.
+A change turns a comparison, an arithmetic or boolean operator or a constant into its neighbour. Left alone are
+annotations, decorators, errors that are raised, f-strings, and assertions: `assert`, and `strict=True` of a `zip`,
+whose sides have one length. `evaluation` leaves out what draws and lays out, `evaluation/reports` and
+`evaluation/visualize.py`: padding and colours are for the eye, and tests/evaluation/reports and test_visualize.py check
+the figures. Both are tried where they are named.
+
+A change is made in a copy of the package, in a child process that has torch loaded already, and counts as seen when a
+test fails, raises or takes five times the processor time of the tests without a change. A file's own tests run first,
+then those of its area that name it, then the others; the first failure ends them. `--reach own` and `near` stop before,
+which takes minutes in place of hours: the share is a lower bound then, over the files that have such tests, which must
+pass without a change.
 Exit status 1 when fewer than 85 % are seen. `--out FILE` writes shares and every change that went unnoticed as JSON.
 """
 
@@ -36,6 +42,13 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "video_papr"
 AREAS = ("pruning", "backbones", "data/sampling.py", "data/decoding.py", "evaluation")
+# The own tests of files whose folder of tests is another one's.
+ELSEWHERE = {
+    "backbones/depth_pruned.py": ("depth/test_rebuilding.py", "depth/test_timm.py"),
+    "evaluation/sharing.py": ("pruning/test_sharing.py",),
+    "pruning/scorers/x3d_depth_pruned.py": ("depth/test_rebuilding.py",),
+}
+APART = ("evaluation/reports", "evaluation/visualize.py")  # tried where they are asked for, see above
 SEEN, WALL_SECONDS = 0.85, 1800
 REACHES = ("own", "near", "area")  # how far tests are asked; less far is a lower bound of what is seen
 # Loaded before the first child is made; the package itself is not, since each child has another one.
@@ -90,13 +103,15 @@ def mutants(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _passed_over(node: ast.AST) -> Iterator[ast.AST]:
-    """What no test can or should see: annotations, messages of errors, assertions for the type checker, decorators."""
+    """What no test can or should see: annotations, messages of errors, assertions, decorators."""
     for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
         yield from ast.walk(part) if part is not None else ()
     if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr):
         yield from ast.walk(node)
     for decorator in getattr(node, "decorator_list", ()):  # dataclass(frozen=True)
         yield from ast.walk(decorator)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "zip":
+        yield from (word.value for word in node.keywords if ast.unparse(word) == "strict=True")
 
 
 def _swapped(node: ast.AST, field: str, value: object) -> Iterator[tuple[int, str]]:
@@ -110,12 +125,15 @@ def tests_of(source: str, reach: str) -> list[list[str]]:
     """What pytest is told: a source file's own tests; where they pass those that name the file; where these pass the
     rest of its folder, and the whole flow."""
     name, tests = Path(source), ROOT / "tests"
-    own = tests / name.parent / f"test_{name.stem}.py"
+    own = [
+        tests / name.parent / f"test_{name.stem}.py",
+        *(tests / other for other in ELSEWHERE.get(source, ())),
+    ]
     area = [*sorted((tests / name.parts[0]).rglob("test_*.py")), tests / "test_pipeline.py"]
     named = re.compile(rf"\b{re.escape(name.stem)}\b")
-    near = [path for path in area if path != own and named.search(path.read_text(encoding="utf-8"))]
-    rest = [path for path in area if path != own and path not in near]
-    groups = [[own] if own.is_file() else [], near, rest]
+    near = [path for path in area if path not in own and named.search(path.read_text(encoding="utf-8"))]
+    rest = [path for path in area if path not in own and path not in near]
+    groups = [[path for path in own if path.is_file()], near, rest]
     return [list(map(str, group)) for group in groups[: REACHES.index(reach) + 1] if group]
 
 
@@ -156,8 +174,10 @@ def _run(folder: str, groups: list[list[str]], cpu_seconds: float) -> None:
 
 
 def files_of(area: str) -> list[Path]:
-    path = PACKAGE / area
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    path, apart = PACKAGE / area, [PACKAGE / name for name in APART if name != area]
+    if not path.is_dir():
+        return [path]
+    return [file for file in sorted(path.rglob("*.py")) if not {file, *file.parents} & {*apart}]
 
 
 def try_area(area: str, count: int, seed: int, reach: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,10 @@ class Finished:
     """
 
     evaluation: Evaluation
-    sessions: list[Record] = field(default_factory=list)
-    damaged: int = 0
-    changed: int = 0
-    session: int = 0
+    sessions: list[Record]
+    damaged: int
+    changed: int
+    session: int
 
 
 class Journal(Observer):
@@ -102,9 +102,8 @@ class Journal(Observer):
         with storing(self.path):
             size = os.fstat(self._file).st_size
             try:
-                written = os.write(self._file, data)
-                if written < len(data):  # a disk that is nearly full takes a part, and refuses the next byte
-                    os.write(self._file, data[written:])
+                while data:  # a disk that is nearly full takes a part, and refuses the next byte
+                    data = data[os.write(self._file, data) :]
             except OSError:
                 with suppress(OSError):
                     os.ftruncate(self._file, size)
@@ -219,8 +218,7 @@ def read_finished(run_dir: Path, identity: Mapping[str, Any], stamps: Stamps = (
         if records:
             check_same(records[0], identity, path)
             ranks.append(records[1:])
-    finished = merge_records(ranks, stamps)
-    finished.damaged = damaged
+    finished = merge_records(ranks, damaged, stamps)
     finished.evaluation.examples = read_examples(directory, finished.evaluation.answers)
     return finished
 
@@ -259,18 +257,18 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def merge_records(ranks: Sequence[Sequence[Record]], stamps: Stamps = ()) -> Finished:
+def merge_records(ranks: Sequence[Sequence[Record]], damaged: int, stamps: Stamps = ()) -> Finished:
     """Puts sessions and batches together, of each rank in the order of its file; a video counts once, whatever the
     journals hold, and not at all where a file of its batch is another one now."""
-    found = Finished(Evaluation())
+    merged = Evaluation()
     seen: set[int] = set()
     changed: set[int] = set()
     sessions: dict[int, Record] = {}
     for records in ranks:
-        number = -1
+        number = None
         for record in records:
             if "session" in record:
-                number = record.get("number", number + 1)
+                number = record["number"]
                 sessions.setdefault(number, {**record["session"], "videos": 0})
             elif "batch" in record:
                 part = batch_of(record["batch"])
@@ -281,11 +279,9 @@ def merge_records(ranks: Sequence[Sequence[Record]], stamps: Stamps = ()) -> Fin
                 if seen.intersection(indices):
                     continue
                 seen.update(indices)
-                found.evaluation.extend(part)
+                merged.extend(part)
                 if number in sessions:
                     sessions[number]["videos"] += len(indices)
-    found.evaluation.answers.sort(key=lambda answer: answer.index)
-    found.sessions = [sessions[number] for number in sorted(sessions)]
-    found.session = max(sessions, default=-1) + 1
-    found.changed = len(changed - seen)
-    return found
+    merged.answers.sort(key=lambda answer: answer.index)
+    known = [sessions[number] for number in sorted(sessions)]
+    return Finished(merged, known, damaged, len(changed - seen), max(sessions, default=-1) + 1)

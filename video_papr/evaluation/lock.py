@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from ..core.errors import ConfigError
 from ..core.files import storing
@@ -29,14 +30,15 @@ def hold(run_dir: Path, rank: int = 0) -> Iterator[None]:
         yield
         return
 
-    def lock(handle: int) -> None:
+    def lock(file: IO[bytes]) -> None:
         try:
             # Not flock: its locks pass on to decoding processes, which may outlive a killed run by a moment.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
-            holder = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            file.seek(0)
+            holder = file.read().decode("ascii", "replace").strip() or "unknown"
             raise ConfigError(
                 f"output_dir={run_dir}: process {holder} is at work there; wait for it, or give another output_dir."
             ) from None
@@ -44,15 +46,13 @@ def hold(run_dir: Path, rank: int = 0) -> Iterator[None]:
     path = run_dir / DIRECTORY / (f"lock.{rank}" if rank else "lock")
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        lock(handle)
+        held = path.open("a+b", buffering=0)
+    with held:  # closing it lets go
+        lock(held)
         for other in () if rank else path.parent.glob("lock.*"):
-            with other.open("r+b") as file:  # closing it lets go
-                lock(file.fileno())
+            with other.open("r+b") as file:
+                lock(file)
         with suppress(OSError):  # a full disk shows where it matters
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            held.truncate(0)
+            held.write(f"{os.getpid()}\n".encode())
         yield
-    finally:
-        os.close(handle)

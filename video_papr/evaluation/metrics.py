@@ -59,7 +59,7 @@ def compare_paired(
         raise ValueError(f"a total of {total} is less than the {len(differences)} videos given")
     mean = sum(differences) / total if total else 0.0
     squares = sum(difference**2 for difference in differences)  # videos beyond those given add zero
-    variance = (squares - total * mean**2) / (total - 1) if total > 1 else 0.0
+    variance = (squares - total * mean**2) / (total - 1) / total if total > 1 else 0.0  # of the mean
     both = [(d[0], p[0]) for d, p in zip(dense, pruned, strict=True) if d is not None and p is not None]
     agreement = sum(d == p for d, p in both) / len(both) if both else 0.0
-    return PairedComparison(100.0 * mean, 100.0 * sqrt(max(variance, 0.0) / max(total, 1)), 100.0 * agreement)
+    return PairedComparison(100.0 * mean, 100.0 * sqrt(max(variance, 0.0)), 100.0 * agreement)

@@ -85,8 +85,8 @@ class Profile:
     workers: int  # processes that decode; 0 where the main process does, which is then "waiting"
     decoded: int  # videos that were decoded, once each
     views: int  # views of a video
-    cores: int = 0  # that networks and decoders share; 0 where the networks run on a GPU
-    processor: float = 0.0  # seconds that this process and its decoders computed, see `processor_seconds`
+    cores: int  # that networks and decoders share; 0 where the networks run on a GPU
+    processor: float  # seconds that this process and its decoders computed, see `processor_seconds`
 
     @property
     def networks_busy(self) -> float:
@@ -135,9 +135,9 @@ def profile(
     total: float,
     waiting: Waiting,
     workers: int,
-    views: int = 1,
-    cores: int = 0,
-    processor: float = 0.0,
+    views: int,
+    cores: int,
+    processor: float,
 ) -> Profile:
     """The profile of the videos of `evaluation`, which took `total` seconds.
 

@@ -73,9 +73,10 @@ def read_records(path: Path) -> tuple[list[Record], int]:
 
 def _record(line: bytes) -> Record | None:
     try:
-        if int(line[:8], 16) != zlib.crc32(line[9:]):
+        checksum, _, body = line.partition(b" ")
+        if int(checksum, 16) != zlib.crc32(body):
             return None
-        record = json.loads(line[9:])
+        record = json.loads(body)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None
@@ -136,7 +137,7 @@ def read_examples(directory: Path, answers: Iterable[VideoAnswer]) -> list[Examp
     for path in sorted(directory.glob("example_*.npz")):
         with suppress(ValueError, OSError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
             answer = known[int(path.stem.removeprefix("example_"))]
-            with np.load(path, allow_pickle=False) as stored:
+            with np.load(path) as stored:
                 frames, mask = torch.from_numpy(stored["frames"]), torch.from_numpy(stored["mask"])
             if (frames.ndim, frames.dtype, mask.ndim, mask.dtype) == (4, torch.uint8, 3, torch.bool):
                 examples.append(Example(answer, frames, mask))

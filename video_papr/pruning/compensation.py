@@ -118,10 +118,11 @@ def compensate(
     if selection.drops and selection.compensation == "merge":
         shares, sizes = region_shares(selection, torch.promote_types(backbone.dtype, torch.float32))
         kept, merged = selection.tokens, selection.merged
-        if kept is None or merged is None:
+        if kept is None:
             pixels = backbone.normalize(frames)
             kept = backbone.embed(pixels, selection.keep_idx)
             merged = backbone.embed_means(pixels, shares)
+        assert merged is not None  # the pruner that compared tokens merged them too
         prefix, valid = backbone.num_prefix, selection.valid
         tokens, sizes = append_tokens(
             kept, merged, sizes, valid=valid, num_prefix=prefix, padding_last=padding_last
