@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from video_papr.core.errors import CheckpointError, ConfigError
 from video_papr.core.types import TokenGrid
-from video_papr.pruning.builders import PRUNERS, build_pruner
+from video_papr.pruning.builders import PRUNERS, SPECS, build_pruner
 
 GRID = TokenGrid(4, 4, 4)
 MODEL = SimpleNamespace(grid=GRID)  # what a pruner of frames asks of a backbone
@@ -96,6 +97,32 @@ def test_every_clip_gets_its_own_number_of_tokens_whatever_its_batch(name: str, 
     for row in range(4):
         alone = pruner.select(frames[row : row + 1], MODEL)
         assert torch.equal(selection.mask()[row], alone.mask()[0])
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_pruner_without_options_is_the_one_of_its_configuration(name: str) -> None:
+    """A library's user and the command line get the same pruner; options that follow others are left out."""
+    folder = Path(__file__).parents[2] / "conf" / "pruner"
+    own: Any = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))
+    for base in own.pop("defaults", ()):
+        own = {**OmegaConf.to_container(OmegaConf.load(folder / f"{base}.yaml")), **own}  # type: ignore[dict-item]
+    said = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in own.items()
+        if key in SPECS[name].options and value is not None and not str(value).startswith("${")
+    }
+
+    def described(pruner: Any) -> dict[tuple[str, str], Any]:
+        parts = {"pruner": pruner, "scorer": getattr(pruner, "scorer", pruner), "budget": pruner.budget}
+        plain = (bool, int, float, str, tuple, frozenset)
+        return {
+            (part, key): value
+            for part, owner in parts.items()
+            for key, value in vars(owner).items()
+            if isinstance(value, plain)
+        }
+
+    assert described(build_pruner(name)) == described(build_pruner(name, **said))
 
 
 def test_none_is_the_dense_model() -> None:

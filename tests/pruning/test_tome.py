@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -191,3 +194,10 @@ def test_of_equally_similar_pairs_the_first_merge(dtype: torch.dtype) -> None:
     assert length == 7
     # P A B A B A B A B: the As at 1 and 3 join the B at 2, which stands at place 1 then
     assert target.tolist() == [[0, 1, 1, 1, 2, 3, 4, 5, 6]] * 2
+
+
+def test_a_merger_without_options_is_the_one_of_its_configuration() -> None:
+    said: Any = OmegaConf.to_container(
+        OmegaConf.load(Path(__file__).parents[2] / "conf" / "merger" / "tome.yaml")
+    )
+    assert build_merger("tome") == build_merger(**said)

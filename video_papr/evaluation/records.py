@@ -137,7 +137,7 @@ def read_examples(directory: Path, answers: Iterable[VideoAnswer]) -> list[Examp
     for path in sorted(directory.glob("example_*.npz")):
         with suppress(ValueError, OSError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
             answer = known[int(path.stem.removeprefix("example_"))]
-            with np.load(path) as stored:
+            with np.load(path, allow_pickle=False) as stored:
                 frames, mask = torch.from_numpy(stored["frames"]), torch.from_numpy(stored["mask"])
             if (frames.ndim, frames.dtype, mask.ndim, mask.dtype) == (4, torch.uint8, 3, torch.bool):
                 examples.append(Example(answer, frames, mask))

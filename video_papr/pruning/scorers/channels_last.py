@@ -132,6 +132,6 @@ def _convolution(x: Tensor, conv: Any) -> Tensor:
 def _pointwise(x: Tensor, conv: Any) -> Tensor:
     """A 1 x 1 x 1 convolution with any stride as a matrix product, (B, T, H, W, C) -> (B, T, h, w, D)."""
     _, rows, columns = conv.stride
-    if rows > 1 or columns > 1:
+    if max(conv.stride) > 1:
         x = x[:, :, ::rows, ::columns].contiguous()
     return F.linear(x, conv.weight.flatten(1), conv.bias)
