@@ -1,6 +1,6 @@
-"""python docs/app_picture.py [FILE]
+"""python docs/app_picture.py [FOLDER]
 
-Takes docs/images/app.png: starts the demo, lets a real browser pick a clip and look at it, and photographs the page.
+Takes docs/images/app.png and app_phone.png: starts the demo, lets a real browser pick a clip, and photographs the page.
 Needs pip install "video_papr[app,dev]" and chromium. To be run again when new weights are bundled.
 """
 
@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "docs" / "images" / "app.png"
-LARGEST_BYTES = 300_000
+IMAGES = ROOT / "docs" / "images"
+PICTURES = {"app.png": (1280, 1130), "app_phone.png": (390, 1060)}  # width and height of the window
+LARGEST_BYTES = 150_000
 EXAMPLE = 0
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# Chromium's own camera, which shows a test picture.
+CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 # Whatever has another name than this machine's address is not found: the page has to do without a network.
-ARGUMENTS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+ARGUMENTS = ["--no-sandbox", *CAMERA, "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 
 
 def find_browser() -> str | None:
@@ -45,7 +48,7 @@ def running_demo(*words: str) -> Iterator[str]:
                 server.terminate()
 
 
-def main(path: Path) -> None:
+def main(folder: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     browser_path = find_browser()
@@ -53,22 +56,23 @@ def main(path: Path) -> None:
         raise SystemExit(f"no browser: install one of {', '.join(BROWSERS)} (Debian: apt install chromium)")
     with running_demo() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1180, "height": 900})
-        page.set_default_timeout(300_000)  # a busy machine gets its picture too
-        page.goto(address)
-        page.locator("#examples button").nth(EXAMPLE).click()
-        page.locator("#go").click()
-        page.locator("#result").wait_for()
-        # A still that shows something, always the same one.
-        page.evaluate(
-            "async () => { const film = document.getElementById('film'); film.controls = false; film.pause();"
-            " film.currentTime = film.duration / 2; await new Promise((done) => film.onseeked = done); }"
-        )
-        page.mouse.move(0, 0)
-        page.wait_for_timeout(300)  # for the button to lose its hover colour
-        page.screenshot(path=path, full_page=True)
+        for name, (width, height) in PICTURES.items():
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.set_default_timeout(300_000)  # a busy machine gets its picture too
+            page.goto(address)
+            page.locator("#examples button").nth(EXAMPLE).click()
+            page.locator("#result").wait_for()
+            # A still that shows something, always the same one.
+            page.evaluate(
+                "async () => { const film = document.getElementById('film'); film.controls = false; film.pause();"
+                " film.currentTime = film.duration / 2; await new Promise((done) => film.onseeked = done); }"
+            )
+            page.mouse.move(0, 0)
+            page.wait_for_timeout(600)  # for the page to end scrolling
+            page.screenshot(path=folder / name)
+            page.close()
+            _shrink(folder / name)
         browser.close()
-    _shrink(path)
 
 
 def _shrink(path: Path) -> None:
@@ -84,4 +88,4 @@ def _shrink(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURE)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES)

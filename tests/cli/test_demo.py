@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import socket
 import sys
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from video_papr.cli import demo
+from video_papr.core.errors import CheckpointError
+from video_papr.inference.app.look import TABLE
 
 SMALL = (
     *("backbone.num_frames=4", "backbone.input_size=16", "backbone.weights=null", "pruner=motion"),
@@ -23,28 +26,53 @@ def command(run, tmp_path, monkeypatch):
     return lambda *words: run("demo", *SMALL, f"output_dir={tmp_path / 'out'}", *words)
 
 
-def test_what_is_offered(command, monkeypatch, tmp_path):
+def test_what_is_offered(command, run, monkeypatch, tmp_path):
     seen: dict[str, Any] = {}
     made: list[Any] = []
 
-    def build_app(looker, jobs, offer):
-        seen.update(looker=looker, offer=offer)
+    def build_app(model, jobs, offer):
+        seen.update(model=model, offer=offer)
         jobs.close()
 
     monkeypatch.setattr("video_papr.inference.app.server.build_app", build_app)
     monkeypatch.setattr(demo, "serve", lambda app, config: made.append(config))
-    status, _, errors = command("pruner.keep_ratio=0.4", "max_seconds=7", "host=localhost")
+    words = "pruner.keep_ratio=0.4", "max_seconds=7", "host=localhost"
+    status, _, errors = command(*words)
     assert status == 0, errors
-    looker, offer = seen["looker"], seen["offer"]
-    assert list(looker.pruners) == ["motion", "center", "similarity"]
-    assert (looker.max_seconds, offer.pruner, offer.keep_ratio) == (7, "motion", 0.4)
-    assert set(looker.pruners) <= set(offer.about)
+    model, offer = seen["model"], seen["offer"]
+    assert list(model.looker.pruners) == ["motion", "center", "similarity"]
+    assert (model.looker.max_seconds, model.pruner, model.keep_ratio) == (7, "motion", 0.4)
+    assert set(model.looker.pruners) <= set(model.about)
     assert len(offer.examples) == 2 and all(example.path.is_file() for example in offer.examples)
-    assert "*" not in offer.hosts
+    assert (
+        "*" not in offer.hosts and not offer.models
+    )  # real weights are offered beside the bundled ones only
     assert made[0].port == 7860
-    for example in offer.examples:  # it answers
-        found = looker.look(example.path, pruner="similarity", keep_ratio=0.5, folder=tmp_path)
-        assert found["tokens"] == {"all": 4, "kept": 2}
+    assert model.words["motion"] == [*SMALL[:3], "runtime=cpu"]
+    for example in offer.examples:  # it answers, as the command does that it names
+        out = tmp_path / example.path.stem
+        found = model.looker.look(example.path, pruner="similarity", keep_ratio=0.5, out=out)
+        assert (found["dense"]["tokens"], found["pruned"]["tokens"]) == (4, 2)
+        said = [*model.words["similarity"], *found["words"], "pruner=similarity", "pruner.keep_ratio=0.5"]
+        alone = tmp_path / f"{example.path.stem}_alone"
+        status, _, errors = run("predict", f"video={example.path}", *said, f"output_dir={alone}")
+        assert status == 0, errors
+        one, other = ([row[1:] for row in csv.reader((folder / TABLE).open())][1:] for folder in (out, alone))
+        assert one == other and len(one) == 5
+
+
+def test_kinetics_weights_without_a_network(run, monkeypatch, tmp_path):
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(demo, "serve", lambda app, config: None)
+    monkeypatch.setattr(
+        "video_papr.inference.app.server.build_app", lambda *given: seen.update(offer=given[2])
+    )
+    status, _, errors = run("demo", "examples=0", "pruners=[]", f"output_dir={tmp_path}")
+    assert status == 0, errors
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set") as caught:
+        seen["offer"].models["k400"]()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_port_in_use(command):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import socket
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from ..config import DemoConfig, check
+from ..config import DemoConfig, PipelineConfig, check
+from ..config.commands import sections
 from ..core.console import make_console
 from ..core.errors import ConfigError
 from .common import run_command
@@ -17,7 +19,12 @@ from .common import run_command
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from ..inference.app.offer import Model
+
 ANYWHERE = ("0.0.0.0", "::")
+MODELS = (
+    "k400",
+)  # datasets whose weights the page offers to download, where only the bundled ones are there
 EXAMPLE_SEED = 7  # of the clips to pick; they are of the test split, which no training has seen
 
 
@@ -64,52 +71,82 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
         words: the overrides that led to it; those that are not about the pruner hold for all pruners on offer.
     """
     try:
-        from ..inference.app.server import Offer, build_app
+        from ..inference.app.server import build_app
     except ImportError as error:
         raise ConfigError(f'the demo needs {error.name}: pip install "video_papr[app]"') from None
+    from ..inference.app.jobs import Jobs
+    from ..inference.app.offer import Offer
+
+    model = make_model(config, words)
+    kept = [word for word in words if _key(word) not in ("dataset", "backbone", "pruner")]
+    offer = Offer(
+        examples=_examples(config.examples),
+        models={name: partial(_make_named, name, kept) for name in MODELS if model.said["synthetic"]},
+        max_upload_mb=config.max_upload_mb,
+        hosts=["*"] if config.host in ANYWHERE else ["localhost", "127.0.0.1", "[::1]", config.host.lower()],
+    )
+    return build_app(model, Jobs(max_waiting=config.max_waiting), offer)
+
+
+def make_model(config: DemoConfig, words: list[str]) -> Model:
+    """The networks of a configuration, and what the page says about them."""
     from ..assembly import runtime
     from ..assembly.build import build_folded_pruner
     from ..assembly.compose import backbone_said, build_reader, compose_words
     from ..evaluation.cost import Engine
     from ..evaluation.results import describe_device
-    from ..inference.app.jobs import Jobs
     from ..inference.app.look import Looker
+    from ..inference.app.offer import Model
     from ..pipeline import Pipeline
 
     pipeline, recipe = build_reader(config)
     assert pipeline.pruner is not None
     device = next(pipeline.backbone.parameters()).device
     pruners = {config.pruner.name: pipeline.pruner}
-    shared = [word for word in words if not word.lstrip("+~").startswith("pruner")]
+    shared = [word for word in words if _key(word) != "pruner"]
     for name in config.pruners:
         if name not in pruners:
             other = check(DemoConfig, compose_words([*shared, f"pruner={name}"], config="demo"))
             made: Any = build_folded_pruner(other.pruner)
             pruners[name] = made.to(device)
             runtime.speed_up(Pipeline(pipeline.backbone, made), config.runtime, Engine(device, recipe.dtype))
-    looker = Looker(pipeline.backbone, pruners, recipe, max_seconds=config.max_seconds)
-    knows = pipeline.backbone.class_names
-    offer = Offer(
-        examples=_examples(config.examples),
+    told = [word for word in words if _key(word) in (*sections(PipelineConfig), "seed")]
+    told = [word for word in told if word.partition("=")[0] not in ("pruner", "pruner.keep_ratio")]
+    alike = [word for word in told if _key(word) != "pruner"]
+    return Model(
+        looker=Looker(
+            *(pipeline.backbone, pruners, recipe),
+            max_seconds=config.max_seconds,
+            window_seconds=config.window_seconds,
+        ),
         pruner=config.pruner.name,
         keep_ratio=config.pruner.keep_ratio or 0.3,
         about=offered(),
-        model={
+        said={
             "backbone": backbone_said(config.backbone),
-            "weights": config.backbone.weights or "random weights",
             "device": describe_device(device),
-            "classes": list(knows or ()),
+            "classes": list(pipeline.backbone.class_names or ()),
             "synthetic": config.backbone.weights == "videomae_tiny_synthetic",
         },
-        max_upload_mb=config.max_upload_mb,
-        hosts=["*"] if config.host in ANYWHERE else ["localhost", "127.0.0.1", "[::1]", config.host.lower()],
+        words={**dict.fromkeys(pruners, alike), config.pruner.name: told},
     )
-    return build_app(looker, Jobs(max_waiting=config.max_waiting), offer)
+
+
+def _make_named(name: str, words: list[str]) -> Model:
+    from ..assembly.compose import compose_words
+
+    words = [f"dataset={name}", *words]
+    return make_model(check(DemoConfig, compose_words(words, config="demo")), words)
+
+
+def _key(word: str) -> str:
+    """The group that an override is about: pruner of "+pruner.mode=ratio"."""
+    return word.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
 def _examples(count: int) -> list[Any]:
     """Synthetic clips of different actions, made once."""
-    from ..inference.app.server import Example
+    from ..inference.app.offer import Example
     from ..synthetic.scenes import ACTIONS
     from ..synthetic.videos import SyntheticSplit, generate
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from video_papr.backbones.builders import build_backbone
+from video_papr.core.errors import CheckpointError
 from video_papr.inference.app.jobs import Jobs
 from video_papr.inference.app.look import Looker
 from video_papr.inference.predict import Recipe
@@ -23,11 +24,11 @@ MAX_UPLOAD_MB = 0.2
 
 @pytest.fixture(scope="session")
 def looker():
-    """Offers motion, similarity and center; takes videos of up to 5 s."""
+    """Offers motion, similarity and center; takes videos of up to 5 s, from 2 s on in windows of one."""
     backbone = build_backbone("videomae_tiny", num_classes=6, num_frames=4, input_size=16)
     backbone.class_names = ("run", "jump", "<b>swim</b>", "fly", "sit", "stand")
     pruners: Any = {name: build_pruner(name) for name in ("motion", "similarity", "center")}
-    return Looker(backbone, pruners, Recipe(sampling="uniform"), max_seconds=MAX_SECONDS)
+    return Looker(backbone, pruners, Recipe(sampling="uniform"), max_seconds=MAX_SECONDS, window_seconds=1)
 
 
 @pytest.fixture(scope="session")
@@ -36,26 +37,36 @@ def demo_clip(tmp_path_factory, write_video):
     return write_video(tmp_path_factory.mktemp("demo") / "my clip.mp4", 25)
 
 
+def not_downloaded():
+    raise CheckpointError("it was not downloaded (no network)")
+
+
 @contextmanager
 def listening(looker, clip, **changes):
     """The address of a server, and its queue."""
     uvicorn = pytest.importorskip("uvicorn", reason="the extra [app] is not installed")
     pytest.importorskip("starlette", reason="the extra [app] is not installed")
-    from video_papr.inference.app.server import Example, Offer, build_app
+    from video_papr.inference.app.offer import Example, Model, Offer
+    from video_papr.inference.app.server import build_app
 
     jobs = Jobs(max_waiting=2)
-    offer = Offer(
-        examples=[Example("left", clip), Example("right", clip)],
+    model = Model(
+        looker=looker,
         pruner="motion",
         keep_ratio=0.5,
         about={"motion": "What moves.", "center": "The middle."},
-        model={"backbone": "tiny", "device": "cpu", "classes": ["a"], "synthetic": True},
+        said={"backbone": "tiny", "device": "cpu", "classes": ["a"], "synthetic": True},
+        words={},
+    )
+    real = replace(model, said={**model.said, "backbone": "large", "synthetic": False})
+    offer = Offer(
+        examples=[Example("left", clip), Example("right", clip)],
+        models={"real": lambda: real, "k400": not_downloaded},
         max_upload_mb=MAX_UPLOAD_MB,
         hosts=["127.0.0.1"],
     )
-    server = uvicorn.Server(
-        uvicorn.Config(build_app(looker, jobs, replace(offer, **changes)), log_level="warning")
-    )
+    app = build_app(replace(model, **changes), jobs, offer)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

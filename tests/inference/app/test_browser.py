@@ -1,4 +1,4 @@
-"""The page in a real Chromium, cut off from every other machine: upload, pick, errors."""
+"""The page in a real Chromium, cut off from every other machine: uploads, examples, the camera, errors, two widths."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.inference.app.conftest import listening
+
+PATIENCE = 120_000  # milliseconds, of a busy machine
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -33,54 +36,93 @@ def browser(picture):
         started.close()
 
 
-@pytest.fixture
-def page(browser, demo_server):
-    """The page, opened; at its end nothing was asked of another machine, and nothing went wrong unseen."""
+@pytest.fixture(params=[1280, 390])
+def page(request, browser, demo_server):
+    """The page, opened at the width of a desktop or of a phone; at its end nothing was asked of another machine,
+    nothing went wrong unseen, and nothing sticks out at the side."""
     address, _ = demo_server
-    opened = browser.new_page()
+    opened = browser.new_page(viewport={"width": request.param, "height": 844})
     asked: list[str] = []
     wrong: list[str] = []
     opened.on("request", lambda request: asked.append(request.url))
     opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.set_default_timeout(PATIENCE)
     opened.goto(address)
     opened.locator("#pruner option").first.wait_for(state="attached")
     yield opened
+    assert opened.evaluate("document.documentElement.scrollWidth") == request.param
     opened.close()
     assert all(url.startswith((address, "data:", "blob:")) for url in asked)
     assert wrong == []
 
 
-def test_upload_of_a_video(page, demo_clip):
-    assert page.locator("#go").is_disabled()
-    assert "Pick a clip" in page.locator("#empty").inner_text()
+def answered(page):
+    """Waits for the result, which is in view then."""
+    page.locator("#stage[data-state='']:has(#result:not([hidden])), #stage[data-state=failed]").wait_for()
+    assert page.locator("#stage").get_attribute("data-state") == "", page.locator("#gain").inner_text()
+    page.wait_for_timeout(500)  # for the page to end scrolling
+    box = page.locator("#verdict").bounding_box()
+    assert 0 <= box["y"] < 400
+    return page.locator("#verdict").inner_text()
+
+
+def test_an_upload_and_the_slider(page, demo_clip):
     page.set_input_files("#file", demo_clip)
-    assert page.locator("#chosen").inner_text() == "my clip.mp4"
+    assert page.locator("#film").get_attribute("src").startswith("blob:")  # it is shown at once
+    # The weights know synthetic actions only: no class of theirs is in the headline.
+    assert answered(page) == "It read 50 % of this video, but has no word for what happens in it"
+    assert page.locator(".answer h3").all_inner_texts() == ["Reads everything", "Reads 50 %"]
+    assert page.locator(".answer dd").all_inner_texts()[::3] == ["4", "2"]
+    assert "synthetic actions only" in page.locator("#caution").inner_text()
+    sent: list[str] = []
+    page.on("request", lambda request: request.method == "POST" and sent.append(request.url))
     page.select_option("#pruner", "center")
     assert page.locator("#about").inner_text() == "The middle."
-    page.locator("#keep").fill("25")
-    assert page.locator("#ratio").inner_text() == "25 %"
-    page.locator("#go").click()
-    page.locator("#result").wait_for()
-    assert page.locator("#tiles dd").first.inner_text().split() == ["1", "of", "4"]
-    assert page.locator("#dense li").count() == page.locator("#pruned li").count() == 5
-    assert "said" not in page.locator("#verdict").inner_text()
+    page.locator("h3", has_text="Reads 50 %").wait_for()
+    page.locator("#keep").focus()
+    for _ in range(5):  # with the keyboard, from 50 to 25 %
+        page.keyboard.press("ArrowLeft")
+    page.locator("h3", has_text="Reads 25 %").wait_for()
+    answered(page)
+    assert "pruner=center pruner.keep_ratio=0.25" in page.locator("#command").inner_text()
+    assert sent and all("again=" in url for url in sent)  # the video is not sent again
+    with page.expect_download() as film:
+        page.locator("#get-film").click()
+    assert film.value.suggested_filename == "my clip_read.mp4"
     page.locator("#film").scroll_into_view_if_needed()  # Chromium plays what is seen
     deadline = time.monotonic() + 20
     while page.evaluate("document.getElementById('film').currentTime") == 0:  # it plays
         assert time.monotonic() < deadline, page.evaluate("document.getElementById('film').error?.message")
         page.wait_for_timeout(50)
+    page.locator("#see-clip").click()
+    assert page.locator("#film").get_attribute("src").startswith("blob:")
+
+
+def test_an_example(page):
+    page.locator("#examples button", has_text="right").click()
+    assert "of the video" in answered(page)
+    assert "Synthetic example of “right”" in page.locator("#source").inner_text()
+    assert "wrong, it is “right”" in page.locator("#gain").inner_text()
     assert page.locator("b", has_text="swim").count() == 0  # the name of a class is text, not markup
 
 
-def test_pick_a_clip(page):
-    page.locator("#examples button", has_text="right").click()
-    page.locator("#go").click()
-    page.locator("#result").wait_for()
-    assert "an example of “right”" in page.locator("#source").inner_text()
-    assert "synthetic actions only" in page.locator("#caution").inner_text()
+def test_the_camera(page):
+    page.locator("#open-camera").click()
+    page.locator("#record").click()
+    page.locator("#camera").wait_for(state="hidden")
+    answered(page)
+    assert page.locator("#source").inner_text().startswith("camera.")
 
 
-def test_errors_are_said(page, tmp_path, write_video):
+def test_weights_in_one_click(page, browser, demo_server, monkeypatch):
+    page.locator("#model-card summary", has_text="Train on my folder").click()
+    page.locator("#folder").fill("it's mine")
+    assert "dataset.root='it'\\''s mine'" in page.locator("#train").inner_text()
+    page.locator("#k400").click()
+    page.locator("#k400-said", has_text="it was not downloaded (no network)").wait_for()
+
+
+def test_a_long_video_and_errors(page, tmp_path, write_video):
     (tmp_path / "notes.mp4").write_text("no video")
     (tmp_path / "large.mp4").write_bytes(bytes(300_000))
     reasons = {
@@ -90,9 +132,23 @@ def test_errors_are_said(page, tmp_path, write_video):
     }
     for path, reason in reasons.items():
         page.set_input_files("#file", path)
-        page.locator("#go").click()
-        page.locator("#problem").wait_for()
-        page.locator("#reason", has_text=reason).wait_for()
+        page.locator("#gain", has_text=reason).wait_for()
+        assert page.locator("#stage").get_attribute("data-state") == "failed"
     page.locator("#examples button").first.click()  # and it goes on
-    page.locator("#go").click()
-    page.locator("#result").wait_for()
+    answered(page)
+
+
+def test_windows_of_a_long_video(browser, looker, write_video, tmp_path):
+    real = {"backbone": "tiny", "device": "cpu", "classes": ["a"], "synthetic": False}
+    with listening(looker, write_video(tmp_path / "long.mp4", 100), said=real) as (address, _):
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        page.set_input_files("#file", tmp_path / "long.mp4")
+        assert "of 4 parts, from 50 % of the video" in answered(page)
+        assert page.locator("#offers").is_hidden()
+        last = page.locator("#segments tr").last
+        assert last.locator("td").all_inner_texts()[1] == "0:04.0"
+        last.locator("button").focus()
+        page.keyboard.press("Enter")
+        page.close()

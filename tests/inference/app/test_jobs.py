@@ -38,9 +38,10 @@ def test_one_at_a_time_in_order(jobs):
     gate, running, order = threading.Event(), [0], []
 
     def work(number):
-        def run(folder):
+        def run(folder, tell):
             running[0] += 1
             assert running[0] == 1
+            tell("waiting")
             gate.wait(10)
             order.append(number)
             running[0] -= 1
@@ -49,7 +50,7 @@ def test_one_at_a_time_in_order(jobs):
         return run
 
     names = [queued(jobs, work(number)) for number in range(3)]
-    while jobs.state(names[0]) != {"state": "running"}:
+    while jobs.state(names[0]) != {"state": "running", "doing": "waiting"}:
         time.sleep(0.005)
     assert [jobs.state(name) for name in names[1:]] == [
         {"state": "waiting", "ahead": 1},
@@ -67,7 +68,7 @@ def test_one_at_a_time_in_order(jobs):
 def test_old_jobs_go(jobs):
     names = []
     for _ in range(6):
-        names.append(queued(jobs, lambda folder: {}))
+        names.append(queued(jobs, lambda folder, tell: {}))
         finished(jobs, names[-1])
     assert jobs.state(names[0]) is None
     assert jobs.state(names[-1]) == {"state": "done", "result": {}}
@@ -76,10 +77,10 @@ def test_old_jobs_go(jobs):
 
 
 def test_errors(jobs, caplog):
-    def refuse(folder):
+    def refuse(folder, tell):
         raise ConfigError("say what is wrong")
 
-    def break_down(folder):
+    def break_down(folder, tell):
         raise RuntimeError("secret")
 
     assert finished(jobs, queued(jobs, refuse)) == {"state": "failed", "error": "say what is wrong"}

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import csv
+import shutil
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +17,9 @@ from video_papr.core.errors import ConfigError, LogitsError, VideoDecodeError
 from video_papr.data.decoding import decode_clips
 from video_papr.evaluation.cost import gmacs_per_view
 from video_papr.inference.app import look
-from video_papr.inference.app.look import FILM, Looker
-from video_papr.inference.predict import predict
+from video_papr.inference.app.look import FILM, TABLE, Looker
+from video_papr.inference.predict import Recipe, predict
+from video_papr.inference.windows import Timeline
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
 
@@ -24,7 +29,7 @@ from video_papr.pruning.builders import build_pruner
     pruner=st.sampled_from(["motion", "similarity", "center"]), keep_ratio=st.sampled_from([0.25, 0.5, 1.0])
 )
 def test_both_answers_are_those_of_the_pipelines(looker, demo_clip, tmp_path, pruner, keep_ratio):
-    found = looker.look(demo_clip, pruner=pruner, keep_ratio=keep_ratio, folder=tmp_path)
+    found = looker.look(demo_clip, pruner=pruner, keep_ratio=keep_ratio, out=tmp_path)
     flow = Pipeline(looker.backbone, build_pruner(pruner, keep_ratio=keep_ratio))
     for key, pipeline in (("dense", Pipeline(looker.backbone)), ("pruned", flow)):
         expected = predict(pipeline, demo_clip, recipe=looker.recipe)
@@ -33,9 +38,8 @@ def test_both_answers_are_those_of_the_pipelines(looker, demo_clip, tmp_path, pr
         assert found[key]["milliseconds"] > 0
     gmacs = gmacs_per_view(flow, torch.zeros(1, 4, 16, 16, 3, dtype=torch.uint8))
     assert found["dense"]["gmacs"] == gmacs["dense"]
-    assert (found["pruned"]["gmacs"], found["scorer"]["gmacs"]) == (gmacs["total"], gmacs["scorer"])
-    assert found["tokens"] == {"all": 4, "kept": int(4 * keep_ratio)}
-    assert found["scorer"]["milliseconds"] <= found["pruned"]["milliseconds"]
+    assert (found["pruned"]["gmacs"], found["scorer_gmacs"]) == (gmacs["total"], gmacs["scorer"])
+    assert (found["dense"]["tokens"], found["pruned"]["tokens"]) == (4, int(4 * keep_ratio))
     assert (found["video"]["name"], found["video"]["seconds"]) == ("my clip.mp4", 1.0)
     film, clip = (
         decode_clips(path, lambda n: [list(range(n))]).frames for path in (tmp_path / FILM, demo_clip)
@@ -47,25 +51,48 @@ def test_both_answers_are_those_of_the_pipelines(looker, demo_clip, tmp_path, pr
 
 def test_a_ratio_is_for_one_answer_only(looker, demo_clip, tmp_path):
     before = {name: pruner.budget for name, pruner in looker.pruners.items()}
-    looker.look(demo_clip, pruner="motion", keep_ratio=0.25, folder=tmp_path)
+    looker.look(demo_clip, pruner="motion", keep_ratio=0.25, out=tmp_path)
     assert {name: pruner.budget for name, pruner in looker.pruners.items()} == before
 
 
 def test_a_stream_without_times_is_as_long_as_its_frames(looker, write_video, tmp_path):
     raw = write_video(tmp_path / "raw.h264", 200)
     with pytest.raises(VideoDecodeError, match="raw.h264 is 8 s long; at most 5 s are taken"):
-        looker.look(raw, pruner="motion", keep_ratio=0.5, folder=tmp_path)
+        looker.look(raw, pruner="motion", keep_ratio=0.5, out=tmp_path)
+
+
+def test_a_long_video_is_answered_window_by_window(looker, write_video, tmp_path):
+    video, said = write_video(tmp_path / "long.mp4", 100), []
+    ask = partial(looker.look, video, pruner="center", out=tmp_path, tell=said.append)
+    found = ask(keep_ratio=0.5)
+    flow = Pipeline(looker.backbone, build_pruner("center", keep_ratio=0.5))
+    windows = list(Timeline(flow, video, window_seconds=1, recipe=looker.recipe))
+    assert found["video"]["windows"] == len(windows) == 4
+    assert found["words"] == ["window_seconds=1"]
+    assert (found["dense"]["tokens"], found["pruned"]["tokens"]) == (16, 8)
+    rows = list(csv.DictReader((tmp_path / TABLE).open()))
+    assert {row["video"] for row in rows} == {"long.mp4"}  # no folder of the server
+    best = [row for row in rows if row["rank"] == "1"]
+    assert [row["name"] for row in best] == [answer.guesses[0].name for answer in windows]
+    segments = found["pruned"]["segments"]
+    assert [segments[0]["start_seconds"], segments[-1]["end_seconds"]] == [0, 4]
+    assert sum(segment["windows"] for segment in segments) == 4
+    assert "3 of 4 windows" in said and said[-1] == "Drawing the film"
+    assert ask(keep_ratio=0.25)["dense"] == found["dense"]  # not asked again, times included
+    shutil.copyfile(write_video(tmp_path / "other.mp4", 75), video)
+    assert ask(keep_ratio=0.25)["dense"]["milliseconds"] != found["dense"]["milliseconds"]
 
 
 def test_large_frames_are_made_smaller_as_they_are_decoded(looker, demo_clip, tmp_path, monkeypatch):
-    seen: list[int] = []
-    decode = look.decode_clips
-    monkeypatch.setattr(look, "DECODED_MB", 0.01)
+    seen: list[Any] = []
+    decode = Recipe.decode
+    monkeypatch.setattr(look, "LARGE_SIDE", 60)
     monkeypatch.setattr(
-        look, "decode_clips", lambda *a, **k: (found := decode(*a, **k), seen.append(found.frames.nbytes))[0]
+        Recipe, "decode", lambda *a, **k: (found := decode(*a, **k), seen.append(found.frames.shape))[0]
     )
-    found = looker.look(demo_clip, pruner="center", keep_ratio=0.5, folder=tmp_path)
-    assert found["dense"]["top"] and len(seen) == 1 and 5_000 < seen[0] <= 10_000
+    found = looker.look(demo_clip, pruner="center", keep_ratio=0.5, out=tmp_path)
+    assert found["words"] == ["dataset.decode_size=short_side"]
+    assert len(seen) == 1 and seen[0][2] < 48  # of 48 rows
 
 
 def test_logits_that_are_not_finite_are_no_answer(looker, demo_clip, tmp_path):
@@ -73,7 +100,7 @@ def test_logits_that_are_not_finite_are_no_answer(looker, demo_clip, tmp_path):
     broken.backbone = copy.deepcopy(looker.backbone)
     next(iter(broken.backbone.parameters())).data.fill_(float("nan"))
     with pytest.raises(LogitsError, match="logits are not finite"):
-        broken.look(demo_clip, pruner="center", keep_ratio=0.5, folder=tmp_path)
+        broken.look(demo_clip, pruner="center", keep_ratio=0.5, out=tmp_path)
 
 
 def test_what_cannot_be_shown(looker, write_video, tmp_path):
@@ -86,15 +113,21 @@ def test_what_cannot_be_shown(looker, write_video, tmp_path):
     }
     for said, given_video in wrong.items():
         with pytest.raises(VideoDecodeError) as caught:
-            looker.look(**given_video, pruner="motion", keep_ratio=0.5, folder=tmp_path)
+            looker.look(**given_video, pruner="motion", keep_ratio=0.5, out=tmp_path)
         assert str(caught.value).startswith(said)
         assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(
         ConfigError, match="pruner=x3d_s is not on offer; choose one of motion, similarity, center"
     ):
-        looker.look(long, pruner="x3d_s", keep_ratio=0.5, folder=tmp_path)
+        looker.look(long, pruner="x3d_s", keep_ratio=0.5, out=tmp_path)
     for ratio in (0, -1, 1.01, float("nan")):
         with pytest.raises(ConfigError, match="must be above 0 and at most 1"):
-            looker.look(long, pruner="motion", keep_ratio=ratio, folder=tmp_path)
+            looker.look(long, pruner="motion", keep_ratio=ratio, out=tmp_path)
     with pytest.raises(ConfigError, match="run_length has no keep ratio to choose"):
-        Looker(looker.backbone, {"run_length": build_pruner("run_length")}, looker.recipe, max_seconds=5)
+        Looker(
+            looker.backbone,
+            {"run_length": build_pruner("run_length")},
+            looker.recipe,
+            max_seconds=5,
+            window_seconds=1,
+        )

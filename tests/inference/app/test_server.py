@@ -1,6 +1,7 @@
 """The demo over HTTP: uploads, limits, the queue, and what it refuses."""
 
 import json
+import shutil
 import socket
 import threading
 import time
@@ -16,8 +17,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("starlette", reason="the extra [app] is not installed")
 from video_papr.inference.app import server
-from video_papr.inference.app.look import FILM
-from video_papr.inference.app.server import plain_name
+from video_papr.inference.app.look import FILM, TABLE
+from video_papr.inference.app.server import OUT, plain_name
 
 
 def call(url, body=None, **headers):
@@ -42,7 +43,7 @@ def result(address, job):
     raise AssertionError("no answer within 20 s")
 
 
-def test_upload_and_film(demo_server, demo_clip):
+def test_an_upload_its_files_and_the_same_again(demo_server, demo_clip):
     address, jobs = demo_server
     name = quote("../../my <clip>.mp4", safe="")
     status, said, _ = call(
@@ -51,12 +52,40 @@ def test_upload_and_film(demo_server, demo_clip):
     assert status == 202
     state = result(address, said["job"])
     assert state["state"] == "done"
-    assert state["result"]["tokens"] == {"all": 4, "kept": 2}
+    assert (state["result"]["dense"]["tokens"], state["result"]["pruned"]["tokens"]) == (4, 2)
     assert state["result"]["video"]["name"] == "my _clip_.mp4"
-    assert {path.name for path in (jobs.root / said["job"]).iterdir()} == {"my _clip_.mp4", FILM}
-    status, film, headers = call(f"{address}/films/{said['job']}")
-    assert (status, headers["content-type"]) == (200, "video/mp4")
-    assert film == (jobs.root / said["job"] / FILM).read_bytes()
+    assert not state["result"]["named"]  # the weights know synthetic actions only
+    assert state["result"]["command"] == (
+        "video-papr predict 'video=my _clip_.mp4' pruner=center pruner.keep_ratio=0.5"
+    )
+    for file, kind in {FILM: "video/mp4", TABLE: "text/csv; charset=utf-8"}.items():
+        status, content, headers = call(f"{address}/files/{said['job']}/{file}")
+        assert (status, headers["content-type"]) == (200, kind)
+        assert content == (jobs.root / said["job"] / OUT / file).read_bytes()
+    again = f"{address}/api/jobs?pruner=center&keep_ratio=0.25&again={said['job']}"
+    status, other, _ = call(again, b"")
+    assert status == 202
+    assert result(address, other["job"])["result"]["pruned"]["tokens"] == 1
+    shutil.rmtree(jobs.root / said["job"])  # as if newer jobs had come
+    assert (jobs.root / other["job"] / "my _clip_.mp4").read_bytes() == demo_clip.read_bytes()
+    gone = {"error": "This video is no longer kept. Please choose it again."}
+    for job in (said["job"], "..", "", quote("/etc", safe="")):
+        assert call(f"{address}/api/jobs?again={job}", b"")[:2] == (404, gone)
+
+
+def test_another_model(demo_server, looker):
+    address, _ = demo_server
+    status, said, _ = call(f"{address}/api/models/k400", b"")
+    assert status == 202
+    assert result(address, said["job"])["error"] == "it was not downloaded (no network)"
+    assert call(f"{address}/api/options")[1]["model"]["synthetic"]
+    status, said, _ = call(f"{address}/api/models/real", b"")
+    assert result(address, said["job"])["state"] == "done"
+    assert call(f"{address}/api/options")[1]["model"]["backbone"] == "large"
+    _, said, _ = call(f"{address}/api/jobs?example=0", b"")
+    assert not result(address, said["job"])["result"]["named"]  # and now the examples are strange
+    assert call(f"{address}/api/models/x", b"")[0] == 404
+    assert call(f"{address}/api/models/real")[0] == 405
 
 
 def test_examples(demo_server, demo_clip):
@@ -68,8 +97,8 @@ def test_examples(demo_server, demo_clip):
     assert (state["result"]["pruner"], state["result"]["keep_ratio"]) == ("motion", 0.5)
     unknown = ["/examples/2", f"/examples/{'9' * 5000}", f"/api/jobs?example={'9' * 5000}", "/nothing"]
     unknown += [
-        "/films/x",
-        "/films/..%2f..",
+        "/files/x/film.mp4",
+        "/files/..%2f../film.mp4",
         "/api/jobs/x",
         "/page/../server.py",
         "/page/x",
@@ -117,7 +146,7 @@ def test_a_full_queue_says_so(demo_server):
     try:
         for _ in range(3):
             with jobs.arriving() as folder:
-                jobs.add(lambda folder: {"waited": gate.wait(20)}, folder)
+                jobs.add(lambda folder, tell: {"waited": gate.wait(20)}, folder)
         status, said, _ = call(f"{address}/api/jobs?example=0", b"")
         assert (status, said["error"]) == (503, "Too many people are waiting. Please try again in a minute.")
     finally:
@@ -186,6 +215,6 @@ def test_a_full_disk_is_said(demo_server, monkeypatch):
 @given(st.text(max_size=200))
 def test_names_of_uploads_stay_in_their_folder(name):
     plain = plain_name(name)
-    assert plain and Path(plain).name == plain and plain not in (".", "..", FILM)
+    assert plain and Path(plain).name == plain and plain not in (".", "..", OUT)
     assert len(plain) <= 90 and plain.isprintable()
     assert len(plain.encode()) <= 255 or len(name.encode("utf-8", "replace")) > 255

@@ -11,13 +11,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import VideoPaprError
 
-Task = Callable[[Path], dict[str, Any]]
-"""folder of the job -> its result; what the browser fetches lies in the folder."""
+Task = Callable[[Path, Callable[[str], None]], dict[str, Any]]
+"""(folder of the job, which is told what is being done) -> its result; what the browser fetches lies in the folder."""
 
 
 class QueueFullError(Exception):
@@ -38,6 +39,7 @@ class Jobs:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="demo")
         self._jobs: OrderedDict[str, Future[dict[str, Any]]] = OrderedDict()
         self._arriving = 0
+        self._doing = ""  # of the job that runs
         self._lock = threading.Lock()
 
     @contextmanager
@@ -66,7 +68,7 @@ class Jobs:
         """Queues a task, and returns the job's name.
 
         Args:
-            task: called with the job's folder.
+            task: called with the job's folder, and what takes a line about its progress.
             folder: from `arriving`, with what the task needs.
 
         Raises:
@@ -74,7 +76,7 @@ class Jobs:
         """
         with self._lock:
             self._check_room()
-            self._jobs[folder.name] = self._thread.submit(_run, task, folder)
+            self._jobs[folder.name] = self._thread.submit(self._run, task, folder)
             finished = [name for name, job in self._jobs.items() if job.done()]
             for name in finished[: max(0, len(finished) - self.max_kept)]:
                 del self._jobs[name]
@@ -84,7 +86,7 @@ class Jobs:
     def state(self, name: str) -> dict[str, Any] | None:
         """What became of a job: `state`, "waiting", "running", "done" or "failed"; None: there is no such job.
 
-        Beside it `ahead`, how many come first, `result`, or `error`, one line.
+        Beside it `ahead`, how many come first, `doing`, a line, `result`, or `error`, one line.
         """
         with self._lock:
             job = self._jobs.get(name)
@@ -93,7 +95,11 @@ class Jobs:
             return None
         if not job.done():
             ahead = names.index(name) if name in names else 0
-            return {"state": "running"} if job.running() else {"state": "waiting", "ahead": ahead}
+            return (
+                {"state": "running", "doing": self._doing}
+                if job.running()
+                else {"state": "waiting", "ahead": ahead}
+            )
         if job.cancelled():
             return None
         error = job.exception()
@@ -114,11 +120,11 @@ class Jobs:
         if waiting >= self.max_waiting:
             raise QueueFullError
 
-
-def _run(task: Task, folder: Path) -> dict[str, Any]:
-    """Runs a task; when it fails, nobody will ask for its files."""
-    try:
-        return task(folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    def _run(self, task: Task, folder: Path) -> dict[str, Any]:
+        """Runs a task; when it fails, nobody will ask for its files."""
+        self._doing = ""
+        try:
+            return task(folder, partial(setattr, self, "_doing"))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise

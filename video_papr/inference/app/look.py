@@ -1,42 +1,43 @@
-"""What the demo says about a video: the answer of the dense and of the pruned model, what was read, and what it cost.
-
-Letters: T frames of S x S pixels, T' x H' x W' the token grid.
-"""
+"""What the app says about a video: answers of the dense and of the pruned model, what was read, and what it cost."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...backbones.builders import Backbone
 from ...core.errors import ConfigError, VideoDecodeError
-from ...data.decoding import decode_clips
-from ...data.limits import Limits
-from ...data.readers.packets import read_stream
+from ...data.readers.packets import VideoStream, read_stream
+from ...data.transforms import reduced_size
 from ...evaluation.cost import gmacs_per_view
-from ...evaluation.views import aggregate_views
 from ...pipeline import Pipeline
 from ...pruning.protocol import Pruner
+from ..files import Outcome, PredictionWriter, Window
 from ..film import write_film
-from ..overlay import Scene, Seen
-from ..predict import ClipReader, Recipe, best_guesses
+from ..overlay import Scene
+from ..predict import Answer, ClipReader, Recipe
+from ..segments import merge_windows
+from ..windows import Timeline
 
 MAX_FPS = 240  # a video that claims to be faster is as long as its frames would be at this speed
 RAW_FPS = 25  # of a stream without times; FFmpeg's own guess
-DECODED_MB = 128  # frames of one video in memory; larger ones are made smaller as they are decoded
-FILM = "film.mp4"
+LARGE_SIDE = (
+    2048  # pixels; larger videos are made smaller as they are decoded, where the backbone reads such frames
+)
+FILM, TABLE = "film.mp4", "predictions.csv"
 FILM_SIDE = 1280  # pixels of its longer side, at most
 TOP_K = 5
-RUNS = 5  # of which the median is the time
+RUNS = 3  # of a video in one window, whose time is their median
+Tell = Callable[[str], None]
 
 
 class Looker:
@@ -45,53 +46,72 @@ class Looker:
     Args:
         backbone: on its device, in eval mode.
         pruners: name -> pruner of fixed budget, on the same device.
-        recipe: how videos are read; one view is answered, the middle one where there are several.
+        recipe: how videos are read.
         max_seconds: longest video that is taken.
+        window_seconds: a video of more than two windows is answered window by window.
     """
 
     def __init__(
-        self, backbone: Backbone, pruners: Mapping[str, Pruner], recipe: Recipe, *, max_seconds: float
+        self,
+        backbone: Backbone,
+        pruners: Mapping[str, Pruner],
+        recipe: Recipe,
+        *,
+        max_seconds: float,
+        window_seconds: float,
     ) -> None:
         for name, pruner in pruners.items():
             if pruner.budget.variable:
                 raise ConfigError(f"pruners: {name} has no keep ratio to choose; take another one")
         self.backbone, self.pruners, self.recipe = backbone, dict(pruners), recipe
-        self.max_seconds = max_seconds
+        self.max_seconds, self.window_seconds = max_seconds, window_seconds
         self._gmacs: dict[tuple[str, float], dict[str, float]] = {}
+        self._dense: tuple[object, list[Window]] = (None, [])  # of the last video, for other keep ratios
 
-    def look(self, video: Path, *, pruner: str, keep_ratio: float, folder: Path) -> dict[str, Any]:
-        """Answers a video, and writes it with the answer and what was kept drawn on it into `folder`.
+    def look(
+        self, video: Path, *, pruner: str, keep_ratio: float, out: Path, named: bool = True, tell: Tell = len
+    ) -> dict[str, Any]:
+        """Answers a video, and writes FILM and TABLE into `out`.
+
+        Args:
+            named: whether the backbone's classes say anything about the video; the film names none otherwise.
+            tell: is told what is being done, for people who wait.
 
         Returns:
-            `dense` and `pruned`, each with `top` (name, probability), `gmacs` and `milliseconds`; `tokens` (`all`,
-            `kept`); `scorer` (`gmacs`, `milliseconds`), which are part of `pruned`; `film`, a file name;
-            `video` (name, seconds, frames read); `runs` behind each time.
+            `dense` and `pruned`, each with `top` (name, probability), `segments` (see `Segment`), `tokens`, `gmacs` and
+            `milliseconds` of all windows; `scorer_gmacs`, part of the pruned ones; `agree`, windows with the same best
+            class; `video` (name, seconds, windows); `words`, what `predict` has to be told beside the pruner; `named`,
+            `pruner` and `keep_ratio` as asked.
 
         Raises:
             VideoDecodeError: the video cannot be decoded, or is too long.
             ConfigError: the pruner is not on offer, or the ratio is out of range.
         """
         flow = Pipeline(self.backbone, self._pruner(pruner, keep_ratio))
-        seconds = self._check_length(video)
-        dense, reader = Pipeline(self.backbone), ClipReader(Pipeline(self.backbone), self.recipe, TOP_K)
-        views, shown = self._read(reader, video, motion=flow.reads_motion)
-        gmacs = self._count(flow, views[:1], pruner, keep_ratio)
-        full, _, dense_ms = self._answer(dense, reader, views[..., :3])
-        answer, mask, pruned_ms = self._answer(flow, reader, views)
-        assert mask is not None
-        seen = Seen.of(mask, shown, self.recipe.crops)
-        scene = Scene(0.0, seconds, answer[0]["name"], answer[0]["probability"], seen)
-        write_film(video, folder / FILM, [scene], flow, self.recipe, max_side=FILM_SIDE)
+        stream, seconds = self._open(video)
+        recipe, cut, words = self._how(stream, seconds)
+        try:
+            timeline = Timeline(flow, video, window_seconds=cut, top_k=TOP_K, recipe=recipe)
+            dense, pruned = self._answer(timeline, video, tell)
+        except VideoDecodeError as error:
+            raise VideoDecodeError(str(error).replace(f"{video.parent}/", "")) from None
+        tell("Drawing the film")
+        outcome = self._outcome(video, timeline, pruned)
+        with PredictionWriter(out, flow, recipe) as writer:
+            writer.add(0, outcome)
+        scenes = [window.scene if named else _nameless(window, outcome.num_tokens) for window in pruned]
+        write_film(video, out / FILM, scenes, flow, recipe, max_side=FILM_SIDE)
+        views = recipe.clips * recipe.crops * len(pruned)
+        gmacs = self._count(flow, pruner, keep_ratio)
         return {
-            "video": {"name": video.name, "seconds": seconds, "frames": views.shape[1], "views": len(views)},
-            "pruner": pruner,
-            "keep_ratio": keep_ratio,
-            "tokens": {"all": mask[0].numel(), "kept": int(mask[0].sum())},
-            "dense": {"top": full, "gmacs": gmacs["dense"], "milliseconds": dense_ms["total"]},
-            "pruned": {"top": answer, "gmacs": gmacs["total"], "milliseconds": pruned_ms["total"]},
-            "scorer": {"gmacs": gmacs["scorer"], "milliseconds": pruned_ms["score"]},
-            "film": FILM,
-            "runs": RUNS,
+            "video": {"name": video.name, "seconds": seconds, "windows": len(pruned)},
+            **{"pruner": pruner, "keep_ratio": keep_ratio, "named": named, "words": words},
+            "dense": _said(self._outcome(video, timeline, dense), views * gmacs["dense"]),
+            "pruned": _said(outcome, views * gmacs["total"]),
+            "scorer_gmacs": views * gmacs["scorer"],
+            "agree": sum(
+                a.guesses[0].label == b.guesses[0].label for a, b in zip(dense, pruned, strict=True)
+            ),
         }
 
     def _pruner(self, name: str, keep_ratio: float) -> Pruner:
@@ -105,9 +125,10 @@ class Looker:
         object.__setattr__(pruner.budget, "value", keep_ratio)  # frozen; this copy is ours
         return pruner
 
-    def _check_length(self, video: Path) -> float:
+    def _open(self, video: Path) -> tuple[VideoStream, float]:
+        """What the file says, and how many seconds that makes."""
         try:
-            stream = read_stream(video)
+            stream = read_stream(video, self.recipe.limits)
         except VideoDecodeError as error:
             reason = str(error).replace(f"{video.parent}/", "")
             raise VideoDecodeError(f"{video.name} cannot be read as a video: {reason}") from None
@@ -117,50 +138,80 @@ class Looker:
             raise VideoDecodeError(
                 f"{video.name} is {seconds:.0f} s long; at most {self.max_seconds:g} s are taken. Cut it and try again."
             )
-        return seconds
+        return stream, seconds
 
-    def _read(self, reader: ClipReader, video: Path, *, motion: bool) -> tuple[Tensor, np.ndarray | None]:
-        """The views of a video, at most `DECODED_MB` of decoded frames in memory; and when the frames are shown."""
-        pixels = DECODED_MB * 10**6 // (3 * self.recipe.clips * reader.num_frames)  # of a frame
-
-        def smaller(height: int, width: int) -> tuple[int, int]:
-            scale = min(1.0, math.sqrt(pixels / (height * width)))
-            return max(1, int(height * scale)), max(1, int(width * scale))
-
-        indices = partial(self.recipe.indices, num_frames=reader.num_frames)
-        decode = partial(decode_clips, video, indices, motion=motion)
-        try:
-            try:
-                clips = decode(decoder=self.recipe.decoder, limits=Limits(max_pixels=pixels))
-            except VideoDecodeError:  # too large, or not to be read at all: then the second try says why
-                clips = decode(reduce=smaller)
-        except VideoDecodeError as error:
-            raise VideoDecodeError(str(error).replace(f"{video.parent}/", "")) from None
-        return reader.views(torch.from_numpy(clips.frames)), clips.seconds
-
-    def _answer(
-        self, flow: Pipeline, reader: ClipReader, views: Tensor
-    ) -> tuple[list[dict[str, Any]], Tensor | None, dict[str, float]]:
-        """The best classes, the mask of what was kept, and milliseconds of a view: `score`, `backbone`, `total`."""
-        from ...evaluation.cost import StageTimes
-        from ...evaluation.evaluator import classify_views
-
-        runs = []  # the first one warms up: memory is allocated, kernels are chosen
-        for _ in range(1 + RUNS):
-            times = StageTimes()
-            logits, mask = classify_views(
-                flow, views, batch_size=self.recipe.batch_size, engine=reader.engine, times=times
+    def _how(self, stream: VideoStream, seconds: float) -> tuple[Recipe, float | None, list[str]]:
+        """The recipe for a video, the seconds of its windows, and both in words of the command line."""
+        recipe, backbone, cut, words = self.recipe, self.backbone, None, []
+        large = max(stream.size) > LARGE_SIDE and recipe.reduce is None and recipe.decoder in ("auto", "pyav")
+        if large and backbone.interpolation == "bilinear":
+            short_side = recipe.short_side or backbone.short_side
+            recipe = replace(
+                recipe, reduce=partial(reduced_size, size=backbone.frame_size, short_side=short_side)
             )
-            runs.append(times)
-        each = [run.per_view_ms() for run in runs[1:]]
-        spent = {key: median(float(run[key] or 0) for run in each) for key in ("score", "backbone", "total")}
-        probabilities = aggregate_views(logits, len(views))[0].cpu()
-        guesses = best_guesses(probabilities, self.backbone.class_names, TOP_K)
-        kept = None if mask is None else mask.cpu()
-        return [{"name": g.name, "probability": g.probability} for g in guesses], kept, spent
+            words.append("dataset.decode_size=short_side")
+        if seconds > 2 * self.window_seconds and stream.times.fps:
+            cut = self.window_seconds
+            words.append(f"window_seconds={cut:g}")
+        return recipe, cut, words
 
-    def _count(self, flow: Pipeline, view: Tensor, name: str, keep_ratio: float) -> dict[str, float]:
-        """Counted once for each pruner and ratio: it depends on shapes only."""
+    def _answer(self, timeline: Timeline, video: Path, tell: Tell) -> tuple[list[Window], list[Window]]:
+        """The answers of the dense and of the pruned model to each window, with the time of the models alone.
+
+        The timeline's own answers warm up. What the dense model said about the last video is not asked again.
+        """
+        reader, crops, status = timeline.reader, timeline.reader.recipe.crops, video.stat()
+        dense_reader = ClipReader(Pipeline(self.backbone), reader.recipe, TOP_K)
+        key = status.st_ino, status.st_mtime_ns, status.st_size
+        known = self._dense[1] if self._dense[0] == key else []
+        dense, pruned = list(known), []
+        runs = RUNS if len(timeline) == 1 else 1
+
+        def timed(by: ClipReader, views: Tensor, answer: Answer) -> Window:
+            span = answer.start_seconds, answer.end_seconds
+            spent = [by.answer(views, *span, perf_counter()) for _ in range(runs)]
+            milliseconds = median(one.latency_ms for one in spent)
+            return Window.of(replace(spent[0], latency_ms=milliseconds, seconds=answer.seconds), crops)
+
+        tell("By both models")
+        for number, answer in enumerate(timeline, start=1):
+            views = answer.views.to(reader.engine.device)
+            pruned.append(timed(reader, views, answer))
+            if not known:
+                dense.append(timed(dense_reader, views[..., :3], answer))
+            tell(f"{number} of {len(timeline)} windows")
+        self._dense = key, dense
+        return dense, pruned
+
+    def _outcome(self, video: Path, timeline: Timeline, windows: list[Window]) -> Outcome:
+        tokens = self.backbone.grid.num_tokens
+        counted = {"num_frames": timeline.num_frames, "fps": timeline.fps}
+        outcome = Outcome(video.name, num_tokens=tokens, windows=windows, **counted)
+        outcome.summarise(self.backbone.class_names, TOP_K, 1)
+        return outcome
+
+    def _count(self, flow: Pipeline, name: str, keep_ratio: float) -> dict[str, float]:
+        """Of a view; counted once for each pruner and ratio, as it depends on shapes only."""
         if (name, keep_ratio) not in self._gmacs:
-            self._gmacs[name, keep_ratio] = gmacs_per_view(flow, view)
+            shape = 1, self.backbone.num_frames, *self.backbone.frame_size, 4 if flow.reads_motion else 3
+            device = next(self.backbone.parameters()).device
+            frames = torch.zeros(shape, dtype=torch.uint8, device=device)
+            self._gmacs[name, keep_ratio] = gmacs_per_view(flow, frames)
         return self._gmacs[name, keep_ratio]
+
+
+def _nameless(window: Window, num_tokens: int) -> Scene:
+    """A scene whose headline in the film is how much was read."""
+    return replace(window.scene, name="read", probability=(window.kept_tokens or num_tokens) / num_tokens)
+
+
+def _said(outcome: Outcome, gmacs: float) -> dict[str, Any]:
+    """What the page shows of one model."""
+    windows = outcome.windows
+    return {
+        "top": [{"name": guess.name, "probability": guess.probability} for guess in outcome.guesses],
+        "segments": [asdict(segment) for segment in merge_windows(windows)],
+        "tokens": sum(outcome.num_tokens if w.kept_tokens is None else w.kept_tokens for w in windows),
+        "milliseconds": sum(window.latency_ms for window in windows),
+        "gmacs": gmacs,
+    }

@@ -1,10 +1,13 @@
-"""HTTP server of the app: the page, example clips and jobs. Nothing is fetched from, or sent to, another machine.
+"""HTTP server of the app: the page, example clips and jobs. Nothing is sent to another machine, and nothing fetched
+but weights, when somebody asks for them.
 
 GET  /                       the page
 GET  /api/options            pruners, examples, limits, the model
-POST /api/jobs?pruner=&keep_ratio=&name=     a video as the body, or with example= and no body -> {"job": ...}
+POST /api/jobs?pruner=&keep_ratio=&name=     a video as the body -> {"job": ...}; no body, but example=NUMBER or
+                             again=JOB, takes an example, or the upload of another job
+POST /api/models/NAME        changes the model, for everybody -> {"job": ...}
 GET  /api/jobs/JOB           its state, see jobs.Jobs.state
-GET  /films/JOB              the film of what was kept
+GET  /files/JOB/NAME         the film or the table
 GET  /examples/NUMBER        a clip to pick
 
 Whatever is refused is answered with JSON, {"error": one line}.
@@ -13,10 +16,11 @@ Whatever is refused is answered with JSON, {"error": one line}.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -33,7 +37,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...core.escape import shorten
 from .jobs import Jobs, QueueFullError
-from .look import FILM, Looker
+from .look import FILM, TABLE, Tell
+from .offer import Model, Offer
 
 PAGE = Path(__file__).parent / "page"
 # The browser refuses whatever comes from elsewhere, should the page ever ask for it.
@@ -49,38 +54,15 @@ HEADERS = {
 }
 STALLED_SECONDS = 20  # without a byte of an upload
 UPLOAD_SECONDS = 600  # for a whole upload
+FULL = "Too many people are waiting. Please try again in a minute."
+OUT = "out"  # folder of what is made of a video, beside the upload
+KINDS = {FILM: "video/mp4", TABLE: "text/csv"}
 LONGEST_NAME = 255  # bytes of a file name, which no file system exceeds
 
 
-@dataclass(frozen=True)
-class Example:
-    """A clip to pick: what it shows, and its file."""
-
-    title: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What the page offers.
-
-    Attributes:
-        pruner, keep_ratio: chosen at first.
-        hosts: names by which a browser may call the server, in lower case, IPv6 in brackets; "*": any.
-    """
-
-    examples: Sequence[Example]  # clips to pick
-    pruner: str
-    keep_ratio: float
-    about: Mapping[str, str]  # pruner -> one sentence
-    model: Mapping[str, Any]  # what the page says about the model: `backbone`, `device`, `knows`
-    max_upload_mb: float  # largest file that is taken
-    hosts: Sequence[str]
-
-
-def build_app(looker: Looker, jobs: Jobs, offer: Offer) -> Starlette:
+def build_app(model: Model, jobs: Jobs, offer: Offer) -> Starlette:
     """The application, for any ASGI server."""
-    desk = _Desk(looker, jobs, offer)
+    desk = _Desk(model, jobs, offer)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> Any:
@@ -93,7 +75,8 @@ def build_app(looker: Looker, jobs: Jobs, offer: Offer) -> Starlette:
             Route("/api/options", desk.options),
             Route("/api/jobs", desk.add, methods=["POST"]),
             Route("/api/jobs/{job}", desk.state),
-            Route("/films/{job}", desk.film),
+            Route("/api/models/{name}", desk.change, methods=["POST"]),
+            Route("/files/{job}/{name}", desk.file),
             Route("/examples/{number}", desk.example),
             Mount("/page", StaticFiles(directory=PAGE)),
         ],
@@ -134,34 +117,55 @@ class _Guard:
 class _Desk:
     """The endpoints."""
 
-    def __init__(self, looker: Looker, jobs: Jobs, offer: Offer) -> None:
-        self.looker, self.jobs, self.offer = looker, jobs, offer
+    def __init__(self, model: Model, jobs: Jobs, offer: Offer) -> None:
+        self.model, self.jobs, self.offer = model, jobs, offer
         self.examples = {str(number): example for number, example in enumerate(offer.examples)}
 
     async def page(self, request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
 
     async def options(self, request: Request) -> Response:
-        offer = self.offer
+        model, offer = self.model, self.offer
         return JSONResponse(
             {
                 "pruners": [
-                    {"name": name, "about": offer.about.get(name, "")} for name in self.looker.pruners
+                    {"name": name, "about": model.about.get(name, "")} for name in model.looker.pruners
                 ],
-                "pruner": offer.pruner,
-                "keep_ratio": offer.keep_ratio,
+                "pruner": model.pruner,
+                "keep_ratio": model.keep_ratio,
                 "examples": [example.title for example in offer.examples],
+                "models": list(offer.models),
                 "max_upload_mb": offer.max_upload_mb,
-                "max_seconds": self.looker.max_seconds,
-                "model": dict(offer.model),
+                "max_seconds": model.looker.max_seconds,
+                "model": dict(model.said),
             }
         )
 
+    async def change(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self.offer.models:
+            return _problem(404, f"There is no model {shorten(name, 20)}.")
+
+        def task(folder: Path, tell: Tell) -> dict[str, Any]:
+            tell("Downloading, unless it is there already")
+            self.model = self.offer.models[name]()
+            return {}
+
+        try:
+            with self.jobs.arriving() as folder:
+                return JSONResponse({"job": self.jobs.add(task, folder)}, 202)
+        except QueueFullError:
+            return _problem(503, FULL)
+
     async def add(self, request: Request) -> Response:
         asked = request.query_params
-        pruner, number = asked.get("pruner", self.offer.pruner), asked.get("example")
+        pruner, number, again = (
+            asked.get("pruner", self.model.pruner),
+            asked.get("example"),
+            asked.get("again"),
+        )
         try:
-            keep_ratio = float(asked.get("keep_ratio", self.offer.keep_ratio))
+            keep_ratio = float(asked.get("keep_ratio", self.model.keep_ratio))
         except ValueError:
             return _problem(400, f"keep_ratio={asked['keep_ratio']} must be a number above 0 and at most 1.")
         if number is not None and number not in self.examples:
@@ -171,22 +175,45 @@ class _Desk:
             return _problem(400, f"The file name is too long: at most {LONGEST_NAME} bytes.")
         try:
             with self.jobs.arriving() as folder:
+                problem = None
                 if number is not None:
                     video = self.examples[number].path
+                elif again is not None:
+                    video, problem = self._link(again, folder)
                 else:
                     video = folder / plain_name(name)
                     problem = await self._save(request, video)
-                    if problem is not None:
-                        return problem
-                job = self.jobs.add(
-                    lambda folder: self.looker.look(
-                        video, pruner=pruner, keep_ratio=keep_ratio, folder=folder
-                    ),
-                    folder,
-                )
+                if problem is not None:
+                    return problem
+
+                def task(folder: Path, tell: Tell) -> dict[str, Any]:
+                    return self._look(video, pruner, keep_ratio, folder, tell)
+
+                return JSONResponse({"job": self.jobs.add(task, folder)}, 202)
         except QueueFullError:
-            return _problem(503, "Too many people are waiting. Please try again in a minute.")
-        return JSONResponse({"job": job}, 202)
+            return _problem(503, FULL)
+
+    def _look(self, video: Path, pruner: str, keep_ratio: float, folder: Path, tell: Tell) -> dict[str, Any]:
+        """The answer of the model that is there when the job's turn comes."""
+        model, own = self.model, video.parent == folder
+        named = own != model.said["synthetic"]  # examples are synthetic
+        choice = {"pruner": pruner, "keep_ratio": keep_ratio}
+        found = model.looker.look(video, **choice, out=folder / OUT, named=named, tell=tell)
+        words = [*model.words.get(pruner, ()), f"pruner={pruner}", f"pruner.keep_ratio={keep_ratio:g}"]
+        said = f"video={video.name if own else video}"
+        found["command"] = shlex.join(["video-papr", "predict", said, *words, *found.pop("words")])
+        return found
+
+    def _link(self, job: str, folder: Path) -> tuple[Path, Response | None]:
+        """The upload of another job, which stays when that job's folder goes."""
+        try:
+            if self.jobs.state(job) is None:
+                raise FileNotFoundError
+            [video] = (path for path in (self.jobs.root / job).iterdir() if path.name != OUT)
+            os.link(video, folder / video.name)
+        except (OSError, ValueError):
+            return folder, _problem(404, "This video is no longer kept. Please choose it again.")
+        return folder / video.name, None
 
     async def _save(self, request: Request, path: Path) -> Response | None:
         """Writes the body as it comes; says no as soon as it is too large or stalls, whatever its header promised."""
@@ -225,12 +252,12 @@ class _Desk:
             else JSONResponse(found)
         )
 
-    async def film(self, request: Request) -> Response:
-        job = request.path_params["job"]
-        path = self.jobs.root / job / FILM
-        if self.jobs.state(job) is None or not path.is_file():
-            return _problem(404, "This film is no longer kept. Please look again.")
-        return FileResponse(path, media_type="video/mp4")
+    async def file(self, request: Request) -> Response:
+        job, name = request.path_params["job"], request.path_params["name"]
+        path = self.jobs.root / job / OUT / name
+        if name not in KINDS or self.jobs.state(job) is None or not path.is_file():
+            return _problem(404, "This file is no longer kept. Please look again.")
+        return FileResponse(path, media_type=KINDS[name])
 
     async def example(self, request: Request) -> Response:
         number = request.path_params["number"]
@@ -243,7 +270,7 @@ def plain_name(name: str) -> str:
     """The name of an upload as a file of its own folder: its last part, without what a file system might not take."""
     last = re.split(r"[\\/]", name)[-1]
     kept = re.sub(r"[^\w.\- ()]+", "_", last).strip(" .")[-80:]
-    return kept if kept and kept != FILM else f"video_{kept}"
+    return kept if kept and kept != OUT else f"video_{kept}"
 
 
 def _problem(status: int, text: str) -> Response:

@@ -2,76 +2,278 @@
 
 const $ = (id) => document.getElementById(id);
 const plain = (name) => name.replaceAll("_", " ");
-const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
-const clip = { file: null, example: null };
+const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.095 ? 1 : 0)} %`;
+const time = (ms) => (ms < 1000 ? `${ms.toPrecision(3)} ms` : `${(ms / 1000).toFixed(1)} s`);
+const clock = (s) => `${Math.floor(s / 60)}:${(s % 60).toFixed(1).padStart(4, "0")}`;
+const wait = (ms) => new Promise((wake) => setTimeout(wake, ms));
+const CLIP_SECONDS = 4; // of the camera
+const COLORS = 6; // of classes, as in the film
 let options = null;
-let asked = 0; // only the newest question may answer
+let clip = null; // {file, example, url, job}; another object for each choice
+let running = false, again = false;
 
 // Texts go in as text, never as markup: names of files and classes may hold anything.
 function make(tag, text = "", className = "") {
   const node = document.createElement(tag);
-  node.textContent = text;
+  node.append(text);
   if (className) node.className = className;
   return node;
 }
 
-function bar(share, className = "track") {
-  const track = make("div", "", className);
-  const filled = make("i");
+function bar(share, className = "") {
+  const track = make("div", "", "track");
+  const filled = make("i", "", className);
   filled.style.width = `${Math.min(100, 100 * share)}%`;
   track.append(filled);
   return track;
 }
 
-function show(part) {
-  for (const id of ["empty", "busy", "problem", "result"]) $(id).hidden = id !== part;
-}
-
-function fail(reason) {
-  $("reason").textContent = reason;
-  show("problem");
-}
-
 async function fetched(url, request = {}) {
-  let response;
-  try {
-    response = await fetch(url, request);
-  } catch {
+  const response = await fetch(url, request).catch(() => {
     throw new Error("The server does not answer. Is the command still running?");
-  }
+  });
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(body.error || `The server said ${response.status}.`);
+  if (!response.ok) throw Object.assign(new Error(body.error || `The server said ${response.status}.`), { status: response.status });
   return body;
 }
 
+async function finished(job, tell) {
+  for (;;) {
+    const found = await fetched(`/api/jobs/${job}`);
+    if (found.state === "done") return found.result;
+    if (found.state === "failed") throw new Error(found.error);
+    tell(found.state === "waiting" ? `Waiting for a turn, ${found.ahead} before you` : found.doing || "Starting");
+    await wait(300);
+  }
+}
+
+function say(verdict, gain = "", state = "") {
+  if ($("verdict").textContent !== verdict) $("verdict").textContent = verdict;
+  $("gain").replaceChildren(...[gain].flat());
+  $("stage").dataset.state = state;
+}
+
+function see(url, label) {
+  const film = $("film"), at = film.currentTime;
+  $("unplayable").hidden = true;
+  film.hidden = false;
+  if (film.getAttribute("src") !== url) {
+    film.src = url;
+    film.addEventListener("loadedmetadata", () => { film.currentTime = Math.min(at, film.duration || 0); }, { once: true });
+  }
+  film.ariaLabel = label;
+  for (const id of ["see-film", "see-clip"]) $(id).setAttribute("aria-pressed", String((id === "see-clip") === (url === clip.url)));
+}
+
+function toStage() {
+  const { top } = $("stage").getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) $("stage").scrollIntoView();
+}
+
 function choose(file, example) {
-  clip.file = file;
-  clip.example = example;
-  $("chosen").textContent = file ? file.name : "Drop a video, or choose a file";
-  $("drop").classList.toggle("filled", Boolean(file));
+  if (clip?.file) URL.revokeObjectURL(clip.url);
+  clip = { file, example, job: null, url: file ? URL.createObjectURL(file) : `/examples/${example}` };
   for (const [number, button] of [...$("examples").children].entries()) {
     button.setAttribute("aria-pressed", String(number === example));
   }
-  $("go").disabled = !file && example === null;
+  $("empty").hidden = true;
+  $("result").hidden = true;
+  $("shown").hidden = false;
+  $("source").textContent = file ? file.name : `Synthetic example of “${options.examples[example]}”`;
+  see(clip.url, "The video");
+  run();
+  toStage();
 }
 
-function offerExamples(titles) {
-  titles.forEach((title, number) => {
-    const button = make("button");
-    const video = make("video");
-    Object.assign(video, { src: `/examples/${number}`, muted: true, loop: true, playsInline: true, preload: "auto" });
-    button.type = "button";
-    button.append(video, title);
-    button.addEventListener("mouseenter", () => video.play().catch(() => {}));
-    button.addEventListener("mouseleave", () => video.pause());
-    button.addEventListener("click", () => { $("file").value = ""; choose(null, number); });
-    $("examples").append(button);
+// One question at a time; whatever is chosen meanwhile is asked next.
+async function run() {
+  again = true;
+  if (running) return;
+  running = true;
+  while (again) {
+    again = false;
+    const asked = clip;
+    await look(asked).catch((error) => { if (clip === asked) say("That did not work", error.message, "failed"); });
+  }
+  running = false;
+}
+
+async function look(asked) {
+  const { file, example, job } = asked;
+  const query = new URLSearchParams({ pruner: $("pruner").value, keep_ratio: $("keep").value / 100 });
+  const request = { method: "POST" };
+  if (!file) query.set("example", example);
+  else if (job) query.set("again", job);
+  else {
+    const size = file.size / 2 ** 20;
+    if (size > options.max_upload_mb) throw new Error(`${file.name} is ${size.toFixed(1)} MB large: at most ${options.max_upload_mb} MB are taken.`);
+    query.set("name", file.name);
+    request.body = file;
+  }
+  say(job ? "Reading it again" : "Reading the video", request.body ? "Sending it" : "", "busy");
+  try {
+    asked.job = (await fetched(`/api/jobs?${query}`, request)).job;
+  } catch (error) {
+    if (!job || error.status !== 404) throw error;
+    asked.job = null; // the server has dropped it: send it once more
+    return look(asked);
+  }
+  const found = await finished(asked.job, (doing) => { if (clip === asked) say($("verdict").textContent, doing, "busy"); });
+  if (clip === asked && !again) report(found);
+}
+
+function card(title, part, { dense, named, video }) {
+  const box = make("section", "", "answer");
+  const [best] = part.top, isDense = part === dense;
+  box.append(make("h3", title));
+  if (named) {
+    box.append(make("p", plain(best.name), "best"), make("p", `${percent(best.probability)} certain${video.windows > 1 ? ", on average" : ""}`, "hint"), bar(best.probability, "sure"));
+  }
+  const facts = make("dl");
+  for (const [name, value, key] of [
+    ["Blocks (tokens)", Math.round(part.tokens).toLocaleString("en"), "tokens"],
+    ["Time", time(part.milliseconds), "milliseconds"],
+    ["Multiplications", `${part.gmacs.toPrecision(3)} billion`, "gmacs"],
+  ]) {
+    facts.append(make("dt", name), make("dd", value), bar(part[key] / dense[key], isDense ? "all" : ""));
+  }
+  box.append(facts);
+  const rest = make("details"), list = make("ol");
+  list.append(...part.top.map(({ name, probability }) => {
+    const line = make("li", plain(name));
+    line.append(make("b", percent(probability)));
+    return line;
+  }));
+  rest.append(make("summary", named ? "Other guesses" : "Nearest classes it knows"), list);
+  box.append(rest);
+  return box;
+}
+
+// How many times less; it may well be more, when choosing costs what the transformer saves.
+function gained(less, more, factor) {
+  const said = factor >= 1 ? `${factor.toFixed(1)}× ${less}` : `${(1 / factor).toFixed(1)}× ${more}`;
+  return make("span", said, factor >= 1 ? "good" : "bad");
+}
+
+function report(found) {
+  const { dense, pruned, video, named, agree } = found, share = percent(pruned.tokens / dense.tokens);
+  const [all, some] = [dense, pruned].map((part) => plain(part.top[0].name));
+  const truth = clip.file ? null : options.examples[clip.example];
+  const length = `${video.seconds.toFixed(1)} s`;
+  $("source").textContent = clip.file ? `${clip.file.name} · ${length}` : `Synthetic example of “${truth}” · ${length}`;
+  say(!named ? `It read ${share} of this video, but has no word for what happens in it`
+    : video.windows > 1 ? `The same answer in ${agree} of ${video.windows} parts, from ${share} of the video`
+    : all === some ? `“${some}”, from ${share} of the video as from all of it`
+    : `“${some}” from ${share} of the video, “${all}” from all of it`,
+  [...(named && truth ? [some === truth ? make("span", "right", "good") : make("span", `wrong, it is “${truth}”`, "bad")] : []),
+    gained("less computing", "more computing", dense.gmacs / pruned.gmacs), gained("faster", "slower", dense.milliseconds / pruned.milliseconds)]);
+  $("cards").replaceChildren(card("Reads everything", dense, found), card(`Reads ${share}`, pruned, found));
+  const notes = [];
+  if (!named) notes.push(options.model.synthetic ? "The bundled weights know synthetic actions only. “What this model knows” has two ways to real ones." : "The synthetic examples belong to the bundled weights; choose a video of your own.");
+  if (named && agree < video.windows) notes.push("Too little was kept for this video: move the slider to the right.");
+  if (pruned.milliseconds > dense.milliseconds) notes.push("Choosing the blocks takes longer here than skipping the others saves: that is so with small models and short videos. Large ones gain.");
+  $("caution").textContent = notes.join(" ");
+  showTimeline(found);
+  const file = `/files/${clip.job}`, name = video.name.replace(/\.[^.]*$/, "");
+  for (const [id, path, end] of [["get-film", "film.mp4", "read.mp4"], ["get-table", "predictions.csv", "predictions.csv"]]) {
+    Object.assign($(id), { href: `${file}/${path}`, download: `${name}_${end}` });
+  }
+  $("command").textContent = found.command;
+  $("fine").textContent = `Time is that of the models on this machine (${options.model.device}), resizing and choosing included, decoding left out; of a video read in one piece `
+    + `the median of three runs. Of the multiplications ${found.scorer_gmacs.toPrecision(2)} billion choose the blocks. Certainty is the model's own and may be wrong.`;
+  $("result").hidden = false;
+  see(`${file}/film.mp4`, "The video: outlined blocks were read, faded ones skipped");
+  toStage();
+}
+
+function showTimeline({ dense, pruned, video, named }) {
+  $("timeline").hidden = video.windows < 2 || !named;
+  if ($("timeline").hidden) return;
+  const names = [...new Set([...pruned.segments, ...dense.segments].map((segment) => segment.name))];
+  const strip = (title, { segments }) => {
+    const row = make("div", "", "strip");
+    for (const { start_seconds: start, end_seconds: end, name } of segments) {
+      const piece = make("button", plain(name), `class${Math.min(names.indexOf(name), COLORS)}`);
+      Object.assign(piece, { type: "button", title: `${plain(name)}, ${clock(start)} to ${clock(end)}`, ariaLabel: `${title}: ${plain(name)}, from ${clock(start)}` });
+      piece.style.flexGrow = end - start;
+      piece.addEventListener("click", () => seek(start));
+      row.append(piece);
+    }
+    return [make("p", title, "hint"), row];
+  };
+  $("strips").replaceChildren(...strip("Reads everything", dense), ...strip("Reads the kept blocks", pruned));
+  $("segments").replaceChildren(...pruned.segments.map((segment) => {
+    const row = make("tr"), from = make("button", clock(segment.start_seconds));
+    from.type = "button";
+    from.addEventListener("click", () => seek(segment.start_seconds));
+    const first = make("td");
+    first.append(from);
+    row.append(first, ...[clock(segment.end_seconds), plain(segment.name), percent(segment.probability)].map((text) => make("td", text)));
+    return row;
+  }));
+}
+
+function seek(seconds) {
+  $("film").currentTime = seconds + 0.01;
+  $("film").scrollIntoView({ block: "nearest" });
+}
+
+async function openCamera() {
+  try {
+    $("live").srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 } } });
+    $("camera").showModal();
+  } catch (error) {
+    $("empty").hidden = true;
+    $("shown").hidden = false;
+    say("The camera cannot be used", navigator.mediaDevices ? error.message : "Browsers allow it on this machine (127.0.0.1) or over https only.", "failed");
+    toStage();
+  }
+}
+
+async function record() {
+  const recorder = new MediaRecorder($("live").srcObject), chunks = [];
+  recorder.addEventListener("dataavailable", ({ data }) => chunks.push(data));
+  recorder.addEventListener("stop", () => {
+    const [type] = recorder.mimeType.split(";");
+    if ($("camera").open) choose(new File(chunks, `camera.${type.endsWith("mp4") ? "mp4" : "webm"}`, { type }), null);
+    $("camera").close();
   });
+  $("record").disabled = true;
+  recorder.start();
+  for (let left = CLIP_SECONDS; left > 0 && $("camera").open; left -= 1) {
+    $("camera-said").textContent = `Recording, ${left} …`;
+    await wait(1000);
+  }
+  if (recorder.state !== "inactive") recorder.stop();
 }
 
-function describePruner() {
-  const chosen = options.pruners.find((pruner) => pruner.name === $("pruner").value);
-  $("about").textContent = chosen ? chosen.about : "";
+function closeCamera() {
+  for (const track of $("live").srcObject.getTracks()) track.stop();
+  $("record").disabled = false;
+  $("camera-said").textContent = "Four seconds, without sound. The recording goes to this server only.";
+}
+
+async function changeModel() {
+  $("k400").disabled = true;
+  const tell = (text) => { $("k400-said").textContent = text; };
+  try {
+    await finished((await fetched("/api/models/k400", { method: "POST" })).job, tell);
+    await describe();
+    if (clip) run();
+  } catch (error) {
+    tell(error.message);
+  }
+  $("k400").disabled = false;
+}
+
+function showTraining() {
+  const folder = `'${($("folder").value || "my_videos").replaceAll("'", "'\\''")}'`;
+  $("train").textContent = `video-papr train experiment=probe dataset.root=${folder} output_dir=outputs/probe backbone.model=vit_base_patch16_clip_quickgelu_224.openai backbone.weights=pretrained\n`
+    + "video-papr demo backbone=probe backbone.weights=outputs/probe/probe.safetensors";
+}
+
+function showPruner() {
+  $("about").textContent = options.pruners.find(({ name }) => name === $("pruner").value)?.about ?? "";
 }
 
 function showRatio() {
@@ -80,111 +282,45 @@ function showRatio() {
   $("keep").style.setProperty("--at", `${100 * (value - min) / (max - min)}%`);
 }
 
-async function start() {
-  for (let cell = 0; cell < 72; cell += 1) {
-    const x = cell % 12, y = Math.floor(cell / 12);
-    $("pattern").append(make("i", "", Math.hypot((x - 5.5) / 3.2, (y - 2.5) / 2.2) < 1 ? "kept" : ""));
-  }
+async function describe() {
   options = await fetched("/api/options");
-  for (const { name } of options.pruners) $("pruner").append(new Option(name, name, false, name === options.pruner));
+  const { model } = options, count = model.classes.length;
+  $("pruner").replaceChildren(...options.pruners.map(({ name }) => new Option(name, name, false, name === options.pruner)));
   $("keep").value = Math.round(100 * options.keep_ratio);
-  $("model").textContent = `${options.model.backbone} · ${options.model.device}`;
-  $("model").title = $("model").textContent;
-  $("limits").textContent = `up to ${options.max_seconds} s and ${options.max_upload_mb} MB`;
-  offerExamples(options.examples);
-  describePruner();
+  $("knows").textContent = model.synthetic
+    ? `${count} actions of drawn figures, nothing else. It can show you what it would read of a video of yours, but it cannot name what happens there.`
+    : count ? `${count} classes, and calls any video one of them.` : "It was given no names of classes.";
+  $("classes").textContent = model.classes.map(plain).join(", ");
+  $("classes-part").hidden = !count;
+  $("offers").hidden = !options.models.length || !model.synthetic;
+  $("model").textContent = `${model.backbone} on ${model.device}`;
+  $("limits").textContent = `up to ${Math.round(options.max_seconds / 6) / 10} min and ${options.max_upload_mb} MB; it stays on this server`;
+  showPruner();
   showRatio();
 }
 
-async function look() {
-  const ticket = ++asked;
-  const query = new URLSearchParams({ pruner: $("pruner").value, keep_ratio: $("keep").value / 100 });
-  const request = { method: "POST" };
-  if (clip.file) {
-    if (clip.file.size > options.max_upload_mb * 2 ** 20) {
-      return fail(`${clip.file.name} is ${(clip.file.size / 2 ** 20).toFixed(1)} MB large: at most ${options.max_upload_mb} MB are taken.`);
-    }
-    query.set("name", clip.file.name);
-    request.body = clip.file;
-  } else {
-    query.set("example", clip.example);
+async function start() {
+  for (let cell = 0; cell < 72; cell += 1) {
+    $("pattern").append(make("i", "", Math.hypot((cell % 12 - 5.5) / 3.2, (Math.floor(cell / 12) - 2.5) / 2.2) < 1 ? "kept" : ""));
   }
-  $("doing").textContent = clip.file ? "Sending the video" : "Looking";
-  $("queue").textContent = "";
-  show("busy");
-  const { job } = await fetched(`/api/jobs?${query}`, request);
-  while (ticket === asked) {
-    const state = await fetched(`/api/jobs/${job}`);
-    if (ticket !== asked) return;
-    if (state.state === "done") return report(state.result, job);
-    if (state.state === "failed") return fail(state.error);
-    const waiting = state.state === "waiting";
-    $("doing").textContent = waiting ? "Waiting for a turn" : "Looking";
-    $("queue").textContent = waiting ? `${state.ahead} before you` : "Decoding, choosing tubelets, answering twice";
-    await new Promise((wake) => setTimeout(wake, 300));
-  }
+  showTraining();
+  await describe();
+  $("examples-part").hidden = !options.examples.length;
+  options.examples.forEach((title, number) => {
+    const button = make("button"), video = make("video");
+    Object.assign(video, { src: `/examples/${number}`, muted: true, loop: true, playsInline: true, preload: "auto" });
+    Object.assign(button, { type: "button", ariaPressed: "false" });
+    button.append(video, title);
+    button.addEventListener("mouseenter", () => video.play().catch(() => {}));
+    button.addEventListener("mouseleave", () => video.pause());
+    button.addEventListener("click", () => choose(null, number));
+    $("examples").append(button);
+  });
+  $("try").hidden = !options.examples.length;
+  $("try").addEventListener("click", () => choose(null, 0));
 }
 
-function tile(name, value, unit, share, notes) {
-  const box = make("dl", "", "tile");
-  const figure = make("dd", value);
-  figure.append(" ", make("small", unit));
-  box.append(make("dt", name), figure, bar(share, share > 1 ? "track over" : "track"));
-  const note = make("p");
-  note.append(...notes);
-  box.append(note);
-  return box;
-}
-
-// How much less the pruned model takes; it may well be more, when the scorer costs what the backbone saves.
-function saving(part, whole) {
-  const share = 1 - part / whole;
-  return share >= 0 ? make("span", `${percent(share)} saved`, "good") : make("span", `${percent(-share)} more`, "bad");
-}
-
-function list(id, top) {
-  $(id).replaceChildren(...top.map(({ name, probability }) => {
-    const line = make("li");
-    line.append(make("span", plain(name)), make("b", percent(probability, 1)), bar(probability));
-    return line;
-  }));
-}
-
-function report(found, job) {
-  const { dense, pruned, scorer, tokens, video } = found;
-  const [first, second] = [plain(dense.top[0].name), plain(pruned.top[0].name)];
-  const example = clip.file ? null : options.examples[clip.example];
-  $("source").textContent = `${video.name} · ${video.seconds.toFixed(1)} s${example ? ` · an example of “${example}”` : ""}`;
-  const strange = options.model.synthetic && !example;  // no class of theirs is in it
-  $("verdict").textContent = strange ? `Read ${percent(tokens.kept / tokens.all)} of it, but has no word for it`
-    : first === second ? `Both say “${first}”` : `Dense says “${first}”, pruned says “${second}”`;
-  $("tiles").replaceChildren(
-    tile("Tubelets read", String(tokens.kept), `of ${tokens.all}`, tokens.kept / tokens.all,
-      [saving(tokens.kept, tokens.all), ` by ${found.pruner}`]),
-    tile("GMACs", pruned.gmacs.toFixed(2), `of ${dense.gmacs.toFixed(2)}`, pruned.gmacs / dense.gmacs,
-      [saving(pruned.gmacs, dense.gmacs), `, ${scorer.gmacs.toFixed(2)} to choose`]),
-    tile("Time", pruned.milliseconds.toFixed(1), `of ${dense.milliseconds.toFixed(1)} ms`, pruned.milliseconds / dense.milliseconds,
-      [saving(pruned.milliseconds, dense.milliseconds), `, ${scorer.milliseconds.toFixed(1)} ms to choose`]),
-  );
-  $("dense-note").textContent = "reads every tubelet";
-  $("pruned-note").textContent = `reads ${percent(tokens.kept / tokens.all)}`;
-  list("dense", dense.top);
-  list("pruned", pruned.top);
-  const notes = [];
-  if (options.model.synthetic) notes.push(`These weights know ${options.model.classes.length} synthetic actions only, and call any video one of them. `
-    + "For real actions start it with dataset=k400 (downloads weights once), or with a probe on your own folder: backbone=probe backbone.weights=FILE.");
-  if (pruned.gmacs > dense.gmacs) notes.push("To choose costs more here than so small a transformer saves; larger ones can gain.");
-  $("caution").textContent = notes.join(" ");
-  $("film").src = `/films/${job}`;
-  $("fine").textContent = `The pruned model read what has a line round it, in ${video.frames} frames; what is faded was dropped. Time is `
-    + `that of one view, the median of ${found.runs} runs after one to warm up, without decoding. GMACs are billions of multiply-accumulates.`;
-  show("result");
-}
-
-$("file").addEventListener("change", () => { if ($("file").files[0]) choose($("file").files[0], null); });
-$("pruner").addEventListener("change", describePruner);
-$("keep").addEventListener("input", showRatio);
-$("ask").addEventListener("submit", (event) => { event.preventDefault(); look().catch((error) => fail(error.message)); });
+$("file").addEventListener("change", ({ target }) => { if (target.files[0]) choose(target.files[0], null); target.value = ""; });
 for (const kind of ["dragover", "dragleave", "drop"]) {
   $("drop").addEventListener(kind, (event) => {
     event.preventDefault();
@@ -192,4 +328,23 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (kind === "drop" && event.dataTransfer.files[0]) choose(event.dataTransfer.files[0], null);
   });
 }
-start().catch((error) => fail(error.message));
+$("pruner").addEventListener("change", () => { showPruner(); run(); });
+$("keep").addEventListener("input", showRatio);
+$("keep").addEventListener("change", run);
+$("film").addEventListener("error", () => { $("film").hidden = true; $("unplayable").hidden = false; });
+$("see-film").addEventListener("click", () => see(new URL($("get-film").href).pathname, "The video: outlined blocks were read, faded ones skipped"));
+$("see-clip").addEventListener("click", () => see(clip.url, "The video"));
+$("open-camera").addEventListener("click", openCamera);
+$("record").addEventListener("click", record);
+$("close-camera").addEventListener("click", () => $("camera").close());
+$("camera").addEventListener("close", closeCamera);
+$("k400").addEventListener("click", changeModel);
+$("folder").addEventListener("input", showTraining);
+for (const button of document.querySelectorAll(".copy")) {
+  button.addEventListener("click", async () => {
+    getSelection().selectAllChildren($(button.dataset.copies));
+    await navigator.clipboard?.writeText($(button.dataset.copies).textContent).catch(() => {});
+    button.textContent = navigator.clipboard ? "Copied" : "Selected";
+  });
+}
+start().catch((error) => { $("empty").hidden = true; $("shown").hidden = false; say("That did not work", error.message, "failed"); });
