@@ -69,7 +69,14 @@ class Looker:
         self._dense: tuple[object, list[Window]] = (None, [])  # of the last video, for other keep ratios
 
     def look(
-        self, video: Path, *, pruner: str, keep_ratio: float, out: Path, named: bool = True, tell: Tell = len
+        self,
+        video: Path,
+        *,
+        pruner: str,
+        keep_ratio: float,
+        out: Path,
+        named: bool = True,
+        tell: Tell = print,
     ) -> dict[str, Any]:
         """Answers a video, and writes FILM and TABLE into `out`.
 
@@ -93,14 +100,14 @@ class Looker:
         try:
             timeline = Timeline(flow, video, window_seconds=cut, top_k=TOP_K, recipe=recipe)
             dense, pruned = self._answer(timeline, video, tell)
+            tell("Drawing the film")
+            outcome = self._outcome(video, timeline, pruned)
+            with PredictionWriter(out, flow, recipe) as writer:
+                writer.add(0, outcome)
+            scenes = [window.scene if named else _nameless(window, outcome.num_tokens) for window in pruned]
+            write_film(video, out / FILM, scenes, flow, recipe, max_side=FILM_SIDE)
         except VideoDecodeError as error:
             raise VideoDecodeError(str(error).replace(f"{video.parent}/", "")) from None
-        tell("Drawing the film")
-        outcome = self._outcome(video, timeline, pruned)
-        with PredictionWriter(out, flow, recipe) as writer:
-            writer.add(0, outcome)
-        scenes = [window.scene if named else _nameless(window, outcome.num_tokens) for window in pruned]
-        write_film(video, out / FILM, scenes, flow, recipe, max_side=FILM_SIDE)
         views = recipe.clips * recipe.crops * len(pruned)
         gmacs = self._count(flow, pruner, keep_ratio)
         return {
@@ -184,9 +191,8 @@ class Looker:
         return dense, pruned
 
     def _outcome(self, video: Path, timeline: Timeline, windows: list[Window]) -> Outcome:
-        tokens = self.backbone.grid.num_tokens
-        counted = {"num_frames": timeline.num_frames, "fps": timeline.fps}
-        outcome = Outcome(video.name, num_tokens=tokens, windows=windows, **counted)
+        outcome = Outcome(video.name, num_tokens=self.backbone.grid.num_tokens, windows=windows)
+        outcome.num_frames, outcome.fps = timeline.num_frames, timeline.fps
         outcome.summarise(self.backbone.class_names, TOP_K, 1)
         return outcome
 

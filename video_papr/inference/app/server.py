@@ -197,8 +197,9 @@ class _Desk:
         """The answer of the model that is there when the job's turn comes."""
         model, own = self.model, video.parent == folder
         named = own != model.said["synthetic"]  # examples are synthetic
-        choice = {"pruner": pruner, "keep_ratio": keep_ratio}
-        found = model.looker.look(video, **choice, out=folder / OUT, named=named, tell=tell)
+        found = model.looker.look(
+            video, pruner=pruner, keep_ratio=keep_ratio, out=folder / OUT, named=named, tell=tell
+        )
         words = [*model.words.get(pruner, ()), f"pruner={pruner}", f"pruner.keep_ratio={keep_ratio:g}"]
         said = f"video={video.name if own else video}"
         found["command"] = shlex.join(["video-papr", "predict", said, *words, *found.pop("words")])
