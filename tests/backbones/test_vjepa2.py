@@ -34,8 +34,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
 
 @pytest.fixture
 def backbone(published: tuple[Any, Path]) -> VJEPA2:
-    with pytest.warns(CheckpointWarning, match="built as the weights say"):
+    with pytest.warns(CheckpointWarning, match="built as the weights say") as said:
         own = build_backbone("vjepa2_l", weights=published[1])
+    assert said[0].filename == __file__  # where the user's own line is
     assert isinstance(own, VJEPA2)
     return own.double()
 

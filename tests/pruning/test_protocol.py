@@ -143,8 +143,9 @@ OLD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "old", "new"), OLD)
 def test_old_names_are_read_with_a_warning(name: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    with pytest.warns(FutureWarning, match="is now pruner"):
+    with pytest.warns(FutureWarning, match="is now pruner") as said:
         one = build_pruner(name, **old)
+    assert {warning.filename for warning in said} == {__file__}  # where the user's own line is
     two = build_pruner(name, **new)
     assert one is not None and two is not None and one.budget == two.budget
     for key in RENAMED_OPTIONS.values():
