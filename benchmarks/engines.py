@@ -19,7 +19,7 @@ import torch
 from video_papr.benchmark.clips import synthetic_clips
 from video_papr.benchmark.peers import PeerFlow, available, build_pair
 from video_papr.benchmark.timing import alternate, ratios, spread
-from video_papr.core.engines import openvino_version
+from video_papr.core.engines import EXTRAS, engine_version
 from video_papr.core.tables import Table
 from video_papr.evaluation.results import command_line, describe_device, git_commit, versions
 from video_papr.pipeline import Pipeline
@@ -47,8 +47,9 @@ def flows_of(name: str, keep_ratio: float, engines: list[str]) -> Flows:
         dense = Pipeline(ours).with_backbone().eval()
         pruner = use_channels_last(build_pruner("x3d_s", keep_ratio=keep_ratio, weights=None))
         pruned = Pipeline(dense.backbone, pruner).eval()
-        if engine == "openvino":
-            pruned.run_in_openvino()
+        library, _, dtype = engine.partition(" ")
+        if library in EXTRAS:
+            pruned.run_in(library, torch.int8 if dtype else torch.float32)
         elif engine == "compiled":
             pruned.compile_networks(dynamic=False)
         flows[engine, "dense"], flows[engine, f"x3d_s {keep_ratio:g}"] = dense, pruned
@@ -105,7 +106,12 @@ def main() -> None:
     """Reads the words of the command line, measures, writes and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=["videomae_b", "vivit_b"])
-    parser.add_argument("--engines", nargs="+", default=["torch", "compiled", "openvino"])
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        default=["torch", "compiled", "openvino", "onnxruntime"],
+        help="also 'openvino int8', 'onnxruntime int8'",
+    )
     parser.add_argument("--keep-ratio", type=float, default=0.3)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--output", type=Path, default=Path("outputs/engines"))
@@ -120,7 +126,8 @@ def main() -> None:
     table = Table(HEADER, [row(record) for record in records]).filled().markdown()
     facts = {"device": describe_device(torch.device("cpu")), "threads": torch.get_num_threads()}
     facts |= {"command": command_line(), "git_commit": git_commit(), "repeats": args.repeats}
-    facts |= {"versions": versions("transformers"), "peer": available(), "openvino": openvino_version()}
+    facts |= {"versions": versions("transformers"), "peer": available()}
+    facts |= {"engines": [engine_version(name) for name in {e.split()[0] for e in args.engines} & {*EXTRAS}]}
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "engines.json").write_text(json.dumps({**facts, "records": records}, indent=2) + "\n")
     (args.output / "engines.md").write_text(

@@ -69,10 +69,11 @@ PLACES: dict[str, set[str]] = {
     "uvicorn": {"cli/demo.py"},
     "onnx": {"inference/export.py"},
     "onnxscript": {"inference/export.py"},
-    "onnxruntime": {"inference/export.py"},
+    "onnxruntime": {"inference/export.py", "core/graphs.py"},
     # an extra: what a user would take instead, or has a model of
     "transformers": {"benchmark/peers.py", "adapters/qwen_vl.py"},
-    "openvino": {"core/engines.py"},
+    "openvino": {"core/graphs.py"},
+    "nncf": {"core/graphs.py"},
     "pebble": {"data/workers.py"},
     "ray": {"inference/cluster.py"},
     "pyarrow": {"inference/cluster.py"},

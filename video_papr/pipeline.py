@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .backbones.builders import Backbone
 from .backbones.grouping import run_in_groups
 from .backbones.packing import JAGGED
-from .core.engines import use_openvino
+from .core.engines import use_engine
 from .core.errors import ConfigError
 from .core.parts import join_selection, pool_parts, split_frames, split_selection
 from .core.types import Mark, TokenSelection
@@ -235,19 +235,21 @@ class Pipeline(nn.Module):
         if (trunk := self._trunk) is not None:
             trunk.compile(**{**options, "fullgraph": True, "dynamic": False})
 
-    def run_in_openvino(self, dtype: torch.dtype = torch.float32) -> None:
-        """Has OpenVINO run backbone and X3D on a processor, in place; graphs are made when they are first called.
+    def run_in(self, engine: str, dtype: torch.dtype = torch.float32) -> None:
+        """Has an engine run backbone and X3D on a processor, in place; graphs are made when they are first called.
 
         A backbone that a merger works in stays in torch.
 
         Args:
-            dtype: float32, or bfloat16 where the processor computes in it; the weights stay float32.
+            engine: "openvino" or "onnxruntime".
+            dtype: float32; bfloat16 where the processor computes in it, whose weights stay float32; int8 for the
+                weights of the backbone, and its activations where the engine can: X3D stays float32.
         """
         if self.merger is None:
-            use_openvino(self.backbone, dtype)
+            use_engine(self.backbone, engine, dtype)
         if (trunk := self._trunk) is not None:
-            trunk.channels_last = False  # OpenVINO orders memory by itself
-            use_openvino(trunk, dtype)
+            trunk.channels_last = False  # engines order memory by themselves
+            use_engine(trunk, engine, torch.float32 if dtype == torch.int8 else dtype)
 
     @property
     def _trunk(self) -> Any:

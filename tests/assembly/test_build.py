@@ -135,7 +135,7 @@ def test_cuda_graphs_need_a_gpu():
 
 def test_auto_takes_openvino_on_a_processor_alone(monkeypatch):
     monkeypatch.setattr(engines, "has_openvino", lambda: True)
-    monkeypatch.setattr(engines, "openvino_version", lambda: "openvino 1")
+    monkeypatch.setattr(engines, "engine_version", lambda name: f"{name} 1")
     cpu, cuda = Engine(torch.device("cpu")), Engine(torch.device("cuda"))
     assert runtime.chosen_engine(RuntimeConfig(), cpu) == "openvino 1"
     assert runtime.chosen_engine(RuntimeConfig(), cuda) == "torch"

@@ -163,7 +163,7 @@ def _measure(
         elif runs_in != "torch":
             for variant in variants:
                 if isinstance(variant.flow, Pipeline):
-                    variant.flow.run_in_openvino(dtype)
+                    variant.flow.run_in(runs_in.split()[0], dtype)
 
     return {
         "backbone": case.backbone,

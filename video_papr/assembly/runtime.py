@@ -17,7 +17,7 @@ from ..evaluation.cost import Engine
 from ..pipeline import Pipeline
 
 READY_VIDEOS = 4  # decoded in advance at least: videos differ in length and size
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
 
 def build_engine(runtime: RuntimeConfig, ranks: Ranks = ALONE) -> Engine:
@@ -136,19 +136,20 @@ def cores(ranks: Ranks = ALONE) -> int:
 
 
 def chosen_engine(runtime: RuntimeConfig, engine: Engine) -> str:
-    """What runs the networks: "torch", or "openvino" and its version.
+    """What runs the networks: "torch", or an engine and its version, "openvino 2026.4.1".
 
     Raises:
-        ConfigError: OpenVINO is asked for, and is missing or cannot do what else is asked for.
+        ConfigError: an engine is asked for, and is missing or cannot do what else is asked for.
     """
-    if runtime.engine == "openvino":
+    if runtime.engine in engines.EXTRAS:
         if engine.device.type != "cpu":
             raise ConfigError(
-                "runtime.engine=openvino: runs on the processor here; use runtime.device=cpu, or runtime.engine=torch."
+                f"runtime.engine={runtime.engine}: runs on the processor here; use runtime.device=cpu, or "
+                "runtime.engine=torch."
             )
-        return engines.openvino_version()
+        return engines.engine_version(runtime.engine)
     possible = runtime.engine == "auto" and engine.device.type == "cpu" and not runtime.compile
-    return engines.openvino_version() if possible and engines.has_openvino() else "torch"
+    return engines.engine_version("openvino") if possible and engines.has_openvino() else "torch"
 
 
 def speed_up(pipeline: Pipeline, runtime: RuntimeConfig, engine: Engine) -> None:
@@ -164,8 +165,10 @@ def speed_up(pipeline: Pipeline, runtime: RuntimeConfig, engine: Engine) -> None
                 f"runtime.engine=auto: {name} runs the networks; what it makes of them is kept for the next time"
             )
         if pipeline.merger is not None:
+            if engine.dtype == torch.int8:
+                raise ConfigError("runtime.dtype=int8: merger=tome does not become a graph; use merger=none.")
             note("merger=tome: the backbone stays in torch, because merging does not become a graph")
-        pipeline.run_in_openvino(engine.dtype)
+        pipeline.run_in(name.split()[0], engine.dtype)
     elif runtime.compile:
         pipeline.compile_networks(**runtime.compile_options)
 

@@ -54,7 +54,8 @@ Pool = Literal["mean", "max", "concat"]
 Schedule = Literal["constant", "decreasing"]
 Order = Literal["grid", "published"]
 Compile = bool | Literal["reduce-overhead", "max-autotune"]
-Engine = Literal["auto", "torch", "openvino"]
+Dtype = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 Packing = Literal["auto", "packed", "bucketed"]
 
 
@@ -251,7 +252,7 @@ class RuntimeConfig:
     """Where and how to compute."""
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: the GPU if there is one")
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "auto: fp32 on the CPU, bf16 or fp16 on a GPU")
+    dtype: Dtype = option("auto", "auto: fp32 on the CPU, bf16 or fp16 on a GPU; int8: weights, in an engine")
     batch_size: Positive | Literal["auto"] = option("auto", "views per forward pass; auto: CPU 8, GPU 64")
     workers: Natural | Literal["auto"] = option("auto", "decoding processes; 0: in the main process; auto: by cores")
     engine: Engine = option("auto", "what runs the networks; auto: openvino on a CPU where it is installed, or torch")
@@ -265,12 +266,16 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.dtype == "fp16":
             raise ConfigError("runtime.dtype='fp16': not supported on the CPU; use fp32, bf16 or auto.")
-        if self.engine == "openvino" and self.compile:
+        graphs = self.engine not in ("auto", "torch")
+        if graphs and self.compile:
             raise ConfigError(
-                "runtime.engine='openvino': cannot be combined with runtime.compile, which is torch's; leave one out."
+                f"runtime.engine={self.engine!r}: cannot be combined with runtime.compile, which is torch's; leave one "
+                "out."
             )
-        if self.engine == "openvino" and self.dtype == "fp16":
-            raise ConfigError("runtime.engine='openvino': not for runtime.dtype=fp16; use fp32, bf16 or auto.")
+        if graphs and (self.dtype == "fp16" or (self.dtype == "bf16" and self.engine == "onnxruntime")):
+            raise ConfigError(f"runtime.engine={self.engine!r}: not for runtime.dtype={self.dtype}; use fp32 or auto.")
+        if self.dtype == "int8" and not graphs:
+            raise ConfigError("runtime.dtype='int8': needs runtime.engine=openvino or onnxruntime; name one.")
         if self.compile and self.packing == "packed":
             raise ConfigError(
                 "runtime.packing='packed': cannot be combined with runtime.compile=true; use auto or bucketed."

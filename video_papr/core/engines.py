@@ -1,8 +1,8 @@
-"""OpenVINO in the place of torch: one network at a time becomes a graph, compiled for this processor.
+"""Engines in the place of torch: one network at a time becomes a graph, compiled for this processor.
 
-    module(*args)  ->  torch.export  ->  openvino  ->  a file in the cache  ->  the same tensors, sooner
+    module(*args)  ->  torch.export  ->  OpenVINO or ONNX Runtime  ->  a file in the cache  ->  the same tensors, sooner
 
-`use_openvino` stands where `nn.Module.compile` would: whoever calls the module notices nothing. One graph serves any
+`use_engine` stands where `nn.Module.compile` would: whoever calls the module notices nothing. One graph serves any
 number of clips and tokens; other sizes get graphs of their own. Training, GPUs and operator counters see the module
 itself, and so does whatever cannot become a graph, which one line says.
 """
@@ -21,20 +21,20 @@ from typing import IO, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .console import quiet_tracers, warn
 from .errors import ConfigError
 from .files import atomic_write
+from .graphs import GRAPHS, Graph
 from .paths import default_cache_dir
 
 CACHE_BYTES = 4 << 30  # graphs on disk; those that were used longest ago go first
 MAX_GRAPHS = 8  # of one network; frames of ever new sizes run in torch from then on
-PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-TOLERANCES = {
-    torch.float32: 1e-3,
-    torch.bfloat16: 0.1,
-}  # of a new graph, beside torch, as shares of the largest value
+# Of a new graph, beside torch, as shares of the largest value.
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.int8: 0.3}
+EXTRAS = {"openvino": "fast", "onnxruntime": "export"}
 _KNOWN = ("video_papr", "torch", "timm")  # code that the key of a file on disk covers
 
 
@@ -43,30 +43,32 @@ def has_openvino() -> bool:
     return find_spec("openvino") is not None
 
 
-def openvino_version() -> str:
+def engine_version(name: str) -> str:
     """For notes and records: "openvino 2026.4.1".
 
     Raises:
         ConfigError: it is not installed.
     """
     try:
-        return f"openvino {version('openvino')}"
+        return f"{name} {version(name)}"
     except PackageNotFoundError:
         raise ConfigError(
-            'runtime.engine=openvino: not installed (pip install "video_papr[fast]"); or use runtime.engine=torch.'
+            f'runtime.engine={name}: not installed (pip install "video_papr[{EXTRAS[name]}]"); or use '
+            "runtime.engine=torch."
         ) from None
 
 
-def use_openvino(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Has OpenVINO run a module in place; graphs are made when it is first called. A second call changes nothing.
+def use_engine(module: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> None:
+    """Has an engine run a module in place; graphs are made when it is first called. A second call changes nothing.
 
     Args:
         module: float32, in eval mode; its result is one tensor, or a tuple of several. The first dimension of every
             tensor that it is given, and the second of those with at most three, may vary from call to call.
-        dtype: float32, or bfloat16 for matrix products in that precision.
+        name: "openvino" or "onnxruntime".
+        dtype: float32; bfloat16 or int8 for matrix products in that precision.
     """
     if not isinstance(module._compiled_call_impl, _Graphs):
-        module._compiled_call_impl = _Graphs(module, dtype)
+        module._compiled_call_impl = _Graphs(module, name, dtype)
 
 
 class _Bound(nn.Module):
@@ -88,9 +90,9 @@ class _Bound(nn.Module):
 class _Graphs:
     """What is called in the place of a module: its graphs, by the structure of the arguments."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        self.module, self.dtype = module, dtype
-        self.graphs: dict[Any, list[Any]] = {}
+    def __init__(self, module: nn.Module, name: str, dtype: torch.dtype) -> None:
+        self.module, self.name, self.dtype = module, name, dtype
+        self.graphs: dict[Any, list[Graph]] = {}
         self.weights: Any = None
         self.given_up = False
         self.lock = Lock()  # one answer at a time: a graph has one set of buffers
@@ -100,13 +102,16 @@ class _Graphs:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if self.given_up or self._watched(tensors):
             return self.module._call_impl(*args, **kwargs)
-        tensors = [t.float() if t.is_floating_point() else t for t in tensors]
+        tensors = [(t.float() if t.is_floating_point() else t).contiguous() for t in tensors]
         with self.lock:
             try:
                 found = self._infer(tensors, leaves, structure)
             except Exception as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                warn(f"openvino cannot run {type(self.module).__name__}, so torch does ({reason})")
+                what = f"{self.name} cannot run {type(self.module).__name__}"
+                if self.dtype == torch.int8:
+                    raise ConfigError(f"runtime.dtype=int8: {what} ({reason}); use fp32.") from error
+                warn(f"{what}, so torch does ({reason})")
                 self.given_up = True
                 self.graphs.clear()
                 return self.module._call_impl(*args, **kwargs)
@@ -131,37 +136,35 @@ class _Graphs:
             self.weights = weights
         others = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
         graphs = self.graphs.setdefault((structure, others, tuple(t.dtype for t in tensors)), [])
-        request = next((made for made in graphs if _fits(made, tensors)), None)
-        if request is None:
+        graph = next((made for made in graphs if made.fits(tensors)), None)
+        if graph is None:
             if sum(map(len, self.graphs.values())) >= MAX_GRAPHS:
                 raise RuntimeError(f"more than {MAX_GRAPHS} sizes of frames")
-            request = self._make(_Bound(self.module, leaves, structure), tensors)
-            graphs.append(request)
-        return _run(request, tensors)
+            graph = self._make(_Bound(self.module, leaves, structure), tensors)
+            graphs.append(graph)
+        return graph.run(tensors)
 
-    def _make(self, bound: _Bound, tensors: list[Tensor]) -> Any:
+    def _make(self, bound: _Bound, tensors: list[Tensor]) -> Graph:
         """The compiled graph for tensors like these: from the cache on disk, or new."""
-        core, config = (
-            _core(),
-            {
-                "INFERENCE_PRECISION_HINT": PRECISIONS[self.dtype],
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "PERFORMANCE_HINT": "LATENCY",
-            },
-        )
-        path = _file_of(bound, tensors, config)
+        kind = GRAPHS[self.name]
+        path = _file_of(bound, tensors, [self.name, self.dtype, kind.machine()], kind.packages)
         if path is not None and path.is_file():
             try:
                 path.touch()
-                return core.import_model(path.read_bytes(), "CPU", config).create_infer_request()
+                return kind(path.read_bytes(), self.dtype)
             except Exception:  # damaged, or gone by now: it is made again
                 path.unlink(missing_ok=True)
-        graph = core.compile_model(_convert(bound, tensors), "CPU", config)
-        request = graph.create_infer_request()
-        self._compare(_run(request, tensors), bound(*tensors))
+        with (
+            quiet_tracers(),
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast("cpu", enabled=False),
+        ):
+            graph = kind(_traced(bound, tensors), self.dtype)
+        self._compare(graph.run(tensors), bound(*tensors))
         if path is not None:
-            _keep(path, graph)
-        return request
+            _keep(path, graph.dump())
+        return graph
 
     def _compare(self, found: list[Tensor], expected: Any) -> None:
         """Raises RuntimeError unless a new graph gives what torch gives, from fewer clips than it was traced with."""
@@ -173,56 +176,28 @@ class _Graphs:
                 raise RuntimeError(f"its graph is wrong by {error:.2g} of the largest value")
 
 
-def _run(request: Any, tensors: list[Tensor]) -> list[Tensor]:
-    results = request.infer([tensor.contiguous().numpy() for tensor in tensors], share_inputs=True)
-    return [torch.from_numpy(results[place]) for place in range(len(results))]
+def _traced(bound: _Bound, tensors: list[Tensor]) -> ExportedProgram:
+    """A module as a program, for any number of clips and of tokens."""
+    # One clip more than is asked for: 1 would be a constant, and the comparison sees another number.
+    examples = tuple(torch.cat([tensor, tensor[:1]]) for tensor in tensors)
+    free = tuple(
+        {0: Dim.AUTO, **({1: Dim.AUTO} if t.ndim in (2, 3) and t.shape[1] > 1 else {})} for t in examples
+    )
+    return torch.export.export(bound.eval(), examples, dynamic_shapes={"tensors": free})
 
 
-def _fits(request: Any, tensors: list[Tensor]) -> bool:
-    import openvino
-
-    sides = [openvino.PartialShape(list(tensor.shape)) for tensor in tensors]
-    inputs = request.get_compiled_model().inputs
-    return all(port.partial_shape.compatible(own) for port, own in zip(inputs, sides, strict=True))
-
-
-def _convert(bound: _Bound, tensors: list[Tensor]) -> Any:
-    """An openvino.Model of a module, for any number of clips and of tokens."""
-    import openvino
-
-    with quiet_tracers(), torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-        # One clip more than is asked for: 1 would be a constant, and the comparison sees another number.
-        examples = tuple(torch.cat([tensor, tensor[:1]]) for tensor in tensors)
-        auto = torch.export.Dim.AUTO
-        free = tuple(
-            {0: auto, **({1: auto} if t.ndim in (2, 3) and t.shape[1] > 1 else {})} for t in examples
-        )
-        program = torch.export.export(bound.eval(), examples, dynamic_shapes={"tensors": free})
-        model = openvino.convert_model(program)
-    # It takes every size for free, also those that are part of the graph.
-    names = program.graph_signature.user_inputs
-    given = [node.meta["val"].shape for node in program.graph.nodes if node.name in names]
-    sides = [[side if isinstance(side, int) else -1 for side in shape] for shape in given]
-    model.reshape({place: openvino.PartialShape(shape) for place, shape in enumerate(sides)})
-    return model
-
-
-@cache
-def _core() -> Any:
-    import openvino
-
-    return openvino.Core()
-
-
-def _file_of(bound: _Bound, tensors: list[Tensor], config: dict[str, Any]) -> Path | None:
+def _file_of(
+    bound: _Bound, tensors: list[Tensor], settings: list[object], packages: tuple[str, ...]
+) -> Path | None:
     """The place of a graph on disk, named by all that shapes it; None where that is not known."""
     own = {type(part).__module__.split(".")[0] for part in bound.modules()}
     if not own <= set(_KNOWN):
         return None
     key = hashlib.sha256(_source())
     sizes = [(t.dtype, t.ndim, t.shape[1:] if t.ndim > 3 else t.shape[2:]) for t in tensors]
-    versions = [openvino_version(), *(f"{name} {version(name)}" for name in _KNOWN[1:])]
-    key.update(repr((sizes, sorted(config.items()), versions, platform.processor(), _flags())).encode())
+    versions = [f"{name} {version(name)}" for name in (*_KNOWN[1:], *packages) if find_spec(name)]
+    flags = platform.processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    key.update(repr((sizes, settings, versions, flags)).encode())
     try:
         torch.save(
             bound, cast(IO[bytes], _Writer(key.update))
@@ -256,14 +231,8 @@ def _source() -> bytes:
     return key.digest()
 
 
-def _flags() -> str:
-    """What the processor can do: graphs hold code for it."""
-    return f"{_core().get_property('CPU', 'FULL_DEVICE_NAME')} {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _keep(path: Path, graph: Any) -> None:
+def _keep(path: Path, blob: bytes) -> None:
     """Writes a graph, and removes the oldest ones beyond `CACHE_BYTES`; a full disk is no error."""
-    blob = graph.export_model().getvalue()
     if len(blob) > CACHE_BYTES // 2:
         return
     try:

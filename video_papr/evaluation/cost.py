@@ -88,7 +88,7 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class Engine:
-    """Where the networks run and in which precision. float32 means without autocast."""
+    """Where the networks run and in which precision. float32 and int8 mean without autocast."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -103,7 +103,7 @@ class Engine:
         """No gradients, and autocast if `dtype` asks for it."""
         with (
             torch.inference_mode(),
-            torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32),
+            torch.autocast(self.device.type, self.dtype, self.dtype in (torch.bfloat16, torch.float16)),
         ):
             yield
 
