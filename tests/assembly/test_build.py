@@ -143,6 +143,11 @@ def test_auto_takes_openvino_on_a_processor_alone(monkeypatch):
     assert runtime.chosen_engine(RuntimeConfig(engine="torch"), cpu) == "torch"
     with pytest.raises(ConfigError, match=r"^runtime\.engine=openvino: runs on the processor"):
         runtime.chosen_engine(RuntimeConfig(engine="openvino"), cuda)
+    monkeypatch.setattr(runtime, "computes_in_bf16", lambda: False)
+    bf16 = Engine(torch.device("cpu"), torch.bfloat16)
+    assert runtime.chosen_engine(RuntimeConfig(dtype="bf16"), bf16) == "torch"
+    with pytest.raises(ConfigError, match=r"^runtime\.dtype=bf16: OpenVINO computes in fp32"):
+        runtime.chosen_engine(RuntimeConfig(engine="openvino", dtype="bf16"), bf16)
     monkeypatch.setattr(engines, "has_openvino", lambda: False)
     assert runtime.chosen_engine(RuntimeConfig(), cpu) == "torch"
 

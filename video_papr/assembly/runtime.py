@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import torch
 
@@ -141,14 +142,25 @@ def chosen_engine(runtime: RuntimeConfig, engine: Engine) -> str:
     Raises:
         ConfigError: an engine is asked for, and is missing or cannot do what else is asked for.
     """
+    missing = engine.dtype == torch.bfloat16 and not computes_in_bf16()
     if runtime.engine in engines.EXTRAS:
         if engine.device.type != "cpu":
             raise ConfigError(
                 f"runtime.engine={runtime.engine}: runs on the processor here; use runtime.device=cpu, or "
                 "runtime.engine=torch."
             )
+        if missing:
+            raise ConfigError(
+                "runtime.dtype=bf16: OpenVINO computes in fp32 on this processor, which has no arithmetic for it; use "
+                "fp32, or runtime.engine=torch."
+            )
+        if engine.dtype == torch.int8 and runtime.engine == "openvino" and find_spec("nncf") is None:
+            raise ConfigError(
+                'runtime.dtype=int8: OpenVINO needs nncf (pip install "video_papr[int8]"); or use '
+                "runtime.engine=onnxruntime."
+            )
         return engines.engine_version(runtime.engine)
-    possible = runtime.engine == "auto" and engine.device.type == "cpu" and not runtime.compile
+    possible = runtime.engine == "auto" and engine.device.type == "cpu" and not (runtime.compile or missing)
     return engines.engine_version("openvino") if possible and engines.has_openvino() else "torch"
 
 
