@@ -206,6 +206,12 @@ WRAPPERS: dict[str, Callable[[State], object]] = {
         **{f"module.{key}": value for key, value in state.items()},
     },
     "only an average": lambda state: {"state_dict_ema": state},
+    "a key that nobody knows": lambda state: {
+        "net": state,
+        "ema_of_net": {key: value + 1 for key, value in state.items()},
+        "loss": torch.tensor(0.1),
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
+    },
     "of a name that nobody knows": prefixed("our_net.", "video."),
     "V2 encoder": prefixed("module.", "encoder."),
     "head without prefix": lambda state: {
@@ -256,6 +262,10 @@ def test_several_networks_in_one_file(tmp_path: Path, hf: SimpleNamespace, small
     ):
         own = build_backbone("videomae_s", weights=path)
     assert torch.equal(own.head.bias, state["head.bias"])
+    torch.save({"generator": state, "discriminator": other}, path)
+    assert "holds several state dicts, under generator, discriminator; store" in refusal(
+        "videomae_s", weights=path
+    )
     torch.save({f"{n}.{k}": v for n, s in (("left", state), ("right", other)) for k, v in s.items()}, path)
     assert "holds several networks, under 'left.', 'right.'" in refusal("videomae_s", weights=path)
 
@@ -367,6 +377,9 @@ def test_a_config_of_another_named_size_is_refused_by_its_name(saved: dict[str, 
         ),
         ("videomae", {"id2label": {"0": "a", "2": "b"}}, "config.json does not describe a model: KeyError"),
         ("videomae", {"id2label": {"0": "a"}}, "names 1 classes and has 5 logits"),
+        ("videomae", {"id2label": {"0": None}}, "config.json does not describe a model: TypeError: id2label"),
+        ("videomae", {"image_size": [32, 64]}, "frames of 32 x 64 pixels, where square ones are read"),
+        ("vivit", {"hidden_act": {"a": 1}}, "says hidden_act={'a': 1}; gelu, gelu_fast"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::video_papr.core.errors.CheckpointWarning")

@@ -183,6 +183,9 @@ def test_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path, suffix: st
 
 FOREIGN = {
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 345000000\n",
+    "a Git LFS pointer ": "version https://git-lfs.github.com/spec/v1\n".encode("utf-16"),
+    "a NumPy array": b"\x93NUMPY\x01\x00",
+    "a GGUF file": b"GGUF\x03\x00\x00\x00",
     "an HTML page (Virus scan warning)": b"\n<!DOCTYPE html><html><title> Virus scan\n warning</title></html>",
     "a JSON text": b'{"error": "Private"}',
     "an XML text": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
@@ -199,7 +202,7 @@ FOREIGN = {
 def test_files_that_are_no_weights_are_named_as_what_they_are(tmp_path: Path, suffix: str, what: str) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(FOREIGN[what])
-    assert what.strip() in refusal(path) or "no torch file" in refusal(path)
+    assert what.strip() in refusal(path) or (what == "damaged" and "no torch file" in refusal(path))
 
 
 @pytest.mark.filterwarnings("ignore")  # torch finds TorchScript outdated
@@ -236,6 +239,8 @@ def hostile(folder: Path) -> dict[str, str]:
         "sparse": {"x": torch.eye(3).to_sparse()},
         "meta": {"x": torch.zeros(3, device="meta")},
         "complex": {"x": torch.zeros(3, dtype=torch.complex64)},
+        "nested": {"x": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])},
+        "long name": {("x" * 10**6,): tensor},
         "numbers for names": {1: tensor},
         "tuples for names": {("a", 1): tensor},
     }
@@ -252,6 +257,8 @@ def hostile(folder: Path) -> dict[str, str]:
         "sparse": "x is a sparse_coo tensor",
         "meta": "x is a meta tensor",
         "complex": "x is a complex tensor",
+        "nested": "x is a nested tensor",
+        "long name": "tensors are named ('xxx",
         "numbers for names": "tensors are named 1, not by texts",
         "tuples for names": "tensors are named ('a', 1), not by texts",
         "deflated": "its compressed parts claim 114 MiB",
@@ -260,7 +267,8 @@ def hostile(folder: Path) -> dict[str, str]:
 
 def test_files_that_claim_more_than_they_hold(tmp_path: Path) -> None:
     for name, said in hostile(tmp_path).items():
-        assert said in refusal(tmp_path / name)
+        line = refusal(tmp_path / name)
+        assert said in line and len(line) < 500
 
 
 def contents(tmp_path: Path) -> dict[str, bytes]:

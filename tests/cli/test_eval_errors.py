@@ -54,6 +54,14 @@ def test_an_error_of_the_system_in_the_middle_of_the_work_is_one_line(
     assert (status, errors) == (2, f"error: {place}: Too many open files. {told}\n")
 
 
+@pytest.mark.parametrize("side", [10**6, 2**32 - 1])
+def test_frames_larger_than_any_memory_are_one_line(command, small, video_root, tmp_path, side):
+    words = ("dataset=folder", f"dataset.root={video_root}", f"output_dir={tmp_path}", "runtime.workers=0")
+    status, _, errors = command(*words, *small, "backbone.weights=null", f"dataset.short_side={side}")
+    assert status == 2 and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("error: out of memory (")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpu_asked_for_and_absent(command, tmp_path):
     status, _, errors = command("runtime=gpu", f"output_dir={tmp_path}")

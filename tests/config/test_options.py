@@ -58,6 +58,8 @@ WRONG = {
     "dataset.camera=still": "must be one of mixed, calm, shaky.",
     "backbone.input_size=[32]": "must be a whole number of at least 1, or [height, width], or null.",
     "baseline=1": "must be true or false.",
+    "seed=4294967296": "must be at most 4294967295.",
+    "dataset.frame_stride=99999999999999999999999": "must be at most 4294967295.",
     "output_dir=null": "must be a name or a path.",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from video_papr.core.errors import DataError
 from video_papr.data.annotations import (
     VideoList,
     kinetics400_class_names,
+    read_class_names,
     read_csv,
     read_folder,
     read_hmdb51,
@@ -116,6 +118,16 @@ def test_splits_are_no_classes(tmp_path: Path) -> None:
     one = touch(tmp_path / "one", "test/run/a.mp4")
     with pytest.raises(DataError, match=r"holds splits \(test\)"):
         read_folder(one)
+    for number, splits in enumerate(
+        [("train_256", "val_256"), ("fold1", "fold2"), ("videos/train", "videos/val")]
+    ):
+        root = touch(
+            tmp_path / f"of{number}", *(f"{split}/{name}/a.mp4" for split in splits for name in "ab")
+        )
+        with pytest.raises(DataError, match="holds splits"):
+            read_folder(root)
+    rides = touch(tmp_path / "rides", "train_ride/a.mp4", "test_drive/b.mp4")
+    assert read_folder(rides).class_names == ("test_drive", "train_ride")
     assert read_folder(touch(tmp_path / "vehicles", "train/a.mp4", "car/b.mp4")).class_names == (
         "car",
         "train",
@@ -331,6 +343,10 @@ def test_csv_that_is_no_list(tmp_path: Path) -> None:
     (tmp_path / "video.mp4").write_bytes(bytes(range(256)))
     with pytest.raises(DataError, match=r"video.mp4: no UTF-8 text at byte 128"):
         read_csv(tmp_path / "video.mp4", tmp_path)
+    (tmp_path / "page").write_text("<!DOCTYPE html><title>Sign in</title>")
+    for read, what in ((partial(read_csv, root=tmp_path), "videos"), (read_class_names, "class names")):
+        with pytest.raises(DataError, match=rf"expected a list of {what}; it is an HTML page \(Sign in\)"):
+            read(tmp_path / "page")
 
 
 @pytest.mark.parametrize(

@@ -488,6 +488,17 @@ def test_damage_that_decodes_to_a_picture_passes(tmp_path: Path, write_video: Vi
     assert after.shape == before.shape and (after != before).any()
 
 
+def test_oggs_own_checksums_are_checked(tmp_path: Path, write_video: VideoWriter) -> None:
+    path = write_video(tmp_path / "a.ogv", 40, codec="libvpx", gop=10)
+    good = path.read_bytes()
+    assert decode_clips(path, all_frames).num_video_frames == 40
+    for share in (0.3, 0.5, 0.7, 0.9):
+        bad = bytearray(good)
+        bad[int(share * len(good))] ^= 1
+        path.write_bytes(bad)
+        assert "CRC mismatch" in refusal(path)
+
+
 def test_matroskas_own_checksums_are_checked(tmp_path: Path, write_video: VideoWriter) -> None:
     """FFmpeg writes one for each cluster, and does not look at it: any changed byte of a frame shows."""
     path = write_video(tmp_path / "a.mkv", 30, size=(120, 160), gop=10)

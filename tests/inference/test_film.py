@@ -160,13 +160,11 @@ def test_a_film_ends_where_decoding_does(tmp_path, grey, monkeypatch, capsys):
     path, _ = grey
     once = iter([None] * 5)
 
-    def fails(frame):
+    def fails(*_):
         if next(once, "over") == "over":
             raise av.InvalidDataError(1, "invalid data")
-        return orientation(frame)
 
-    orientation = module.orientation_of
-    monkeypatch.setattr(module, "orientation_of", fails)
+    monkeypatch.setattr(Overlay, "draw", fails)
     frames, _, _ = frames_of(write_film(path, tmp_path / "film.mp4", [scene(0, 1)], PIPELINE, Recipe()))
     assert len(frames) == 5
     assert "grey.mp4 ends where decoding does" in capsys.readouterr().err

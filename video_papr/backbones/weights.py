@@ -196,7 +196,7 @@ def _with_config(checkpoint: Checkpoint, config: dict[str, Any], path: Path) -> 
     activation = config.get("hidden_act", ACTIVATION[family])
     if activation != ACTIVATION[family]:
         settings["activation"] = activation
-    if activation not in ACTIVATIONS:
+    if str(activation) not in ACTIVATIONS:
         raise CheckpointError(
             f"{path} says hidden_act={activation!r:.40}; {', '.join(ACTIVATIONS)} can be loaded"
         )

@@ -173,6 +173,8 @@ def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(tubelet, int):
         tubelet = (tubelet, *_pair(config["patch_size"]))
     height, width = _pair(size)
+    if height != width:
+        raise ValueError(f"frames of {height} x {width} pixels, where square ones are read")
     frames, rows, columns = (_count(side) for side in tubelet)
     dim = _count(config["hidden_size"])
     inner = _count(int(dim * config["mlp_ratio"]) if rotary else config.get("intermediate_size", 4 * dim))
@@ -181,7 +183,7 @@ def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"a clip of {num_frames} x {height} x {width} has more than {MAX_TOKENS} tokens")
     return {
         "num_frames": num_frames,
-        "input_size": height if height == width else (height, width),
+        "input_size": height,
         "tubelet": (frames, rows, columns),
         "dim": dim,
         "depth": _count(config["num_hidden_layers"]),
@@ -207,8 +209,10 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     labels = config.get("id2label")
     if not labels:
         return None
-    by_number = {int(number): str(name) for number, name in labels.items()}
+    by_number = {int(number): name for number, name in labels.items()}
     names = tuple(by_number[number] for number in range(len(by_number)))
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("id2label has names that are not texts")
     return None if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
 
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CheckpointError, CheckpointWarning
+from ..core.escape import shorten
+from .wrappers import AVERAGE
 
-AVERAGES = ("model_ema", "ema_state_dict", "state_dict_ema", "ema_model", "ema")  # of weights, while training
-WRAPPERS = ("model_state", "model", "module", "state_dict", *AVERAGES)
+WRAPPERS = ("model_state", "model", "module", "state_dict")  # usual keys, best first
 MAX_NESTING = 8  # of the wrappers
 MAX_BLOAT, SMALL = 4, 16 << 20  # what tensors may claim: so many times the file's bytes, and 16 MiB
 
@@ -63,37 +64,65 @@ def _harmless() -> list[Any]:
 
 
 def state_dict(stored: Any, path: Path) -> dict[str, Tensor]:
-    """The tensors by name, bare or under `WRAPPERS`, which may be nested."""
+    """The tensors by name, bare or under keys of wrappers, which may be nested."""
     for _ in range(MAX_NESTING):
-        inner = [k for k in WRAPPERS if isinstance(stored, Mapping) and isinstance(stored.get(k), Mapping)]
+        inner = _wrappers(stored)
+        averages = [key for key in inner if AVERAGE.search(f"{key}.")]
+        plain = [key for key in inner if key not in averages]
         if not inner:
             break
-        if any(name in AVERAGES for name in inner[1:]) and inner[0] not in AVERAGES:
-            averages = [name for name in inner if name in AVERAGES]
+        if len(plain) > 1 and plain[0] not in WRAPPERS:
+            raise CheckpointError(
+                f"{path} holds several state dicts, under {few(plain)}; store the one that is meant"
+            )
+        if plain and averages:
             warnings.warn(
-                f"{path} also contains an average of the weights ({', '.join(averages)}); {inner[0]} is used",
+                f"{path} also contains an average of the weights ({', '.join(averages)}); {plain[0]} is used",
                 CheckpointWarning,
                 stacklevel=4,
             )
-        stored = stored[inner[0]]
+        stored = stored[(plain or averages)[0]]
     else:
         raise CheckpointError(f"{path} holds no state dict: its dictionaries are nested too deeply")
     state = {k: v for k, v in stored.items() if isinstance(v, Tensor)} if isinstance(stored, Mapping) else {}
     if not state:
-        raise CheckpointError(f"{path} holds no state dict, neither bare nor under {', '.join(WRAPPERS)}")
+        raise CheckpointError(
+            f"{path} holds no state dict, neither bare nor under one key such as {', '.join(WRAPPERS)}"
+        )
     unnamed = [key for key in state if not isinstance(key, str)]
     if unnamed:
         raise CheckpointError(f"{path} holds no state dict: tensors are named {few(unnamed)}, not by texts")
     return state
 
 
+def _wrappers(stored: Any) -> list[str]:
+    """Keys that weights may be under: usual ones first, then any other with more tensors than lie beside it."""
+    if not isinstance(stored, Mapping):
+        return []
+    inner = {key: value for key, value in stored.items() if isinstance(value, Mapping)}
+    beside = _count(stored)
+    return [key for key in WRAPPERS if key in inner] + [
+        key for key, value in inner.items() if key not in WRAPPERS and _count(value) > beside
+    ]
+
+
+def _count(stored: Mapping[Any, Any]) -> int:
+    return sum(isinstance(value, Tensor) for value in stored.values())
+
+
 def check_sizes(state: Mapping[str, Tensor], path: Path) -> None:
     """Refuses tensors that are not simply stored, or claim more values than the file has bytes for."""
     claimed = 0
     for name, value in state.items():
-        if value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_complex():
-            kind = "meta" if value.is_meta else "quantized" if value.is_quantized else str(value.layout)
-            kind = "complex" if value.is_complex() else kind.removeprefix("torch.")
+        kinds = {
+            "nested": value.is_nested,
+            "meta": value.is_meta,
+            "quantized": value.is_quantized,
+            "complex": value.is_complex(),
+            str(value.layout).removeprefix("torch."): value.layout != torch.strided,
+        }
+        kind = next((name for name, found in kinds.items() if found), None)
+        if kind:
             raise CheckpointError(
                 f"{path}: {name} is a {kind} tensor; only plain (dense, real) ones are read"
             )
@@ -119,7 +148,9 @@ def shape(value: Tensor) -> str:
 
 
 def few(keys: list[str]) -> str:
-    return ", ".join(map(str, keys[:4])) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+    return ", ".join(shorten(str(key), 100) for key in keys[:4]) + (
+        f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -24,7 +24,7 @@ from ..config import COMMANDS, check, plain
 from ..config.hydra import command_help, explain, plain_words
 from ..config.sources import config_source
 from ..core.console import Terminal, fail, make_console
-from ..core.errors import RankError, StorageError, VideoPaprError
+from ..core.errors import ConfigError, RankError, StorageError, VideoPaprError
 from ..core.files import system_cause
 from ..core.processes import ALONE, Ranks, join, refuse_ranks
 
@@ -144,14 +144,24 @@ def run_command(name: str, work: Work, ranks: Ranks = ALONE) -> None:
 
 @contextmanager
 def _one_line(out: Path) -> Iterator[None]:
-    """Makes an error of the operating system one of ours. Raises StorageError."""
+    """Makes an error of the operating system, or memory that runs out, one of ours.
+
+    Raises StorageError or ConfigError.
+    """
     try:
         yield
+    except VideoPaprError:
+        raise
     except Exception as error:
-        line = None if isinstance(error, VideoPaprError) else system_error(error, str(out))
-        if line is None:
-            raise
-        raise StorageError(line) from error
+        from ..evaluation.memory import out_of_memory
+
+        if reason := out_of_memory(error):
+            raise ConfigError(
+                f"out of memory ({reason}); use fewer or smaller frames, a smaller batch or a smaller model"
+            ) from error
+        if line := system_error(error, str(out)):
+            raise StorageError(line) from error
+        raise
 
 
 @contextmanager

@@ -52,8 +52,9 @@ Unset = SkipJsonSchema[None]  # the default of a key that not every option has; 
 _SOME_TEXT = Field(min_length=1, pattern=r"\S", description="a name or a path")
 Text = Annotated[str, BeforeValidator(_text), _SOME_TEXT]
 Path = Annotated[Text, PATH]  # what a shell hands over is taken as it is, see `hydra.plain_words`
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+LARGEST = 2**32 - 1  # of whole numbers, so that sums and products stay within 64 bits
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Natural = Annotated[int, Field(ge=0, le=LARGEST)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 PositiveNumber = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
@@ -159,6 +160,7 @@ def _parts(schema: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 def _range(schema: Mapping[str, Any]) -> str:
     low, above, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
+    high = None if high == LARGEST else high  # nobody comes near
     if low is not None and high is not None:
         return f" from {low:g} to {high:g}"
     ends = [f" of at least {low:g}"] if low is not None else []
@@ -181,6 +183,8 @@ def wrong(key: str, value: Any, text: str, hint: str = "") -> ConfigError:
 
 def _not_allowed(cls: Any, name: str, value: Any, schema: Mapping[str, Any] | None = None) -> ConfigError:
     schema = schema or schemas(cls)[name]
+    if isinstance(value, int) and value > LARGEST:
+        return wrong(_key(cls, name), value, f"must be at most {LARGEST}")
     guess = did_you_mean(str(value), choices(schema)) if isinstance(value, str) else ""
     return wrong(_key(cls, name), value, f"must be {allowed(schema)}", guess)
 

@@ -20,6 +20,8 @@ _MAGIC = {
     b"\x7fELF": "a program",
     b"MZ": "a program",
     b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy array",
+    b"GGUF": "a GGUF file",
 }
 _HTML = re.compile(r"\s*(<!doctype html|<html|<head|<\?xml[^>]*\?>\s*<html)", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
@@ -40,18 +42,19 @@ def file_kind(path: Path | str) -> str | None:
         return "a tar archive"
     if head and not head.strip(b"\0"):
         return "nothing but zero bytes"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer: run `git lfs pull`"
     return _text_kind(head)
 
 
 def _text_kind(head: bytes) -> str | None:
+    code = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"  # as PowerShell writes it
     try:
-        text = head.decode("utf-8-sig", "strict" if len(head) < _HEAD_BYTES else "ignore")
+        text = head.decode(code, "strict" if len(head) < _HEAD_BYTES else "ignore")
     except UnicodeDecodeError:
         return None
     if any(not (letter.isprintable() or letter.isspace()) for letter in text):
         return None
+    if text.startswith("version https://git-lfs"):
+        return "a Git LFS pointer: run `git lfs pull`"
     if _HTML.match(text):
         title = _TITLE.search(text)
         return f"an HTML page{f' ({_short(title[1])})' if title else ''}: download the file again"

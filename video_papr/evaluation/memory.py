@@ -10,11 +10,12 @@ import torch
 from ..core.errors import ConfigError
 
 Found = TypeVar("Found")
+_ON_CPU = ("DefaultCPUAllocator", "Storage size calculation overflowed")
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """Returns torch's reason in one line if memory ran out, on a GPU or on the CPU; otherwise None."""
-    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    """Returns torch's reason in one line if memory ran out, or would for any machine; otherwise None."""
+    on_cpu = isinstance(error, RuntimeError) and any(text in str(error) for text in _ON_CPU)
     if on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError):
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     return None

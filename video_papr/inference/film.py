@@ -21,7 +21,6 @@ from ..core.console import warn
 from ..core.errors import VideoDecodeError
 from ..core.escape import printable
 from ..core.files import FULL
-from ..data.readers.orientation import orientation_of
 from ..data.readers.packets import VideoStream, listen_to_ffmpeg, open_container, prepare_decoder, read_stream
 from ..data.recipe import Recipe
 from ..pipeline import Pipeline
@@ -172,7 +171,7 @@ class _Writer:
             if seen - 1 in self.stream.skipped:
                 continue
             for frame in packet.decode():
-                turned = orientation_of(frame)
+                turned = self.stream.orientation
                 height, width = self.size[:: -1 if turned.transpose else 1]
                 kind = "POINT" if height > frame.height else "BICUBIC"  # enlarged pixels stay what they are
                 scaled = self.scaler.reformat(frame, width, height, "rgb24", interpolation=kind)

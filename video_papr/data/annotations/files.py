@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,13 +24,20 @@ IMAGE_EXTENSIONS = words(".bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp")
 _JUNK = words(
     "__macosx @eadir @tmp @recycle @recently-snapshot #recycle #snapshot lost+found $recycle.bin recycler "
     "recycled found.000 __pycache__"
-) | {"system volume information"}
-SPLITS = words("train training val valid validate validation dev eval test testing")
+) | {"system volume information", "network trash folder", "temporary items"}
+SPLITS = words(
+    "train training trainset val valid validate validation valset dev eval test testing testset fold"
+)
 
 
 def is_junk(folder: str) -> bool:
     """Whether a folder of this name holds no videos of anybody's: hidden, or left by a system."""
     return folder.startswith(".") or folder.casefold() in _JUNK
+
+
+def is_split(folder: str) -> bool:
+    """Whether a folder's name is that of a part of a dataset: val, videos_val, train_256, fold1."""
+    return not SPLITS.isdisjoint(re.findall("[a-z]+", folder.casefold()))
 
 
 def is_video(name: str, extensions: frozenset[str] = VIDEO_EXTENSIONS) -> bool:

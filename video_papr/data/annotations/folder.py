@@ -13,6 +13,7 @@ from .files import (
     SPLITS,
     VIDEO_EXTENSIONS,
     is_junk,
+    is_split,
     is_video,
     passed_over_line,
     videos_below,
@@ -85,12 +86,17 @@ def class_directories(root: Path) -> list[str]:
 
 def check_splits(root: Path, directories: list[str]) -> None:
     """Raises DataError when the directories are splits: their names would be learned as classes."""
-    splits = [name for name in directories if name.casefold() in SPLITS]
-    if splits != directories or not splits:
+    if len(directories) == 1 and not is_split(directories[0]):
+        root = root / directories[0]
+        directories = class_directories(root)
+    if not directories or not all(map(is_split, directories)):
         return
-    if len(splits) > 1 or class_directories(root / splits[0]):
-        best = min(splits, key=lambda name: ("val" not in name.casefold(), "test" not in name.casefold()))
+    plain = len(directories) > 1 and all(name.casefold() in SPLITS for name in directories)
+    if plain or all(class_directories(root / name) for name in directories):
+        best = min(
+            directories, key=lambda name: ("val" not in name.casefold(), "test" not in name.casefold())
+        )
         raise DataError(
-            f"dataset.root={root} holds splits ({', '.join(splits)}), not classes; "
+            f"dataset.root={root} holds splits ({', '.join(directories)}), not classes; "
             f"did you mean dataset.root={root / best}?"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...core.errors import DataError
 from ...core.escape import printable, shorten
+from ...core.file_kinds import file_kind
 from .classes import class_lookup
 from .files import VideoFinder
 
@@ -178,6 +179,9 @@ def read_text(path: Path, *, key: str = "dataset.annotations", what: str = "a li
     """Reads a UTF-8 file; `key` and `what` are for the messages of DataError."""
     if not path.is_file():
         raise DataError(f"{key}={path} {'is not a file' if path.exists() else 'does not exist'}")
+    kind = file_kind(path) or ""
+    if kind.startswith(("a Git", "an HTML", "an XML")):  # what a failed download leaves
+        raise DataError(f"{path}: expected {what}; it is {kind}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.errors import VideoDecodeError
 
-_CANDID_CONTAINERS = frozenset(["matroska,webm", "avi"])
+_CANDID_CONTAINERS = frozenset(["matroska,webm", "avi", "ogg"])
 # FFmpeg's flags of raw streams, and of formats whose clock may jump.
 _AVFMT_NOTIMESTAMPS, _AVFMT_TS_DISCONT = 0x80, 0x200
 

@@ -21,27 +21,11 @@ class Orientation:
     mirror_x: bool = False
     mirror_y: bool = False
 
-    @property
-    def is_mirrored(self) -> bool:
-        """Whether writing would be shown mirrored, which no turn can do."""
-        return self.transpose ^ self.mirror_x ^ self.mirror_y
-
-    @property
-    def quarter_turns(self) -> int:
-        """Counterclockwise turns that FFmpeg's angle alone makes of it, which is all that decord knows."""
-        if self.transpose:
-            return 1 if self.mirror_y else -1
-        return 2 if self.mirror_x else 0
-
     def apply(self, pixels: Frames) -> Frames:
         """Frames (..., H, W, 3) as they are stored -> as they are shown."""
         if self.transpose:
             pixels = rearrange(pixels, "... h w c -> ... w h c")
         return pixels[..., :: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1, :]
-
-    def mirror_turned(self, pixels: Frames) -> Frames:
-        """Frames (T, H, W, 3) that were turned by `quarter_turns` -> as they are shown."""
-        return self.apply(np.rot90(pixels, -self.quarter_turns, axes=(1, 2))) if self.is_mirrored else pixels
 
 
 AS_STORED = Orientation()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .answers import EndedEarly, Frames, Indices, Refused, Resize
-from .orientation import orientation_of
+from .orientation import Orientation
 from .packets import VideoStream, listen_to_ffmpeg, open_container, prepare_decoder
 from .vectors import EXPORT, ClipMotion
 
@@ -91,8 +91,8 @@ def _pyav_pass(
                     motion.add(frame)
                 position += 1
             if motion is not None:
-                motion.keep(frame)
-            pixels = _rgb(frame, scaler, reduce)
+                motion.keep()
+            pixels = _rgb(frame, stream.orientation, scaler, reduce)
             if out is None:
                 channels = 3 if motion is None else 4
                 out = np.empty((*places.shape, *pixels.shape[:2], channels), np.uint8)
@@ -101,7 +101,7 @@ def _pyav_pass(
         _check_log(log, video.codec_context.codec)
     assert out is not None  # `wanted` is never empty
     if motion is not None:
-        motion.fill(out[..., 3])
+        motion.fill(out[..., 3], stream.orientation)
     return out
 
 
@@ -141,9 +141,8 @@ def _decoded(container: Any, video: Any, skipped: frozenset[int]) -> Iterator[An
             yield from packet.decode()
 
 
-def _rgb(frame: Any, scaler: Any, reduce: Resize | None) -> Frames:
+def _rgb(frame: Any, orientation: Orientation, scaler: Any, reduce: Resize | None) -> Frames:
     """A frame as it is shown: turned and mirrored, and in the size that `reduce` asks for."""
-    orientation = orientation_of(frame)
     size = None
     if reduce is not None:
         step = -1 if orientation.transpose else 1

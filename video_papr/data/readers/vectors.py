@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ...core.pixels import LARGEST_MOTION, MOTION_UNKNOWN
 from .answers import Frames, Indices
-from .orientation import orientation_of
+from .orientation import Orientation
 
 CELL = 8  # pixels; no vector that FFmpeg exports is finer
 EXPORT = 1 << 28  # FFmpeg's AV_CODEC_FLAG2_EXPORT_MVS
@@ -70,10 +70,9 @@ class ClipMotion:
                 self._add_up()
             self._waiting.append(vectors.copy())  # the frame's memory goes back to the decoder
 
-    def keep(self, frame: Any) -> None:
+    def keep(self) -> None:
         """The frame that was added last is one that is read."""
         self._marks.append(len(self._waiting))
-        self._orientation = orientation_of(frame)
 
     def _add_up(self) -> None:
         sums = [self._total]
@@ -83,17 +82,17 @@ class ClipMotion:
         self._total, self._known = sums[-1], self._known + len(self._waiting)
         self._waiting, self._marks = [], []
 
-    def fill(self, planes: Frames) -> None:
+    def fill(self, planes: Frames, orientation: Orientation) -> None:
         """Writes the planes of the clips, (C, T, H, W) as they are shown."""
         self._add_up()
-        shown = planes.shape[3:1:-1] if self._orientation.transpose else planes.shape[2:]
+        shown = planes.shape[3:1:-1] if orientation.transpose else planes.shape[2:]
         rows, columns = (
             np.arange(length) * full // length // CELL for length, full in zip(shown, self._size, strict=True)
         )
         for clip, places in zip(planes, self.places, strict=True):
             for plane, place, before in zip(clip, places, [places[:2].max(), *places[:-1]], strict=True):
                 cells = self._between(before, place, alone=len(places) == 1)
-                plane[:] = self._orientation.apply(cells[rows[:, None], columns, None])[..., 0]
+                plane[:] = orientation.apply(cells[rows[:, None], columns, None])[..., 0]
 
     def _between(self, one: int, other: int, *, alone: bool) -> Frames:
         (first, known), (last, count) = self._kept[min(one, other)], self._kept[max(one, other)]
