@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
-PICTURES = {"app.png": (1280, 1130), "app_phone.png": (390, 1060)}  # width and height of the window
+PICTURES = {"app.png": (1280, 1200), "app_phone.png": (390, 1060)}  # width and height of the window
 LARGEST_BYTES = 150_000
 EXAMPLE = 0
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -65,6 +65,7 @@ def main(folder: Path) -> None:
             # A still that shows something, always the same one.
             page.evaluate(
                 "async () => { const film = document.getElementById('film'); film.controls = false; film.pause();"
+                " if (!film.duration) await new Promise((done) => film.onloadedmetadata = done);"
                 " film.currentTime = film.duration / 2; await new Promise((done) => film.onseeked = done); }"
             )
             page.mouse.move(0, 0)

@@ -175,6 +175,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(found[0], found[1])
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(found[4])
+        listener.listen()  # who reads the address may come before uvicorn is ready
     except OSError as error:
         taken = "another program listens there; choose another one"
         hint = taken if error.errno == errno.EADDRINUSE else error

@@ -62,7 +62,7 @@ def answered(page):
     assert page.locator("#stage").get_attribute("data-state") == "", page.locator("#gain").inner_text()
     page.wait_for_timeout(500)  # for the page to end scrolling
     box = page.locator("#verdict").bounding_box()
-    assert 0 <= box["y"] < 400
+    assert 0 <= box["y"] < 200
     return page.locator("#verdict").inner_text()
 
 

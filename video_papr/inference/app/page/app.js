@@ -67,7 +67,7 @@ function see(url, label) {
 
 function toStage() {
   const { top } = $("stage").getBoundingClientRect();
-  if (top < 0 || top > innerHeight / 2) $("stage").scrollIntoView();
+  if (top < 0 || top > 150) $("stage").scrollIntoView();
 }
 
 function choose(file, example) {
