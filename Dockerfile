@@ -7,6 +7,6 @@ COPY . /src
 RUN pip install --no-cache-dir "/src[app,fast,train]" && rm -rf /src \
     && useradd --create-home --uid 1000 user
 USER 1000
-WORKDIR /home/user
+WORKDIR /data
 ENTRYPOINT ["video-papr"]
 CMD ["--help"]

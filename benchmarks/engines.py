@@ -110,7 +110,7 @@ def main() -> None:
         "--engines",
         nargs="+",
         default=["torch", "compiled", "openvino", "onnxruntime"],
-        help="also 'openvino int8', 'onnxruntime int8'",
+        help="also 'openvino int8'",
     )
     parser.add_argument("--keep-ratio", type=float, default=0.3)
     parser.add_argument("--repeats", type=int, default=15)

@@ -208,7 +208,6 @@ WRAPPERS: dict[str, Callable[[State], object]] = {
     "only an average": lambda state: {"state_dict_ema": state},
     "a key that nobody knows": lambda state: {
         "net": state,
-        "ema_of_net": {key: value + 1 for key, value in state.items()},
         "loss": torch.tensor(0.1),
         "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
     },

@@ -272,10 +272,10 @@ class RuntimeConfig:
                 f"runtime.engine={self.engine!r}: cannot be combined with runtime.compile, which is torch's; leave one "
                 "out."
             )
-        if graphs and (self.dtype == "fp16" or (self.dtype == "bf16" and self.engine == "onnxruntime")):
+        if graphs and (self.dtype == "fp16" or (self.dtype in ("bf16", "int8") and self.engine == "onnxruntime")):
             raise ConfigError(f"runtime.engine={self.engine!r}: not for runtime.dtype={self.dtype}; use fp32 or auto.")
         if self.dtype == "int8" and not graphs:
-            raise ConfigError("runtime.dtype='int8': needs runtime.engine=openvino or onnxruntime; name one.")
+            raise ConfigError("runtime.dtype='int8': needs runtime.engine=openvino.")
         if self.compile and self.packing == "packed":
             raise ConfigError(
                 "runtime.packing='packed': cannot be combined with runtime.compile=true; use auto or bucketed."

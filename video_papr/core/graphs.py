@@ -5,9 +5,7 @@ Each class makes a graph from a program, or from what `dump` gave before, and ru
 
 from __future__ import annotations
 
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -101,16 +99,7 @@ class OnnxGraph:
     def _convert(program: ExportedProgram, dtype: torch.dtype) -> bytes:
         exported = torch.onnx.export(program, dynamo=True, verbose=False)
         assert exported is not None
-        model = exported.model_proto
-        if dtype != torch.int8:
-            return bytes(model.SerializeToString())
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "int8.onnx"
-            # 7 bits of the weights: processors without VNNI add products in 16 bits, which 8 would overflow.
-            quantize_dynamic(model, path, ["MatMul"], True, True, QuantType.QInt8)
-            return path.read_bytes()
+        return bytes(exported.model_proto.SerializeToString())
 
     @staticmethod
     def machine() -> str:
