@@ -154,11 +154,8 @@ def chosen_engine(runtime: RuntimeConfig, engine: Engine) -> str:
                 "runtime.dtype=bf16: OpenVINO computes in fp32 on this processor, which has no arithmetic for it; use "
                 "fp32, or runtime.engine=torch."
             )
-        if engine.dtype == torch.int8 and runtime.engine == "openvino" and find_spec("nncf") is None:
-            raise ConfigError(
-                'runtime.dtype=int8: OpenVINO needs nncf (pip install "video_papr[int8]"); or use '
-                "runtime.engine=onnxruntime."
-            )
+        if engine.dtype == torch.int8 and find_spec("nncf") is None:
+            raise ConfigError('runtime.dtype=int8: OpenVINO needs nncf; pip install "video_papr[int8]".')
         return engines.engine_version(runtime.engine)
     possible = runtime.engine == "auto" and engine.device.type == "cpu" and not (runtime.compile or missing)
     return engines.engine_version("openvino") if possible and engines.has_openvino() else "torch"

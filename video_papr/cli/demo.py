@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from ..inference.app.offer import Model
 
 ANYWHERE = ("0.0.0.0", "::")
-MODELS = (
-    "k400",
-)  # datasets whose weights the page offers to download, where only the bundled ones are there
+# Datasets whose weights the page offers to download, where only the bundled ones are there.
+MODELS = ("k400",)
 EXAMPLE_SEED = 7  # of the clips to pick; they are of the test split, which no training has seen
 
 

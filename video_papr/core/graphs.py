@@ -89,14 +89,14 @@ class OnnxGraph:
     def __init__(self, made: ExportedProgram | bytes, dtype: torch.dtype) -> None:
         import onnxruntime
 
-        self._model = made if isinstance(made, bytes) else self._convert(made, dtype)
+        self._model = made if isinstance(made, bytes) else self._convert(made)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(self._model, options, ["CPUExecutionProvider"])
 
     @staticmethod
-    def _convert(program: ExportedProgram, dtype: torch.dtype) -> bytes:
+    def _convert(program: ExportedProgram) -> bytes:
         exported = torch.onnx.export(program, dynamo=True, verbose=False)
         assert exported is not None
         return bytes(exported.model_proto.SerializeToString())

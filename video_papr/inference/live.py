@@ -18,7 +18,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..core.errors import ConfigError
@@ -27,6 +26,7 @@ from ..data.recipe import Recipe
 from ..pipeline import Pipeline
 from .overlay import Overlay, Pixels, Scene, Seen
 from .predict import Answer, ClipReader, middle_crop, recipe_of
+from .windows import check_lengths
 
 HAIR = 1e-6  # seconds; times of frames are rounded
 
@@ -65,9 +65,7 @@ class LiveWindows:
         self.reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
         self.length = window_seconds
         self.stride = window_seconds if stride_seconds is None else stride_seconds
-        for name, value in (("window_seconds", self.length), ("stride_seconds", self.stride)):
-            if not value > 0:
-                raise ConfigError(f"{name}={value} must be a number above 0")
+        check_lengths(window_seconds=self.length, stride_seconds=self.stride)
         self.frames, self.skipped = frames, 0
         self.newest: tuple[float, Frames] | None = None
         self._due = self.length  # the end of the next window
@@ -92,7 +90,7 @@ class LiveWindows:
             for seconds, pixels in self.frames:
                 if self._stopped:
                     return
-                small = self.reader.views(torch.from_numpy(np.ascontiguousarray(pixels))[None, None])[:, 0]
+                small = self.reader.shrink(pixels)
                 with self._changed:
                     self._add(seconds, small)
                     self.newest = seconds, pixels
@@ -132,9 +130,7 @@ class LiveWindows:
             return window, start, end
 
     def _answer(self, window: list[tuple[float, Tensor]], start: float, end: float) -> Answer:
-        crops = torch.stack([small for _, small in window], 1)  # (R, n, S, S, 3)
-        chosen = self.reader.recipe.indices(len(window), self.reader.num_frames)  # (C, T)
-        views = crops[:, torch.from_numpy(chosen)].transpose(0, 1).flatten(0, 1)
+        views, chosen = self.reader.window_views([small for _, small in window])
         answer = self.reader.answer(views, start, end, self._clock)
         return replace(answer, seconds=np.array([seconds for seconds, _ in window])[chosen])
 

@@ -8,6 +8,7 @@ T' x H' x W' the token grid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -117,6 +118,16 @@ class ClipReader:
                 num_crops=recipe.crops,
                 mode=backbone.interpolation,
             )
+
+    def shrink(self, frame: np.ndarray | Tensor) -> Tensor:
+        """A frame (H, W, 3) uint8 -> its crops (R, S, S, 3), which are kept of a stream."""
+        return self.views(torch.as_tensor(np.ascontiguousarray(frame))[None, None])[:, 0]
+
+    def window_views(self, frames: Sequence[Tensor]) -> tuple[Tensor, np.ndarray]:
+        """The n frames of a window, (R, S, S, 3) each -> its views (V, T, S, S, 3), and their frames' places, (C, T)."""
+        chosen = self.recipe.indices(len(frames), self.num_frames)
+        crops = torch.stack(list(frames), 1)  # (R, n, S, S, 3)
+        return crops[:, torch.from_numpy(chosen)].transpose(0, 1).flatten(0, 1), chosen
 
     def picture(self, frames: Tensor) -> Tensor:
         """frames (C, T, H, W, 3) uint8 -> the first view, (T, k S, k S, 3), large enough to be looked at."""

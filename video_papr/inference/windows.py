@@ -52,10 +52,15 @@ def window_frames(fps: float, window_seconds: float, stride_seconds: float | Non
     Raises ConfigError: a number is not above 0.
     """
     stride_seconds = window_seconds if stride_seconds is None else stride_seconds
-    for name, value in (("fps", fps), ("window_seconds", window_seconds), ("stride_seconds", stride_seconds)):
+    check_lengths(fps=fps, window_seconds=window_seconds, stride_seconds=stride_seconds)
+    return max(1, round(window_seconds * fps)), max(1, round(stride_seconds * fps))
+
+
+def check_lengths(**lengths: float) -> None:
+    """Raises ConfigError: a number is not above 0."""
+    for name, value in lengths.items():
         if not value > 0:
             raise ConfigError(f"{name}={value} must be a number above 0")
-    return max(1, round(window_seconds * fps)), max(1, round(stride_seconds * fps))
 
 
 def cut_windows(
@@ -159,10 +164,11 @@ class Timeline:
         self.num_frames, self.fps = decoded.num_video_frames, decoded.fps
         clips = torch.from_numpy(decoded.frames).split(recipe.clips)
         shown = None if decoded.seconds is None else np.split(decoded.seconds, len(windows))
+        pictured = {self.windows[number] for number in self.pictured}
         for place, ((start, end), frames) in enumerate(zip(windows, clips, strict=True)):
             clock, span = perf_counter(), decoded.times.span(start, end)
             answer = reader.answer(reader.views(frames), *span, clock)
-            picture = reader.picture(frames) if self.windows.index((start, end)) in self.pictured else None
+            picture = reader.picture(frames) if (start, end) in pictured else None
             yield replace(answer, seconds=None if shown is None else shown[place], picture=picture)
 
     def _indices(self, num_frames: int, *, windows: list[tuple[int, int | None]]) -> np.ndarray:
@@ -214,14 +220,12 @@ def _stream(
     clock = perf_counter()
 
     def answer() -> Answer:
-        crops = torch.stack(list(window), 1)  # (R, n, S, S, 3)
-        chosen = torch.from_numpy(reader.recipe.indices(len(window), reader.num_frames))
-        views = crops[:, chosen].transpose(0, 1).flatten(0, 1)  # crops of one clip adjacent
+        views, _ = reader.window_views(window)
         return reader.answer(views, (count - len(window)) / fps, count / fps, clock)
 
     for frame in frames:
         clock = perf_counter()
-        window.append(reader.views(torch.as_tensor(np.ascontiguousarray(frame))[None, None])[:, 0])
+        window.append(reader.shrink(frame))
         count += 1
         if count >= length and (count - length) % stride == 0:
             answered = count

@@ -42,9 +42,8 @@ def read_with_decord(path: Path | str, stream: VideoStream, wanted: Indices, pla
         raise Refused("reads a still picture instead of the film")
     if stream.interlaced:
         raise Refused("not trusted with the colours of interlaced frames")
-    if (
-        stream.orientation != AS_STORED
-    ):  # it knows quarter turns in the head of an MP4, not those in the stream
+    # It knows quarter turns in the head of an MP4, not those in the stream.
+    if stream.orientation != AS_STORED:
         raise Refused("not trusted to turn frames")
     if not _CONTAINERS & set(stream.container.split(",")):
         raise Refused(f"not trusted to find frames in {stream.container} files")

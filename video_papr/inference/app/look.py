@@ -30,9 +30,8 @@ from ..windows import Timeline
 
 MAX_FPS = 240  # a video that claims to be faster is as long as its frames would be at this speed
 RAW_FPS = 25  # of a stream without times; FFmpeg's own guess
-LARGE_SIDE = (
-    2048  # pixels; larger videos are made smaller as they are decoded, where the backbone reads such frames
-)
+# Pixels; larger videos are made smaller as they are decoded, where the backbone reads such frames.
+LARGE_SIDE = 2048
 FILM, TABLE = "film.mp4", "predictions.csv"
 FILM_SIDE = 1280  # pixels of its longer side, at most
 TOP_K = 5
