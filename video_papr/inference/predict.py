@@ -124,7 +124,7 @@ class ClipReader:
         return self.views(torch.as_tensor(np.ascontiguousarray(frame))[None, None])[:, 0]
 
     def window_views(self, frames: Sequence[Tensor]) -> tuple[Tensor, np.ndarray]:
-        """The n frames of a window, (R, S, S, 3) each -> its views (V, T, S, S, 3), and their frames' places, (C, T)."""
+        """Frames of a window, n of (R, S, S, 3) -> its views (V, T, S, S, 3), and which frames they hold, (C, T)."""
         chosen = self.recipe.indices(len(frames), self.num_frames)
         crops = torch.stack(list(frames), 1)  # (R, n, S, S, 3)
         return crops[:, torch.from_numpy(chosen)].transpose(0, 1).flatten(0, 1), chosen
