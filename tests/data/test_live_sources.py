@@ -53,10 +53,22 @@ def test_frames_are_those_that_were_sent(kind, tmp_path):
 
         threading.Thread(target=answer, daemon=True).start()
         source = live_source(address)
-        assert source == LiveSource(address)
+        assert source is not None and source.url == address
         read = list(read_live(source))
     assert np.array_equal([pixels for _, pixels in read], frames)
     assert [seconds for seconds, _ in read] == pytest.approx(np.arange(len(frames)) / FPS, abs=2e-3)
+
+
+def test_what_comes_through_a_pipe_names_no_files(tmp_path):
+    send(str(tmp_path / "own.nut"), pictures())
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    listing = "ffconcat version 1.0\nfile own.nut\n"
+    threading.Thread(target=pipe.write_text, args=(listing,), daemon=True).start()
+    source = live_source(str(pipe))
+    assert source is not None
+    with pytest.raises(VideoDecodeError, match="cannot open .*pipe"):
+        list(read_live(source))
 
 
 def test_what_a_word_names(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...core.errors import ConfigError, VideoDecodeError
 from ...core.escape import printable
-from ..limits import DEFAULT_LIMITS, Limits
+from ..limits import CONTAINER_OPTIONS, DEFAULT_LIMITS, Limits
 from .answers import Frames, reason
 from .packets import prepare_decoder
 
@@ -57,7 +57,7 @@ def live_source(video: str) -> LiveSource | None:
         return LiveSource(video)
     with suppress(OSError, ValueError):
         if stat.S_ISFIFO(os.stat(video).st_mode):
-            return LiveSource(video)
+            return LiveSource(video, options=dict(CONTAINER_OPTIONS))  # what comes through it names no other files
     return None
 
 
