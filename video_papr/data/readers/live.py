@@ -57,7 +57,7 @@ def live_source(video: str) -> LiveSource | None:
         return LiveSource(video)
     with suppress(OSError, ValueError):
         if stat.S_ISFIFO(os.stat(video).st_mode):
-            return LiveSource(video, options=dict(CONTAINER_OPTIONS))  # what comes through it names no other files
+            return LiveSource(video, options=CONTAINER_OPTIONS)  # what comes through it names no other files
     return None
 
 
