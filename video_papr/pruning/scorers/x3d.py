@@ -18,7 +18,7 @@ from ...checkpoints.files import BUNDLED, find_weights, load_exactly, read_weigh
 from ...checkpoints.hub import url_file
 from ...checkpoints.x3d_formats import from_any_x3d
 from ...core.errors import CheckpointError, ConfigError
-from ...core.pixels import Colors, normalize_pixels, normalize_planes, resample_clip, resample_frames
+from ...core.pixels import Colors, normalize_pixels, resample_clip, resample_frames, scale_and_shift
 from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner, split_options
 from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
@@ -192,7 +192,8 @@ def clip_of(
         return resample_clip(pixels, num_frames=num_frames, size=size, align_corners=True)
     # Interpolation keeps sums of weights at 1, so normalising may come after it, where there is less to normalise.
     clip = resample_frames(frames, num_frames=num_frames, size=size)
-    return normalize_planes(clip, mean=mean, std=std)
+    scale, shift = (part[:, None, None, None] for part in scale_and_shift(mean, std, frames.device))
+    return clip.mul_(scale).add_(shift)
 
 
 class X3DScorer(nn.Module):
