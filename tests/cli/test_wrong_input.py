@@ -36,7 +36,7 @@ WRONG = {
     "bench": {
         "backbones=[videomae_x]": "backbones='videomae_x': must be one of videomae_b, ",
         "backbones=[]": "backbones=[]: must be a list of one or more, each a name or a path.",
-        "pruners=[x3d_q]": "pruner.name='x3d_q': must be one of ",
+        "pruners=[x3d_q]": "pruners: pruner.name='x3d_q': must be one of ",
         "pruners=[none]": "pruners='none': the dense model is always among the variants",
         "keep_ratios=[0.3,0.3]": "keep_ratios=[0.3, 0.3]: must not name anything twice.",
         "dtypes=[fp16]": "dtypes=fp16: not supported on the CPU",

@@ -219,7 +219,10 @@ def _pruner(value: Any) -> Any:
     """A name, or a mapping of `name` and other keys of the group pruner."""
     if isinstance(value, str):
         value = {"name": value}
-    made = read(PrunerConfig, value) if isinstance(value, Mapping) else value
+    try:
+        made = read(PrunerConfig, value) if isinstance(value, Mapping) else value
+    except ConfigError as error:
+        raise ConfigError(f"pruners: {error}") from None
     if isinstance(made, PrunerConfig) and made.name == "none":
         raise ValueError("the dense model is always among the variants; name pruners only")
     return made
