@@ -70,8 +70,8 @@ class Pipeline(nn.Module):
                 f"runtime.packing=packed: cannot be combined with {reason}, which weighs tokens in attention; use "
                 "runtime.packing=auto or bucketed"
             )
-        if merger is not None and backbone.stage_grids:
-            raise ConfigError("merger=tome: this backbone keeps the grid of each stage; use merger=none")
+        if merger is not None and backbone.closed:
+            raise ConfigError(f"merger=tome: {backbone.closed}; use merger=none")
         if pruner is not None:
             pruner.check_backbone(backbone, merges=merger is not None)
             pruner.fit(backbone)

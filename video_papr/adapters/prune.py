@@ -174,16 +174,6 @@ def _build(family: Family, host: Host, name: str, weights: str | Path | None, **
     """The pruner, if its kind can serve this host."""
     if name == "none" or name in SPECS:
         _check_suits(family, host, name)
-    if host.same_places:
-        if name in SPECS and "scope" not in SPECS[name].options:
-            raise ConfigError(
-                f"pruner={name} cannot be used here: {host.name} keeps the same places of every frame"
-            )
-        if options.setdefault("scope", "place") != "place":
-            raise ConfigError(
-                f"pruner.scope={options['scope']} cannot be used here: {host.name} keeps the same places of every "
-                "frame, scope='place'"
-            )
     if weights == PUBLISHED:
         weights = SPECS[name].published if name in SPECS else None
     pruner: Any = build_pruner(name, weights=weights, **options)  # of those that score frames

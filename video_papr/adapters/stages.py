@@ -1,27 +1,137 @@
-"""timm's ConvNeXt and Swin, V1 and V2: each stage keeps places of its own, see `backbones.stages`."""
+"""timm's ConvNeXt and Swin, V1 and V2: what mixes places sees the whole grid, what works on each only the kept ones.
+
+A dropped place goes by its shortcut. The choice of each stage waits in a `PerThread` while a pass runs; hooks on the
+model's own layers follow it. ConvNeXt V2's global response norm takes its statistics over the kept places.
+
+Letters: B images, H x W places of a stage, N of them in all, K kept ones, C channels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from ..backbones.stages import (
-    CONVNEXT,
-    SWIN,
-    hook_stages,
-    image_size,
-    kept_places,
-    reductions,
-    stages_of,
-    stem_of,
-)
 from ..core.threads import PerThread
-from ..core.types import TokenGrid
+from ..core.types import TokenGrid, TokenSelection
 from .host import Family, Handle, Host, image_colors
 from .selector import Selector
+
+# Where places stand in a tensor: (B, N, C), (B, H, W, C) or (B, C, H, W).
+LAYOUTS = ("NC", "HWC", "CHW")
+CONVNEXT, SWIN = ("ConvNeXt",), ("SwinTransformer", "SwinTransformerV2")  # timm's classes
+
+
+def flatten_places(features: Tensor, layout: str) -> Tensor:
+    """features in one of `LAYOUTS` -> (B, N, C)."""
+    if layout == "CHW":
+        return features.flatten(2).transpose(1, 2)
+    return features.flatten(1, 2) if layout == "HWC" else features
+
+
+def unflatten_places(places: Tensor, layout: str, grid: tuple[int, int]) -> Tensor:
+    """places (B, N, C) -> features in one of `LAYOUTS`, on a grid of H x W = N."""
+    if layout == "CHW":
+        return places.transpose(1, 2).unflatten(2, grid)
+    return places.unflatten(1, grid) if layout == "HWC" else places
+
+
+def stages_of(model: Any) -> tuple[Any, ...]:
+    """The stages of a ConvNeXt or Swin, each with its `blocks`."""
+    return tuple(model.stages if hasattr(model, "stages") else model.layers)
+
+
+def stem_of(model: Any) -> nn.Module:
+    """What sees the pixels."""
+    found: nn.Module = model.stem if hasattr(model, "stem") else model.patch_embed
+    return found
+
+
+def image_size(model: Any) -> tuple[int, int]:
+    """(H, W) of the images; a ConvNeXt, which reads any, says what its weights were trained with."""
+    if hasattr(model, "stem"):
+        _, height, width = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or (3, 224, 224)
+    else:
+        height, width = model.patch_embed.img_size
+    return height, width
+
+
+def reductions(model: Any) -> tuple[int, ...]:
+    """Of each stage, the pixels along each side of one of its places."""
+    return tuple(info["reduction"] for info in model.feature_info)
+
+
+def _place_wise(block: Any) -> tuple[nn.Module, nn.Module, str] | None:
+    """First and last module of a block's part that works on each place by itself, and the layout of what they see.
+
+    None: depth pruning has merged the block into one convolution, which runs everywhere.
+    """
+    if isinstance(block, nn.Conv2d):
+        return None
+    if hasattr(block, "joint"):
+        return block.joint, block.joint, "CHW"
+    if hasattr(block, "conv_dw"):
+        return block.norm, block.mlp, "CHW" if block.use_conv_mlp else "HWC"
+    # V1 normalises what goes into the feed-forward part, V2 what comes out of it.
+    second = type(block).__name__ == "SwinTransformerV2Block"
+    return (block.mlp, block.norm2, "NC") if second else (block.norm2, block.mlp, "NC")
+
+
+def hook_stages(model: Any, stages: Sequence[int], chosen: PerThread) -> list[RemovableHandle]:
+    """Hooks that make the blocks of some stages follow `chosen.value`, see `kept_places`; None there: nothing drops."""
+    handles = []
+    for stage in stages:
+        for block in stages_of(model)[stage].blocks:
+            parts = _place_wise(block)
+            if parts is None:
+                continue
+            first, last, layout = parts
+            part = _Part(chosen, stage, layout)
+            handles += [
+                first.register_forward_pre_hook(part.gather),
+                last.register_forward_hook(part.scatter),
+            ]
+    return handles
+
+
+def kept_places(selections: Mapping[int, TokenSelection]) -> dict[int, tuple[Tensor, tuple[int, int]]]:
+    """Stage -> keep_idx (B, K) and the stage's (H, W), of the stages that drop something."""
+    return {
+        stage: (found.keep_idx, (found.grid.height, found.grid.width))
+        for stage, found in selections.items()
+        if found.drops
+    }
+
+
+class _Part:
+    """The place-wise part of one block."""
+
+    def __init__(self, chosen: PerThread, stage: int, layout: str) -> None:
+        self.chosen, self.stage, self.layout = chosen, stage, layout
+
+    def gather(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
+        """All places -> the kept ones, as a grid of K x 1."""
+        chosen = self.chosen.value
+        if chosen is None or self.stage not in chosen:
+            return None
+        keep_idx = chosen[self.stage][0]
+        places = flatten_places(args[0], self.layout)
+        kept = places.gather(1, keep_idx[..., None].expand(-1, -1, places.shape[2]))
+        return (unflatten_places(kept, self.layout, (keep_idx.shape[1], 1)),)
+
+    def scatter(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """The kept places -> all, with zeros for the dropped ones, to which the block adds their shortcut."""
+        chosen = self.chosen.value
+        if chosen is None or self.stage not in chosen:
+            return None
+        keep_idx, grid = chosen[self.stage]
+        kept = flatten_places(output, self.layout)
+        places = kept.new_zeros(len(kept), grid[0] * grid[1], kept.shape[2])
+        places = places.scatter(1, keep_idx[..., None].expand(-1, -1, kept.shape[2]), kept)
+        return unflatten_places(places, self.layout, grid)
 
 
 class StageHooks:

@@ -54,6 +54,7 @@ def open_model(model: Any, name: str) -> Host:
         std=STD,
         attach=attach,
         same_places=divided,
+        num_prefix=1,
     )
 
 

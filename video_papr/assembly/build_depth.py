@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones.builders import BACKBONES, TIMM, Backbone, build_backbone, token_grid
+from ..backbones.builders import BACKBONES, Backbone, build_backbone, token_grid
 from ..backbones.depth_pruned import POSITIONS, REMOVED, TIMM_MODEL
 from ..backbones.encoder import Encoder
 from ..backbones.weights import find_backbone
@@ -59,7 +59,7 @@ def check_depth(config: DepthRunConfig) -> DepthRunConfig:
     """
     dataset, backbone, depth = config.dataset, config.backbone, config.depth
     image = backbone.name in SUBJECTS_OF_TIMM
-    known = image or not backbone.name.startswith((*TIMM, "vjepa2"))
+    known = image or backbone.name.startswith(("videomae", "vivit"))
     if not known or image != (dataset.name == "images") or (image and depth.target == "scorer"):
         raise ConfigError(
             f"dataset={dataset.name}, backbone={backbone.name}, depth.target={depth.target}: depth pruning is for "

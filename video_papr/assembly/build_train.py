@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..backbones.builders import TIMM, clip_size
+from ..backbones.builders import OTHERS, clip_size
 from ..backbones.encoder import Encoder
 from ..checkpoints.files import find_weights
 from ..config import BackboneConfig, DatasetConfig, TrainRunConfig
@@ -51,10 +51,10 @@ def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
         raise ConfigError(
             f"pruner={config.pruner.name}: goes with train.target=probe; train.keep_ratio drops tokens in training"
         )
-    if backbone.name in TIMM or dataset.name == "images":
+    if backbone.name in OTHERS or dataset.name == "images":
         raise ConfigError(
             f"dataset={dataset.name}, backbone={backbone.name}: videos train video transformers here; images and "
-            "timm's models are for tools/eval.py and experiment=probe"
+            "models of timm and transformers are for tools/eval.py and experiment=probe"
         )
     if backbone.weights is not None:
         raise ConfigError(f"backbone.weights={backbone.weights}: a training starts from train.weights=")

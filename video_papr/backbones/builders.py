@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,28 @@ from ..core.errors import ConfigError
 from ..core.types import TokenGrid
 from .depth_pruned import WHOLE, depth_prune_backbone
 from .fitting import choose_head, fit_positions, load, settings_of
+from .hosts import MODELS, TRANSFORMERS, HostBackbone, build_timm_host, transformers_backbone
 from .layers import clip_grid
 from .probe import read_probe
-from .timm_stages import MODELS as HIERARCHICAL
-from .timm_stages import TimmStages, build_timm_stages
 from .timm_vit import TimmViT, build_timm_vit
 from .videomae import VideoMAE
 from .vivit import ViViT
 from .vjepa2 import VJEPA2
 from .weights import Checkpoint, read_checkpoint
 
-Backbone = VideoMAE | ViViT | VJEPA2 | TimmViT | TimmStages
-IMAGES = ("timm_vit", "timm_convnext", "timm_swin")  # read images
+Backbone = VideoMAE | ViViT | VJEPA2 | TimmViT | HostBackbone
+IMAGES = ("timm_vit", *MODELS)  # read images
 TIMM = (*IMAGES, "image_vit")  # take a model of timm
-FAMILIES = {"videomae": VideoMAE, "vivit": ViViT, "vjepa2": VJEPA2}
+FAMILIES: dict[str, Callable[..., Backbone]] = {
+    "videomae": VideoMAE,
+    "vivit": ViViT,
+    "vjepa2": VJEPA2,
+    **{family: partial(transformers_backbone, family) for family in TRANSFORMERS},
+}
 
 PAPER = {"num_frames": 16, "input_size": 224, "tubelet": (2, 16, 16), "num_classes": 400}
 ROTARY = {**PAPER, "num_frames": 64, "input_size": 256, "num_classes": 174, "pooler_depth": 3}
+FRAMES = {**PAPER, "dim": 768, "depth": 12, "num_heads": 12}
 # VideoMAE's own sizes (Tong et al., table 9), and one small enough to train and run on a laptop.
 BACKBONES: dict[str, dict[str, Any]] = {
     "videomae_tiny": {
@@ -53,13 +59,21 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "vjepa2_l": {**ROTARY, "num_frames": 16, "dim": 1024, "depth": 24, "num_heads": 16},
     "vjepa2_h": {**ROTARY, "dim": 1280, "depth": 32, "num_heads": 16},
     "vjepa2_g": {**ROTARY, "input_size": 384, "dim": 1408, "depth": 40, "num_heads": 22, "mlp_dim": 6144},
+    # Of transformers; VideoPrism's depth is that of its layers over space.
+    "timesformer_b": {**FRAMES, "num_frames": 8, "tubelet": (1, 16, 16)},
+    "videoprism_b": {**FRAMES, "input_size": 288, "tubelet": (1, 18, 18)},
     # Any VisionTransformer of timm; these are the sizes of most. It reads images, which are clips of one frame, or the
     # frames of a video one by one.
     "timm_vit": {**PAPER, "num_frames": 1, "tubelet": (1, 16, 16), "num_classes": 1000},
     "timm_convnext": {**PAPER, "num_frames": 1, "tubelet": (1, 4, 4), "num_classes": 1000},
     "timm_swin": {**PAPER, "num_frames": 1, "tubelet": (1, 4, 4), "num_classes": 1000},
+    "timm_hiera": {**PAPER, "num_frames": 1, "tubelet": (1, 32, 32), "num_classes": 1000},
     "image_vit": {**PAPER, "num_frames": 8, "tubelet": (1, 16, 16), "num_classes": 1000},
 }
+OTHERS = (
+    *TIMM,
+    *(name for name in BACKBONES if name.startswith(tuple(TRANSFORMERS))),
+)  # are other libraries' models
 
 
 def clip_size(name: str, *, num_frames: int | None = None, input_size: int | None = None) -> tuple[int, int]:
@@ -139,8 +153,8 @@ def build_backbone(
             "replace_head": replace_head,
             "seed": seed,
         }
-        if name in HIERARCHICAL:
-            return build_timm_stages(name, **options)
+        if name in MODELS:
+            return build_timm_host(name, **options)
         return build_timm_vit(
             num_frames=num_frames or BACKBONES[name]["num_frames"], pool=pool or "mean", **options
         )
@@ -157,6 +171,12 @@ def build_backbone(
         settings = settings_of(checkpoint, name, BACKBONES, asked)
         num_classes, checkpoint = choose_head(checkpoint, num_classes, fresh=replace_head)
         trained = {**BACKBONES[name], **checkpoint.settings}
+        settings |= {"config": checkpoint.config} if checkpoint.config else {}
+        if name in OTHERS and _grid(settings) != _grid(trained):
+            raise ConfigError(
+                f"backbone={name}: the positions of these weights are those of {trained['num_frames']} frames of "
+                f"{trained['input_size']} pixels; leave backbone.num_frames and backbone.input_size out"
+            )
         if settings.get("positions") != "space_time":  # these are shares of the clip: they serve every grid
             checkpoint = fit_positions(checkpoint, _grid(settings), _grid(trained))
     if num_classes is not None:

@@ -54,6 +54,10 @@ class Encoder(nn.Module):
         dim: D.
         short_side, interpolation: how frames are resized where the configuration does not say: the shorter side before
             the crop, None: as large as the crop.
+        closed: why its tokens are out of reach between pixels and logits, so that nothing but a fixed number of places
+            can be left out; empty: they are not.
+        same_places: attention over space and over time are apart, so every frame has to keep the same places.
+        name: of its class, for messages.
         stage_grids: of a hierarchical backbone, the places of each stage; `grid` is that of the first.
         depth_pruned: whether its weights have blocks removed or merged.
         replayed: whether CUDA graphs run it, so that the next answer overwrites this one; see `Pipeline`.
@@ -70,6 +74,9 @@ class Encoder(nn.Module):
     pool = "mean"
     usual_sampling: str | None = None
     usual_stride: int | None = None
+    closed = ""
+    same_places = False
+    name = "this backbone"
     stage_grids: tuple[TokenGrid, ...] = ()
     depth_pruned = False
     read: ReadConfig | None = None

@@ -32,6 +32,7 @@ WRONG_HEADS = {"videomae-small-finetuned-kinetics": 16, "videomae-small-finetune
 TRUNK = (
     "blocks.",
     "patch_embed.",
+    "body.",
     "fc_norm.",
     "norm.",
     "positions",

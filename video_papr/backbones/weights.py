@@ -22,6 +22,7 @@ from ..checkpoints.files import (
 )
 from ..checkpoints.formats import (
     ANCHORS,
+    HOSTED,
     Format,
     State,
     architecture,
@@ -56,6 +57,7 @@ class Checkpoint:
         blocks: of a backbone whose depth was pruned, what became of each of its blocks; see `shortened`.
         names: of the classes.
         read: how its clips are read, where the file says it.
+        config: all that config.json says, of a model that runs as transformers has it.
     """
 
     source: str
@@ -69,6 +71,7 @@ class Checkpoint:
     blocks: tuple[str, ...] | None = None
     names: tuple[str, ...] | None = None
     read: ReadConfig | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int | None:
@@ -193,6 +196,11 @@ def _with_config(checkpoint: Checkpoint, config: dict[str, Any], path: Path) -> 
             raise ValueError(f"layer_norm_eps={eps}")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path} does not describe a model: {type(error).__name__}: {error}") from None
+    if checkpoint.format in HOSTED.values():
+        layers = sum(value for key, value in config.items() if key.endswith("_layers") and type(value) is int)
+        if layers > len(checkpoint.state):  # before so many are built
+            raise CheckpointError(f"{path} says {layers} layers: it belongs to other weights")
+        return replace(checkpoint, settings=settings, complete=True, names=names, config=config)
     activation = config.get("hidden_act", ACTIVATION[family])
     if activation != ACTIVATION[family]:
         settings["activation"] = activation

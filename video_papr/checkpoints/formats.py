@@ -3,6 +3,8 @@
     Hugging Face VideoMAE    videomae.encoder.layer.0.attention.attention.query.weight, ...q_bias, no bias for keys
     Hugging Face ViViT       vivit.encoder.layer.0.attention.attention.query.weight, ...query.bias, a class token
     Hugging Face V-JEPA 2    vjepa2.encoder.layer.0.attention.query.weight, pooler.query_tokens
+    Hugging Face TimeSformer timesformer.encoder.layer.0.temporal_attention.attention.qkv.weight
+    Hugging Face VideoPrism  vision_model.spatial_embeddings.patch_embeddings.projection.weight
     VideoMAE, VideoMAE V2    blocks.0.attn.qkv.weight, blocks.0.attn.q_bias
     mmaction2 VideoMAE       blocks.0.mlp.layers.0.0.weight, cls_head.fc_cls.weight
     ours                     blocks.0.attn.qkv.weight, blocks.0.attn.qkv.bias
@@ -16,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,11 +63,14 @@ MMACTION_NAMES = (
     (r"\.mlp\.layers\.1\.", ".mlp.fc2."),
     (r"^cls_head\.fc_cls\.", "head."),
 )
+TIMESFORMER_NAMES = ((r"^(?!classifier\.)", "body.timesformer."), (r"^classifier\.", "head."))
+VIDEOPRISM_NAMES = ((r"^(?!classifier\.)", "body."), (r"^classifier\.", "head."))
 MAX_TOKENS = 1 << 18  # of a clip; a longer sequence than any model was trained on
 # The first layer of each video transformer's format, behind whatever a wrapper puts before it.
 ANCHORS = (
     "encoder.embeddings.patch_embeddings.proj.weight",
     "embeddings.patch_embeddings.projection.weight",
+    "vision_model.spatial_embeddings.patch_embeddings.projection.weight",
     "patch_embed.proj.weight",
     "patch_embed.projection.weight",
 )
@@ -124,13 +130,24 @@ class Format:
     """What a file holds."""
 
     title: str  # in words, for messages
-    family: str | None = None  # "videomae", "vivit" or "vjepa2"; None is nothing that a backbone can load
+    family: str | None = (
+        None  # that of the backbone, see `builders.FAMILIES`; None is nothing that one can load
+    )
     to_own: Callable[[Mapping[str, Tensor]], State] = from_own  # the mapping of its keys
 
 
 HF_VIDEOMAE = Format("Hugging Face VideoMAE weights", "videomae", from_huggingface_videomae)
 HF_VIVIT = Format("Hugging Face ViViT weights", "vivit", from_huggingface_vivit)
 HF_VJEPA2 = Format("Hugging Face V-JEPA 2 weights", "vjepa2", from_huggingface_vjepa2)
+# As transformers has them: the classifier is the backbone's head, the rest its body. By the end of a name.
+HOSTED = {
+    "embeddings.time_embeddings": Format(
+        "Hugging Face TimeSformer weights", "timesformer", partial(renamed, names=TIMESFORMER_NAMES)
+    ),
+    "temporal_embeddings.position_embeddings": Format(
+        "Hugging Face VideoPrism weights", "videoprism", partial(renamed, names=VIDEOPRISM_NAMES)
+    ),
+}
 ORIGINAL = Format("original VideoMAE weights", "videomae", from_original)
 MMACTION = Format("mmaction2 VideoMAE weights", "videomae", from_mmaction)
 OWN_VIDEOMAE = Format("VideoMAE weights of video_papr", "videomae")
@@ -141,6 +158,9 @@ OWN_VJEPA2 = Format("V-JEPA 2 weights of video_papr", "vjepa2")
 def recognise(keys: set[str], config: Mapping[str, Any]) -> Format:
     """The format of a state dict, by its key names and the config.json beside it ({} where there is none)."""
     kind = config.get("model_type")
+    for mark, hosted in HOSTED.items():
+        if any(key.endswith(mark) for key in keys):
+            return hosted
     if kind not in (None, "videomae", "vivit") and any("layernorm_before" in key for key in keys):
         return Format(f"Hugging Face {kind} weights")
     if any(key.startswith("decoder.") for key in keys):
@@ -169,7 +189,8 @@ def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises KeyError, TypeError, ValueError, OverflowError: a key is missing, has no number, or one that cannot be.
     """
     rotary = config.get("model_type") == "vjepa2"
-    size, tubelet = config["crop_size" if rotary else "image_size"], config["tubelet_size"]
+    size = config["crop_size" if rotary else "image_size"]
+    tubelet = 1 if config.get("model_type") == "timesformer" else config["tubelet_size"]
     if isinstance(tubelet, int):
         tubelet = (tubelet, *_pair(config["patch_size"]))
     height, width = _pair(size)
@@ -186,7 +207,9 @@ def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
         "input_size": height,
         "tubelet": (frames, rows, columns),
         "dim": dim,
-        "depth": _count(config["num_hidden_layers"]),
+        "depth": _count(
+            config["num_spatial_layers" if "num_spatial_layers" in config else "num_hidden_layers"]
+        ),
         "num_heads": _count(config["num_attention_heads"]),
         **({} if inner == 4 * dim else {"mlp_dim": inner}),
         **({"pooler_depth": _count(config["num_pooler_layers"])} if rotary else {}),

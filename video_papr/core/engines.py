@@ -35,7 +35,7 @@ MAX_GRAPHS = 8  # of one network; frames of ever new sizes run in torch from the
 # Of a new graph, beside torch, as shares of the largest value.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.int8: 0.3}
 EXTRAS = {"openvino": "fast", "onnxruntime": "export"}
-_KNOWN = ("video_papr", "torch", "timm")  # code that the key of a file on disk covers
+_KNOWN = ("video_papr", "torch", "timm", "transformers")  # code that the key of a file on disk covers
 
 
 def has_openvino() -> bool:

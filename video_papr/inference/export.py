@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..backbones.timm_stages import TimmStages
 from ..backbones.timm_vit import TimmViT
 from ..core.console import quiet_tracers
 from ..core.errors import ConfigError, ExportError, StorageError
@@ -62,10 +61,12 @@ def check_exportable(pipeline: Pipeline) -> None:
 
     Raises:
         ConfigError: clips keep unequal numbers of tokens, the choice is not made by tensor operations alone, tokens
-            are merged, or the backbone reads images.
+            are merged, or the backbone is another library's.
     """
-    if isinstance(pipeline.backbone, TimmViT | TimmStages):
-        raise ConfigError("backbones of timm cannot be exported yet: the other backbones can")
+    if pipeline.backbone.closed or isinstance(pipeline.backbone, TimmViT):
+        raise ConfigError(
+            "backbones of timm and transformers cannot be exported yet: the other backbones can"
+        )
     if pipeline.merger is not None:
         raise ConfigError(
             "merger=tome cannot be exported: merging inside the blocks is not supported in graphs; use merger=none"

@@ -42,7 +42,8 @@ def features(
 
     Raises:
         VideoDecodeError: the file cannot be decoded.
-        ConfigError: tokens are asked for, and the pipeline merges them or reads frame by frame.
+        ConfigError: tokens are asked for, and the pipeline merges them, reads frame by frame or
+            cannot reach them.
         LogitsError: the features are not finite.
         ValueError: the frames have another shape or type.
     """
@@ -50,6 +51,8 @@ def features(
         raise ConfigError(
             "pooled=False: backbone=image_vit reads frame by frame; give single frames to timm_vit"
         )
+    if not pooled and pipeline.backbone.closed:
+        raise ConfigError(f"pooled=False: {pipeline.backbone.closed}, which hands out no tokens")
     if not pooled and pipeline.merger is not None:
         raise ConfigError(
             "pooled=False needs merger=none: a merged token has no place of its own in the grid"

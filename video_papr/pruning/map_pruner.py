@@ -26,7 +26,7 @@ class MapPruner(Pruner):
         spec, budget, compensation: see `Pruner`.
         scorer: (frames, grid) -> significance map.
         min_per_frame, uniform_share: see `select.select_tokens`.
-        same_places: every frame keeps the same places, `scope="place"`.
+        scope: "place": every frame keeps the same places; None: if the backbone needs it.
         by_parts: where the backbone reads a clip part by part, each part keeps its best, as if it were a clip.
         count_class_token: `keep_ratio` is a share of the grid's tokens and the class tokens, as PaPr counts in images;
             these stay beside the tokens that it gives.
@@ -43,7 +43,7 @@ class MapPruner(Pruner):
         *,
         min_per_frame: float = 0.0,
         uniform_share: float = 0.0,
-        same_places: bool = False,
+        scope: str | None = None,
         by_parts: bool = False,
         count_class_token: bool = False,
         **compensation: Any,
@@ -52,20 +52,23 @@ class MapPruner(Pruner):
         self.scorer = scorer
         self.min_per_frame = check_number("min_per_frame", min_per_frame, 0, 1)
         self.uniform_share = check_number("uniform_share", uniform_share, 0, 1)
-        self.same_places, self.by_parts = same_places, by_parts
+        self.scope, self.by_parts = scope, by_parts
+        self.same_places: bool | None = True if scope == "place" else None  # None: no backbone yet
         if count_class_token and budget.variable:
             raise ConfigError("pruner.count_class_token=true goes with pruner.budget=fixed")
         self.count_class_token, self.counted = count_class_token, 0
 
     def fit(self, backbone: Any) -> None:
-        """Takes over the class tokens of a backbone, where they count, and its normalisation, where the scorer asks.
+        """Takes over what a backbone asks of scope, its class tokens, where they count, and its normalisation.
 
         Args:
-            backbone: has `num_prefix`, and `mean` and `std` of its pixels.
+            backbone: has `num_prefix`, and `mean` and `std` of its pixels; `same_places` where frames must agree.
 
         Raises:
-            ConfigError: it was fitted to another backbone, which differs in that.
+            ConfigError: it was fitted to another backbone, which differs in that; or frames must keep the same places,
+                and cannot.
         """
+        self._fit_scope(getattr(backbone, "same_places", False), getattr(backbone, "name", "this backbone"))
         if isinstance(getattr(self.scorer, "normalize", None), str):
             self.scorer.fit(backbone.mean, backbone.std)  # type: ignore[operator]
         if self.count_class_token:
@@ -75,6 +78,23 @@ class MapPruner(Pruner):
                     f"and this one has {backbone.num_prefix}; build a pruner for each"
                 )
             self.counted = backbone.num_prefix
+
+    def _fit_scope(self, same_places: bool, name: str) -> None:
+        if same_places and "scope" not in self.spec.options:
+            raise ConfigError(
+                f"pruner={self.name} cannot be used here: {name} keeps the same places of every frame"
+            )
+        if same_places and self.scope not in (None, "place"):
+            raise ConfigError(
+                f"pruner.scope={self.scope} cannot be used here: {name} keeps the same places of every frame, "
+                "scope='place'"
+            )
+        if self.scope is None and self.same_places not in (None, same_places):
+            raise ConfigError(
+                "pruner.scope=null: frames of one backbone keep the same places, those of another do not; build a "
+                "pruner for each"
+            )
+        self.same_places = same_places or self.scope == "place"
 
     def significance(self, frames: Tensor, backbone: HasGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> (B, T', H', W') float32, higher = keep."""
@@ -147,7 +167,7 @@ def build_map_pruner(
         map_budget(budget, **{key: options[key] for key in BUDGET_OPTIONS if key in options}),
         min_per_frame=usual if min_per_frame is None else min_per_frame,
         uniform_share=uniform_share,
-        same_places=scope == "place",
+        scope=scope,
         by_parts=scope in (None, "frame") and min_per_frame is None,
         count_class_token=count_class_token,
         **{key: options[key] for key in COMPENSATION_OPTIONS if key in options},

@@ -162,7 +162,7 @@ class Pruner(nn.Module):
 
     def check_backbone(self, backbone: Any, *, merges: bool) -> None:
         """Raises ConfigError unless the pruner fits a backbone, inside which tokens are merged or not."""
-        if getattr(backbone, "stage_grids", ()):
+        if closed := getattr(backbone, "closed", ""):
             no = {
                 f"pruner={self.name}": self.spec.reads_tokens or self.spec.variable,
                 f"pruner.compensation={self.compensation}": self.compensation != "none",
@@ -171,8 +171,8 @@ class Pruner(nn.Module):
             found = next((what for what, refused in no.items() if refused), None)
             if found is not None:
                 raise ConfigError(
-                    f"{found}: this backbone keeps the grid of each stage, and a fixed number of its places do the "
-                    "place-wise work; use pruner=image_convnet with pruner.budget=fixed"
+                    f"{found}: {closed}, and a fixed number of its places can be left out; use a pruner that scores "
+                    "frames, with pruner.budget=fixed"
                 )
         if self.compensation != "pool":
             return

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..core.files import atomic_write
 
 PACKAGE = Path(__file__).resolve().parents[1]
-_CODE = ("core", "data", "backbones", "pruning", "pipeline.py")  # decides about features
+_CODE = ("core", "data", "adapters", "backbones", "pruning", "pipeline.py")  # decides about features
 _PACKAGES = ("torch", "timm", "numpy", "av", "pillow")
 
 

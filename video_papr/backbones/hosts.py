@@ -1,0 +1,268 @@
+"""Models of transformers and timm as backbones, as their libraries have them: `prune`'s own hooks drop the tokens.
+
+TimeSformer and VideoPrism of transformers read clips; ConvNeXt, Swin and Hiera of timm read images, clips of one frame.
+
+Letters: B clips of T frames of H x W pixels, K kept tokens, D channels.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters.families import open_model
+from ..adapters.stages import CONVNEXT, SWIN
+from ..checkpoints.timm_models import build_timm, imagenet_names
+from ..core.errors import ConfigError
+from ..core.threads import PerThread
+from ..core.types import Mark, TokenGrid, TokenSelection
+from .depth_pruned import CONV_KINDS, read_pruned_timm
+from .encoder import Encoder
+from .timm_vit import read_as_tested
+
+MODELS = {
+    "timm_convnext": "convnext_tiny",
+    "timm_swin": "swin_tiny_patch4_window7_224",
+    "timm_hiera": "hiera_base_224",
+}
+CLASSES = {"timm_convnext": CONVNEXT, "timm_swin": SWIN, "timm_hiera": ("Hiera",)}
+# Family -> its class in transformers, and what that calls the number of layers.
+TRANSFORMERS = {
+    "timesformer": ("TimesformerForVideoClassification", "num_hidden_layers"),
+    "videoprism": ("VideoPrismForVideoClassification", "num_spatial_layers"),
+}
+STRIDES = {8: 32, 16: 16, 96: 4}  # TimeSformer's on Kinetics, by the frames of its three published sizes
+
+
+class _Chosen:
+    """Stands where `prune` has a `Selector`: what the hooks drop was chosen before the pass."""
+
+    def __init__(self, grid: TokenGrid, reductions: tuple[int, ...]) -> None:
+        self.grid, self.reductions, self.given = grid, dict(enumerate(reductions)), PerThread()
+
+    def __call__(self, pixels: Tensor) -> TokenSelection:
+        keep_idx = self.given.value[0]
+        if keep_idx is None:
+            keep_idx = torch.arange(self.grid.num_tokens, device=pixels.device).expand(pixels.shape[0], -1)
+        return TokenSelection(keep_idx, self.grid)
+
+    def of_stages(self, pixels: Tensor) -> dict[int, TokenSelection]:
+        return dict(enumerate(self.given.value[1]))
+
+    def check(self, pixels: Tensor) -> None:
+        """`HostBackbone` has looked at them."""
+
+
+class HostBackbone(Encoder):
+    """A model of one of `adapters.families`, with as many tokens as it is told.
+
+    Args:
+        body: a classifier of `TRANSFORMERS`, or of timm, in eval mode. It becomes part of the backbone.
+        frame_size: (H, W) of the frames; None: the model's own.
+
+    Attributes: see `Encoder`. `embed` and `encode` do not exist, `closed` says so.
+    """
+
+    def __init__(self, body: Any, *, frame_size: tuple[int, int] | None = None) -> None:
+        family, host = open_model(body)
+        sides, steps, images = frame_size or host.clip[1:], host.reductions, family.reads_images
+        cell = (side // count for side, count in zip(host.clip, host.grid.shape, strict=True))
+        super().__init__(
+            num_classes=body.num_classes if images else body.config.num_labels,
+            num_frames=host.clip[0],
+            input_size=sides if images else sides[0],
+            tubelet=tuple(cell),  # type: ignore[arg-type]
+            dim=body.num_features if images else body.config.hidden_size,
+            depth=0,
+            num_heads=1,
+        )
+        del self.patch_embed, self.blocks
+        self.name, self.reads_images, self.num_prefix = host.name, images, host.num_prefix
+        self.mean, self.std, self.same_places = host.mean, host.std, host.same_places
+        self.stage_grids = tuple(TokenGrid(1, *(side // step for side in sides)) for step in steps)
+        self.closed = (
+            "this backbone keeps the grid of each stage"
+            if steps
+            else f"this backbone runs as {family.library} has it"
+        )
+        self.chosen = _Chosen(self.grid, steps)
+        host.attach(self.chosen)  # type: ignore[arg-type]
+        self.body = body
+        if images:
+            self.head = body.get_classifier()
+            read_as_tested(self, body)
+        else:
+            self.head, body.classifier = body.classifier, nn.Identity()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return next(self.body.parameters()).dtype
+
+    def forward(
+        self,
+        pixels: Tensor | None,
+        keep_idx: Tensor | None = None,
+        *,
+        stages: tuple[TokenSelection, ...] = (),
+        mark: Mark | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """pixels (B, 3, T, H, W), normalised or uint8, keep_idx (B, K) or None: all -> logits (B, classes).
+
+        Args:
+            stages: what each stage keeps, of a backbone that has `stage_grids`; none: all. `keep_idx` is not read.
+            mark: told where the stages "embed", "blocks" and "head" end.
+
+        Raises:
+            ValueError: the pixels have another shape.
+        """
+        assert pixels is not None and not options, f"{self.closed}: it takes no {', '.join(options)}"
+        self._check_pixels(pixels)
+        if pixels.dtype == torch.uint8:
+            pixels = self._normalize(pixels)
+        if mark is not None:
+            mark("embed")
+        self.chosen.given.value = keep_idx, stages
+        try:
+            if self.reads_images:
+                features = self.body.forward_head(
+                    self.body.forward_features(pixels[:, :, 0]), pre_logits=True
+                )
+            else:
+                # Its classifier is `head`; VideoPrism gives (B, 1, D).
+                features = self.body(pixels.transpose(1, 2)).logits.flatten(1)
+        finally:
+            self.chosen.given.value = None
+        if mark is not None:
+            mark("blocks")
+        logits: Tensor = self.head(features)
+        if mark is not None:
+            mark("head")
+        return logits
+
+
+def transformers_backbone(
+    family: str,
+    *,
+    num_classes: int,
+    num_frames: int,
+    input_size: int,
+    tubelet: tuple[int, int, int],
+    dim: int,
+    depth: int,
+    num_heads: int,
+    mlp_dim: int | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> HostBackbone:
+    """A classifier of transformers with random weights.
+
+    Args:
+        family: one of `TRANSFORMERS`.
+        num_classes, num_frames, input_size, tubelet, dim, depth, num_heads, mlp_dim: see `Encoder`; of VideoPrism the
+            depth of the layers over space.
+        config: what the model's config.json says beside; only what describes the network is read.
+
+    Raises:
+        ConfigError: transformers is missing, too old, or cannot build it; or it cannot be pruned.
+    """
+    name, layers = TRANSFORMERS[family]
+    try:
+        import transformers  # an extra, and slow
+    except ImportError:
+        reason = 'needs transformers (pip install "video_papr[bench]")'
+        raise ConfigError(f"backbone={family}: {reason}") from None
+    kind = getattr(transformers, name, None)
+    if kind is None:
+        raise ConfigError(
+            f"backbone={family}: transformers {transformers.__version__} has no {name}; update it"
+        )
+    described = signature(kind.config_class).parameters.keys()
+    described -= signature(transformers.PretrainedConfig).parameters.keys()
+    settings = {key: value for key, value in (config or {}).items() if key in described}
+    settings |= {"num_labels": num_classes, "num_frames": num_frames, "image_size": input_size, layers: depth}
+    settings |= {
+        "hidden_size": dim,
+        "num_attention_heads": num_heads,
+        "intermediate_size": mlp_dim or 4 * dim,
+    }
+    settings |= {"patch_size": tubelet[1], "tubelet_size": list(tubelet)}
+    try:
+        body = kind(kind.config_class(**settings)).eval()
+    except Exception as error:  # whatever the library's own checks raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"backbone={family}: transformers cannot build it ({reason})") from None
+    backbone = HostBackbone(body)
+    if family == "timesformer":
+        backbone.usual_stride = STRIDES.get(num_frames)
+    return backbone
+
+
+def build_timm_host(
+    name: str,
+    *,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    replace_head: bool = False,
+    seed: int = 0,
+) -> HostBackbone:
+    """Builds a ConvNeXt, Swin or Hiera of timm in eval mode; arguments as of `timm_vit.build_timm_vit`.
+
+    Args:
+        name: one of `MODELS`.
+
+    Raises:
+        ConfigError: timm has no such model, it is of another class, or the stages do not divide the image.
+        CheckpointError: the weights are missing, damaged or of another model.
+    """
+    model = MODELS[name] if model is None else model
+    asked = {"num_classes": num_classes, "input_size": input_size, "replace_head": replace_head}
+    pruned = read_pruned_timm(weights, {"model": model, **asked})
+    size = pruned.read.input_size if pruned else input_size
+    sides = (size, size) if isinstance(size, int) else size
+    options: dict[str, Any] = {} if sides is None or name == "timm_convnext" else {"img_size": sides}
+    body: Any = build_timm(
+        model,
+        group="backbone",
+        weights=None if pruned else weights,
+        num_classes=len(pruned.names) if pruned else num_classes,
+        fresh_head=replace_head,
+        convert=_convert,
+        seed=seed,
+        **options,
+    )
+    kind = type(body).__name__
+    if kind not in CLASSES[name]:
+        raise ConfigError(
+            f"backbone.model={model}: backbone={name} takes a {' or '.join(CLASSES[name])}, not {kind}"
+        )
+    sides, multiple = (
+        sides or open_model(body)[1].clip[1:],
+        max(info["reduction"] for info in body.feature_info),
+    )
+    if any(side % multiple for side in sides):
+        raise ConfigError(
+            f"backbone.input_size={list(sides)}: {model} reads sides that are multiples of {multiple}"
+        )
+    if pruned is not None:
+        pruned.rebuild(body, CONV_KINDS)
+    backbone = HostBackbone(body, frame_size=sides).eval().requires_grad_(False)
+    if pruned is not None:
+        pruned.load(backbone, body)
+    elif weights is not None and not replace_head:
+        backbone.class_names = imagenet_names(body, backbone.num_classes)
+    return backbone
+
+
+def _convert(state: dict[str, Tensor], network: Any) -> Mapping[str, Tensor]:
+    """What timm itself does to the weights of this class before it loads them."""
+    found: Mapping[str, Tensor] = sys.modules[type(network).__module__].checkpoint_filter_fn(state, network)
+    return found
