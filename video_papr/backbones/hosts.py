@@ -183,8 +183,8 @@ def transformers_backbone(
         raise ConfigError(
             f"backbone={family}: transformers {transformers.__version__} has no {name}; update it"
         )
-    described = signature(kind.config_class).parameters.keys()
-    described -= signature(transformers.PretrainedConfig).parameters.keys()
+    every = signature(transformers.PretrainedConfig).parameters.keys()
+    described = signature(kind.config_class).parameters.keys() - every
     settings = {key: value for key, value in (config or {}).items() if key in described}
     settings |= {"num_labels": num_classes, "num_frames": num_frames, "image_size": input_size, layers: depth}
     settings |= {
