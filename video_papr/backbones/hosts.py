@@ -47,13 +47,17 @@ class _Chosen:
         self.grid, self.reductions, self.given = grid, dict(enumerate(reductions)), PerThread()
 
     def __call__(self, pixels: Tensor) -> TokenSelection:
-        keep_idx = self.given.value[0]
+        keep_idx = self._given()[0]
         if keep_idx is None:
             keep_idx = torch.arange(self.grid.num_tokens, device=pixels.device).expand(pixels.shape[0], -1)
         return TokenSelection(keep_idx, self.grid)
 
     def of_stages(self, pixels: Tensor) -> dict[int, TokenSelection]:
-        return dict(enumerate(self.given.value[1]))
+        return dict(enumerate(self._given()[1]))
+
+    def _given(self) -> tuple[Tensor | None, tuple[TokenSelection, ...]]:
+        """Outside of `HostBackbone.forward`, where the body runs by itself, nothing drops."""
+        return self.given.value or (None, ())
 
     def check(self, pixels: Tensor) -> None:
         """`HostBackbone` has looked at them."""
