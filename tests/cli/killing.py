@@ -28,11 +28,12 @@ STORES: list[TCPStore] = []  # of `start_ranks`, kept as long as this process li
 VARIES = ("latency_ms", "videos_per_second", "peak_memory_mb", "sessions", "command", "git_commit")
 
 
-def start(words, out, *, pause_s=0.0, notes=None, environment=None, entry=main):
+def start(words, out, *, pause_s=0.0, notes=None, environment=None, entry=main, fresh=None):
     """Forks a run of `entry` and returns its process.
 
     Each batch is noted in NAME.batches before it is stored, what the run says in NAME.log; both lie in `notes`, or
-    beside `out`.
+    beside `out`. `fresh` names a command to start in a new interpreter instead: once a process has computed gradients
+    in threads, as some tests do, its forks cannot compute any.
     """
     notes = notes or out.parent
     child = os.fork()
@@ -53,8 +54,11 @@ def start(words, out, *, pause_s=0.0, notes=None, environment=None, entry=main):
         silence = os.open(notes / f"{out.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(silence, 1)
         os.dup2(silence, 2)
+        words = [*words, f"output_dir={out}", "runtime.threads=1"]
+        if fresh:
+            os.execv(sys.executable, [sys.executable, "-m", "video_papr", fresh, *words])
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        sys.argv = ["eval.py", *words, f"output_dir={out}", "runtime.threads=1"]
+        sys.argv = ["eval.py", *words]
         entry()
         status = 0
     except SystemExit as stop:

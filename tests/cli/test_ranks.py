@@ -175,8 +175,8 @@ def test_training_in_ranks(many, tmp_path):
     )
     one, several = tmp_path / "one", tmp_path / "several"
     run = partial(killing.start_ranks, words, entry=train)
-    assert [killing.finish(child) for child in run(one, 1)] == [0], log(one)
-    assert [killing.finish(child) for child in run(several, 2)] == [0, 0], log(several)
+    assert [killing.finish(child) for child in run(one, 1, fresh="train")] == [0], log(one)
+    assert [killing.finish(child) for child in run(several, 2, fresh="train")] == [0, 0], log(several)
     assert log(several).count("wrote ") == log(one).count("wrote ") == 3
     assert "validation top-1" in log(several)
     rows, expected = losses(several), losses(one)
