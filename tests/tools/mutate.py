@@ -44,6 +44,7 @@ PACKAGE = ROOT / "video_papr"
 AREAS = ("pruning", "backbones", "data/sampling.py", "data/decoding.py", "evaluation")
 # The own tests of files whose folder of tests is another one's.
 ELSEWHERE = {
+    "backbones/fitting.py": ("backbones/test_weights.py",),
     "backbones/depth_pruned.py": ("depth/test_rebuilding.py", "depth/test_timm.py"),
     "evaluation/sharing.py": ("pruning/test_sharing.py",),
     "pruning/scorers/x3d_depth_pruned.py": ("depth/test_rebuilding.py",),
