@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import video_papr as vp
 from video_papr.adapters.families import open_model, table
@@ -35,6 +36,7 @@ from video_papr.evaluation.results import command_line, describe_device, git_com
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "hosts"
 START, END = "<!-- hosts -->\n", "\n<!-- /hosts -->"
+TOWER = "Qwen2-VL tower, 16 x 224"
 # The first of each family is in the table.
 TIMED = (
     "VideoMAE-B, 16 x 224",
@@ -43,6 +45,7 @@ TIMED = (
     "V-JEPA 2 L, 64 x 256",
     "TimeSformer-B, 8 x 224",
     "VideoPrism-B, 16 x 288",
+    TOWER,
     "DeiT-S",
     "ConvNeXt-T",
     "Swin-T",
@@ -67,15 +70,12 @@ def shown(page: str, results: dict[str, Any]) -> str:
 
 def measure(name: str, repeats: int) -> dict[str, Any]:
     """One model: medians and quartiles of both, and how many times as fast, round by round."""
-    from adapter_gmacs import MODELS
-
-    build, shape = MODELS[name]
     torch.manual_seed(0)
-    dense = build().eval().requires_grad_(False)
+    dense, given = _tower() if name == TOWER else _model(name)
+    dense = dense.eval().requires_grad_(False)
     family = open_model(dense)[0]
     pruned = vp.prune(copy.deepcopy(dense), weights=None, mean=(0.5,) * 3, std=(0.25,) * 3)
-    pixels = torch.rand(1, *shape) * 3 - 1.5
-    calls = {"dense": partial(dense, pixels), "pruned": partial(pruned, pixels)}
+    calls = {"dense": partial(dense, *given), "pruned": partial(pruned, *given)}
     peaks = {kind: _peak_mib(call) for kind, call in calls.items()}
     times = alternate(calls, torch.device("cpu"), repeats=repeats)
     seconds = {kind: spread([value / 1000 for value in values]) for kind, values in times.items()}
@@ -86,6 +86,23 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
         "times_as_fast": ratios(times["dense"], times["pruned"]),
         "peak_memory_mb": peaks,
     }
+
+
+def _model(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """One of `adapter_gmacs.MODELS`, and its pixels."""
+    from adapter_gmacs import MODELS
+
+    build, shape = MODELS[name]
+    return build(), (torch.rand(1, *shape) * 3 - 1.5,)
+
+
+def _tower() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The vision tower of Qwen2-VL, the patches of one video, and its grid."""
+    from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen
+
+    tower = qwen.Qwen2VisionTransformerPretrainedModel(qwen.Qwen2VLVisionConfig())
+    grid = torch.tensor([[8, 16, 16]])  # 2 x 14 x 14 pixels a patch
+    return tower, (torch.rand(int(grid.prod()), 3 * 2 * 14 * 14) * 3 - 1.5, grid)
 
 
 def _peak_mib(call: Callable[[], Any]) -> float | None:
