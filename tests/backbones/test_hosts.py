@@ -7,6 +7,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 import video_papr as vp
-from tests.adapters.conftest import build_hiera, build_host
+from tests.adapters.conftest import build_convnext, build_hiera, build_host, build_swin
 from tests.adapters.test_factorized import masked_timesformer, masked_videoprism
 from video_papr.backbones.builders import BACKBONES, build_backbone
 from video_papr.backbones.hosts import HostBackbone, transformers_backbone
@@ -79,20 +80,32 @@ def test_logits_are_those_of_transformers_whole_and_masked(
     torch.testing.assert_close(logits, expected, rtol=0, atol=atol)
     for other in (copy.deepcopy(pipeline), pickle.loads(pickle.dumps(pipeline))):
         assert torch.equal(other(frames), logits)
-    half = copy.deepcopy(pipeline).to(torch.bfloat16)(frames)
-    assert half.dtype == torch.bfloat16 and torch.allclose(half.double(), logits, atol=0.3)
     gmacs = gmacs_per_view(pipeline, frames)
     assert gmacs["backbone"] < 0.4 * gmacs["dense"]
     assert features(pipeline, frames).shape == (2, 24)  # type: ignore[union-attr]
 
 
+BODIES: dict[str, Callable[[], Any]] = {
+    **{name: partial(build_host, kind) for name, (kind, _) in CASES.items()},
+    "ConvNeXt": build_convnext,
+    "Swin": build_swin,
+    "Hiera": build_hiera,
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
 @torch.inference_mode()
-def test_compiled_as_one_graph(backbone: HostBackbone) -> None:
+def test_compiled_as_one_graph_and_in_half_precision(name: str) -> None:
+    backbone = HostBackbone(BODIES[name]().requires_grad_(False)).eval()
+    frames = draw_frames(*backbone.frame_size[:1], backbone.num_frames)
+    pipeline = vp.Pipeline(backbone, vp.build_pruner("center", keep_ratio=0.3)).eval()
+    logits = pipeline(frames)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = copy.deepcopy(pipeline).to(dtype)(frames)
+        assert half.dtype == dtype and torch.allclose(half.float(), logits, atol=0.3)
     torch.compiler.reset()
-    pipeline = vp.Pipeline(backbone, vp.build_pruner("motion", keep_ratio=0.3)).eval()
-    logits = pipeline(draw_frames())
     pipeline.compile_networks(backend="eager")
-    torch.testing.assert_close(pipeline(draw_frames()), logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(pipeline(frames), logits, rtol=0, atol=1e-5)
     torch.compiler.reset()
 
 
