@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 import video_papr as vp
-from video_papr.assembly.views import read_as_trained
+from video_papr.assembly.build import build_video_list
+from video_papr.assembly.views import build_dataset, picture, read_as_trained, view_cutter
 from video_papr.backbones.builders import build_backbone
 from video_papr.backbones.vjepa2 import VJEPA2
 from video_papr.checkpoints import write_weights
-from video_papr.config import DatasetConfig
+from video_papr.config import DatasetConfig, ViewsConfig
 from video_papr.core.errors import CheckpointError
 from video_papr.core.reading import ReadConfig
+from video_papr.data.transforms import resize_and_crop
+from video_papr.evaluation.answers import Example, VideoAnswer
 from video_papr.inference.predict import Recipe, recipe_of
 from video_papr.pipeline import Pipeline
 
@@ -110,3 +114,24 @@ def test_vjepa2_reads_as_it_was_evaluated() -> None:
     asked = DatasetConfig(name="ssv2", usual_sampling="uniform", sampling="uniform", frame_stride=3)
     used = read_as_trained(asked, backbone)
     assert (used.sampling, used.frame_stride) == ("uniform", 3)
+
+
+def test_pictures_are_cut_from_the_pixels_of_the_video(video_root, monkeypatch):
+    """What is drawn is the view that was read, at a size that can be looked at, also where views come from a cache."""
+    net = build_backbone("videomae_tiny", num_classes=3, num_frames=8, input_size=32)
+    videos = build_video_list(name="folder", root=str(video_root))
+    dataset = read_as_trained(DatasetConfig(name="folder", root=str(video_root), decode_size="short_side"))
+    views = ViewsConfig(clips=2, crops=3)
+    decoded = build_dataset(dataset, views, Pipeline(net), videos, whole=True)
+    cutter = view_cutter(dataset, views, net)
+    sample = decoded[1]
+    seen = cutter(sample.frames)[0]
+    example = Example(VideoAnswer(sample.name, 0), seen, torch.ones(net.grid.shape, dtype=torch.bool))
+    drawn = picture(decoded, cutter, example)
+    assert drawn.shape == (8, 224, 224, 3)
+    assert torch.equal(drawn, resize_and_crop(sample.frames[:1], size=224, num_crops=3)[0])
+    shrunk = torch.nn.functional.avg_pool2d(drawn.permute(0, 3, 1, 2).float(), 7).permute(0, 2, 3, 1)
+    assert (shrunk - seen.float()).abs().mean() < 6
+    gone = replace(decoded.videos, records=[replace(r, path=video_root / "gone.mp4") for r in videos.records])
+    monkeypatch.setattr(decoded, "videos", gone)
+    assert torch.equal(picture(decoded, cutter, example), seen)

@@ -172,14 +172,16 @@ def spread(count: int, total: int) -> set[int]:
     return {(2 * place + 1) * total // (2 * count) for place in range(count)}
 
 
-def panel(pipeline: Pipeline, example: Example, class_names: tuple[str, ...] | None) -> Panel:
-    """The picture of one example: what was kept, and the map that decided it."""
+def panel(
+    pipeline: Pipeline, example: Example, picture: torch.Tensor, class_names: tuple[str, ...] | None
+) -> Panel:
+    """The picture of one example, (T, H, W, 3) uint8: what was kept of it, and the map that decided."""
     answer = example.answer
     name = str if class_names is None else class_names.__getitem__
     said = name(answer.top5[0]) if answer.top5 else "-"
     truth = "-" if answer.label is None else name(answer.label)
     title = f"{answer.name}    label: {truth}    answer: {said}"
-    return Panel(title, example.frames[..., :3], example.mask, significance_of(pipeline, example.frames))
+    return Panel(title, picture, example.mask, significance_of(pipeline, example.frames))
 
 
 def significance_of(pipeline: Pipeline, frames: torch.Tensor) -> torch.Tensor | None:

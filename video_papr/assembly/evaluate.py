@@ -20,8 +20,7 @@ from ..core.errors import DataError
 from ..core.processes import ALONE, Ranks, share
 from ..core.types import TokenSelection
 from ..data.clip_cache import ClipCache
-from ..data.datasets import VideoDataset, VideoSample
-from ..data.limits import Limits
+from ..data.datasets import VideoSample
 from ..data.loader import iter_samples
 from ..evaluation.answers import Evaluation, VideoAnswer
 from ..evaluation.cost import gmacs_per_view, mean_gmacs, shared_gmacs
@@ -210,16 +209,7 @@ class _Work:
     def _samples(self, todo: Sequence[int], cache: ClipCache | None, workers: int, group: int) -> Any:
         """Decoded videos, in lists; `group` of them are one batch."""
         dataset, views, engine, ranks = self.config.dataset, self.config.views, self.engine, self.ranks
-        decoded = VideoDataset(
-            self.videos,
-            cut.frame_sampler(dataset, views.clips, self.backbone.num_frames),
-            decoder=dataset.decoder,
-            limits=Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames),
-            cache=cache,
-            reduce=cut.frame_reducer(dataset, views, self.backbone),
-            memory_mb=dataset.memory_mb,
-            motion=self.pipeline.reads_motion,
-        )
+        decoded = cut.build_dataset(dataset, views, self.pipeline, self.videos, cache=cache)
         return iter_samples(
             decoded,
             indices=todo,
@@ -242,7 +232,13 @@ class _Work:
         names = build.shared_names(self.videos, self.backbone)
         written = write_results(out, results, evaluation, class_names=names)
         if evaluation.examples and pipeline.pruner is not None:
-            panels = [build.panel(pipeline, shown, names) for shown in evaluation.examples]
+            dataset, views = self.config.dataset, self.config.views
+            decoded = cut.build_dataset(dataset, views, pipeline, self.videos, whole=True)
+            cutter = cut.view_cutter(dataset, views, self.backbone)
+            panels = [
+                build.panel(pipeline, shown, cut.picture(decoded, cutter, shown), names)
+                for shown in evaluation.examples
+            ]
             written.append(save_gallery(panels, out / "kept_tubelets.png"))
         return EvaluationRun(
             results, evaluation, profiled, written, self.root, self.backbone.num_classes, names

@@ -16,12 +16,16 @@ from ..core.console import warn
 from ..core.errors import ConfigError
 from ..core.paths import default_cache_dir
 from ..core.reading import ReadConfig
+from ..data.annotations import VideoList
 from ..data.clip_cache import ClipCache
+from ..data.datasets import VideoDataset
 from ..data.limits import Limits
 from ..data.sampling import NEAR, choose_sampler
 from ..data.transforms import crop_places, reduced_size, resize_and_crop
+from ..evaluation.answers import Example
 from ..evaluation.cost import Engine
 from ..evaluation.sharing import SharedMaps
+from ..evaluation.visualize import picture_scale
 from ..pipeline import Pipeline
 from ..pruning.builders import pruner_names
 
@@ -95,6 +99,43 @@ def frame_reducer(
         )
     cutter = view_cutter(dataset, views, backbone).keywords
     return partial(reduced_size, size=cutter["size"], short_side=cutter["short_side"])
+
+
+def build_dataset(
+    dataset: DatasetConfig,
+    views: ViewsConfig,
+    pipeline: Pipeline,
+    videos: VideoList,
+    *,
+    cache: ClipCache | None = None,
+    whole: bool = False,
+) -> VideoDataset:
+    """The decoded clips of a list; `whole`: in the videos' own size, whatever `dataset.decode_size` says."""
+    return VideoDataset(
+        videos,
+        frame_sampler(dataset, views.clips, pipeline.backbone.num_frames),
+        decoder=dataset.decoder,
+        limits=Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames),
+        cache=cache,
+        reduce=None if whole else frame_reducer(dataset, views, pipeline.backbone),
+        memory_mb=dataset.memory_mb,
+        motion=pipeline.reads_motion and not whole,
+    )
+
+
+def picture(decoded: VideoDataset, cutter: partial[torch.Tensor], example: Example) -> torch.Tensor:
+    """The view of an example, (T, k S, k S, 3) uint8, from the video's own pixels; k S is large enough to be looked at.
+
+    What the model read, where it is as large, or where the video is gone by now.
+    """
+    size, short_side = cutter.keywords["size"], cutter.keywords["short_side"]
+    scale = picture_scale(size)
+    names = [record.name for record in decoded.videos.records]
+    sample = decoded[names.index(example.answer.name)] if scale > 1 else None
+    if sample is None or sample.frames is None:
+        return example.frames[..., :3]
+    larger = tuple(scale * side for side in size)
+    return cutter(sample.frames[:1], size=larger, short_side=scale * short_side)[0]
 
 
 def build_shared_maps(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core.escape import printable, shorten
 
+PICTURE_SIDE = 224  # pixels of a view in a picture, at least
 GAP = 4  # pixels between two pictures of a strip
 MIN_TILE = 112  # smaller frames are enlarged to at least this many pixels
 WHITE = 255
@@ -24,6 +25,11 @@ PAGE = 1200  # a gallery is about this many pixels wide, if its strips are not w
 MARGIN, TITLE, EDGE = 90, 34, 10  # room for the names of rows, for titles, and around everything
 LETTER = 8  # a letter of a title is about this wide, in pixels
 LONGEST_LABEL = 120  # letters
+
+
+def picture_scale(frame_size: tuple[int, int]) -> int:
+    """How many times larger than what a backbone reads, (H, W), a picture is cut, so that it can be looked at."""
+    return -(-PICTURE_SIDE // max(frame_size))
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from ..evaluation.answers import NOT_FINITE
 from ..evaluation.cost import Engine, StageTimes
 from ..evaluation.evaluator import classify_views
 from ..evaluation.views import aggregate_views
+from ..evaluation.visualize import picture_scale
 from ..pipeline import Pipeline
 
-PICTURE_SIDE = 224  # pixels of a picture of a view, at least
 Video = Path | str | Tensor | np.ndarray
 
 
@@ -131,8 +131,7 @@ class ClipReader:
 
     def picture(self, frames: Tensor) -> Tensor:
         """frames (C, T, H, W, 3) uint8 -> the first view, (T, k S, k S, 3), large enough to be looked at."""
-        scale = -(-PICTURE_SIDE // max(self.pipeline.backbone.frame_size))
-        return self.views(frames[:1, ..., :3], scale)[0].cpu()
+        return self.views(frames[:1, ..., :3], picture_scale(self.pipeline.backbone.frame_size))[0].cpu()
 
     def read(self, video: Video) -> Tensor:
         """A file, or frames (n, H, W, 3) uint8 -> views (V, T, S, S, 3) uint8 on the device."""
