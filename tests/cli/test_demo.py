@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from video_papr.cli import demo
+from video_papr.checkpoints.files import BUNDLED
 from video_papr.core.errors import CheckpointError
 from video_papr.inference.app.look import TABLE
 
@@ -61,14 +62,20 @@ def test_what_is_offered(command, run, monkeypatch, tmp_path):
         assert one == other and len(one) == 5
 
 
-def test_kinetics_weights_without_a_network(run, monkeypatch, tmp_path):
+def test_bundled_weights_where_they_gain_and_kinetics_weights_without_a_network(run, monkeypatch, tmp_path):
     seen: dict[str, Any] = {}
     monkeypatch.setattr(demo, "serve", lambda app, config: None)
     monkeypatch.setattr(
-        "video_papr.inference.app.server.build_app", lambda *given: seen.update(offer=given[2])
+        "video_papr.inference.app.server.build_app",
+        lambda model, jobs, offer: seen.update(model=model, offer=offer),
     )
-    status, _, errors = run("demo", "examples=0", "pruners=[]", f"output_dir={tmp_path}")
-    assert status == 0, errors
+    own = tmp_path / "own.safetensors"
+    own.write_bytes((BUNDLED / "x3d_s_synthetic.safetensors").read_bytes())
+    for words, side in {(): 112, (f"pruner.weights={own}",): 64, ("backbone.input_size=96",): 96}.items():
+        status, _, errors = run("demo", "examples=0", "pruners=[motion]", *words, f"output_dir={tmp_path}")
+        assert status == 0, errors
+        assert seen["model"].looker.backbone.frame_size == (side, side)
+        assert ("experiment=demo" in seen["model"].words["motion"]) == (not words or side == 96)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set") as caught:
         seen["offer"].models["k400"]()

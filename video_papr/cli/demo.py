@@ -15,6 +15,7 @@ from ..config.commands import sections
 from ..core.console import make_console
 from ..core.errors import ConfigError
 from .common import run_command
+from .predict import BUNDLED
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 ANYWHERE = ("0.0.0.0", "::")
 # Datasets whose weights the page offers to download, where only the bundled ones are there.
 MODELS = ("k400",)
+BUNDLED_PAIR = "experiment=demo"  # sizes at which pruning saves the bundled pair more time than the scorer costs
 EXAMPLE_SEED = 7  # of the clips to pick; they are of the test split, which no training has seen
 
 
@@ -53,11 +55,14 @@ def main() -> None:
 
 
 def _work(config: DemoConfig, out: Path) -> dict[str, Any]:
-    from ..assembly.compose import as_fitted
+    from ..assembly.compose import as_fitted, compose_words
 
+    words = [str(word) for word in HydraConfig.get().overrides.task]
+    if config.backbone.weights == BUNDLED and "pruner.weights" not in map(_path, words):
+        words = [BUNDLED_PAIR, *words]  # what is typed comes later and wins
+        config = check(DemoConfig, compose_words(words, config="demo"))
     config = as_fitted(config)
     _check_offer(config)
-    words = [str(word) for word in HydraConfig.get().overrides.task]
     serve(make_app(config, words), config)
     return {}
 
@@ -77,7 +82,7 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
     from ..inference.app.offer import Offer
 
     model = make_model(config, words)
-    kept = [word for word in words if _key(word) not in ("dataset", "backbone", "pruner")]
+    kept = [word for word in words if _key(word) not in ("dataset", "backbone", "pruner", "experiment")]
     offer = Offer(
         examples=_examples(config.examples),
         models={name: partial(_make_named, name, kept) for name in MODELS if model.said["synthetic"]},
@@ -109,8 +114,8 @@ def make_model(config: DemoConfig, words: list[str]) -> Model:
             made: Any = build_folded_pruner(other.pruner)
             pruners[name] = made.to(device)
             runtime.speed_up(Pipeline(pipeline.backbone, made), config.runtime, Engine(device, recipe.dtype))
-    told = [word for word in words if _key(word) in (*sections(PipelineConfig), "seed")]
-    told = [word for word in told if word.partition("=")[0] not in ("pruner", "pruner.keep_ratio")]
+    told = [word for word in words if _key(word) in (*sections(PipelineConfig), "seed", "experiment")]
+    told = [word for word in told if _path(word) not in ("pruner", "pruner.keep_ratio")]
     alike = [word for word in told if _key(word) != "pruner"]
     return Model(
         looker=Looker(
@@ -125,7 +130,7 @@ def make_model(config: DemoConfig, words: list[str]) -> Model:
             "backbone": backbone_said(config.backbone),
             "device": describe_device(device),
             "classes": list(pipeline.backbone.class_names or ()),
-            "synthetic": config.backbone.weights == "videomae_tiny_synthetic",
+            "synthetic": config.backbone.weights == BUNDLED,
         },
         words={**dict.fromkeys(pruners, alike), config.pruner.name: told},
     )
@@ -138,9 +143,14 @@ def _make_named(name: str, words: list[str]) -> Model:
     return make_model(check(DemoConfig, compose_words(words, config="demo")), words)
 
 
+def _path(word: str) -> str:
+    """What an override is about: pruner.mode of "+pruner.mode=ratio"."""
+    return word.lstrip("+~").partition("=")[0]
+
+
 def _key(word: str) -> str:
-    """The group that an override is about: pruner of "+pruner.mode=ratio"."""
-    return word.lstrip("+~").partition("=")[0].partition(".")[0]
+    """The group of it: pruner."""
+    return _path(word).partition(".")[0]
 
 
 def _examples(count: int) -> list[Any]:

@@ -17,7 +17,7 @@ Letters: as in `predict`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -101,6 +101,7 @@ class Timeline:
     Attributes:
         shortest: frames of the shortest window, once it was read.
         pictured: numbers of the windows whose answers have a picture; none unless set.
+        ask: answers the views of a window, as `ClipReader.answer` does.
 
     Raises:
         VideoDecodeError: the file cannot be decoded, or does not say how fast it runs.
@@ -120,6 +121,7 @@ class Timeline:
     ) -> None:
         self.reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
         self.path = path
+        self.ask: Callable[[Tensor, float, float, float], Answer] = self.reader.answer
         self.num_frames, self.fps = 0, 0.0
         self.shortest = 0
         self.pictured: set[int] = set()
@@ -167,7 +169,7 @@ class Timeline:
         pictured = {self.windows[number] for number in self.pictured}
         for place, ((start, end), frames) in enumerate(zip(windows, clips, strict=True)):
             clock, span = perf_counter(), decoded.times.span(start, end)
-            answer = reader.answer(reader.views(frames), *span, clock)
+            answer = self.ask(reader.views(frames), *span, clock)
             picture = reader.picture(frames) if (start, end) in pictured else None
             yield replace(answer, seconds=None if shown is None else shown[place], picture=picture)
 

@@ -18,7 +18,7 @@ from video_papr.data.decoding import decode_clips
 from video_papr.evaluation.cost import gmacs_per_view
 from video_papr.inference.app import look
 from video_papr.inference.app.look import FILM, TABLE, Looker
-from video_papr.inference.predict import Recipe, predict
+from video_papr.inference.predict import ClipReader, Recipe, predict
 from video_papr.inference.windows import Timeline
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
@@ -61,10 +61,12 @@ def test_a_stream_without_times_is_as_long_as_its_frames(looker, write_video, tm
         looker.look(raw, pruner="motion", keep_ratio=0.5, out=tmp_path)
 
 
-def test_a_long_video_is_answered_window_by_window(looker, write_video, tmp_path):
-    video, said = write_video(tmp_path / "long.mp4", 100), []
+def test_a_long_video_is_answered_window_by_window(looker, write_video, tmp_path, monkeypatch):
+    video, said, asked, answer = write_video(tmp_path / "long.mp4", 100), [], [], ClipReader.answer
+    monkeypatch.setattr(ClipReader, "answer", lambda *given: asked.append(given) or answer(*given))
     ask = partial(looker.look, video, pruner="center", out=tmp_path, tell=said.append)
     found = ask(keep_ratio=0.5)
+    assert len(asked) == 2 * (look.RUNS + 3)  # both models, the first window several times
     flow = Pipeline(looker.backbone, build_pruner("center", keep_ratio=0.5))
     windows = list(Timeline(flow, video, window_seconds=1, recipe=looker.recipe))
     assert found["video"]["windows"] == len(windows) == 4

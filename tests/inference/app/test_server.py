@@ -107,6 +107,11 @@ def test_examples(demo_server, demo_clip):
     for url in map(partial(quote, safe="/?=.%"), unknown):
         status, said, _ = call(address + url, b"" if "?" in url else None)
         assert status == 404 and set(said) == {"error"}, url
+    size = len(demo_clip.read_bytes())
+    for part, status in {f"bytes={size}-": 416, "bytes=9-1": 400, "lines=1": 400}.items():
+        found, said, _ = call(f"{address}/examples/1", Range=part)
+        assert (found, set(said)) == (status, {"error"}) and part in said["error"]
+    assert call(f"{address}/examples/1", Range="bytes=1-2")[:2] == (206, demo_clip.read_bytes()[1:3])
     assert call(f"{address}/api/jobs")[0] == 405
     assert call(f"{address}/api/jobs?example=2", b"")[:2] == (404, {"error": "There is no example 2."})
 

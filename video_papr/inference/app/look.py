@@ -35,7 +35,7 @@ LARGE_SIDE = 2048
 FILM, TABLE = "film.mp4", "predictions.csv"
 FILM_SIDE = 1280  # pixels of its longer side, at most
 TOP_K = 5
-RUNS = 3  # of a video in one window, whose time is their median
+RUNS = 3  # of the first window, whose time is their median
 Tell = Callable[[str], None]
 
 
@@ -162,30 +162,34 @@ class Looker:
         return recipe, cut, words
 
     def _answer(self, timeline: Timeline, video: Path, tell: Tell) -> tuple[list[Window], list[Window]]:
-        """The answers of the dense and of the pruned model to each window, with the time of the models alone.
+        """The answers of the dense and of the pruned model to each window.
 
-        The timeline's own answers warm up. What the dense model said about the last video is not asked again.
+        What the dense model said about the last video is not asked again.
         """
         reader, crops, status = timeline.reader, timeline.reader.recipe.crops, video.stat()
         dense_reader = ClipReader(Pipeline(self.backbone), reader.recipe, TOP_K)
         key = status.st_ino, status.st_mtime_ns, status.st_size
         known = self._dense[1] if self._dense[0] == key else []
-        dense, pruned = list(known), []
-        runs = RUNS if len(timeline) == 1 else 1
+        dense: list[Window] = list(known)
+        pruned: list[Window] = []
 
-        def timed(by: ClipReader, views: Tensor, answer: Answer) -> Window:
-            span = answer.start_seconds, answer.end_seconds
-            spent = [by.answer(views, *span, perf_counter()) for _ in range(runs)]
-            milliseconds = median(one.latency_ms for one in spent)
-            return Window.of(replace(spent[0], latency_ms=milliseconds, seconds=answer.seconds), crops)
+        def ask(views: Tensor, start: float, end: float, clock: float) -> Answer:
+            resized = perf_counter() - clock
 
-        tell("By both models")
-        for number, answer in enumerate(timeline, start=1):
-            views = answer.views.to(reader.engine.device)
-            pruned.append(timed(reader, views, answer))
+            def timed(by: ClipReader, views: Tensor) -> Answer:
+                runs = 1 if pruned else RUNS  # the first window also warms up
+                spent = [by.answer(views, start, end, perf_counter() - resized) for _ in range(runs)]
+                return replace(spent[0], latency_ms=median(one.latency_ms for one in spent))
+
             if not known:
-                dense.append(timed(dense_reader, views[..., :3], answer))
-            tell(f"{number} of {len(timeline)} windows")
+                dense.append(Window.of(timed(dense_reader, views[..., :3]), crops))
+            return timed(reader, views)
+
+        timeline.ask = ask
+        tell("By both models")
+        for answer in timeline:
+            pruned.append(Window.of(answer, crops))
+            tell(f"{len(pruned)} of {len(timeline)} windows")
         self._dense = key, dense
         return dense, pruned
 

@@ -96,12 +96,22 @@ class _Guard:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
+        asked, said = Headers(scope=scope), None
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal said
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if message["status"] >= 400 and headers["content-type"].startswith("text/plain"):  # of FileResponse
+                    part = shorten(asked.get("range", ""), 40)
+                    said = _problem(message["status"], f"The file has no such part: Range: {part}.")
+                    headers.update(said.headers)
+            elif said is not None:
+                message = {**message, "body": said.body}
             await send(message)
 
-        refused = self._refuse(Headers(scope=scope))
+        refused = self._refuse(asked)
         await (refused or self.app)(scope, receive, send_with_headers)
 
     def _refuse(self, headers: Headers) -> Response | None:

@@ -179,8 +179,8 @@ function report(found) {
     Object.assign($(id), { href: `${file}/${path}`, download: `${name}_${end}` });
   }
   $("command").textContent = found.command;
-  $("fine").textContent = `Time is that of the models on this machine (${options.model.device}), resizing and choosing included, decoding left out; of a video read in one piece `
-    + `the median of three runs. Of the multiplications ${found.scorer_gmacs.toPrecision(2)} billion choose the blocks. Certainty is the model's own and may be wrong.`;
+  $("fine").textContent = `Time is that of the models on this machine (${options.model.device}), resizing and choosing included, decoding left out; of the first part `
+    + `of a video the median of three runs. Of the multiplications ${found.scorer_gmacs.toPrecision(2)} billion choose the blocks. Certainty is the model's own and may be wrong.`;
   $("result").hidden = false;
   see(`${file}/film.mp4`, "The video: outlined blocks were read, faded ones skipped");
   toStage();
