@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from video_papr.cli import demo
 from video_papr.checkpoints.files import BUNDLED
+from video_papr.cli import demo
 from video_papr.core.errors import CheckpointError
 from video_papr.inference.app.look import TABLE
 
