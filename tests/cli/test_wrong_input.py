@@ -34,7 +34,7 @@ WRONG = {
         "-m pruner=none,x3dd": "pruner=x3dd: no such option.",
     },
     "bench": {
-        "backbones=[videomae_x]": "backbones='videomae_x': must be one of videomae_b, ",
+        "backbones=[videomae_x]": "backbones='videomae_x': must be one of timesformer_b, ",
         "backbones=[]": "backbones=[]: must be a list of one or more, each a name or a path.",
         "pruners=[x3d_q]": "pruners: pruner.name='x3d_q': must be one of ",
         "pruners=[none]": "pruners='none': the dense model is always among the variants",
