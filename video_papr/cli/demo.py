@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ANYWHERE = ("0.0.0.0", "::")
 # Datasets whose weights the page offers to download, where only the bundled ones are there.
 MODELS = ("k400",)
-BUNDLED_PAIR = "experiment=demo"  # sizes at which pruning saves the bundled pair more time than the scorer costs
+BUNDLED_PAIR = "experiment=demo"  # at its sizes pruning saves more time than the scorer costs
 EXAMPLE_SEED = 7  # of the clips to pick; they are of the test split, which no training has seen
 
 

@@ -103,7 +103,8 @@ class _Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
-                if message["status"] >= 400 and headers["content-type"].startswith("text/plain"):  # of FileResponse
+                if message["status"] >= 400 and headers["content-type"].startswith("text/plain"):
+                    # FileResponse writes no JSON.
                     part = shorten(asked.get("range", ""), 40)
                     said = _problem(message["status"], f"The file has no such part: Range: {part}.")
                     headers.update(said.headers)
