@@ -44,9 +44,13 @@ def normalize_planes(
 ) -> Tensor:
     """planes (..., 3, T, H, W) from 0 to 255, of any type -> the same shape: `(x / 255 - mean) / std`, in float32."""
     # One copy, of bytes where they are bytes; what follows reads and writes the same memory.
-    values = planes.contiguous().to(torch.float32, copy=True)
-    scale, shift = (part[:, None, None, None] for part in scale_and_shift(mean, std, planes.device))
-    return values.mul_(scale).add_(shift).to(dtype)
+    return normalize_in_place(planes.contiguous().to(torch.float32, copy=True), mean=mean, std=std).to(dtype)
+
+
+def normalize_in_place(values: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """values (..., 3, T, H, W) float32 from 0 to 255 -> the same memory: `(x / 255 - mean) / std`."""
+    scale, shift = (part[:, None, None, None] for part in scale_and_shift(mean, std, values.device))
+    return values.mul_(scale).add_(shift)
 
 
 def scale_and_shift(

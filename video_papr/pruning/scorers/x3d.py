@@ -18,7 +18,7 @@ from ...checkpoints.files import BUNDLED, find_weights, load_exactly, read_weigh
 from ...checkpoints.hub import url_file
 from ...checkpoints.x3d_formats import from_any_x3d
 from ...core.errors import CheckpointError, ConfigError
-from ...core.pixels import Colors, normalize_pixels, resample_clip, resample_frames, scale_and_shift
+from ...core.pixels import Colors, normalize_in_place, normalize_pixels, resample_clip, resample_frames
 from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner, split_options
 from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
@@ -192,8 +192,7 @@ def clip_of(
         return resample_clip(pixels, num_frames=num_frames, size=size, align_corners=True)
     # Interpolation keeps sums of weights at 1, so normalising may come after it, where there is less to normalise.
     clip = resample_frames(frames, num_frames=num_frames, size=size)
-    scale, shift = (part[:, None, None, None] for part in scale_and_shift(mean, std, frames.device))
-    return clip.mul_(scale).add_(shift)
+    return normalize_in_place(clip, mean=mean, std=std)
 
 
 class X3DScorer(nn.Module):
