@@ -130,10 +130,13 @@ def picture(decoded: VideoDataset, cutter: partial[torch.Tensor], example: Examp
     """
     size, short_side = cutter.keywords["size"], cutter.keywords["short_side"]
     scale = picture_scale(size)
+    seen = example.frames[..., :3]
+    if scale == 1:
+        return seen
     names = [record.name for record in decoded.videos.records]
-    sample = decoded[names.index(example.answer.name)] if scale > 1 else None
-    if sample is None or sample.frames is None:
-        return example.frames[..., :3]
+    sample = decoded[names.index(example.answer.name)]
+    if sample.frames is None:
+        return seen
     larger = tuple(scale * side for side in size)
     return cutter(sample.frames[:1], size=larger, short_side=scale * short_side)[0]
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from ..adapters.families import open_model
 from ..adapters.stages import CONVNEXT, SWIN
-from ..checkpoints.timm_models import build_timm, imagenet_names
+from ..checkpoints.timm_models import imagenet_names
 from ..core.errors import ConfigError
 from ..core.threads import PerThread
 from ..core.types import Mark, TokenGrid, TokenSelection
-from .depth_pruned import CONV_KINDS, read_pruned_timm
+from .depth_pruned import CONV_KINDS
 from .encoder import Encoder
-from .timm_vit import read_as_tested
+from .timm_vit import open_timm, read_as_tested
 
 MODELS = {
     "timm_convnext": "convnext_tiny",
@@ -190,13 +190,17 @@ def transformers_backbone(
     every = signature(transformers.PretrainedConfig).parameters.keys()
     described = signature(kind.config_class).parameters.keys() - every
     settings = {key: value for key, value in (config or {}).items() if key in described}
-    settings |= {"num_labels": num_classes, "num_frames": num_frames, "image_size": input_size, layers: depth}
     settings |= {
+        "num_labels": num_classes,
+        "num_frames": num_frames,
+        "image_size": input_size,
+        layers: depth,
         "hidden_size": dim,
         "num_attention_heads": num_heads,
         "intermediate_size": mlp_dim or 4 * dim,
+        "patch_size": tubelet[1],
+        "tubelet_size": list(tubelet),
     }
-    settings |= {"patch_size": tubelet[1], "tubelet_size": list(tubelet)}
     try:
         body = kind(kind.config_class(**settings)).eval()
     except Exception as error:  # whatever the library's own checks raise
@@ -228,30 +232,23 @@ def build_timm_host(
         CheckpointError: the weights are missing, damaged or of another model.
     """
     model = MODELS[name] if model is None else model
-    asked = {"num_classes": num_classes, "input_size": input_size, "replace_head": replace_head}
-    pruned = read_pruned_timm(weights, {"model": model, **asked})
-    size = pruned.read.input_size if pruned else input_size
-    sides = (size, size) if isinstance(size, int) else size
-    options: dict[str, Any] = {} if sides is None or name == "timm_convnext" else {"img_size": sides}
-    body: Any = build_timm(
+    body, pruned, sides = open_timm(
         model,
-        group="backbone",
-        weights=None if pruned else weights,
-        num_classes=len(pruned.names) if pruned else num_classes,
-        fresh_head=replace_head,
-        convert=_convert,
+        _convert,
+        weights=weights,
+        num_classes=num_classes,
+        input_size=input_size,
+        replace_head=replace_head,
         seed=seed,
-        **options,
+        any_size=name == "timm_convnext",
     )
     kind = type(body).__name__
     if kind not in CLASSES[name]:
         raise ConfigError(
             f"backbone.model={model}: backbone={name} takes a {' or '.join(CLASSES[name])}, not {kind}"
         )
-    sides, multiple = (
-        sides or open_model(body)[1].clip[1:],
-        max(info["reduction"] for info in body.feature_info),
-    )
+    sides = sides or open_model(body)[1].clip[1:]
+    multiple = max(info["reduction"] for info in body.feature_info)
     if any(side % multiple for side in sides):
         raise ConfigError(
             f"backbone.input_size={list(sides)}: {model} reads sides that are multiples of {multiple}"

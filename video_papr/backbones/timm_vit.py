@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.timm_models import build_timm, imagenet_names, pretrained_cfg
+from ..checkpoints.timm_models import Convert, build_timm, imagenet_names, pretrained_cfg
 from ..core.errors import ConfigError
 from ..core.parts import check_pool
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from .blocks import pooled, size_bias
-from .depth_pruned import BLOCK_KINDS, read_pruned_timm
+from .depth_pruned import BLOCK_KINDS, PrunedTimm, read_pruned_timm
 from .encoder import Encoder
+from .layers import frame_size
 
 DEFAULT_MODEL = "deit_small_patch16_224"
 
@@ -135,6 +136,42 @@ class _TwoHeads(nn.Module):
         return (self.first(first) + self.second(second)) / 2
 
 
+def open_timm(
+    model: str,
+    convert: Convert,
+    *,
+    weights: str | Path | None,
+    num_classes: int | None,
+    input_size: int | tuple[int, int] | None,
+    replace_head: bool,
+    seed: int,
+    any_size: bool = False,
+) -> tuple[Any, PrunedTimm | None, tuple[int, int] | None]:
+    """A network of timm, whole; what a file of `tools/depth_prune.py` says it is to become, and the (H, W) asked for.
+
+    Args:
+        any_size: its layers read images of every size, so it is not told one.
+        model, convert, weights, num_classes, input_size, replace_head, seed: see `build_timm_vit` and `build_timm`.
+
+    Raises: see `build_timm_vit`.
+    """
+    asked = {"num_classes": num_classes, "input_size": input_size, "replace_head": replace_head}
+    pruned = read_pruned_timm(weights, {"model": model, **asked})
+    size = pruned.read.input_size if pruned else input_size
+    options: dict[str, Any] = {} if size is None or any_size else {"img_size": size}
+    network = build_timm(
+        model,
+        group="backbone",
+        weights=None if pruned else weights,
+        num_classes=len(pruned.names) if pruned else num_classes,
+        fresh_head=replace_head,
+        convert=convert,
+        seed=seed,
+        **options,
+    )
+    return network, pruned, None if size is None else frame_size(size)
+
+
 def build_timm_vit(
     *,
     model: str | None = None,
@@ -165,19 +202,14 @@ def build_timm_vit(
     )
 
     model = DEFAULT_MODEL if model is None else model
-    asked = {"num_classes": num_classes, "input_size": input_size, "replace_head": replace_head}
-    pruned = read_pruned_timm(weights, {"model": model, **asked})
-    sides = pruned.read.input_size if pruned else input_size
-    options: dict[str, Any] = {} if sides is None else {"img_size": sides}
-    vit: Any = build_timm(
+    vit, pruned, _ = open_timm(
         model,
-        group="backbone",
-        weights=None if pruned else weights,
-        num_classes=len(pruned.names) if pruned else num_classes,
-        fresh_head=replace_head,
-        convert=checkpoint_filter_fn,
+        checkpoint_filter_fn,
+        weights=weights,
+        num_classes=num_classes,
+        input_size=input_size,
+        replace_head=replace_head,
         seed=seed,
-        **options,
     )
     backbone = TimmViT(vit, name=model, **clip).eval().requires_grad_(False)
     if pruned is not None:
