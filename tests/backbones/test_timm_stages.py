@@ -30,10 +30,10 @@ CASES = {
 }
 
 
-def built(model: str) -> Any:
+def built(model: str, stages: tuple[int, ...] | None = None) -> Any:
     """The backbone in float64, with norms and scales under which every part matters."""
     name, size = CASES[model]
-    backbone = vp.build_backbone(name, model=model, input_size=size).double()
+    backbone = vp.build_backbone(name, model=model, input_size=size, stages=stages).double()
     generator = torch.Generator().manual_seed(0)
     for key, value in backbone.named_parameters():
         if value.ndim < 2 or "gamma" in key or "grn" in key:
@@ -52,12 +52,12 @@ def pixels_of(backbone: Any, clip: Tensor) -> Tensor:
     return ((clip[:, 0] / 255 - mean) / std).movedim(-1, 1).double()
 
 
-def masked(body: Any, pixels: Tensor, kept: tuple[TokenSelection, ...]) -> Tensor:
+def masked(body: Any, pixels: Tensor, kept: dict[int, TokenSelection]) -> Tensor:
     """timm's own layers on every place; what a block adds behind the mixing of places is multiplied by the masks."""
     convnext, second = hasattr(body, "stem"), type(body).__name__.endswith("V2")
     x = (body.stem if convnext else body.patch_embed)(pixels)
-    for stage, selection in zip(body.stages if convnext else body.layers, kept, strict=True):
-        mask = selection.mask()[:, 0, ..., None].to(x.dtype)
+    for number, stage in enumerate(body.stages if convnext else body.layers):
+        mask = kept[number].mask()[:, 0, ..., None].to(x.dtype) if number in kept else 1.0
         x = stage.downsample(x)
         for block in stage.blocks:
             if not convnext:
@@ -94,10 +94,29 @@ def test_logits_are_timms_and_those_of_the_masked_model(model: str) -> None:
     assert [found.num_kept for found in selection.stages] == [int(0.65 * n * n) for n in (16, 8, 4, 2)]
     logits = pipeline(clip)
     assert (logits - dense).abs().max() > 1e-3
-    torch.testing.assert_close(logits, masked(plain, pixels, selection.stages), rtol=0, atol=1e-6)
+    expected = masked(plain, pixels, dict(enumerate(selection.stages)))
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(pipeline(clip[1:]), logits[1:], rtol=0, atol=1e-9)
     again = pickle.loads(pickle.dumps(pipeline))
     torch.testing.assert_close(again(clip), logits, rtol=0, atol=1e-9)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("model", CASES)
+def test_only_the_chosen_stages_drop_places(model: str) -> None:
+    backbone, clip = built(model, stages=(3, 1)), frames()
+    plain, pixels = copy.deepcopy(backbone.body), pixels_of(backbone, clip)
+    pipeline = vp.Pipeline(
+        backbone, vp.build_pruner("image_convnet", model="resnet18", keep_ratio=0.65)
+    ).eval()
+    selection = pipeline.select(clip)
+    assert selection is not None and [found.grid.height for found in selection.stages] == [8, 2]
+    assert selection.grid == backbone.grid == selection.stages[0].grid
+    expected = masked(plain, pixels, dict(zip((1, 3), selection.stages, strict=True)))
+    torch.testing.assert_close(pipeline(clip), expected, rtol=0, atol=1e-6)
+    gmacs = gmacs_per_view(pipeline, clip[:1])
+    every = gmacs_per_view(vp.Pipeline(built(model), pipeline.pruner).eval(), clip[:1])
+    assert every["backbone"] < gmacs["backbone"] < gmacs["dense"] == every["dense"]
 
 
 @torch.inference_mode()
@@ -137,6 +156,18 @@ def test_weights_of_a_file_and_what_is_refused(tmp_path: Path) -> None:
             r"sides that are multiples of 32$",
         ),
         (
+            lambda: vp.build_backbone("timm_convnext", stages=[4], **name),
+            r"^backbone\.stages=\[4\] must be some of ConvNeXt's 0, 1, 2, 3$",
+        ),
+        (
+            lambda: vp.build_backbone("timm_hiera", model="hiera_tiny_224", stages=[1]),
+            r"^backbone\.stages=\[1\]: Hiera has no stages, it drops tokens once$",
+        ),
+        (
+            lambda: vp.build_backbone("videomae_tiny", stages=[1]),
+            r"^backbone\.stages=\[1\]: videomae_tiny drops tokens once; leave it out$",
+        ),
+        (
             lambda: vp.Pipeline(backbone, vp.build_pruner("similarity")),
             r"^pruner=similarity: this backbone keeps",
         ),
@@ -172,9 +203,11 @@ def test_the_command(
         "backbone.weights=null",
         "pruner=image_convnet",
     ]
+    counts = (256, 166)
     words += ["pruner.model=resnet18", "pruner.weights=null", "pruner.keep_ratio=0.65", "runtime=cpu"]
     if backbone == "timm_convnext":
-        words += ["backbone.model=convnext_atto"]
+        words += ["backbone.model=convnext_atto", "backbone.stages=[2,3]"]
+        counts = (16, 10)  # of the first stage that drops places
     out = tmp_path / "out"
     status, _, errors = run_in_process(
         "eval.py",
@@ -188,5 +221,5 @@ def test_the_command(
     assert status == 0, errors
     results = json.loads((out / "results.json").read_text())
     assert results["num_evaluated"] == 4
-    assert (results["num_tokens"], results["mean_kept_tokens"]) == (256, 166)
+    assert (results["num_tokens"], results["mean_kept_tokens"]) == counts
     assert results["gmacs_per_view"]["backbone"] < results["gmacs_per_view"]["dense"]

@@ -62,6 +62,21 @@ class Host:
     num_prefix: int = 0
     first_stays: bool = False
 
+    def choose_stages(self, given: Sequence[int] | None, key: str = "stages") -> tuple[int, ...]:
+        """The stages that drop places, in ascending order: all unless it is said which.
+
+        Raises ConfigError, which calls them by `key`: the model has other stages, or none.
+        """
+        own = range(len(self.reductions))
+        if given is None:
+            return tuple(own)
+        if not own:
+            raise ConfigError(f"{key}={list(given)}: {self.name} has no stages, it drops tokens once")
+        if not given or not set(given) <= set(own):
+            known = ", ".join(map(str, own))
+            raise ConfigError(f"{key}={list(given)} must be some of {self.name}'s {known}")
+        return tuple(sorted(set(given)))
+
 
 @dataclass(frozen=True)
 class Family:

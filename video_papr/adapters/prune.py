@@ -97,7 +97,7 @@ def prune(
         mean=colors[0],
         std=colors[1],
         reads_images=family.reads_images,
-        stages=_stages(host, stages),
+        stages=host.choose_stages(stages),
     )
     setattr(host.home, NOTE, Attachment(selector, host.attach(selector)))
     _trace_anew()
@@ -156,18 +156,6 @@ def _attachment(host: Host) -> Attachment:
         raise ConfigError(f"this {host.name} is not pruned; call video_papr.prune(model) first")
     found: Attachment = getattr(host.home, NOTE)
     return found
-
-
-def _stages(host: Host, given: Sequence[int] | None) -> tuple[int, ...]:
-    """The stages that drop places: all of a hierarchical model unless it is said which."""
-    own = range(len(host.reductions))
-    if given is None:
-        return tuple(own)
-    if not own:
-        raise ConfigError(f"stages={list(given)}: {host.name} has no stages, it drops tokens once")
-    if not given or not set(given) <= set(own):
-        raise ConfigError(f"stages={list(given)} must be some of {host.name}'s {', '.join(map(str, own))}")
-    return tuple(sorted(set(given)))
 
 
 def _build(family: Family, host: Host, name: str, weights: str | Path | None, **options: Any) -> MapPruner:

@@ -103,6 +103,7 @@ def build_pipeline(
             replace_head=backbone.replace_head,
             model=backbone.model,
             pool=backbone.pool,
+            stages=backbone.stages,
             seed=seed,
         )
     scorer = build_folded_pruner(pruner)

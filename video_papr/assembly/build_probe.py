@@ -38,7 +38,7 @@ from .compose import FITTED, backbone_said, pruner_said
 from .features import compute_features
 from .views import read_as_trained
 
-OF_BACKBONE = ("name", "model", "num_classes", "replace_head", "num_frames", "input_size", "pool")
+OF_BACKBONE = ("name", "model", "num_classes", "replace_head", "num_frames", "input_size", "pool", "stages")
 
 
 @dataclass(frozen=True)

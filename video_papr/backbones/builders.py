@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ def build_backbone(
     replace_head: bool = False,
     model: str | None = None,
     pool: str | None = None,
+    stages: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Backbone:
     """Builds a backbone in eval mode.
@@ -113,6 +114,7 @@ def build_backbone(
         model: timm's name of the network, for those of `TIMM`, whose `weights` may be "pretrained"; see
             `build_timm_vit`.
         pool: what becomes of the frames' answers, for "image_vit", see `core.parts.POOLS`; None: their mean.
+        stages: of "timm_convnext" and "timm_swin", those that drop places, counted from 0; None: all.
         seed: of random weights.
 
     Raises:
@@ -124,7 +126,7 @@ def build_backbone(
             another size, or were trained on another clip, than the named one.
     """
     if name == PROBE:
-        given = (num_classes, num_frames, input_size, model, pool)
+        given = (num_classes, num_frames, input_size, model, pool, stages)
         if replace_head or any(value is not None for value in given):
             raise ConfigError(
                 "backbone=probe: its file says how the backbone is built; leave the other keys out"
@@ -140,6 +142,8 @@ def build_backbone(
         )
     if pool is not None and name != "image_vit":
         raise ConfigError(f"backbone.pool={pool}: only backbone=image_vit answers frame by frame")
+    if stages is not None and name not in MODELS:
+        raise ConfigError(f"backbone.stages={list(stages)}: {name} drops tokens once; leave it out")
     if name in TIMM:
         if name in IMAGES and num_frames not in (None, 1):
             raise ConfigError(
@@ -154,7 +158,7 @@ def build_backbone(
             "seed": seed,
         }
         if name in MODELS:
-            return build_timm_host(name, **options)
+            return build_timm_host(name, stages=stages, **options)
         return build_timm_vit(
             num_frames=num_frames or BACKBONES[name]["num_frames"], pool=pool or "mean", **options
         )

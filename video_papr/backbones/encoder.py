@@ -58,7 +58,7 @@ class Encoder(nn.Module):
             can be left out; empty: they are not.
         same_places: attention over space and over time are apart, so every frame has to keep the same places.
         name: of its class, for messages.
-        stage_grids: of a hierarchical backbone, the places of each stage; `grid` is that of the first.
+        stage_grids: of a hierarchical backbone, the places of each stage that drops some; `grid` is that of the first.
         depth_pruned: whether its weights have blocks removed or merged.
         replayed: whether CUDA graphs run it, so that the next answer overwrites this one; see `Pipeline`.
     """

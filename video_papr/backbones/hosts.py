@@ -8,7 +8,7 @@ Letters: B clips of T frames of H x W pixels, K kept tokens, D channels.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ STRIDES = {8: 32, 16: 16, 96: 4}  # TimeSformer's on Kinetics, by the frames of 
 class _Chosen:
     """Stands where `prune` has a `Selector`: what the hooks drop was chosen before the pass."""
 
-    def __init__(self, grid: TokenGrid, reductions: tuple[int, ...]) -> None:
-        self.grid, self.reductions, self.given = grid, dict(enumerate(reductions)), PerThread()
+    def __init__(self, grid: TokenGrid, reductions: Mapping[int, int]) -> None:
+        self.grid, self.reductions, self.given = grid, reductions, PerThread()
 
     def __call__(self, pixels: Tensor) -> TokenSelection:
         keep_idx = self._given()[0]
@@ -53,7 +53,9 @@ class _Chosen:
         return TokenSelection(keep_idx, self.grid)
 
     def of_stages(self, pixels: Tensor) -> dict[int, TokenSelection]:
-        return dict(enumerate(self._given()[1]))
+        return dict(
+            zip(self.reductions, self._given()[1], strict=False)
+        )  # none are given where nothing drops
 
     def _given(self) -> tuple[Tensor | None, tuple[TokenSelection, ...]]:
         """Outside of `HostBackbone.forward`, where the body runs by itself, nothing drops."""
@@ -69,19 +71,25 @@ class HostBackbone(Encoder):
     Args:
         body: a classifier of `TRANSFORMERS`, or of timm, in eval mode. It becomes part of the backbone.
         frame_size: (H, W) of the frames; None: the model's own.
+        stages: of a hierarchical model, those that drop places, counted from 0; None: all. `grid` is that of the first.
 
     Attributes: see `Encoder`. `embed` and `encode` do not exist, `closed` says so.
     """
 
-    def __init__(self, body: Any, *, frame_size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, body: Any, *, frame_size: tuple[int, int] | None = None, stages: Sequence[int] | None = None
+    ) -> None:
         family, host = open_model(body)
-        sides, steps, images = frame_size or host.clip[1:], host.reductions, family.reads_images
-        cell = (side // count for side, count in zip(host.clip, host.grid.shape, strict=True))
+        sides, images = frame_size or host.clip[1:], family.reads_images
+        steps = {stage: host.reductions[stage] for stage in host.choose_stages(stages, "backbone.stages")}
+        cell = tuple(side // count for side, count in zip(host.clip, host.grid.shape, strict=True))
+        if steps:
+            cell = 1, *(2 * [next(iter(steps.values()))])
         super().__init__(
             num_classes=body.num_classes if images else body.config.num_labels,
             num_frames=host.clip[0],
             input_size=sides if images else sides[0],
-            tubelet=tuple(cell),  # type: ignore[arg-type]
+            tubelet=cell,  # type: ignore[arg-type]
             dim=body.num_features if images else body.config.hidden_size,
             depth=0,
             num_heads=1,
@@ -89,7 +97,7 @@ class HostBackbone(Encoder):
         del self.patch_embed, self.blocks
         self.name, self.reads_images, self.num_prefix = host.name, images, host.num_prefix
         self.mean, self.std, self.same_places = host.mean, host.std, host.same_places
-        self.stage_grids = tuple(TokenGrid(1, *(side // step for side in sides)) for step in steps)
+        self.stage_grids = tuple(TokenGrid(1, *(side // step for side in sides)) for step in steps.values())
         self.closed = (
             "this backbone keeps the grid of each stage"
             if steps
@@ -121,7 +129,7 @@ class HostBackbone(Encoder):
         """pixels (B, 3, T, H, W), normalised or uint8, keep_idx (B, K) or None: all -> logits (B, classes).
 
         Args:
-            stages: what each stage keeps, of a backbone that has `stage_grids`; none: all. `keep_idx` is not read.
+            stages: what each of `stage_grids` keeps, of a backbone that has them; none: all. `keep_idx` is not read.
             mark: told where the stages "embed", "blocks" and "head" end.
 
         Raises:
@@ -220,15 +228,18 @@ def build_timm_host(
     num_classes: int | None = None,
     input_size: int | tuple[int, int] | None = None,
     replace_head: bool = False,
+    stages: Sequence[int] | None = None,
     seed: int = 0,
 ) -> HostBackbone:
     """Builds a ConvNeXt, Swin or Hiera of timm in eval mode; arguments as of `timm_vit.build_timm_vit`.
 
     Args:
         name: one of `MODELS`.
+        stages: see `HostBackbone`.
 
     Raises:
-        ConfigError: timm has no such model, it is of another class, or the stages do not divide the image.
+        ConfigError: timm has no such model, it is of another class, the stages do not divide the image, or it has no
+            such stages.
         CheckpointError: the weights are missing, damaged or of another model.
     """
     model = MODELS[name] if model is None else model
@@ -255,7 +266,7 @@ def build_timm_host(
         )
     if pruned is not None:
         pruned.rebuild(body, CONV_KINDS)
-    backbone = HostBackbone(body, frame_size=sides).eval().requires_grad_(False)
+    backbone = HostBackbone(body, frame_size=sides, stages=stages).eval().requires_grad_(False)
     if pruned is not None:
         pruned.load(backbone, body)
     elif weights is not None and not replace_head:

@@ -141,6 +141,7 @@ class BackboneConfig:
     replace_head: bool = option(False, "true: a new, untrained classifier of num_classes classes")
     num_frames: Positive | None = option(None, "frames of a clip; null: the architecture's own")
     input_size: Positive | Sides | None = option(None, "height and width in pixels; null: the architecture's own")
+    stages: Some[Natural] | Unset = option(None, "timm_convnext, timm_swin: those that drop places, from 0")
     pool: Pool | Unset = option(None, "image_vit: mean or max of the frames' answers; concat: features side by side")
     published: dict[str, Any] | Unset = option(None, "weights that the authors publish, by dataset")
 

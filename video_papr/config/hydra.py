@@ -57,7 +57,7 @@ def store_defaults() -> None:
 
 def _set(values: dict[str, Any]) -> dict[str, Any]:
     """Without the keys that only some options of a group have."""
-    some = ("camera", "bundled", "scorer", "model", "pool", "published")
+    some = ("camera", "bundled", "scorer", "model", "pool", "stages", "published")
     return {key: value for key, value in values.items() if key not in some}
 
 
