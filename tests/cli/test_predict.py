@@ -273,15 +273,22 @@ def test_a_file_from_an_address(predict, video_root, tmp_path):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(video_root))) as server:
+    served = tmp_path / "served"
+    served.mkdir()
+    shutil.copy(video_root / "left/a.mp4", served / "a.mp4")
+    shutil.copy(video_root / "left/b.mp4", served / "mit Blank & Ä %.mp4")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        status, _, errors = predict(f"video={address}/left/a.mp4?key=[a],b=1&y", "annotate=none")
+        status, _, errors = predict(f"video={address}/a.mp4?key=[a],b=1&y", "annotate=none")
+        first = records(tmp_path)[0] if status == 0 else {}
+        typed = predict(f"video={address}/mit Blank & Ä %25.mp4", "annotate=none")
         absent = predict(f"video={address}/absent.mp4", "annotate=none")
         server.shutdown()
-    assert status == 0, errors
-    assert records(tmp_path)[0]["num_frames"] == 40
-    assert (tmp_path / "out/downloads/a.mp4").read_bytes() == (video_root / "left/a.mp4").read_bytes()
+    assert (status, first.get("num_frames")) == (0, 40), errors
+    assert (tmp_path / "out/downloads/a.mp4").read_bytes() == (served / "a.mp4").read_bytes()
+    assert (typed[0], records(tmp_path)[0]["num_frames"]) == (0, 12), typed[2]
+    assert (tmp_path / "out/downloads/mit_Blank_.mp4").is_file()
     assert absent[0] == 2
     assert f"error: video={address}/absent.mp4: cannot be downloaded (HTTP Error 404" in absent[2]
 

@@ -147,6 +147,7 @@ class _Writer:
         self.video = film.add_stream("libx264", rate=USUAL_FPS, options=dict(ENCODER))
         self.video.height, self.video.width = size
         self.video.pix_fmt, self.video.codec_context.time_base = "yuv420p", CLOCK
+        self.video.thread_type = "FRAME"  # the encoder works while the next frame is drawn
         self.last = -1
         self.sound = next(iter(container.streams.audio), None)
         self.copies = self.sound is not None and self.sound.codec_context.name in COPIED

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ..core.console import warn
 from ..core.errors import ConfigError, DataError
@@ -17,6 +17,7 @@ from ..core.files import storing
 from ..data.annotations.files import VIDEO_EXTENSIONS, passed_over_line, videos_below
 
 RECORDS = "predictions.jsonl"
+PUNCTUATION = "!#$%&'()*+,/:;=?@[]~"  # of addresses
 
 
 def find_videos(video: str | None, lines: Iterable[str], downloads: Path) -> list[str]:
@@ -79,7 +80,8 @@ def _download(url: str, folder: Path) -> str:
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        download_url_to_file(url, str(folder / (name or "video")))
+        # Blanks and letters beyond ASCII, as a browser's address line takes them; what is quoted stays as it is.
+        download_url_to_file(quote(url, safe=PUNCTUATION), str(folder / (name or "video")))
     except (OSError, HTTPException) as error:  # urllib's errors are OSErrors
         raise DataError(f"video={url}: cannot be downloaded ({error})") from None
     return str(folder / (name or "video"))
