@@ -6,6 +6,7 @@ PROBE is the file of a dense linear probe (`tools/train.py experiment=probe`), L
 DEV and TRAIN folders of training pictures, one folder a class, that share none. Every map keeps the same number of
 tokens, and its features are read in three ways: as they are; moved by the difference between the means of dense and
 pruned features of TRAIN, which needs no labels; and by a probe fitted on its own features of TRAIN, with labels.
+Behind the maps come other ways to drop: what is dropped joins what is kept, or the first blocks read all tokens.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +24,19 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from video_papr import Pipeline
 from video_papr.assembly.compose import from_config
 from video_papr.core.files import atomic_write
 from video_papr.core.tables import Table
-from video_papr.core.types import TokenGrid
+from video_papr.core.types import TokenGrid, TokenSelection
 from video_papr.evaluation.metrics import compare_paired
 from video_papr.evaluation.results import command_line, describe_device, git_commit, versions
+from video_papr.pipeline import Pipeline
 from video_papr.pruning.builders import build_pruner
+from video_papr.pruning.compensation import num_regions
 from video_papr.pruning.protocol import Pruner
 from video_papr.pruning.scorers.fusion import standardize
 from video_papr.pruning.scorers.image_convnet import build_image_scorer
+from video_papr.pruning.select import gather_tokens
 from video_papr.training.probe import draw_folds, fit_probe
 
 HEADER = ["map", "as it is", "mean moved", "probe fitted too"]
@@ -67,8 +71,79 @@ def fused(scorers: list[nn.Module]) -> Callable[[Tensor, TokenGrid], Tensor]:
     return lambda frames, grid: sum(standardize(scorer(frames, grid)) for scorer in scorers) / len(scorers)  # type: ignore[return-value]
 
 
-def settings(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[str, Pruner | None]]:
-    """Name -> pruner of everything that is compared; dense first."""
+class AfterBlocks(Pruner):
+    """What another pruner keeps, dropped behind the first blocks of the backbone instead of before them."""
+
+    def __init__(self, chooses: Pruner, block: int) -> None:
+        super().__init__(chooses.spec, chooses.budget)
+        self.chooses, self.after_blocks = chooses, (block,)
+
+    def select(self, frames: Tensor, backbone: Any, **options: Any) -> TokenSelection:
+        selection = self.chooses.select(frames, backbone, **options)
+        tokens = backbone.encode(backbone.embed(backbone.normalize(frames)), stop=self.after_blocks[0])
+        kept = gather_tokens(tokens, selection.keep_idx, num_prefix=backbone.num_prefix)
+        return replace(selection, tokens=kept, block=self.after_blocks[0])
+
+
+class JoinNearest(nn.Module):
+    """A pipeline in which every dropped token joins the kept one that is most like it, as ToMe joins tokens.
+
+    A kept token becomes the mean of its own, and counts in attention as often as there are tokens in it. Similarity is
+    the cosine of what the first blocks have made of the tokens; without any, of embeddings without positions.
+    """
+
+    def __init__(self, pipeline: Pipeline, block: int) -> None:
+        super().__init__()
+        self.pipeline, self.block = pipeline, block
+
+    def forward(self, frames: Tensor) -> Tensor:
+        backbone: Any = self.pipeline.backbone
+        selection = self.pipeline.select(frames)
+        assert selection is not None
+        keep_idx, pixels = selection.keep_idx, backbone.normalize(frames)
+        tokens, prefix = backbone.encode(backbone.embed(pixels), stop=self.block), backbone.num_prefix
+        compared = tokens[:, prefix:] if self.block else backbone.patch_embed(pixels)
+        features = nn.functional.normalize(compared, dim=-1)
+        kept = features.gather(1, keep_idx[..., None].expand(-1, -1, features.shape[-1]))
+        nearest = (features @ kept.mT).argmax(2)
+        places = torch.arange(keep_idx.shape[1]).expand_as(keep_idx)
+        nearest = nearest.scatter(1, keep_idx, places)  # a kept one is its own, also beside its equal
+        shares = nn.functional.one_hot(nearest, keep_idx.shape[1]).mT.float()
+        sizes = shares.sum(2)
+        joined = (shares / sizes[..., None]) @ tokens[:, prefix:]
+        tokens = torch.cat([tokens[:, :prefix], joined], 1)
+        found: Tensor = backbone(None, tokens=tokens, block=self.block, sizes=sizes)
+        return found
+
+
+def settings(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[str, nn.Module]]:
+    """Name -> frames to what `dense` makes of them, of everything that is compared; dense first."""
+    for name, pruner in maps(dense, lite0, keep_ratio):
+        yield name, Pipeline(dense.backbone, pruner).eval()
+    network: dict[str, Any] = {"model": "tf_efficientnet_lite0", "weights": lite0, "recalibration": "cam"}
+    cam = build_pruner("image_convnet", **network, keep_ratio=keep_ratio)
+    assert cam is not None
+    for block in (0, 2):
+        name = "lite0, cam, dropped ones join the most similar" + f", behind block {block}" * bool(block)
+        yield name, JoinNearest(Pipeline(dense.backbone, cam), block).eval()
+    grid, cell = dense.backbone.grid, (1, 5, 5)
+    room = int(keep_ratio * grid.num_tokens) - num_regions(grid, cell)
+    options: dict[str, Any] = {"compensation": "merge", "compensation_cell": cell}
+    merged = build_pruner("image_convnet", **network, keep_ratio=room / grid.num_tokens, **options)
+    yield "lite0, cam, a token for each region of 5 x 5", Pipeline(dense.backbone, merged).eval()
+    depth = len(dense.backbone.blocks)
+    for block in (1, 2, 4):
+        later = AfterBlocks(cam, block)
+        yield f"lite0, cam, behind block {block}", Pipeline(dense.backbone, later).eval()
+    share = (keep_ratio * depth - 2) / (depth - 2)  # as many tokens in all blocks together
+    fewer = build_pruner("image_convnet", **network, keep_ratio=share)
+    assert fewer is not None
+    name = f"lite0, cam, behind block 2, keep {share:.2f}"
+    yield name, Pipeline(dense.backbone, AfterBlocks(fewer, 2)).eval()
+
+
+def maps(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[str, Pruner | None]]:
+    """Name -> pruner that drops before the first block; dense first."""
     network = {"model": "tf_efficientnet_lite0", "weights": lite0}
     usual: dict[str, Any] = {"keep_ratio": keep_ratio}
 
@@ -86,8 +161,12 @@ def settings(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[
     yield "lite0, cam", build_pruner("image_convnet", **network, recalibration="cam", **usual)
     cam = build_pruner("image_convnet", **network, recalibration="cam", uniform_share=0.25, **usual)
     yield "lite0, cam, a quarter evenly spaced", cam
+    half = build_pruner("image_convnet", **network, recalibration="cam", uniform_share=0.5, **usual)
+    yield "lite0, cam, half evenly spaced", half
+    yield "lite0, stage blocks.4", build_pruner("image_convnet", **network, stage="blocks.4", **usual)
     stages = [build_image_scorer(**network, stage=stage) for stage in ("blocks.4", None)]
     yield "lite0, stages blocks.4 and last", own("two_stages", fused(stages).__call__)
+    yield "similarity", build_pruner("similarity", **usual)
     yield "last attention of the dense model", own("attention", LastAttention(dense))
 
 
@@ -100,12 +179,9 @@ def read(folder: Path) -> tuple[Tensor, np.ndarray]:
 
 
 @torch.inference_mode()
-def features(pipeline: Pipeline, frames: Tensor, name: str) -> Tensor:
-    """frames (n, 1, H, W, 3) uint8 -> what the head reads, (n, F) float32."""
-    headless = pipeline.with_backbone(head=nn.Identity())
-    batches = tqdm(frames.split(BATCH), desc=name)
-    with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat([headless(batch).float() for batch in batches])
+def features(model: nn.Module, frames: Tensor, name: str) -> Tensor:
+    """frames (n, 1, H, W, 3) uint8 -> what a model without a head gives, (n, F) float32."""
+    return torch.cat([model(batch).float() for batch in tqdm(frames.split(BATCH), desc=name)])
 
 
 def study(args: argparse.Namespace) -> dict[str, Any]:
@@ -119,14 +195,14 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     base: list[int] = []
     means: Tensor | None = None
-    for name, pruner in settings(dense, args.lite0, args.keep_ratio):
-        pipeline = Pipeline(dense.backbone, pruner).eval()
-        held_out, known = features(pipeline, frames, name), features(pipeline, others, f"{name}, unlabelled")
+    head, headless = dense.backbone.head, dense.headless()
+    for name, model in settings(headless, args.lite0, args.keep_ratio):
+        held_out, known = (features(model, pictures, name) for pictures in (frames, others))
         means = known.mean(0) if means is None else means
         fitted = fit_probe(known.double().numpy(), other_labels, folds, progress=False)
         read_by = {
-            "as it is": dense.backbone.head(held_out),
-            "mean moved": dense.backbone.head(held_out + means - known.mean(0)),
+            "as it is": head(held_out),
+            "mean moved": head(held_out + means - known.mean(0)),
             "probe fitted too": held_out @ fitted.weight.T + fitted.bias,
         }
         answers = {way: logits.argmax(1).tolist() for way, logits in read_by.items()}
