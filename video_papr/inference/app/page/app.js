@@ -131,8 +131,8 @@ function card(title, part, { dense, named, video }) {
   }
   const facts = make("dl");
   for (const [name, value, key] of [
-    ["Blocks (tokens)", Math.round(part.tokens).toLocaleString("en"), "tokens"],
-    ["Time", time(part.milliseconds), "milliseconds"],
+    ["Blocks computed (tokens)", Math.round(part.tokens).toLocaleString("en"), "tokens"],
+    ["Time to answer", time(part.milliseconds), "milliseconds"],
     ["Multiplications", `${part.gmacs.toPrecision(3)} billion`, "gmacs"],
   ]) {
     facts.append(make("dt", name), make("dd", value), bar(part[key] / dense[key], isDense ? "all" : ""));
@@ -165,7 +165,7 @@ function report(found) {
     : video.windows > 1 ? `The same answer in ${agree} of ${video.windows} parts, from ${share} of the video`
     : all === some ? `“${some}”, from ${share} of the video as from all of it`
     : `“${some}” from ${share} of the video, “${all}” from all of it`,
-  [...(named && truth ? [some === truth ? make("span", "right", "good") : make("span", `wrong, it is “${truth}”`, "bad")] : []),
+  [...(named && truth ? [some === truth ? make("span", "the right answer", "good") : make("span", `wrong, it is “${truth}”`, "bad")] : []),
     gained("less computing", "more computing", dense.gmacs / pruned.gmacs), gained("faster", "slower", dense.milliseconds / pruned.milliseconds)]);
   $("cards").replaceChildren(card("Reads everything", dense, found), card(`Reads ${share}`, pruned, found));
   const notes = [];
