@@ -118,8 +118,16 @@ class JoinNearest(nn.Module):
 
 def settings(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[str, nn.Module]]:
     """Name -> frames to what `dense` makes of them, of everything that is compared; dense first."""
-    for name, pruner in maps(dense, lite0, keep_ratio):
+    first, later = maps(dense, lite0, keep_ratio)
+    for name, pruner in first:
         yield name, Pipeline(dense.backbone, pruner).eval()
+    yield from other_ways(dense, lite0, keep_ratio)
+    for name, pruner in later:
+        yield name, Pipeline(dense.backbone, pruner).eval()
+
+
+def other_ways(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[str, nn.Module]]:
+    """Likewise, of what does more than drop tokens before the first block."""
     network: dict[str, Any] = {"model": "tf_efficientnet_lite0", "weights": lite0, "recalibration": "cam"}
     cam = build_pruner("image_convnet", **network, keep_ratio=keep_ratio)
     assert cam is not None
@@ -142,32 +150,36 @@ def settings(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[
     yield name, Pipeline(dense.backbone, AfterBlocks(fewer, 2)).eval()
 
 
-def maps(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[str, Pruner | None]]:
-    """Name -> pruner that drops before the first block; dense first."""
+def maps(dense: Pipeline, lite0: Path, keep_ratio: float) -> list[list[tuple[str, Pruner | None]]]:
+    """Name -> pruner that drops before the first block: those that matter most, dense first; and others."""
     network = {"model": "tf_efficientnet_lite0", "weights": lite0}
     usual: dict[str, Any] = {"keep_ratio": keep_ratio}
 
-    def own(name: str, scorer: Any, **options: Any) -> Pruner | None:
-        return build_pruner(name, scorer=lambda: scorer, **usual, **options)
+    def own(name: str, scorer: Any) -> Pruner | None:
+        return build_pruner(name, scorer=lambda: scorer, **usual)
 
-    yield "dense", None
-    yield "random", build_pruner("random", **usual)
-    yield "center", build_pruner("center", **usual)
-    yield "lite0", build_pruner("image_convnet", **network, **usual)
-    yield (
-        "lite0, a quarter evenly spaced",
-        build_pruner("image_convnet", **network, uniform_share=0.25, **usual),
-    )
-    yield "lite0, cam", build_pruner("image_convnet", **network, recalibration="cam", **usual)
-    cam = build_pruner("image_convnet", **network, recalibration="cam", uniform_share=0.25, **usual)
-    yield "lite0, cam, a quarter evenly spaced", cam
-    half = build_pruner("image_convnet", **network, recalibration="cam", uniform_share=0.5, **usual)
-    yield "lite0, cam, half evenly spaced", half
-    yield "lite0, stage blocks.4", build_pruner("image_convnet", **network, stage="blocks.4", **usual)
+    def convnet(**options: Any) -> Pruner | None:
+        return build_pruner("image_convnet", **network, **usual, **options)
+
     stages = [build_image_scorer(**network, stage=stage) for stage in ("blocks.4", None)]
-    yield "lite0, stages blocks.4 and last", own("two_stages", fused(stages).__call__)
-    yield "similarity", build_pruner("similarity", **usual)
-    yield "last attention of the dense model", own("attention", LastAttention(dense))
+    return [
+        [
+            ("dense", None),
+            ("random", build_pruner("random", **usual)),
+            ("center", build_pruner("center", **usual)),
+            ("lite0", convnet()),
+            ("lite0, a quarter evenly spaced", convnet(uniform_share=0.25)),
+            ("lite0, cam", convnet(recalibration="cam")),
+            ("lite0, cam, a quarter evenly spaced", convnet(recalibration="cam", uniform_share=0.25)),
+        ],
+        [
+            ("lite0, cam, half evenly spaced", convnet(recalibration="cam", uniform_share=0.5)),
+            ("lite0, stage blocks.4", convnet(stage="blocks.4")),
+            ("lite0, stages blocks.4 and last", own("two_stages", fused(stages).__call__)),
+            ("similarity", build_pruner("similarity", **usual)),
+            ("last attention of the dense model", own("attention", LastAttention(dense))),
+        ],
+    ]
 
 
 def read(folder: Path) -> tuple[Tensor, np.ndarray]:
@@ -184,8 +196,11 @@ def features(model: nn.Module, frames: Tensor, name: str) -> Tensor:
     return torch.cat([model(batch).float() for batch in tqdm(frames.split(BATCH), desc=name)])
 
 
-def study(args: argparse.Namespace) -> dict[str, Any]:
-    """Name of a map -> its loss against dense in points, with its standard error, by the way its features are read."""
+def study(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Name of a map -> its loss against dense in points, with its standard error, by the way its features are read.
+
+    Given anew after each map: a study takes an hour or two.
+    """
     dense, _ = from_config(
         backbone={"name": "probe", "weights": str(args.probe)}, pruner="none", runtime={"engine": "torch"}
     )
@@ -211,8 +226,7 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
         for way, classes in answers.items():
             compared = compare_paired([[x] for x in base], [[x] for x in classes], labels.tolist())
             found[name][way] = {"loss": compared.loss_points, "standard_error": compared.loss_standard_error}
-        print(name, found[name], flush=True)
-    return {"pictures": len(labels), "unlabelled": len(other_labels), "maps": found}
+        yield {"pictures": len(labels), "unlabelled": len(other_labels), "maps": found}
 
 
 def main() -> None:
@@ -226,16 +240,16 @@ def main() -> None:
     parser.add_argument("--keep-ratio", type=float, default=0.3)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    results = study(args)
-    rows = [
-        [name, *(f"{ways[way]['loss']:.1f} ± {ways[way]['standard_error']:.1f}" for way in HEADER[1:])]
-        for name, ways in results["maps"].items()
-    ]
-    results |= {"keep_ratio": args.keep_ratio, "command": command_line(), "git_commit": git_commit()}
-    results |= {"device": describe_device(torch.device("cpu")), "versions": versions()}
     args.output.mkdir(parents=True, exist_ok=True)
-    atomic_write(args.output / "study.json", json.dumps(results, indent=1))
-    atomic_write(args.output / "study.md", Table(HEADER, rows).markdown() + "\n")
+    told = {"keep_ratio": args.keep_ratio, "command": command_line(), "git_commit": git_commit()}
+    told |= {"device": describe_device(torch.device("cpu")), "versions": versions()}
+    for results in study(args):
+        rows = [
+            [name, *(f"{ways[way]['loss']:.1f} ± {ways[way]['standard_error']:.1f}" for way in HEADER[1:])]
+            for name, ways in results["maps"].items()
+        ]
+        atomic_write(args.output / "study.json", json.dumps(results | told, indent=1))
+        atomic_write(args.output / "study.md", Table(HEADER, rows).markdown() + "\n")
 
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ def options_text(command: str, cfg: DictConfig) -> str:
     lines = ["Groups (group=option; * is what is chosen now):"]
     for group in [*groups, *(["experiment"] if "experiment" in _choices(cfg) else [])]:
         chosen = _choices(cfg).get(group)
-        lines += [""] + [
+        found = [
             f"  {f'{group}={name}' + '*' * (name == chosen):<{WIDTH}} {about(folder() / group / f'{name}.yaml')[1]}"
             for name in names(group)
             if group != "experiment" or f"{command}.py" in about(folder() / group / f"{name}.yaml")[0]
         ]
+        lines += ["", *found] if found else []
     lines += ["", "Keys (key=value), with their values now:"]
     parts = {"": (schema, values)}
     parts |= {f"{name}.": (part, values.get(name, {})) for name, part in sections(schema).items()}
