@@ -6,7 +6,8 @@ PROBE is the file of a dense linear probe (`tools/train.py experiment=probe`), L
 DEV and TRAIN folders of training pictures, one folder a class, that share none. Every map keeps the same number of
 tokens, and its features are read in three ways: as they are; moved by the difference between the means of dense and
 pruned features of TRAIN, which needs no labels; and by a probe fitted on its own features of TRAIN, with labels.
-Behind the maps come other ways to drop: what is dropped joins what is kept, or the first blocks read all tokens.
+With --ways it compares other ways to drop by one map: the first blocks read all tokens, or what is dropped joins what
+is kept.
 """
 
 from __future__ import annotations
@@ -116,70 +117,62 @@ class JoinNearest(nn.Module):
         return found
 
 
-def settings(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[str, nn.Module]]:
-    """Name -> frames to what `dense` makes of them, of everything that is compared; dense first."""
-    first, later = maps(dense, lite0, keep_ratio)
-    for name, pruner in first:
-        yield name, Pipeline(dense.backbone, pruner).eval()
-    yield from other_ways(dense, lite0, keep_ratio)
-    for name, pruner in later:
-        yield name, Pipeline(dense.backbone, pruner).eval()
-
-
-def other_ways(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[str, nn.Module]]:
-    """Likewise, of what does more than drop tokens before the first block."""
-    network: dict[str, Any] = {"model": "tf_efficientnet_lite0", "weights": lite0, "recalibration": "cam"}
-    cam = build_pruner("image_convnet", **network, keep_ratio=keep_ratio)
-    assert cam is not None
-    for block in (0, 2):
-        name = "lite0, cam, dropped ones join the most similar" + f", behind block {block}" * bool(block)
-        yield name, JoinNearest(Pipeline(dense.backbone, cam), block).eval()
-    grid, cell = dense.backbone.grid, (1, 5, 5)
-    room = int(keep_ratio * grid.num_tokens) - num_regions(grid, cell)
-    options: dict[str, Any] = {"compensation": "merge", "compensation_cell": cell}
-    merged = build_pruner("image_convnet", **network, keep_ratio=room / grid.num_tokens, **options)
-    yield "lite0, cam, a token for each region of 5 x 5", Pipeline(dense.backbone, merged).eval()
-    depth = len(dense.backbone.blocks)
-    for block in (1, 2, 4):
-        later = AfterBlocks(cam, block)
-        yield f"lite0, cam, behind block {block}", Pipeline(dense.backbone, later).eval()
-    share = (keep_ratio * depth - 2) / (depth - 2)  # as many tokens in all blocks together
-    fewer = build_pruner("image_convnet", **network, keep_ratio=share)
-    assert fewer is not None
-    name = f"lite0, cam, behind block 2, keep {share:.2f}"
-    yield name, Pipeline(dense.backbone, AfterBlocks(fewer, 2)).eval()
-
-
-def maps(dense: Pipeline, lite0: Path, keep_ratio: float) -> list[list[tuple[str, Pruner | None]]]:
-    """Name -> pruner that drops before the first block: those that matter most, dense first; and others."""
+def maps(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[str, nn.Module]]:
+    """Name -> frames to what `dense` makes of them, of tokens that are dropped before the first block; dense first."""
     network = {"model": "tf_efficientnet_lite0", "weights": lite0}
     usual: dict[str, Any] = {"keep_ratio": keep_ratio}
 
-    def own(name: str, scorer: Any) -> Pruner | None:
-        return build_pruner(name, scorer=lambda: scorer, **usual)
+    def pruned(name: str, **options: Any) -> nn.Module:
+        return Pipeline(dense.backbone, build_pruner(name, **usual, **options)).eval()
 
-    def convnet(**options: Any) -> Pruner | None:
-        return build_pruner("image_convnet", **network, **usual, **options)
+    def convnet(**options: Any) -> nn.Module:
+        return pruned("image_convnet", **network, **options)
+
+    def own(name: str, scorer: Any) -> nn.Module:
+        return pruned(name, scorer=lambda: scorer)
 
     stages = [build_image_scorer(**network, stage=stage) for stage in ("blocks.4", None)]
-    return [
-        [
-            ("dense", None),
-            ("random", build_pruner("random", **usual)),
-            ("center", build_pruner("center", **usual)),
-            ("lite0", convnet()),
-            ("lite0, a quarter evenly spaced", convnet(uniform_share=0.25)),
-            ("lite0, cam", convnet(recalibration="cam")),
-            ("lite0, cam, a quarter evenly spaced", convnet(recalibration="cam", uniform_share=0.25)),
-        ],
-        [
-            ("lite0, cam, half evenly spaced", convnet(recalibration="cam", uniform_share=0.5)),
-            ("lite0, stage blocks.4", convnet(stage="blocks.4")),
-            ("lite0, stages blocks.4 and last", own("two_stages", fused(stages).__call__)),
-            ("similarity", build_pruner("similarity", **usual)),
-            ("last attention of the dense model", own("attention", LastAttention(dense))),
-        ],
-    ]
+    yield "dense", dense
+    yield "random", pruned("random")
+    yield "center", pruned("center")
+    yield "lite0", convnet()
+    yield "lite0, a quarter evenly spaced", convnet(uniform_share=0.25)
+    yield "lite0, cam", convnet(recalibration="cam")
+    yield "lite0, cam, a quarter evenly spaced", convnet(recalibration="cam", uniform_share=0.25)
+    yield "lite0, stages blocks.4 and last", own("two_stages", fused(stages).__call__)
+    yield "last attention of the dense model", own("attention", LastAttention(dense))
+
+
+def other_ways(dense: Pipeline, lite0: Path, keep_ratio: float) -> Iterator[tuple[str, nn.Module]]:
+    """Likewise, of what does more than that with the map "lite0, cam", and of some other maps; dense first."""
+    network: dict[str, Any] = {"model": "tf_efficientnet_lite0", "weights": lite0}
+
+    def cam(share: float = keep_ratio, **options: Any) -> Pruner:
+        found = build_pruner("image_convnet", **network, recalibration="cam", keep_ratio=share, **options)
+        assert found is not None
+        return found
+
+    def pruned(pruner: Pruner | None) -> nn.Module:
+        return Pipeline(dense.backbone, pruner).eval()
+
+    yield "dense", dense
+    yield "lite0, cam", pruned(cam())
+    for block in (1, 2, 4):
+        yield f"behind block {block}", pruned(AfterBlocks(cam(), block))
+    depth = len(dense.backbone.blocks)
+    share = (keep_ratio * depth - 2) / (depth - 2)  # as many tokens in all blocks together
+    yield f"behind block 2, keep {share:.2f}", pruned(AfterBlocks(cam(share), 2))
+    grid, cell = dense.backbone.grid, (1, 5, 5)
+    room = int(keep_ratio * grid.num_tokens) - num_regions(grid, cell)
+    merging = cam(room / grid.num_tokens, compensation="merge", compensation_cell=cell)
+    yield f"{room} tokens, and the mean of what is dropped in each 5 x 5", pruned(merging)
+    for block in (0, 2):
+        name = "dropped ones join the most similar" + f", behind block {block}" * bool(block)
+        yield name, JoinNearest(Pipeline(dense.backbone, cam()), block).eval()
+    yield "half evenly spaced", pruned(cam(uniform_share=0.5))
+    yield "similarity", pruned(build_pruner("similarity", keep_ratio=keep_ratio))
+    earlier = build_pruner("image_convnet", **network, stage="blocks.4", keep_ratio=keep_ratio)
+    yield "lite0, stage blocks.4", pruned(earlier)
 
 
 def read(folder: Path) -> tuple[Tensor, np.ndarray]:
@@ -211,7 +204,8 @@ def study(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     base: list[int] = []
     means: Tensor | None = None
     head, headless = dense.backbone.head, dense.headless()
-    for name, model in settings(headless, args.lite0, args.keep_ratio):
+    compared = other_ways if args.ways else maps
+    for name, model in compared(headless, args.lite0, args.keep_ratio):
         held_out, known = (features(model, pictures, name) for pictures in (frames, others))
         means = known.mean(0) if means is None else means
         fitted = fit_probe(known.double().numpy(), other_labels, folds, progress=False)
@@ -238,6 +232,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--unlabelled", type=Path, required=True)
     parser.add_argument("--keep-ratio", type=float, default=0.3)
+    parser.add_argument("--ways", action="store_true", help="one map, and other ways to drop by it")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)

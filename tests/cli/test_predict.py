@@ -92,7 +92,11 @@ def test_windows_of_a_video(predict, video_root, tmp_path):
     assert "best class over time" in shown
     segments = list(csv.DictReader((tmp_path / "out/segments.csv").open(newline="")))
     assert sum(int(row["windows"]) for row in segments) == 5
-    assert (tmp_path / "out/001_a.srt").read_text().count(" --> 00:00:0") == len(segments)
+    for kind in ("srt", "vtt"):
+        with av.open(str(tmp_path / f"out/001_a.{kind}")) as file:
+            shown = [packet for packet in file.demux() if packet.pts is not None]
+            starts = [float(packet.pts * packet.time_base) for packet in shown]
+        assert starts == [float(row["start_seconds"]) for row in segments]
     assert imread(tmp_path / "out/001_a_timeline.png").shape[:2] == (360, 900)
 
 

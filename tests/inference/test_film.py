@@ -246,4 +246,5 @@ def test_neighbours_of_one_class_are_a_segment():
     spans = [(s.start_seconds, s.end_seconds, s.windows, s.name, s.probability) for s in found]
     assert spans == [(0, 2, 2, "run", 0.5), (2, 3.5, 1, "jump", 0.5), (3.5, 5, 1, "run", 0.5)]
     assert merge_windows([]) == []
+    assert subtitles(found, "vtt").startswith("WEBVTT\n\n1\n00:00:00.000 --> 00:00:02.000\nrun 50 %\n")
     assert subtitles(found).startswith("1\n00:00:00,000 --> 00:00:02,000\nrun 50 %\n\n2\n00:00:02,000 --> ")

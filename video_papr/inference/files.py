@@ -237,8 +237,9 @@ class PredictionWriter:
             name = spreadsheet(segment.name)
             rows.writerow([spreadsheet(outcome.path), *span, segment.windows, name, probability])
         self._segments.flush()
-        self.written.append(self.out / f"{stem}.srt")
-        atomic_write(self.written[-1], subtitles(segments))
+        for kind in ("srt", "vtt"):
+            self.written.append(self.out / f"{stem}.{kind}")
+            atomic_write(self.written[-1], subtitles(segments, kind))
 
     def _draw(self, name: str, outcome: Outcome) -> None:
         if outcome.panels:

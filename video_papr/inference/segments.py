@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import groupby, pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -39,17 +40,19 @@ def merge_windows(windows: Sequence[Window]) -> list[Segment]:
     ]
 
 
-def subtitles(segments: Sequence[Segment]) -> str:
-    """The segments as SubRip (.srt), which players show beside the video."""
-    blocks = []
+def subtitles(segments: Sequence[Segment], kind: str = "srt") -> str:
+    """The segments as SubRip ("srt"), which players show beside the video, or WebVTT ("vtt"), which browsers do."""
+    blocks = ["WEBVTT\n"] if kind == "vtt" else []
     for number, segment in enumerate(segments, start=1):
-        span = f"{_time(segment.start_seconds)} --> {_time(segment.end_seconds)}"
-        blocks.append(f"{number}\n{span}\n{segment.name} {100 * segment.probability:.0f} %\n")
+        span = f"{_time(segment.start_seconds, kind)} --> {_time(segment.end_seconds, kind)}"
+        name = escape(segment.name, quote=False) if kind == "vtt" else segment.name
+        blocks.append(f"{number}\n{span}\n{name} {100 * segment.probability:.0f} %\n")
     return "\n".join(blocks)
 
 
-def _time(seconds: float) -> str:
+def _time(seconds: float, kind: str) -> str:
     milliseconds = round(seconds * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d},{rest % 1000:03d}"
+    point = "." if kind == "vtt" else ","
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
