@@ -204,8 +204,8 @@ def study(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     base: list[int] = []
     means: Tensor | None = None
     head, headless = dense.backbone.head, dense.headless()
-    compared = other_ways if args.ways else maps
-    for name, model in compared(headless, args.lite0, args.keep_ratio):
+    settings = other_ways if args.ways else maps
+    for name, model in settings(headless, args.lite0, args.keep_ratio):
         held_out, known = (features(model, pictures, name) for pictures in (frames, others))
         means = known.mean(0) if means is None else means
         fitted = fit_probe(known.double().numpy(), other_labels, folds, progress=False)
