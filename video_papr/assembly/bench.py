@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from time import perf_counter
 from typing import Any
@@ -16,7 +17,7 @@ from ..benchmark.clips import file_clips, synthetic_clips
 from ..benchmark.growth import growth
 from ..benchmark.peers import PeerFlow, available, build_pair
 from ..benchmark.suite import Plan, measure
-from ..benchmark.variants import build_variants, compile_variants
+from ..benchmark.variants import Variant, build_variants, compile_variants
 from ..config import BenchConfig
 from ..core.console import note, warn
 from ..core.errors import ConfigError
@@ -44,12 +45,7 @@ def run_benchmark(config: BenchConfig) -> dict[str, Any]:
     """
     engine = runtime.build_engine(config.runtime)
     device = engine.device
-    if device.type == "cpu" and "fp16" in config.dtypes:
-        raise ConfigError("dtypes=fp16: not supported on the CPU; use fp32 or bf16.")
-    if config.huggingface is True and not available():
-        raise ConfigError('huggingface=true: needs transformers (pip install "video_papr[bench]").')
-    if config.huggingface == "auto" and not available():
-        warn('transformers is not installed, so its models are left out (pip install "video_papr[bench]")')
+    _check(config, device)
     measured = config.dtypes if config.ceilings else ()
     ceilings: dict[str, Ceilings] = {
         name: measure_ceilings(device, runtime.DTYPES[name]) for name in measured
@@ -102,6 +98,16 @@ def run_benchmark(config: BenchConfig) -> dict[str, Any]:
     }
 
 
+def _check(config: BenchConfig, device: torch.device) -> None:
+    """Raises ConfigError, or warns, where something that is asked for is not to be had."""
+    if device.type == "cpu" and "fp16" in config.dtypes:
+        raise ConfigError("dtypes=fp16: not supported on the CPU; use fp32 or bf16.")
+    if config.huggingface is True and not available():
+        raise ConfigError('huggingface=true: needs transformers (pip install "video_papr[bench]").')
+    if config.huggingface == "auto" and not available():
+        warn('transformers is not installed, so its models are left out (pip install "video_papr[bench]")')
+
+
 def list_cases(config: BenchConfig) -> list[Case]:
     """All combinations of the lists; with vary=one, those that differ from the first values in one axis of growth."""
     axes = (config.num_frames, config.input_sizes, config.batch_sizes)
@@ -149,22 +155,7 @@ def _measure(
         packing=config.runtime.packing,
     )
     dtype = runtime.DTYPES[case.dtype]
-    for variant in variants:
-        for network in (variant.flow, variant.chooser):
-            if network is not None:
-                network.to(engine.device, dtype if runs_in == "torch" else torch.float32)
-        if runs_in != "torch" and isinstance(variant.flow, PeerFlow):
-            variant.flow.theirs.to(dtype)
-
-    def prepare() -> None:
-        """What is counted before stands for the networks as they are, whatever runs them."""
-        if config.runtime.compile:
-            compile_variants(variants, **config.runtime.compile_options)
-        elif runs_in != "torch":
-            for variant in variants:
-                if isinstance(variant.flow, Pipeline):
-                    variant.flow.run_in(runs_in.split()[0], dtype)
-
+    _place(variants, engine.device, dtype, runs_in)
     return {
         "backbone": case.backbone,
         "num_frames": ours.num_frames,
@@ -178,8 +169,29 @@ def _measure(
             clips.to(engine.device),
             Plan(config.repeats, config.warmup, config.sample_ms, config.stages, config.seed, seconds),
             ceilings=ceilings,
-            prepare=prepare,
+            # What is counted before stands for the networks as they are, whatever runs them.
+            prepare=partial(_speed_up, config, variants, dtype, runs_in),
             on_round=on_round,
             on_plan=on_plan,
         ),
     }
+
+
+def _place(variants: Sequence[Variant], device: torch.device, dtype: torch.dtype, runs_in: str) -> None:
+    """Moves the networks to the device, in the precision that whatever runs them reads."""
+    for variant in variants:
+        for network in (variant.flow, variant.chooser):
+            if network is not None:
+                network.to(device, dtype if runs_in == "torch" else torch.float32)
+        if runs_in != "torch" and isinstance(variant.flow, PeerFlow):
+            variant.flow.theirs.to(dtype)
+
+
+def _speed_up(config: BenchConfig, variants: Sequence[Variant], dtype: torch.dtype, runs_in: str) -> None:
+    """Compiles the networks, or hands them to an engine."""
+    if config.runtime.compile:
+        compile_variants(variants, **config.runtime.compile_options)
+    elif runs_in != "torch":
+        for variant in variants:
+            if isinstance(variant.flow, Pipeline):
+                variant.flow.run_in(runs_in.split()[0], dtype)

@@ -6,6 +6,7 @@ Letters: F features.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from ..config import DatasetConfig, TrainRunConfig, ViewsConfig
 from ..core.paths import default_cache_dir
 from ..data.annotations import VideoList
-from ..data.datasets import VideoDataset
+from ..data.datasets import VideoDataset, VideoSample
 from ..data.limits import Limits
 from ..data.loader import iter_samples
 from ..evaluation.cost import Engine, StageTimes
@@ -65,17 +66,6 @@ def compute_features(
         memory_mb=dataset.memory_mb,
         motion=pipeline.reads_motion,
     )
-    workers = runtime.num_workers(config.runtime, turns=runtime.takes_turns(engine))
-    batches = iter_samples(
-        decoded,
-        indices=todo,
-        videos_per_batch=size,
-        workers=workers,
-        pin_memory=engine.device.type == "cuda",
-        timeout_s=dataset.decode_timeout_s,
-        prefetch=runtime.videos_ahead(engine, workers, size),
-        turns=runtime.videos_in_turn(engine, workers, size),
-    )
     run = partial(classify_views, headless, batch_size=size, engine=engine, times=StageTimes())
     bar = tqdm(
         total=len(paths),
@@ -87,13 +77,9 @@ def compute_features(
     )
     try:
         with bar, runtime.mendable_errors(size):
-            for batch in batches:
+            for batch in _batches(config, decoded, engine, todo):
                 readable = [sample for sample in batch if sample.frames is not None]
-                cut = [
-                    prepare(sample.frames.to(engine.device))
-                    for sample in readable
-                    if sample.frames is not None
-                ]
+                cut = [prepare(s.frames.to(engine.device)) for s in readable if s.frames is not None]
                 if cut:
                     rows, _ = run(torch.cat(cut), full=size if config.runtime.compile else 1)
                     for sample, own in zip(readable, rows.float().cpu(), strict=True):
@@ -106,6 +92,24 @@ def compute_features(
     finally:  # what was computed is kept when the run is stopped
         store.save()
     return [features for features in found if features is not None]
+
+
+def _batches(
+    config: TrainRunConfig, decoded: VideoDataset, engine: Engine, todo: list[int]
+) -> Iterator[list[VideoSample]]:
+    """The videos of these rows, decoded ahead as the runtime has it."""
+    size = runtime.batch_size(config.runtime, engine)
+    workers = runtime.num_workers(config.runtime, turns=runtime.takes_turns(engine))
+    return iter_samples(
+        decoded,
+        indices=todo,
+        videos_per_batch=size,
+        workers=workers,
+        pin_memory=engine.device.type == "cuda",
+        timeout_s=config.dataset.decode_timeout_s,
+        prefetch=runtime.videos_ahead(engine, workers, size),
+        turns=runtime.videos_in_turn(engine, workers, size),
+    )
 
 
 def _cache_dir(dataset: DatasetConfig) -> Path:

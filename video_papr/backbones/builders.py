@@ -125,77 +125,93 @@ def build_backbone(
         CheckpointWarning: positions or the classifier of the weights were changed, or the weights say that they are of
             another size, or were trained on another clip, than the named one.
     """
+    own: dict[str, Any] = {"num_classes": num_classes, "num_frames": num_frames, "input_size": input_size}
+    own |= {"model": model, "pool": pool, "stages": stages}
     if name == PROBE:
-        given = (num_classes, num_frames, input_size, model, pool, stages)
-        if replace_head or any(value is not None for value in given):
+        if replace_head or any(value is not None for value in own.values()):
             raise ConfigError(
                 "backbone=probe: its file says how the backbone is built; leave the other keys out"
             )
         return _build_probe(weights)
-    if name not in BACKBONES:
-        close = difflib.get_close_matches(name, BACKBONES, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"backbone={name} is unknown; use one of {', '.join(BACKBONES)}.{hint}")
+    _check_keys(name, own)
     if replace_head and weights is None:
         raise ConfigError(
             "backbone.replace_head=true needs backbone.weights=; random weights have a new classifier anyway"
         )
-    if pool is not None and name != "image_vit":
-        raise ConfigError(f"backbone.pool={pool}: only backbone=image_vit answers frame by frame")
-    if stages is not None and name not in MODELS:
-        raise ConfigError(f"backbone.stages={list(stages)}: {name} drops tokens once; leave it out")
     if name in TIMM:
-        if name in IMAGES and num_frames not in (None, 1):
-            raise ConfigError(
-                f"backbone.num_frames={num_frames}: {name} reads images, clips of 1 frame; image_vit reads videos"
-            )
-        options: dict[str, Any] = {
-            "model": model,
-            "weights": weights,
-            "num_classes": num_classes,
-            "input_size": input_size,
-            "replace_head": replace_head,
-            "seed": seed,
-        }
+        shared: dict[str, Any] = {key: own[key] for key in ("model", "num_classes", "input_size")}
+        shared |= {"weights": weights, "replace_head": replace_head, "seed": seed}
         if name in MODELS:
-            return build_timm_host(name, stages=stages, **options)
+            return build_timm_host(name, stages=stages, **shared)
         return build_timm_vit(
-            num_frames=num_frames or BACKBONES[name]["num_frames"], pool=pool or "mean", **options
+            num_frames=num_frames or BACKBONES[name]["num_frames"], pool=pool or "mean", **shared
         )
-    if model is not None:
-        raise ConfigError(f"backbone.model={model}: only {', '.join(TIMM)} take a model of timm")
-    if not isinstance(input_size, int | None):
-        raise ConfigError(f"backbone.input_size={list(input_size)}: {name} reads square frames, one number")
-    clip = {"num_frames": num_frames, "input_size": input_size}
-    asked = {key: value for key, value in clip.items() if value is not None}
+    asked = {key: own[key] for key in ("num_frames", "input_size") if own[key] is not None}
     settings: dict[str, Any] = {**BACKBONES[name], **asked}
     checkpoint = None
     if weights is not None:
         checkpoint = read_checkpoint(weights, key="backbone.weights")
         settings = settings_of(checkpoint, name, BACKBONES, asked)
         num_classes, checkpoint = choose_head(checkpoint, num_classes, fresh=replace_head)
-        trained = {**BACKBONES[name], **checkpoint.settings}
         settings |= {"config": checkpoint.config} if checkpoint.config else {}
-        if name in OTHERS and _grid(settings) != _grid(trained):
-            raise ConfigError(
-                f"backbone={name}: the positions of these weights are those of {trained['num_frames']} frames of "
-                f"{trained['input_size']} pixels; leave backbone.num_frames and backbone.input_size out"
-            )
-        if settings.get("positions") != "space_time":  # these are shares of the clip: they serve every grid
-            checkpoint = fit_positions(checkpoint, _grid(settings), _grid(trained))
+        checkpoint = _fit_grid(name, settings, checkpoint)
     if num_classes is not None:
         settings["num_classes"] = num_classes
-    if checkpoint is not None:
-        with torch.device("meta"):  # without memory: nothing is built for weights that do not fit
-            load(_build(name, settings, checkpoint, seed), checkpoint, only_check=True)
+    return _build_loaded(name, settings, checkpoint, seed).eval().requires_grad_(False)
+
+
+def _check_keys(name: str, own: Mapping[str, Any]) -> None:
+    """Raises ConfigError: an unknown backbone, or one without such keys."""
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(name, BACKBONES, 1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"backbone={name} is unknown; use one of {', '.join(BACKBONES)}.{hint}")
+    pool, stages, num_frames = own["pool"], own["stages"], own["num_frames"]
+    if pool is not None and name != "image_vit":
+        raise ConfigError(f"backbone.pool={pool}: only backbone=image_vit answers frame by frame")
+    if stages is not None and name not in MODELS:
+        raise ConfigError(f"backbone.stages={list(stages)}: {name} drops tokens once; leave it out")
+    if name in IMAGES and num_frames not in (None, 1):
+        raise ConfigError(
+            f"backbone.num_frames={num_frames}: {name} reads images, clips of 1 frame; image_vit reads videos"
+        )
+    if name in TIMM:
+        return
+    if own["model"] is not None:
+        raise ConfigError(f"backbone.model={own['model']}: only {', '.join(TIMM)} take a model of timm")
+    if not isinstance(own["input_size"], int | None):
+        size = list(own["input_size"])
+        raise ConfigError(f"backbone.input_size={size}: {name} reads square frames, one number")
+
+
+def _fit_grid(name: str, settings: Mapping[str, Any], checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the positions of the asked grid. Raises ConfigError: its library has them as they are."""
+    trained = {**BACKBONES[name], **checkpoint.settings}
+    if name in OTHERS and _grid(settings) != _grid(trained):
+        raise ConfigError(
+            f"backbone={name}: the positions of these weights are those of {trained['num_frames']} frames of "
+            f"{trained['input_size']} pixels; leave backbone.num_frames and backbone.input_size out"
+        )
+    if settings.get("positions") == "space_time":  # these are shares of the clip: they serve every grid
+        return checkpoint
+    return fit_positions(checkpoint, _grid(settings), _grid(trained))
+
+
+def _build_loaded(
+    name: str, settings: Mapping[str, Any], checkpoint: Checkpoint | None, seed: int
+) -> Backbone:
+    """The network with the weights of `checkpoint`, and with how it is to be read; None: random ones."""
+    if checkpoint is None:
+        return _build(name, settings, None, seed)
+    with torch.device("meta"):  # without memory: nothing is built for weights that do not fit
+        load(_build(name, settings, checkpoint, seed), checkpoint, only_check=True)
     backbone = _build(name, settings, checkpoint, seed)
-    if checkpoint is not None:
-        load(backbone, checkpoint)
-        backbone.class_names, backbone.read = checkpoint.names, checkpoint.read
-        if checkpoint.read is not None:
-            backbone.mean = checkpoint.read.mean or backbone.mean
-            backbone.std = checkpoint.read.std or backbone.std
-    return backbone.eval().requires_grad_(False)
+    load(backbone, checkpoint)
+    backbone.class_names, backbone.read = checkpoint.names, checkpoint.read
+    if checkpoint.read is not None:
+        backbone.mean = checkpoint.read.mean or backbone.mean
+        backbone.std = checkpoint.read.std or backbone.std
+    return backbone
 
 
 def _build_probe(weights: str | Path | None) -> Backbone:

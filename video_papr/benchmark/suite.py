@@ -112,8 +112,6 @@ def measure(
     records = []
     for variant in variants:
         name = variant.name
-        faster, limit = ratios(times[DENSE], times[name]), gmacs[DENSE] / gmacs[name]
-        ms = spread(times[name])
         records.append(
             {
                 "name": name,
@@ -121,12 +119,7 @@ def measure(
                 "settings": dict(variant.settings),
                 "kept_tokens": kept[name],
                 "gmacs": gmacs[name],
-                "latency_ms": ms,
-                "rounds_ms": times[name],
-                "clips_per_second": 1000 * len(frames) / ms["median"],
-                "speedup": faster,
-                "flop_limit": limit,
-                "share_of_flop_limit": faster["median"] / limit,
+                **_speed_record(times[DENSE], times[name], gmacs[DENSE] / gmacs[name], len(frames)),
                 "scoring_share": _share(stages[name], SCORING) if name in stages else None,
                 "stages": _stage_records(work[name], stages.get(name, {}), peaks[name], ceilings),
                 "least_scoring": least[name],
@@ -138,6 +131,21 @@ def measure(
             }
         )
     return records
+
+
+def _speed_record(
+    dense: Sequence[float], own: Sequence[float], limit: float, num_clips: int
+) -> dict[str, Any]:
+    """Times of the rounds in ms, and how they compare with dense and with `limit`, the ratio of the GMACs."""
+    faster, ms = ratios(dense, own), spread(own)
+    return {
+        "latency_ms": ms,
+        "rounds_ms": own,
+        "clips_per_second": 1000 * num_clips / ms["median"],
+        "speedup": faster,
+        "flop_limit": limit,
+        "share_of_flop_limit": faster["median"] / limit,
+    }
 
 
 def _time_stages(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,26 +87,30 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
             )
             writer.add(number, outcome)
             outcomes.append(outcome.without_panels())
-    failed = [outcome for outcome in outcomes if outcome.error]
     console = make_console()
     print_predictions(outcomes, console)
     print_written(writer.written, console)
-    short = [outcome for outcome in outcomes if outcome.short is not None]
-    if short:
-        needed = recipe.frames_needed(pipeline.backbone.num_frames)
-        warn(
-            f"{len(short)} of {len(outcomes)} videos or their windows are shorter than the {needed} frames of a clip, "
-            f"so frames are repeated; the first: {short[0].path} ({short[0].short} frames)"
-        )
+    _warn_of_short(outcomes, recipe.frames_needed(pipeline.backbone.num_frames))
     if writer.without_film:
         count = f"{len(writer.without_film)} of {len(outcomes)}"
         warn(f"{count} videos have no film; the first: {writer.without_film[0]}")
+    failed = [outcome for outcome in outcomes if outcome.error]
     what = "answered" if any(NOT_FINITE in (outcome.error or "") for outcome in failed) else "read"
     if len(failed) == len(outcomes):
         raise DataError(f"no video could be {what}; the first: {failed[0].error}")
     if failed:
         warn(f"{len(failed)} of {len(outcomes)} videos could not be {what}; the first: {failed[0].error}")
     return {"num_videos": len(outcomes), "num_failed": len(failed)}
+
+
+def _warn_of_short(outcomes: Sequence[Outcome], needed: int) -> None:
+    """Says which videos have fewer frames than a clip needs."""
+    short = [outcome for outcome in outcomes if outcome.short is not None]
+    if short:
+        warn(
+            f"{len(short)} of {len(outcomes)} videos or their windows are shorter than the {needed} frames of a clip, "
+            f"so frames are repeated; the first: {short[0].path} ({short[0].short} frames)"
+        )
 
 
 def warn_of_bundled(config: PredictConfig) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import TrainRunConfig
 from ..core.console import make_console, warn
 from ..core.processes import ALONE, Ranks
 from .common import print_written, run_shared_command
+
+if TYPE_CHECKING:
+    from ..training.targets import Target
 
 
 def main() -> None:
@@ -33,8 +36,6 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
     if config.train.target == "probe":
         return _fit_probe(config, out, ranks)
 
-    import torch
-
     from ..assembly import build_train, runtime
     from ..training.curriculum import Curriculum
     from ..training.loop import Task, find_checkpoint, fit, top1
@@ -49,8 +50,7 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
     class_names, stores, val = build_train.build_stores(config)
     target = build_train.build_target(config, num_classes=len(class_names))
     target.model.to(engine.device)
-    console = make_console()
-    console.print(
+    make_console().print(
         f"{target.name}: {len(class_names)} classes, {len(stores[-1])} clips, {len(val)} for validation"
     )
     if ranks.rank == 0:
@@ -73,13 +73,22 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
         ranks=ranks,
     )
     ranks.barrier()
-    if ranks.rank:
-        return {}
-    last = rows[-1]
+    return {} if ranks.rank else _save(config, out, target, class_names, rows[-1])
+
+
+def _save(
+    config: TrainRunConfig, out: Path, target: Target, class_names: tuple[str, ...], last: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the trained weights; returns the last row of the log."""
+    import torch
+
+    from ..assembly import build_train
+
     described = {"trained_on": config.dataset.name, "steps": last["step"], "top1_val": last["top1"]}
     read = build_train.reading_of(config.dataset, config.backbone, target.weights)
     described |= {"read": read.to_metadata(), "torch": torch.__version__}
     target.save(out / "weights.safetensors", class_names, described)
+    console = make_console()
     console.print(f"validation top-1 {last['top1']:.2f} % after {last['step']} steps")
     print_written([out / name for name in ("weights.safetensors", "log.csv", "checkpoint.pt")], console)
     return last

@@ -175,44 +175,51 @@ def run_on_ray(config: PredictConfig, videos: Sequence[str], out: Path) -> tuple
     if len(todo) < len(paths):
         note(f"{len(paths) - len(todo)} of {len(paths)} videos are in {shards} and not read again")
     if todo:
-        pipeline, recipe = build_reader(config)  # so that what is wrong is said here, before any actor starts
-        backbone = pipeline.backbone
-        cut: dict[str, Any] = {
-            "size": backbone.frame_size,
-            "short_side": recipe.short_side or backbone.short_side,
-        }
-        cut |= {"num_crops": recipe.crops, "mode": backbone.interpolation}
-        own = recipe.clips * recipe.crops * backbone.num_frames * math.prod(backbone.frame_size) * 3
-        together = max(1, min(PER_SHARD, BYTES // own))
-        shards_left = -(-len(todo) // together)
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, logging_level=logging.WARNING)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        threads, there = config.runtime.threads or 1, ray.cluster_resources()
-        gpus = int(there.get("GPU", 0)) if config.runtime.device != "cpu" else 0
-        actors = max(1, min(shards_left, gpus or int(there["CPU"]) // threads))
-        data: Any = ray.data.from_items(todo, override_num_blocks=shards_left)
-        read: dict[str, Any] = {
-            "num_frames": backbone.num_frames,
-            "cut": cut,
-            "motion": pipeline.reads_motion,
-        }
-        data = data.map(partial(decoded, recipe=recipe, **read), num_cpus=1)
-        data = data.map_batches(
-            Actor,
-            fn_constructor_args=(config, str(shards)),
-            batch_size=together,
-            num_gpus=1 if gpus else None,
-            num_cpus=None if gpus else threads,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=None, initial_size=actors),
-        )
         with tqdm(
             total=len(paths), initial=len(paths) - len(todo), unit="video", disable=not config.progress
         ) as bar:
-            for row in data.iter_rows():
+            for row in _answer(config, todo, shards, ray):
                 bar.update(row["videos"])
     return _checked(paths, list(stored(shards)), shards)
+
+
+def _answer(
+    config: PredictConfig, todo: list[dict[str, str]], shards: Path, ray: Any
+) -> Iterator[dict[str, Any]]:
+    """Has a pool of actors answer the videos into shards; says of each shard how many videos it holds."""
+    pipeline, recipe = build_reader(config)  # so that what is wrong is said here, before any actor starts
+    backbone = pipeline.backbone
+    cut: dict[str, Any] = {
+        "size": backbone.frame_size,
+        "short_side": recipe.short_side or backbone.short_side,
+    }
+    cut |= {"num_crops": recipe.crops, "mode": backbone.interpolation}
+    own = recipe.clips * recipe.crops * backbone.num_frames * math.prod(backbone.frame_size) * 3
+    together = max(1, min(PER_SHARD, BYTES // own))
+    shards_left = -(-len(todo) // together)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    threads, there = config.runtime.threads or 1, ray.cluster_resources()
+    gpus = int(there.get("GPU", 0)) if config.runtime.device != "cpu" else 0
+    actors = max(1, min(shards_left, gpus or int(there["CPU"]) // threads))
+    data: Any = ray.data.from_items(todo, override_num_blocks=shards_left)
+    read: dict[str, Any] = {
+        "num_frames": backbone.num_frames,
+        "cut": cut,
+        "motion": pipeline.reads_motion,
+    }
+    data = data.map(partial(decoded, recipe=recipe, **read), num_cpus=1)
+    data = data.map_batches(
+        Actor,
+        fn_constructor_args=(config, str(shards)),
+        batch_size=together,
+        num_gpus=1 if gpus else None,
+        num_cpus=None if gpus else threads,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=None, initial_size=actors),
+    )
+    yield from data.iter_rows()
 
 
 def _checked(paths: Sequence[str], rows: Sequence[tuple[str, str | None]], shards: Path) -> tuple[int, int]:

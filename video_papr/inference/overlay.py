@@ -105,12 +105,9 @@ class Overlay:
         top, left, bottom, right = self.box
         region = pixels[top:bottom, left:right]
         if self._cells is None or self._cells[0] != key:
-            # All bits or none of each colour: bytes are masked many times faster than numpy copies by a mask.
-            dropped, edges = (
-                np.repeat(mask * np.uint8(255), 3).reshape(region.shape)
-                for mask in masks(kept, (bottom - top, right - left), self.line)
-            )
-            self._cells = key, dropped, ~(dropped | edges), edges & np.array(LINE, np.uint8)
+            found = masks(kept, (bottom - top, right - left), self.line)
+            gone, edges = map(_bytes, found)
+            self._cells = key, gone, ~(gone | edges), edges & np.array(LINE, np.uint8)
         _, dropped, untouched, lines = self._cells
         faded = fade(region)
         faded &= dropped
@@ -150,7 +147,9 @@ class Overlay:
         return min(int(time / end * self.size[1]), self.size[1] - 1)
 
 
-def masks(kept: NDArray[np.bool_], size: tuple[int, int], line: int) -> tuple[Pixels, Pixels]:
+def masks(
+    kept: NDArray[np.bool_], size: tuple[int, int], line: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """kept (H', W') bool -> the pixels (height, width) that are dropped, and those of a line inside what is kept."""
     rows, columns = (
         np.arange(length) * cells // length for length, cells in zip(size, kept.shape, strict=True)
@@ -165,6 +164,12 @@ def masks(kept: NDArray[np.bool_], size: tuple[int, int], line: int) -> tuple[Pi
             moved[tuple(border)] = False  # the line closes at the edge of what was read
             core &= moved
     return ~inside, inside & ~core
+
+
+def _bytes(mask: NDArray[np.bool_]) -> Pixels:
+    """mask (H, W) -> (H, W, 3), all bits or none: numpy masks bytes many times faster than it copies by a mask."""
+    every: Pixels = np.repeat(mask * np.uint8(255), 3).reshape(*mask.shape, 3)
+    return every
 
 
 def clock(seconds: float) -> str:

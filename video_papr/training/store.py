@@ -116,13 +116,17 @@ def build_store(
                 _publish(partial_root, root)
             finally:
                 shutil.rmtree(partial_root, ignore_errors=True)
+    return _open(root, with_tracks=tracks is not None)
+
+
+def _open(root: Path, *, with_tracks: bool) -> ClipStore:
+    """A store that was written. Raises DataError: it holds no video."""
     done = json.loads((root / "done.json").read_text())
     if not done["count"]:
-        raise DataError(
-            f"none of the {len(dataset)} training videos can be read; first reason: {done['failed'][0]}"
-        )
+        count, first = len(done["failed"]), done["failed"][0]
+        raise DataError(f"none of the {count} training videos can be read; first reason: {first}")
     frames = np.load(root / "frames.npy", mmap_mode="r", allow_pickle=False)[: done["count"]]
-    stored = None if tracks is None else np.load(root / "tracks.npy", allow_pickle=False)
+    stored = np.load(root / "tracks.npy", allow_pickle=False) if with_tracks else None
     labels = np.load(root / "labels.npy", allow_pickle=False)
     return ClipStore(frames, labels, tuple(done["failed"]), stored)
 
