@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from video_papr.benchmark.flops import count_gmacs
-from video_papr.pruning.scorers.similarity import mean_similarity, representatives
+from video_papr.pruning.scorers.token_similarity import mean_similarity, representatives
 
 REPEATS = 5
 

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from video_papr.config import COMMANDS
-from video_papr.config.commands import sections
+from video_papr.config.checking import sections
 from video_papr.config.help import typed
 from video_papr.config.options import allowed, defaults_of, help_of, schemas
 from video_papr.config.sources import about, folder, names

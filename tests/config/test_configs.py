@@ -11,7 +11,7 @@ from video_papr.assembly.build import build_folded_pruner
 from video_papr.backbones.builders import BACKBONES
 from video_papr.checkpoints.files import PROBE
 from video_papr.config import COMMANDS, EvalConfig, check, plain
-from video_papr.config.commands import sections
+from video_papr.config.checking import sections
 from video_papr.config.options import defaults_of
 from video_papr.config.sources import about, names
 from video_papr.core.errors import ConfigError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from video_papr.pruning.scorers.x3d import X3DTrunk
+from video_papr.pruning.scorers.x3d_trunk import X3DTrunk
 from video_papr.pruning.select import select_tokens
 
 

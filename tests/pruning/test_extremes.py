@@ -16,7 +16,8 @@ from video_papr.backbones.builders import Backbone
 from video_papr.pruning.budget import keep_count
 from video_papr.pruning.builders import SPECS
 from video_papr.pruning.protocol import Pruner
-from video_papr.pruning.scorers.similarity import SimilarityPruner, mean_similarity
+from video_papr.pruning.scorers.similarity import SimilarityPruner
+from video_papr.pruning.scorers.token_similarity import mean_similarity
 
 FRAMES, SIZE = 8, 32  # a grid of 2 x 4 x 4
 SMALL = {

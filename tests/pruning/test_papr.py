@@ -16,7 +16,7 @@ from video_papr import Pipeline, build_backbone, build_pruner
 from video_papr.adapters.prune import kept_tokens, prune
 from video_papr.core.errors import ConfigError
 from video_papr.core.types import TokenGrid
-from video_papr.pruning.scorers.x3d import X3DTrunk
+from video_papr.pruning.scorers.x3d_trunk import X3DTrunk
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 CLIPS = 20

@@ -22,7 +22,8 @@ from video_papr.inference.export import check_exportable
 from video_papr.pipeline import Pipeline
 from video_papr.pruning.budget import keep_count
 from video_papr.pruning.builders import build_pruner
-from video_papr.pruning.scorers.similarity import SimilarityPruner, mean_similarity
+from video_papr.pruning.scorers.similarity import SimilarityPruner
+from video_papr.pruning.scorers.token_similarity import mean_similarity
 from video_papr.pruning.select import on_grid, places_within
 from video_papr.pruning.tome import ToMe
 

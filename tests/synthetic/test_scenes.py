@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from video_papr.synthetic import scenes
+from video_papr.synthetic import drawing, scenes
 from video_papr.synthetic.scenes import ACTIONS
 
 
@@ -14,7 +14,7 @@ def scene(action, seed, clutter=1.0):
 
 
 def drawn(given):
-    return scenes.render(given, np.random.default_rng(0))
+    return drawing.render(given, np.random.default_rng(0))
 
 
 def without_actor(given):
@@ -101,7 +101,7 @@ DRAWN = {
 def test_default_camera_draws_what_it_always_has(index, action):
     rng = np.random.default_rng([3, 0, index])
     given = scenes.sample_scene(rng, action)
-    frames, _ = scenes.render(given, rng)
+    frames, _ = drawing.render(given, rng)
     mean, moved, following = DRAWN[index, action]
     assert frames.mean() == pytest.approx(mean, abs=1e-3)
     assert np.abs(given.camera).sum() == pytest.approx(moved, abs=1e-8)
@@ -210,7 +210,7 @@ def test_every_distractor_can_be_drawn_also_half_outside(kind):
         x=np.full_like(given.shapes[0].path.x, 0.49),
         visible=np.ones_like(given.shapes[0].path.x),
     )
-    shape = scenes.Shape(kind, np.tile([[250.0], [250.0], [250.0]], 3), path)
+    shape = drawing.Shape(kind, np.tile([[250.0], [250.0], [250.0]], 3), path)
     image, _ = drawn(replace(given, shapes=(shape, *without_actor(given).shapes)))
     plain, _ = drawn(without_actor(given))
     changed = (image[0] != plain[0]).any(-1)

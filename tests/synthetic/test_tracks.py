@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from video_papr.core.types import TokenGrid
-from video_papr.synthetic import scenes
+from video_papr.synthetic import drawing, scenes
 from video_papr.synthetic.scenes import ACTIONS
 from video_papr.synthetic.tracks import COVERAGE, LIMIT, MOTION, actor_motion, actor_tokens, in_view
 
@@ -69,7 +69,7 @@ def test_motion_names_the_action(action):
     for seed in range(8):
         scene = scenes.sample_scene(np.random.default_rng(seed), action, clutter=0)
         path = scene.shapes[-1].path
-        circles = scenes.render(scene, np.random.default_rng(0))[1]
+        circles = drawing.render(scene, np.random.default_rng(0))[1]
         track = np.column_stack([circles, path.angle, path.visible])
         track = track[(np.arange(16) * len(track)) // 16]
         motion = actor_motion(in_view(track, (scene.height, scene.width))[None], 4)[0]

@@ -12,7 +12,7 @@ from video_papr.core.errors import ConfigError
 from video_papr.core.paths import default_cache_dir
 from video_papr.data.annotations import read_folder
 from video_papr.data.decoding import decode_clips
-from video_papr.synthetic import scenes
+from video_papr.synthetic import drawing, scenes
 from video_papr.synthetic import videos as synthetic
 from video_papr.synthetic.videos import SyntheticSplit, generate, read_actors
 
@@ -65,7 +65,7 @@ def test_videos_decode_to_what_was_drawn_with_a_track_for_every_frame(split_root
     for index in (0, 7, 11):
         rng = np.random.default_rng([synthetic.SPLIT_STREAMS["test"], 0, index])
         scene = scenes.sample_scene(rng, scenes.ACTIONS[index], clutter=1.0)
-        frames, circles = scenes.render(scene, rng)
+        frames, circles = drawing.render(scene, rng)
         name = f"{scenes.ACTIONS[index]}/{index:05d}.mp4"
         path = scene.shapes[-1].path
         assert np.array_equal(actors[name][:, :3], circles)
@@ -81,7 +81,7 @@ def test_the_same_frames_give_the_same_bytes(tmp_path):
     """x264's defaults do not: about every second scene differed from run to run, by up to 65 grey levels."""
     for index in (2, 7, 9):
         rng = np.random.default_rng(index)
-        frames, _ = scenes.render(scenes.sample_scene(rng, scenes.ACTIONS[index]), rng)
+        frames, _ = drawing.render(scenes.sample_scene(rng, scenes.ACTIONS[index]), rng)
         for copy in range(4):
             synthetic.write_h264(tmp_path / f"{index}-{copy}.mp4", frames, fps=15)
         assert len({path.read_bytes() for path in tmp_path.glob(f"{index}-*.mp4")}) == 1
@@ -120,22 +120,26 @@ def test_key_names_everything_that_decides_the_content(tmp_path, monkeypatch):
         SyntheticSplit(camera="shaky"),
     ]
     assert len({split.key for split in splits}) == 8
-    changed, source = tmp_path / "scenes.py", Path(scenes.__file__).read_text(encoding="utf-8")
     before = SyntheticSplit().key
-    monkeypatch.setattr(scenes, "__file__", str(changed))
-    for same in (
-        source + "\n# nothing new\n",
-        source.replace('"""Draws a random scene', '"""Draws any scene'),
-        source.replace("    fps: int\n", "\n    fps: int  # per second\n"),
+    for module, docstring, number in (
+        (scenes, "Draws a random scene", "0.145"),
+        (drawing, "Draws a scene", "0.72"),
     ):
-        assert same != source
-        changed.write_text(same, encoding="utf-8")
-        assert SyntheticSplit().key == before
-    for other in (source.replace("0.145", "0.146"), source + "\nDEFAULT = 'drawn otherwise'\n"):
-        assert other != source
-        changed.write_text(other, encoding="utf-8")
-        assert SyntheticSplit().key != before
-    monkeypatch.undo()
+        changed, source = tmp_path / "changed.py", Path(module.__file__).read_text(encoding="utf-8")
+        monkeypatch.setattr(module, "__file__", str(changed))
+        for same in (
+            source + "\n# nothing new\n",
+            source.replace(f'"""{docstring}', '"""Draws'),
+            source.replace("import numpy as np\n", "\nimport numpy as np  # arrays\n"),
+        ):
+            assert same != source
+            changed.write_text(same, encoding="utf-8")
+            assert SyntheticSplit().key == before
+        for other in (source.replace(number, "0.73"), source + "\nDEFAULT = 'drawn otherwise'\n"):
+            assert other != source
+            changed.write_text(other, encoding="utf-8")
+            assert SyntheticSplit().key != before
+        monkeypatch.undo()
     assert SyntheticSplit().key == before
     monkeypatch.setitem(synthetic.ENCODER, "crf", "30")
     assert SyntheticSplit().key != before
@@ -181,7 +185,7 @@ def test_cache_directory(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_interrupted_generation_leaves_no_split(tmp_path, monkeypatch, error):
-    render, calls = scenes.render, 0
+    render, calls = drawing.render, 0
 
     def stopped(*arguments):
         nonlocal calls
@@ -190,12 +194,12 @@ def test_interrupted_generation_leaves_no_split(tmp_path, monkeypatch, error):
             raise error
         return render(*arguments)
 
-    monkeypatch.setattr(scenes, "render", stopped)
+    monkeypatch.setattr(drawing, "render", stopped)
     with pytest.raises(error):
         make(tmp_path, num_videos=5)
     assert calls == 4
     assert folders(tmp_path) == []
-    monkeypatch.setattr(scenes, "render", render)
+    monkeypatch.setattr(drawing, "render", render)
     assert len(videos(make(tmp_path, num_videos=5))) == 5
 
 

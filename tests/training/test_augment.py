@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from video_papr.synthetic import scenes
+from video_papr.synthetic import drawing, scenes
 from video_papr.synthetic.scenes import ACTIONS
 from video_papr.synthetic.tracks import in_view
 from video_papr.training.augment import (
@@ -53,13 +53,13 @@ def quiet_square_scene(action, seed):
 
 def drawn(scene):
     """(1, T, S, S, 3) uint8"""
-    return torch.from_numpy(scenes.render(scene, np.random.default_rng(0))[0])[None]
+    return torch.from_numpy(drawing.render(scene, np.random.default_rng(0))[0])[None]
 
 
 def track_of(scene):
     """(T, 5) in the view, which is the whole square frame."""
     path, size = scene.shapes[-1].path, scene.width
-    circles = scenes.render(scene, np.random.default_rng(0))[1]
+    circles = drawing.render(scene, np.random.default_rng(0))[1]
     return in_view(np.column_stack([circles, path.angle, path.visible]), (size, size))
 
 

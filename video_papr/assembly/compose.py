@@ -12,7 +12,7 @@ from ..backbones.builders import BACKBONES
 from ..backbones.probe import read_probe
 from ..checkpoints.files import PROBE
 from ..config import BackboneConfig, PipelineConfig, PrunerConfig, check, plain
-from ..config.commands import sections
+from ..config.checking import sections
 from ..config.hydra import compose_words, quote
 from ..config.options import read
 from ..core.console import warn

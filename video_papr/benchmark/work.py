@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
-from ..pruning.scorers.x3d import X3DScorer, X3DTrunk
+from ..pruning.scorers.x3d import X3DScorer
+from ..pruning.scorers.x3d_trunk import X3DTrunk
 from .ceilings import Ceilings
 from .probes import Staged
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from ..config import DemoConfig, PipelineConfig, check
-from ..config.commands import sections
+from ..config.checking import sections
 from ..core.console import make_console
 from ..core.errors import ConfigError
 from .common import run_command

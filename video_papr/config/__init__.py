@@ -4,6 +4,7 @@ Every wrong value raises `ConfigError` with one line that names the key, its val
 an option is declared, `groups`, `recipes` and `commands` declare them, and `hydra` reads what is typed.
 """
 
+from .checking import check, plain
 from .commands import (
     COMMANDS,
     BenchConfig,
@@ -15,8 +16,6 @@ from .commands import (
     PredictConfig,
     PrepareConfig,
     TrainRunConfig,
-    check,
-    plain,
 )
 from .groups import (
     BackboneConfig,

@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from .commands import COMMANDS, sections
+from .checking import sections
+from .commands import COMMANDS
 from .options import choices, help_of, schemas
 from .sources import about, folder, names
 

@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ..core.errors import ConfigError, VideoPaprError
-from .commands import COMMANDS, sections
+from .checking import sections
+from .commands import COMMANDS
 from .groups import BackboneConfig, DatasetConfig, RuntimeConfig
 from .help import register
 from .options import PATH, defaults_of, did_you_mean

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..benchmark.timing import alternate
 from ..pruning.scorers.channels_last import run_block
-from ..pruning.scorers.x3d import fold_norms
+from ..pruning.scorers.x3d_trunk import fold_norms
 from .blocks import close_block, open_block, switch_of
 from .places import Place
 from .search import Budget

@@ -19,7 +19,8 @@ from ..core.types import TokenGrid
 from ..pruning.budget import keep_count
 from ..pruning.scorers.channels_last import channels_last_stages
 from ..pruning.scorers.fusion import standardize
-from ..pruning.scorers.x3d import MEAN, STAGES, STD
+from ..pruning.scorers.x3d import MEAN, STD
+from ..pruning.scorers.x3d_trunk import STAGES
 from ..pruning.select import resize_map
 from ..training.dropping import ALL_STAY, Dropping
 from ..training.store import Batch

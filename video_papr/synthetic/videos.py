@@ -29,7 +29,7 @@ from ..core.errors import ConfigError
 from ..core.paths import default_cache_dir
 from ..data.sampling import uniform_segments
 from ..data.transforms import resize_and_crop
-from . import scenes
+from . import drawing, scenes
 from .tracks import TRACK
 
 SPLIT_STREAMS = {"train": 1, "val": 2, "test": 3}
@@ -68,10 +68,11 @@ class SyntheticSplit:
     @property
     def key(self) -> str:
         """A directory name that changes whenever the content would."""
-        drawn = statements(Path(scenes.__file__).read_text(encoding="utf-8")) + repr((ENCODER, TRACK))
-        drawing = hashlib.sha256(drawn.encode()).hexdigest()[:8]
+        sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (scenes, drawing)]
+        drawn = "".join(map(statements, sources)) + repr((ENCODER, TRACK))
+        digest = hashlib.sha256(drawn.encode()).hexdigest()[:8]
         return (
-            f"{self.split}-seed{self.seed}-n{self.num_videos}-clutter{self.clutter:g}-{self.camera}-{drawing}"
+            f"{self.split}-seed{self.seed}-n{self.num_videos}-clutter{self.clutter:g}-{self.camera}-{digest}"
         )
 
 
@@ -94,7 +95,7 @@ def render_clips(
     clips = []
     for number in range(count):
         action = scenes.ACTIONS[number % len(scenes.ACTIONS)]
-        frames, _ = scenes.render(scenes.sample_scene(rng, action), rng)
+        frames, _ = drawing.render(scenes.sample_scene(rng, action), rng)
         chosen = uniform_segments(len(frames), num_frames=num_frames, num_clips=1)
         clips.append(resize_and_crop(torch.from_numpy(frames[chosen]), size=size))
     return torch.cat(clips)
@@ -169,7 +170,7 @@ def _write_video(split: SyntheticSplit, root: Path, index: int) -> tuple[str, np
     rng = np.random.default_rng([SPLIT_STREAMS[split.split], split.seed, index])
     action = scenes.ACTIONS[index % len(scenes.ACTIONS)]
     scene = scenes.sample_scene(rng, action, clutter=split.clutter, camera=split.camera)
-    frames, circles = scenes.render(scene, rng)
+    frames, circles = drawing.render(scene, rng)
     name = f"{action}/{index:05d}.mp4"
     write_h264(root / name, frames, fps=scene.fps)
     path = scene.shapes[-1].path

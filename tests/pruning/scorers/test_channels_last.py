@@ -17,8 +17,9 @@ from video_papr.core.types import TokenGrid
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.map_pruner import MapPruner
 from video_papr.pruning.scorers.channels_last import ChannelsLastTrunk, use_channels_last
-from video_papr.pruning.scorers.x3d import MEAN, STAGES, STD, X3DScorer, X3DTrunk, fold_norms
+from video_papr.pruning.scorers.x3d import MEAN, STD, X3DScorer
 from video_papr.pruning.scorers.x3d_depth_pruned import X3D_BLOCKS, X3D_KINDS, depth_prune_x3d
+from video_papr.pruning.scorers.x3d_trunk import STAGES, X3DTrunk, fold_norms
 
 GRID = TokenGrid(8, 14, 14)
 Shake = Callable[[X3DTrunk], X3DTrunk]

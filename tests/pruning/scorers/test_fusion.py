@@ -13,8 +13,9 @@ from video_papr.core.types import TokenGrid
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.scorers.fusion import FusedScorer, standardize
 from video_papr.pruning.scorers.rules import motion
-from video_papr.pruning.scorers.x3d import STAGES, X3DScorer
+from video_papr.pruning.scorers.x3d import X3DScorer
 from video_papr.pruning.scorers.x3d_network import X3D
+from video_papr.pruning.scorers.x3d_trunk import STAGES
 
 GRID = TokenGrid(2, 4, 4)
 SETTINGS = {"frames": 4, "size": 64, "align_corners": False, "cell_center": 0.0}

@@ -10,12 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from video_papr.core.types import TokenGrid
-from video_papr.pruning.scorers.similarity import (
-    SimilarityPruner,
-    best_of_cells,
-    mean_similarity,
-    representatives,
-)
+from video_papr.pruning.scorers.similarity import SimilarityPruner
+from video_papr.pruning.scorers.token_similarity import best_of_cells, mean_similarity, representatives
 from video_papr.pruning.select import select_tokens
 
 GRID = TokenGrid(2, 4, 4)

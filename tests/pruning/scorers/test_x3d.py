@@ -17,8 +17,9 @@ from video_papr.core.errors import CheckpointError, ConfigError
 from video_papr.core.types import TokenGrid
 from video_papr.pruning.builders import build_pruner
 from video_papr.pruning.scorers import x3d
-from video_papr.pruning.scorers.x3d import X3DScorer, X3DTrunk, fold_norms
+from video_papr.pruning.scorers.x3d import X3DScorer
 from video_papr.pruning.scorers.x3d_network import X3D
+from video_papr.pruning.scorers.x3d_trunk import X3DTrunk, fold_norms
 
 CHANNELS = {"res2": (24, 4), "res3": (48, 8), "res4": (96, 16), "res5": (192, 32), "head": (432, 32)}
 

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..protocol import Pruner
-from .x3d import STAGES, X3DScorer, X3DTrunk, fold_norms
+from .x3d import X3DScorer
 from .x3d_depth_pruned import MergedBlock
+from .x3d_trunk import STAGES, X3DTrunk, fold_norms
 
 Chosen = TypeVar("Chosen", bound="Pruner | None")
 

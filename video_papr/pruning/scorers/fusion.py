@@ -24,7 +24,8 @@ from ..protocol import COMPENSATION_OPTIONS, PrunerSpec
 from ..select import resize_map
 from .rules import motion as frame_difference
 from .x3d import OPTIONS as X3D_OPTIONS
-from .x3d import STAGES, X3DScorer, build_x3d_scorer
+from .x3d import X3DScorer, build_x3d_scorer
+from .x3d_trunk import STAGES
 
 
 def standardize(significance: Tensor) -> Tensor:
