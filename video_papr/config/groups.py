@@ -296,7 +296,5 @@ class TaskConfig:
 
 
 def _given(config: Any) -> dict[str, Any]:
-    found = {field.name: getattr(config, field.name) for field in fields(config)}
-    return {
-        key: value for key, value in found.items() if value is not None and key not in ("name", "published", "bundled")
-    }
+    found = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("name", "published", "bundled")}
+    return {key: value for key, value in found.items() if value is not None}
