@@ -20,6 +20,7 @@ from video_papr.benchmark.clips import synthetic_clips
 from video_papr.benchmark.peers import PeerFlow, available, build_pair
 from video_papr.benchmark.timing import alternate, ratios, spread
 from video_papr.core.engines import EXTRAS, engine_version
+from video_papr.core.files import atomic_write
 from video_papr.core.tables import Table
 from video_papr.evaluation.results import command_line, describe_device, git_commit, versions
 from video_papr.pipeline import Pipeline
@@ -120,19 +121,18 @@ def main() -> None:
         import torch._inductor.config as inductor
 
         inductor.freezing = True  # as runtime.compile does on a processor
-    records = []
-    for name in args.backbones:
-        records += measure(name, flows_of(name, args.keep_ratio, args.engines), args.repeats)
-    table = Table(HEADER, [row(record) for record in records]).filled().markdown()
     facts = {"device": describe_device(torch.device("cpu")), "threads": torch.get_num_threads()}
     facts |= {"command": command_line(), "git_commit": git_commit(), "repeats": args.repeats}
     facts |= {"versions": versions("transformers"), "peer": available()}
     facts |= {"engines": [engine_version(name) for name in {e.split()[0] for e in args.engines} & {*EXTRAS}]}
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "engines.json").write_text(json.dumps({**facts, "records": records}, indent=2) + "\n")
-    (args.output / "engines.md").write_text(
-        f"Measured by `{facts['command']}` on {facts['device']}.\n\n{table}\n"
-    )
+    records: list[dict[str, Any]] = []
+    for name in args.backbones:
+        records += measure(name, flows_of(name, args.keep_ratio, args.engines), args.repeats)
+        table = Table(HEADER, [row(record) for record in records]).filled().markdown()
+        told = f"Measured by `{facts['command']}` on {facts['device']}."
+        atomic_write(args.output / "engines.json", json.dumps({**facts, "records": records}, indent=2) + "\n")
+        atomic_write(args.output / "engines.md", f"{told}\n\n{table}\n")
     print(table)
 
 
