@@ -146,7 +146,7 @@ def plot(answers: Answers, path: Path) -> None:
         axes.errorbar(
             [answers.gmacs(run) for run in runs], top1, wide, label=name, color=color, marker="o", capsize=3
         )
-    axes.set(xlabel="GMACs per picture, scorer included", ylabel="top-1, %", ylim=(60, 101))
+    axes.set(xlabel="GMACs per picture, scorer included", ylabel="top-1, %", ylim=(30, 101))
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Software": None})
