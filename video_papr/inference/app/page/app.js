@@ -180,7 +180,7 @@ function report(found) {
   }
   $("command").textContent = found.command;
   $("fine").textContent = `Time is that of the models on this machine (${options.model.device}), resizing and choosing included, decoding left out; of the first part `
-    + `of a video the median of three runs. Of the multiplications ${found.scorer_gmacs.toPrecision(2)} billion choose the blocks. Certainty is the model's own and may be wrong.`;
+    + `of a video the median of five runs. Of the multiplications ${found.scorer_gmacs.toPrecision(2)} billion choose the blocks. Certainty is the model's own and may be wrong.`;
   $("result").hidden = false;
   see(`${file}/film.mp4`, "The video: outlined blocks were read, faded ones skipped");
   toStage();
