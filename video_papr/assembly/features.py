@@ -77,7 +77,7 @@ def compute_features(
     )
     try:
         with bar, runtime.mendable_errors(size):
-            for batch in _batches(config, decoded, engine, todo):
+            for batch in _batches(config, decoded, engine, todo, size):
                 readable = [sample for sample in batch if sample.frames is not None]
                 cut = [prepare(s.frames.to(engine.device)) for s in readable if s.frames is not None]
                 if cut:
@@ -95,10 +95,9 @@ def compute_features(
 
 
 def _batches(
-    config: TrainRunConfig, decoded: VideoDataset, engine: Engine, todo: list[int]
+    config: TrainRunConfig, decoded: VideoDataset, engine: Engine, todo: list[int], size: int
 ) -> Iterator[list[VideoSample]]:
-    """The videos of these rows, decoded ahead as the runtime has it."""
-    size = runtime.batch_size(config.runtime, engine)
+    """The videos of these rows, `size` at once, decoded ahead as the runtime has it."""
     workers = runtime.num_workers(config.runtime, turns=runtime.takes_turns(engine))
     return iter_samples(
         decoded,

@@ -53,9 +53,8 @@ class _Chosen:
         return TokenSelection(keep_idx, self.grid)
 
     def of_stages(self, pixels: Tensor) -> dict[int, TokenSelection]:
-        return dict(
-            zip(self.reductions, self._given()[1], strict=False)
-        )  # none are given where nothing drops
+        given = self._given()[1]  # none where nothing drops
+        return dict(zip(self.reductions, given, strict=False))
 
     def _given(self) -> tuple[Tensor | None, tuple[TokenSelection, ...]]:
         """Outside of `HostBackbone.forward`, where the body runs by itself, nothing drops."""
@@ -84,7 +83,8 @@ class HostBackbone(Encoder):
         steps = {stage: host.reductions[stage] for stage in host.choose_stages(stages, "backbone.stages")}
         cell = tuple(side // count for side, count in zip(host.clip, host.grid.shape, strict=True))
         if steps:
-            cell = 1, *(2 * [next(iter(steps.values()))])
+            finest = min(steps.values())
+            cell = 1, finest, finest
         super().__init__(
             num_classes=body.num_classes if images else body.config.num_labels,
             num_frames=host.clip[0],
