@@ -19,7 +19,6 @@ from ..config import DatasetConfig, TrainRunConfig, ViewsConfig
 from ..core.paths import default_cache_dir
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset, VideoSample
-from ..data.limits import Limits
 from ..data.loader import iter_samples
 from ..evaluation.cost import Engine, StageTimes
 from ..evaluation.evaluator import classify_views
@@ -28,7 +27,7 @@ from ..pipeline import Pipeline
 from ..training.features import FeatureStore
 from . import runtime
 from .resume import weights_digest
-from .views import frame_reducer, frame_sampler, view_cutter
+from .views import build_dataset, frame_sampler, view_cutter
 
 CENTRE = ViewsConfig(clips=1, crops=1)
 
@@ -57,15 +56,7 @@ def compute_features(
     found: list[Tensor | str | None] = [store.get(path) for path in paths]
     todo = [row for row, features in enumerate(found) if features is None]
     size = runtime.batch_size(config.runtime, engine)
-    decoded = VideoDataset(
-        videos,
-        sampler,
-        decoder=dataset.decoder,
-        limits=Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames),
-        reduce=frame_reducer(dataset, CENTRE, backbone),
-        memory_mb=dataset.memory_mb,
-        motion=pipeline.reads_motion,
-    )
+    decoded = build_dataset(dataset, CENTRE, pipeline, videos)
     run = partial(classify_views, headless, batch_size=size, engine=engine, times=StageTimes())
     bar = tqdm(
         total=len(paths),
