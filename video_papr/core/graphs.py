@@ -36,6 +36,7 @@ class OpenVinoGraph:
             "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # or every process on the machine computes on the first core
         }
         if isinstance(made, bytes):
             self._compiled = _core().import_model(made, "CPU", settings)
