@@ -227,3 +227,15 @@ def test_graphs_on_disk(engine: str, cache: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(engines, "CACHE_BYTES", max(path.stat().st_size for path in new) * 3)
     assert answer(4.0).unique().item() == 12
     assert sum(path.stat().st_size for path in cache.glob("*.blob")) <= engines.CACHE_BYTES
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_openvino_binds_no_thread_to_a_core() -> None:
+    """Bound to the first cores, two processes on one machine halve each other's speed."""
+    from video_papr.core.graphs import OpenVinoGraph
+
+    with torch.inference_mode(False):
+        program = torch.export.export(nn.Linear(3, 3).eval(), (torch.ones(2, 3),))
+    made = OpenVinoGraph(program, torch.float32)
+    for graph in (made, OpenVinoGraph(made.dump(), torch.float32)):
+        assert not graph._compiled.get_property("ENABLE_CPU_PINNING")
