@@ -9,6 +9,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,8 @@ PLACES: dict[str, set[str]] = {
     "PIL": {"data/readers/pillow.py", "inference/overlay.py"},
     "torchvision": {"pruning/scorers/video_convnet.py"},
     "matplotlib": {
-        *("evaluation/visualize.py", "evaluation/reports/plots.py", "benchmark/plots.py"),
+        *("evaluation/visualize.py", "evaluation/reports/plots.py", "evaluation/reports/confusion.py"),
+        "benchmark/plots.py",
         *("inference/overlay.py", "inference/live.py"),
     },
     "rich": {"core/console.py", "core/tables.py"},
@@ -101,6 +103,8 @@ def imported_modules(path):
                 yield from (f"{module}.{alias.name}" for alias in node.names)
             else:
                 yield module
+                inside = [f"{module}.{alias.name}" for alias in node.names]
+                yield from (name for name in inside if (ROOT / f"{name.replace('.', '/')}.py").is_file())
 
 
 def part_of(path):
@@ -118,6 +122,14 @@ def test_imports_go_one_way(path):
         if words[0] == "video_papr" and len(words) > 1:
             other = words[1] if words[1] in ALLOWED else "__init__"
             assert other == part or other in ALLOWED[part], f"{part} must not import {name}"
+
+
+def test_files_do_not_import_each_other():
+    """Not in a circle of any length, nor for types alone; what a package's __init__ hands on does not count."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in source_files()}
+    TopologicalSorter(
+        {name: {*imported_modules(path)} & names.keys() for name, path in names.items()}
+    ).prepare()
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -13,8 +13,7 @@ import torch
 from video_papr.evaluation import results
 from video_papr.evaluation.answers import Evaluation, VideoAnswer
 from video_papr.evaluation.cost import StageTimes
-from video_papr.evaluation.reports.confusion import confusion_matrix, confusion_table
-from video_papr.evaluation.reports.plots import confusion_plot
+from video_papr.evaluation.reports.confusion import confusion_matrix, confusion_plot, confusion_table
 from video_papr.evaluation.results import RunInfo, build_results, prediction_lines, write_results
 
 INFO = RunInfo(

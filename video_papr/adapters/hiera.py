@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid, TokenSelection
-from .host import Family, HandedOver, Handle, Host, image_colors, keep_tokens
+from .hooks import HandedOver
+from .host import Family, Handle, Host, image_colors, keep_tokens
 from .selector import Selector
 
 

@@ -1,4 +1,4 @@
-"""What pruning has to know about a model of another library, and the parts of which its hooks are made.
+"""What pruning has to know about a model of another library, and how its tokens are kept.
 
 Letters: B clips, T frames, H x W pixels, N tokens of the grid, P class tokens, K kept tokens, D channels.
 """
@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD, Colors
-from ..core.threads import PerThread
 from ..core.types import TokenGrid, TokenSelection
 from ..pruning.select import gather_tokens
-
-if TYPE_CHECKING:
-    from .selector import Selector
 
 
 class Handle(Protocol):
@@ -37,7 +33,7 @@ class Host:
         grid: the tokens that it makes of one clip, without class tokens.
         clip: (T, H, W) that it reads; T is 1 for an image model.
         mean, std: of its pixels, RGB in 0..1.
-        attach: (selector) -> the hooks that drop tokens.
+        attach: (a `Selector`) -> the hooks that drop tokens.
         frame_step: a clip may have any multiple of so many frames, and the grid's follow it; None: those of `clip`.
         reductions: of each stage of a hierarchical model, the pixels along each side of one of its places. It reads
             any multiple of the largest, and has one selection for each stage, instead of `grid`'s.
@@ -54,7 +50,7 @@ class Host:
     clip: tuple[int, int, int]
     mean: Colors
     std: Colors
-    attach: Callable[[Selector], Sequence[Handle]]
+    attach: Callable[[Any], Sequence[Handle]]
     frame_step: int | None = None
     reductions: tuple[int, ...] = ()
     unpack: Callable[[Tensor, Tensor], dict[int, tuple[Tensor, TokenGrid]]] | None = None
@@ -101,111 +97,9 @@ class Family:
     keep_ratio: float = 0.3
 
 
-class Override:
-    """Gives one instance another attribute, until it is removed."""
-
-    def __init__(self, owner: object, name: str, value: object) -> None:
-        self.owner, self.name = owner, name
-        self.before = {name: vars(owner)[name]} if name in vars(owner) else {}
-        setattr(owner, name, value)
-
-    def remove(self) -> None:
-        delattr(self.owner, self.name)
-        vars(self.owner).update(self.before)
-
-
-class EmbeddingHooks:
-    """Surrounds the pass of a module that sees the pixels and makes the tokens; needs no memory between the two.
-
-    Args:
-        selector: chooses from the pixels.
-        keep: (tokens, selection) -> the kept tokens.
-        argument: name of the pixels in the module's `forward`.
-    """
-
-    def __init__(
-        self,
-        selector: Selector,
-        keep: Callable[[Tensor, TokenSelection], Tensor],
-        argument: str = "pixel_values",
-    ) -> None:
-        self.selector, self.keep, self.argument = selector, keep, argument
-
-    def attach(self, module: nn.Module) -> list[Handle]:
-        return [
-            module.register_forward_pre_hook(self._check, with_kwargs=True),
-            module.register_forward_hook(self._drop, with_kwargs=True),
-        ]
-
-    def _check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.selector.check(args[0] if args else kwargs[self.argument])
-
-    def _drop(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: Tensor
-    ) -> Tensor:
-        selection = self.selector(args[0] if args else kwargs[self.argument])
-        return selection.blank(self.keep(tokens, selection))
-
-
-class HandedOver:
-    """Hands a thread's choice from the module that sees the pixels to one whose output are the placed tokens.
-
-    A choice is taken out when it is used, and replaced by the next pass of the first module, which comes first in every
-    forward pass: what a pass that failed has left behind never reaches another one.
-
-    Args:
-        selector, keep: as for `EmbeddingHooks`.
-    """
-
-    def __init__(self, selector: Selector, keep: Callable[[Tensor, TokenSelection], Tensor]) -> None:
-        self.selector, self.keep = selector, keep
-        self.chosen, self.shorter = PerThread(), PerThread()
-
-    def attach(self, model: nn.Module, sees: nn.Module, gives: nn.Module) -> list[Handle]:
-        return [
-            sees.register_forward_pre_hook(self._check, with_kwargs=True),
-            sees.register_forward_hook(self._choose),
-            gives.register_forward_hook(self._drop),
-            model.register_forward_hook(self._forget, always_call=True),
-        ]
-
-    def refuse_maps(self, use: str) -> None:
-        """Raises ValueError if this thread's last pass has dropped tokens; `use` says what serves instead of a map."""
-        if self.shorter.value:
-            raise ValueError(
-                f"a pruned model has no full grid to lay its tokens out on; use {use}, and "
-                "video_papr.kept_tokens(model, pixels) for their places"
-            )
-
-    def _check(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if kwargs.get("mask") is not None:
-            raise ValueError("a pruned model takes no mask: it numbers tokens that were dropped")
-        self.selector.check(args[0])
-
-    def _choose(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        self.chosen.value = self.selector(args[0])
-
-    def _drop(self, module: nn.Module, args: tuple[Any, ...], tokens: Tensor) -> Tensor:
-        selection, self.chosen.value = self.chosen.value, None
-        kept = tokens if selection is None else selection.blank(self.keep(tokens, selection))
-        self.shorter.value = kept.shape[1] < tokens.shape[1]
-        return kept
-
-    def _forget(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.chosen.value = None
-
-
 def keep_behind(tokens: Tensor, selection: TokenSelection, *, num_prefix: int) -> Tensor:
     """tokens (B, P + N, D) of a selection from the N -> (B, P + K, D)."""
     return keep_tokens(tokens, selection.keep_idx, num_prefix)
-
-
-@dataclass
-class Attachment:
-    """What `prune` has added to a model: enough to use it, and to take it away."""
-
-    selector: Selector
-    handles: Sequence[Handle]
 
 
 def keep_tokens(tokens: Tensor, keep_idx: Tensor, num_prefix: int = 0) -> Tensor:

@@ -26,7 +26,8 @@ from ..pruning.builders import SPECS, build_pruner, pruner_names
 from ..pruning.map_pruner import MapPruner
 from ..pruning.protocol import PrunerSpec
 from .families import open_model
-from .host import Attachment, Family, Host
+from .hooks import Attachment
+from .host import Family, Host
 from .normalization import given_colors, measure_colors
 from .selector import Selector
 

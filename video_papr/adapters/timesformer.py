@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid, TokenSelection
-from .host import Colors, EmbeddingHooks, Family, Handle, Host, Override, keep_tokens
+from .hooks import EmbeddingHooks, Override
+from .host import Colors, Family, Handle, Host, keep_tokens
 from .selector import Selector
 
 # What the published weights were trained with.

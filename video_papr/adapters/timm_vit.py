@@ -13,7 +13,8 @@ from torch import nn
 
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid
-from .host import Family, HandedOver, Handle, Host, Override, class_of, image_colors, keep_behind
+from .hooks import HandedOver, Override
+from .host import Family, Handle, Host, class_of, image_colors, keep_behind
 from .selector import Selector
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..core.types import TokenGrid
-from .host import Colors, EmbeddingHooks, Family, Handle, Host, keep_behind, pair
+from .hooks import EmbeddingHooks
+from .host import Colors, Family, Handle, Host, keep_behind, pair
 from .selector import Selector
 
 # What the published weights were trained with; a processor may do something else.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid, TokenSelection
-from .host import EmbeddingHooks, Family, Handle, Host, keep_tokens, pair
+from .hooks import EmbeddingHooks
+from .host import Family, Handle, Host, keep_tokens, pair
 from .selector import Selector
 
 

@@ -104,7 +104,7 @@ class HostBackbone(Encoder):
             else f"this backbone runs as {family.library} has it"
         )
         self.chosen = _Chosen(self.grid, steps)
-        host.attach(self.chosen)  # type: ignore[arg-type]
+        host.attach(self.chosen)
         self.body = body
         if images:
             self.head = body.get_classifier()

@@ -1,4 +1,4 @@
-"""What every command shares: one-line errors, and the summary of a sweep.
+"""What commands share: one-line errors, the summary of a sweep, a word on the bundled weights.
 
 Nothing heavy is imported here, so `--help` and a mistyped key answer at once.
 """
@@ -20,14 +20,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ..config import COMMANDS, check, plain
+from ..config import COMMANDS, PredictConfig, check, plain
 from ..config.hydra import command_help, explain, plain_words
 from ..config.sources import config_source
-from ..core.console import Terminal, fail, make_console
+from ..core.console import Terminal, fail, make_console, warn
 from ..core.errors import ConfigError, RankError, StorageError, VideoPaprError
 from ..core.files import system_cause
 from ..core.processes import ALONE, Ranks, join, refuse_ranks
 
+BUNDLED = "videomae_tiny_synthetic"  # backbone.weights of dataset=synthetic
 USAGE_ERROR = 2  # exit status when the user can mend it
 FULL_ERROR = "HYDRA_FULL_ERROR"
 _SPACE = "Free some space and run the same command again."
@@ -199,3 +200,12 @@ def system_error(error: Exception, out: str = "output_dir") -> str | None:
     if cause is None or cause.errno is None:
         return None
     return f"{cause.filename or out}: {cause.strerror}. {SYSTEM_ERRORS.get(cause.errno, _PLACE)}"
+
+
+def warn_of_bundled(config: PredictConfig) -> None:
+    """The bundled weights have an answer to everything."""
+    if config.backbone.weights == BUNDLED:
+        warn(
+            f"backbone.weights={BUNDLED} knows the synthetic actions only and calls any video one of them; for others "
+            "use dataset=k400, which downloads weights once, or give backbone= and backbone.weights="
+        )

@@ -14,8 +14,7 @@ from ..config import DemoConfig, PipelineConfig, check
 from ..config.checking import sections
 from ..core.console import make_console
 from ..core.errors import ConfigError
-from .common import run_command
-from .predict import BUNDLED
+from .common import BUNDLED, run_command
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

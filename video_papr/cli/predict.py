@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from ..config import PredictConfig
 from ..core.console import make_console, warn
 from ..core.errors import ConfigError, DataError
-from .common import json_on_stdout, print_written, run_command
+from .common import json_on_stdout, print_written, run_command, warn_of_bundled
 
 if TYPE_CHECKING:
     from ..inference.files import Outcome
 
 SOME_FAILED = 1  # exit status when there are answers, but not for every video
-BUNDLED = "videomae_tiny_synthetic"
 
 
 def main() -> None:
@@ -110,15 +109,6 @@ def _warn_of_short(outcomes: Sequence[Outcome], needed: int) -> None:
         warn(
             f"{len(short)} of {len(outcomes)} videos or their windows are shorter than the {needed} frames of a clip, "
             f"so frames are repeated; the first: {short[0].path} ({short[0].short} frames)"
-        )
-
-
-def warn_of_bundled(config: PredictConfig) -> None:
-    """The bundled weights have an answer to everything."""
-    if config.backbone.weights == BUNDLED:
-        warn(
-            f"backbone.weights={BUNDLED} knows the synthetic actions only and calls any video one of them; for others "
-            "use dataset=k400, which downloads weights once, or give backbone= and backbone.weights="
         )
 
 

@@ -14,8 +14,7 @@ from ..core.console import make_console
 from ..core.errors import DataError, VideoDecodeError
 from ..core.escape import printable
 from ..core.files import storing
-from .common import print_written
-from .predict import warn_of_bundled
+from .common import print_written, warn_of_bundled
 
 if TYPE_CHECKING:
     from ..data.readers.answers import Frames

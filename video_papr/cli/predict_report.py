@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from ..core.tables import Table
 from ..evaluation.reports.tables import print_failures
-from ..inference.segments import merge_windows
+from ..inference.segments import Window, merge_windows
 
 if TYPE_CHECKING:
     from ..core.console import Terminal
-    from ..inference.files import Outcome, Window
+    from ..inference.files import Outcome
 
 
 def print_predictions(outcomes: Sequence[Outcome], console: Terminal) -> None:

@@ -10,58 +10,24 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ..assembly.build import significance_of, spread
 from ..core.errors import LogitsError, VideoDecodeError
 from ..core.escape import shorten, spreadsheet
 from ..core.files import atomic_write, storing
-from ..core.pixels import frames_without_vectors
 from ..evaluation.visualize import Panel, save_gallery, save_timeline
 from ..pipeline import Pipeline
 from .film import write_film
 from .find_videos import RECORDS
-from .overlay import Scene, Seen
 from .predict import Answer, Guess, Recipe, best_guesses
-from .segments import merge_windows, subtitles
+from .segments import Window, merge_windows, subtitles
 from .windows import Timeline
 
 SHOWN = 4  # windows of a long video in its picture
 TIMELINE_CLASSES = 6  # lines in the plot of a timeline
 COLUMNS = ("video", "start_seconds", "end_seconds", "rank", "label", "name", "probability", "error")
 SEGMENT_COLUMNS = ("video", "start_seconds", "end_seconds", "windows", "name", "probability")
-
-
-@dataclass(frozen=True)
-class Window:
-    """An `Answer` without its pixels. `kept_tokens` of a view, the mean where views differ; None for all of them.
-
-    `unknown`: frames of a view without motion vectors, where a pruner reads them.
-    """
-
-    start_seconds: float
-    end_seconds: float
-    guesses: tuple[Guess, ...]
-    probabilities: Tensor
-    latency_ms: float
-    kept_tokens: float | None
-    seen: Seen | None
-    unknown: float | None
-
-    @classmethod
-    def of(cls, answer: Answer, crops: int) -> Window:
-        kept = None if answer.mask is None else float(answer.mask.flatten(1).sum(1).float().mean())
-        span = answer.start_seconds, answer.end_seconds
-        seen = Seen.of(answer.mask, answer.seconds, crops)
-        unknown = frames_without_vectors(answer.views)
-        return cls(*span, answer.guesses, answer.probabilities, answer.latency_ms, kept, seen, unknown)
-
-    @property
-    def scene(self) -> Scene:
-        """The window in a film."""
-        best = self.guesses[0]
-        return Scene(self.start_seconds, self.end_seconds, best.name, best.probability, self.seen)
 
 
 @dataclass

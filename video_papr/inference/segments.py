@@ -1,4 +1,4 @@
-"""Segments: neighbouring windows of a video with the same best class, as a table and as subtitles."""
+"""Windows of a video, and segments: neighbouring windows with the same best class, as a table and as subtitles."""
 
 from __future__ import annotations
 
@@ -7,10 +7,43 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby, pairwise
 from statistics import fmean
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .files import Window
+from torch import Tensor
+
+from ..core.pixels import frames_without_vectors
+from .overlay import Scene, Seen
+from .predict import Answer, Guess
+
+
+@dataclass(frozen=True)
+class Window:
+    """An `Answer` without its pixels. `kept_tokens` of a view, the mean where views differ; None for all of them.
+
+    `unknown`: frames of a view without motion vectors, where a pruner reads them.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    guesses: tuple[Guess, ...]
+    probabilities: Tensor
+    latency_ms: float
+    kept_tokens: float | None
+    seen: Seen | None
+    unknown: float | None
+
+    @classmethod
+    def of(cls, answer: Answer, crops: int) -> Window:
+        kept = None if answer.mask is None else float(answer.mask.flatten(1).sum(1).float().mean())
+        span = answer.start_seconds, answer.end_seconds
+        seen = Seen.of(answer.mask, answer.seconds, crops)
+        unknown = frames_without_vectors(answer.views)
+        return cls(*span, answer.guesses, answer.probabilities, answer.latency_ms, kept, seen, unknown)
+
+    @property
+    def scene(self) -> Scene:
+        """The window in a film."""
+        best = self.guesses[0]
+        return Scene(self.start_seconds, self.end_seconds, best.name, best.probability, self.seen)
 
 
 @dataclass(frozen=True)

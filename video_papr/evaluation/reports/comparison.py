@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ...core.files import atomic_write
 from ...core.tables import Table, render
-from .confusion import confusion_matrix, most_confused
+from .confusion import confusion_matrix, confusion_plot, most_confused
 from .frontier import CONTROL, Interval, Point
-from .plots import AXES, confusion_plot, frontier_plot
+from .plots import AXES, frontier_plot
 from .precision import EXACT, agreements
 from .runs import DENSE, Run
 

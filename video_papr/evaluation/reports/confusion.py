@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.escape import spreadsheet
+from ...core.escape import printable, shorten, spreadsheet
 from ...core.files import atomic_write
 from ...core.tables import Table
 from ..answers import VideoAnswer
+from .plots import encode
 
 NO_ANSWER = "no answer"
 MOST_PRINTED = 10  # classes of a matrix in the terminal
+MOST_DRAWN = 40  # classes of a drawn one
 Matrix = NDArray[np.int64]
 
 
@@ -50,8 +52,6 @@ def write_classes(
     run_dir: Path, matrix: Matrix, class_names: Sequence[str] | None, *, title: str
 ) -> list[Path]:
     """Writes classes.csv, confusion.csv and, where there are few classes, confusion.png; returns their paths."""
-    from .plots import confusion_plot
-
     names = dict(enumerate(class_names or ()))
     files: dict[str, str | bytes | None] = {**class_files(matrix, names)}
     files["confusion.png"] = confusion_plot(matrix, names, title)
@@ -90,6 +90,38 @@ def confusion_table(matrix: Matrix, names: Mapping[int, str]) -> Table | None:
         rows = [[*row[:-2], row[-1]] for row in rows]
     columns = ["true / predicted", *title.values(), NO_ANSWER][: len(rows[0]) - 1]
     return Table([*columns, "correct, %"], rows)
+
+
+def confusion_plot(matrix: Matrix, names: Mapping[int, str], title: str) -> bytes | None:
+    """A confusion matrix as a PNG: each row in per cent of the videos of its class.
+
+    Returns:
+        None where there is nothing to draw, or more than `MOST_DRAWN` classes.
+    """
+    matrix, shown = shown_part(matrix, names)
+    names_shown = list(shown.values())
+    if not 0 < len(names_shown) <= MOST_DRAWN:
+        return None
+    from matplotlib.figure import Figure
+
+    columns = [*names_shown, NO_ANSWER] if matrix[:, -1].any() else names_shown
+    counts = matrix[:, : len(columns)]
+    percent = 100 * counts / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 2.5 + 0.32 * len(columns)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(picture, label="% of the videos of a class", shrink=0.8)
+    for axis, own in ((axes.xaxis, columns), (axes.yaxis, names_shown)):
+        axis.set_ticks(range(len(own)), [shorten(printable(name), 24) for name in own], parse_math=False)
+    axes.tick_params(axis="x", labelrotation=90)
+    for (row, column), value in np.ndenumerate(percent):
+        if value >= 0.5:
+            color = "white" if value > 50 else "black"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(shorten(printable(title), 60), parse_math=False, fontsize="medium")
+    return encode(figure, "png")
 
 
 def class_files(matrix: Matrix, names: Mapping[int, str]) -> dict[str, str]:
