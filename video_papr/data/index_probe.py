@@ -13,13 +13,9 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    TimeoutError,
-    wait,
-)  # before Python 3.11 not the built-in one
+
+# TimeoutError: before Python 3.11 not the built-in one
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict
@@ -35,7 +31,6 @@ from .decoding import DECODERS, decode_clips
 from .index import Probe
 from .readers.packets import read_stream
 
-CHECKS = ("frames", "packets")
 # Frames of one decoding call; videos are decoded in pieces of this size.
 _PIECE_BYTES = 256 * 2**20
 # No video takes so long to read; a decoder that does has stopped.
