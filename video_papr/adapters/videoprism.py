@@ -51,9 +51,8 @@ def open_model(model: Any, name: str) -> Host:
 def _keep(tokens: Tensor, selection: TokenSelection) -> Tensor:
     """tokens (B T, N / T, D) -> (B T, K / T, D)."""
     frames = selection.grid.frames
-    places = selection.keep_idx[
-        :, : selection.num_kept // frames
-    ]  # those of the first frame are those of all
+    # Those of the first frame are those of all.
+    places = selection.keep_idx[:, : selection.num_kept // frames]
     return keep_tokens(tokens, places.repeat_interleave(frames, 0))
 
 

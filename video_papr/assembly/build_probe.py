@@ -69,9 +69,7 @@ def run_probe(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> ProbeR
     root, videos = build.build_videos(config.dataset, progress=config.progress)
     table = config.probe.folds
     given = (None, None) if table is None else read_folds(table, videos.records, root, key="probe.folds")
-    _folds(
-        given, videos, range(len(videos)), config
-    )  # what cannot be held out is said before anything is computed
+    _folds(given, videos, range(len(videos)), config)  # refuses what cannot be held out
     pipeline = build.build_pipeline(
         config.backbone,
         config.pruner,

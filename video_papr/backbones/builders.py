@@ -70,10 +70,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "timm_hiera": {**PAPER, "num_frames": 1, "tubelet": (1, 32, 32), "num_classes": 1000},
     "image_vit": {**PAPER, "num_frames": 8, "tubelet": (1, 16, 16), "num_classes": 1000},
 }
-OTHERS = (
-    *TIMM,
-    *(name for name in BACKBONES if name.startswith(tuple(TRANSFORMERS))),
-)  # are other libraries' models
+# Other libraries' models.
+OTHERS = (*TIMM, *(name for name in BACKBONES if name.startswith(tuple(TRANSFORMERS))))
 
 
 def clip_size(name: str, *, num_frames: int | None = None, input_size: int | None = None) -> tuple[int, int]:

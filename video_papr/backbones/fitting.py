@@ -29,15 +29,8 @@ MAX_TOKENS = 1 << 17  # of a clip that weights may ask for; V-JEPA 2's largest h
 # The published folders of VideoMAE-S name 16 heads, a slip of the script that converted them: the model was trained
 # with 6 (`vit_small_patch16_224` of the original release). Heads leave no trace in the weights' shapes.
 WRONG_HEADS = {"videomae-small-finetuned-kinetics": 16, "videomae-small-finetuned-ssv2": 16}
-TRUNK = (
-    "blocks.",
-    "patch_embed.",
-    "body.",
-    "fc_norm.",
-    "norm.",
-    "positions",
-    "cls_token",
-)  # begin a backbone's own names
+# What a backbone's own names begin with.
+TRUNK = ("blocks.", "patch_embed.", "body.", "fc_norm.", "norm.", "positions", "cls_token")
 
 
 def settings_of(

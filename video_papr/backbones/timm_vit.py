@@ -197,9 +197,8 @@ def build_timm_vit(
         ConfigError: timm has no such model, or it cannot be pruned.
         CheckpointError: the weights are missing, damaged or of another model.
     """
-    from timm.models.vision_transformer import (
-        checkpoint_filter_fn,  # takes seconds, so only where it is needed
-    )
+    # It takes seconds, so only where it is needed.
+    from timm.models.vision_transformer import checkpoint_filter_fn
 
     model = DEFAULT_MODEL if model is None else model
     vit, pruned, _ = open_timm(

@@ -60,9 +60,7 @@ class ViViT(Encoder):
             activation=activation,
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.positions = nn.Parameter(
-            torch.zeros(1, 1 + self.grid.num_tokens, dim)
-        )  # the class token's first
+        self.positions = nn.Parameter(torch.zeros(1, 1 + self.grid.num_tokens, dim))  # class token's first
         self.norm = LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
         self.apply(init_weights)

@@ -130,9 +130,7 @@ class Format:
     """What a file holds."""
 
     title: str  # in words, for messages
-    family: str | None = (
-        None  # that of the backbone, see `builders.FAMILIES`; None is nothing that one can load
-    )
+    family: str | None = None  # of the backbone, see `builders.FAMILIES`; None: nothing that one can load
     to_own: Callable[[Mapping[str, Tensor]], State] = from_own  # the mapping of its keys
 
 

@@ -106,10 +106,8 @@ class TokenSelection:
         shortest, longest = (int(bound) for bound in counts.aminmax())
         if shortest == 0:
             raise ValueError("every clip must keep at least one token")
-        first = kept.byte().argsort(
-            dim=1, descending=True, stable=True
-        )  # kept ones, ascending, then the others
-        order = first[:, :longest]
+        # Kept ones, ascending; the others would follow.
+        order = kept.byte().argsort(dim=1, descending=True, stable=True)[:, :longest]
         if shortest == longest:
             return cls(order, TokenGrid(*mask.shape[1:]))
         valid = torch.arange(longest, device=mask.device) < counts[:, None]

@@ -32,8 +32,6 @@ from .decoding import DECODERS, check_exports_vectors, decode_clips
 from .limits import DEFAULT_LIMITS, Limits
 from .readers.answers import Resize
 
-DATASETS = ("folder", "csv", "k400", "ssv2", "ucf101", "hmdb51", "images")
-
 
 @dataclass
 class VideoSample:
@@ -42,6 +40,7 @@ class VideoSample:
     Letters: C clips, T frames per clip, H x W the size of the video.
 
     Attributes:
+        frames: (C, T, H, W, 3 or, with motion, 4) uint8.
         decode_ms: time that opening, decoding and handing frames over took, of failed attempts too; with `views`, when
             they were made.
         frame_indices: (C, T) int64, which frames of the video `frames` holds, or None. A numpy array, because every
@@ -52,9 +51,7 @@ class VideoSample:
     index: int  # place in the dataset
     name: str  # path as users see it
     label: int  # index of the class
-    frames: (
-        Tensor | None
-    )  # (C, T, H, W, 3 or, with motion, 4) uint8, or None when `error` is set or `views` are there
+    frames: Tensor | None  # None when `error` is set or `views` are there
     error: str | None  # why the video could not be decoded, one line, or None
     decode_ms: float
     frame_indices: NDArray[np.int64] | None
@@ -209,7 +206,7 @@ def build_video_list(
     """Reads the videos of a dataset.
 
     Args:
-        name: one of `DATASETS`; the readers in `annotations/` say what each of them understands.
+        name: "folder", "csv", "k400", ...; the readers in `annotations/` say what each of them understands.
         root: directory of the videos.
         annotations: the list; "csv" and "ssv2" need it, "folder" has none, the others may have it.
         class_names: names in the order of the labels.

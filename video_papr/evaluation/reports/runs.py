@@ -138,9 +138,8 @@ def read_run(directory: Path) -> Run:
         raise DataError(f"{directory / 'results.json'} lacks {', '.join(lacking)}")
     file = directory / "predictions.jsonl"
     try:
-        lines = (
-            file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        )  # names may hold other line breaks
+        # Not splitlines: names may hold other line breaks.
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError:
         raise DataError(f"{file} is missing; a report needs the answers video by video") from None
     split = f"{results['dataset']} seed {results.get('dataset_seed')}"

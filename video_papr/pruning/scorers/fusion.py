@@ -32,9 +32,8 @@ def standardize(significance: Tensor) -> Tensor:
     """A map (B, T', H', W') with mean 0 and standard deviation 1 in each clip; one without contrast becomes 0."""
     centred = significance - significance.mean((1, 2, 3), keepdim=True)
     deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
-    level = 1e-6 * significance.abs().amax(
-        (1, 2, 3), keepdim=True
-    )  # below it, rounding alone makes a contrast
+    # Below this level, rounding alone makes a contrast.
+    level = 1e-6 * significance.abs().amax((1, 2, 3), keepdim=True)
     return torch.where(deviation > level, centred / deviation.clamp(min=1e-30), 0.0)
 
 

@@ -116,9 +116,7 @@ class StageMap(nn.Module):
             with torch.no_grad():
                 output = network.forward_features(sample) if whole else network(sample)  # type: ignore[operator]
             gives[""] = _shape(output)
-        except (
-            Exception
-        ) as error:  # whatever a network of another kind, or the head on a small sample, stumbles over
+        except Exception as error:  # a network of another kind, or the head on a small sample, stumbles
             failure = f"{type(error).__name__}: {error}".splitlines()[0]
         finally:
             for hook in hooks:
