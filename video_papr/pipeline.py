@@ -25,7 +25,7 @@ from .backbones.builders import Backbone
 from .backbones.grouping import run_in_groups
 from .backbones.packing import JAGGED
 from .core.engines import use_engine
-from .core.errors import ConfigError
+from .core.errors import ConfigError, check_known
 from .core.parts import join_selection, pool_parts, split_frames, split_selection
 from .core.types import Mark, TokenSelection
 from .pruning.compensation import compensate
@@ -62,8 +62,7 @@ class Pipeline(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.pruner, self.merger, self.packing = backbone, pruner, merger, packing
-        if packing not in PACKINGS:
-            raise ConfigError(f"runtime.packing={packing!r} is unknown; use one of {', '.join(PACKINGS)}")
+        check_known("runtime.packing", packing, PACKINGS)
         if packing == "packed" and self._biased:
             reason = "pruner.compensation=merge" if merger is None else "merger=tome"
             raise ConfigError(

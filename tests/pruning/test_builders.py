@@ -150,7 +150,7 @@ def test_clips_of_the_published_recipe() -> None:
 
 
 WRONG = [
-    (("x3d", {}), r"^pruner=x3d is unknown; use one of none, papr_plus, .*Did you mean x3d_"),
+    (("x3d", {}), r"^pruner='x3d' is unknown; use one of none, papr_plus, .*Did you mean 'x3d_"),
     (("random", {"keep_ratio": 0}), r"^pruner\.keep_ratio=0 must be a number"),
     (("random", {"scope": "clip"}), r"^pruner\.scope='clip' is unknown"),
     (

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.timm_models import Convert, build_timm, imagenet_names, pretrained_cfg
-from ..core.errors import ConfigError
-from ..core.parts import check_pool
+from ..core.errors import ConfigError, check_known
+from ..core.parts import POOLS
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from .blocks import pooled, size_bias
 from .depth_pruned import BLOCK_KINDS, PrunedTimm, read_pruned_timm
@@ -70,7 +70,7 @@ class TimmViT(Encoder):
             depth=0,  # the blocks are timm's own
             num_heads=1,
         )
-        self.pool = check_pool(pool)
+        self.pool = check_known("backbone.pool", pool, POOLS)
         self.usual_sampling = "uniform" if num_frames > 1 else None
         self.num_prefix, self.blocks = vit.num_prefix_tokens, nn.ModuleList(vit.blocks)
         self.norm_pre, self.norm, self.fc_norm = vit.norm_pre, vit.norm, vit.fc_norm

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, did_you_mean
 from .options import (
     From0To1,
     Natural,
@@ -25,7 +25,6 @@ from .options import (
     Text,
     Tuple,
     Unset,
-    did_you_mean,
     option,
     options,
 )

@@ -16,12 +16,12 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from ..core.errors import ConfigError, VideoPaprError
+from ..core.errors import ConfigError, VideoPaprError, did_you_mean
 from .checking import sections
 from .commands import COMMANDS
 from .groups import BackboneConfig, DatasetConfig, RuntimeConfig
 from .help import register
-from .options import PATH, defaults_of, did_you_mean
+from .options import PATH, defaults_of
 from .renamed import rename_word
 from .sources import config_source
 

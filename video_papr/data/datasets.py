@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core.errors import ConfigError, VideoDecodeError
+from ..core.errors import ConfigError, VideoDecodeError, check_known
 from .annotations import (
     OnInvalid,
     VideoList,
@@ -113,8 +113,7 @@ class VideoDataset(Dataset[VideoSample]):
         memory_mb: int | None = None,
         motion: bool = False,
     ) -> None:
-        if decoder not in DECODERS:
-            raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
+        check_known("dataset.decoder", decoder, DECODERS)
         self.videos, self.sampler, self.decoder, self.cache = videos, sampler, decoder, cache
         if motion:
             check_exports_vectors(decoder)
@@ -232,8 +231,7 @@ def build_video_list(
         "hmdb51": lambda: read_hmdb51(root, annotations, split=split, fold=fold, **named),
         "images": lambda: read_folder(root, images=True, **named) if annotations is None else read_list(),
     }
-    if name not in readers:
-        raise ConfigError(f"dataset={name!r} is unknown; use one of {', '.join(readers)}")
+    check_known("dataset", name, readers)
     if name in ("csv", "ssv2") and annotations is None:
         raise ConfigError(f"dataset.annotations is not set; dataset={name} needs a list of videos and labels")
     if name == "folder" and annotations is not None:

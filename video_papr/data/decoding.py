@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ConfigError, TooLargeError, VideoDecodeError
+from ..core.errors import ConfigError, TooLargeError, VideoDecodeError, check_known
 from ..core.escape import printable
 from .limits import DEFAULT_LIMITS, Limits
 from .readers.answers import EndedEarly, Frames, Indices, Refused, Resize, reason
@@ -96,8 +96,7 @@ def decode_clips(
         ConfigError: `decoder` is unknown, or cannot `reduce`, or has no `motion`.
         ValueError: `choose` returned something other than (C, T) indices inside the video.
     """
-    if decoder not in DECODERS:
-        raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
+    check_known("dataset.decoder", decoder, DECODERS)
     if reduce is not None and decoder not in REDUCING:
         raise ConfigError(
             f"dataset.decode_size=short_side: dataset.decoder={decoder} reads whole frames; use {' or '.join(REDUCING)}"

@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ConfigError
+from ..core.errors import check_known
 
 Indices = NDArray[np.int64]
 
@@ -262,9 +262,7 @@ def choose_sampler(
     """
     if name in SPREAD:
         return partial(SPREAD[name], num_frames=num_frames, num_clips=num_clips)
-    if name not in NEAR:
-        known = ", ".join([*NEAR, *SPREAD])
-        raise ConfigError(f"dataset.sampling={name!r} is unknown; use one of {known}")
+    check_known("dataset.sampling", name, [*NEAR, *SPREAD])
     return partial(NEAR[name], num_frames=num_frames, frame_stride=frame_stride, num_clips=num_clips)
 
 

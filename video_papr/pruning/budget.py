@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 
-BUDGETS = ("fixed", "top_p", "threshold")
 BUDGET_OPTIONS = ("keep_ratio", "budget", "top_p", "threshold", "min_keep", "max_keep")
 
 
@@ -178,9 +177,7 @@ def map_budget(
         "top_p": check_ratio("top_p", top_p),
         "threshold": check_number("threshold", threshold, 0, 1),
     }
-    if kind not in values:
-        raise ConfigError(f"pruner.budget={kind!r} is unknown; use one of {', '.join(BUDGETS)}")
-    return Budget(kind, values[kind], min_keep, max_keep)
+    return Budget(kind, values[check_known("pruner.budget", kind, values)], min_keep, max_keep)
 
 
 def _finite(flat: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 from . import RENAMED_OPTIONS, RENAMED_VALUES, scorers
 from .protocol import Pruner, PrunerSpec
 from .scorers.custom import Scorer, build_own_pruner, own_spec
@@ -69,7 +68,7 @@ def build_pruner(
         )
     if name == "none":
         return None
-    spec = find_spec(name) if scorer is None else own_spec(name)
+    spec = SPECS[check_known("pruner", name, PRUNERS)] if scorer is None else own_spec(name)
     options = current_names(options)
     given = options if weights is None else {**options, "weights": weights}
     known = ("weights", *spec.options) if spec.trained else spec.options
@@ -82,20 +81,6 @@ def build_pruner(
         else build_own_pruner(name, scorer, scorer_options or {}, **options)
     )
     return pruner.eval().requires_grad_(False)
-
-
-def find_spec(name: str) -> PrunerSpec:
-    """The declaration of a built-in pruner.
-
-    Raises:
-        ConfigError: there is no such pruner.
-    """
-    if name not in SPECS:
-        names = ("none", *SPECS)
-        close = difflib.get_close_matches(name, names, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"pruner={name} is unknown; use one of {', '.join(names)}.{hint}")
-    return SPECS[name]
 
 
 def current_names(options: Mapping[str, Any]) -> dict[str, Any]:

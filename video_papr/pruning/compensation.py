@@ -23,18 +23,9 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ConfigError
-from ..core.types import COMPENSATIONS, Cell, TokenGrid, TokenSelection
+from ..core.types import Cell, TokenGrid, TokenSelection
 
 _CLIPS_AT_ONCE = 8  # distances are clips x N x K
-
-
-def check_compensation(compensation: str) -> str:
-    """Returns the name, or raises ConfigError unless it is one of `COMPENSATIONS`."""
-    if compensation not in COMPENSATIONS:
-        raise ConfigError(
-            f"pruner.compensation={compensation!r} is unknown; use one of {', '.join(COMPENSATIONS)}"
-        )
-    return compensation
 
 
 def check_cell(cell: Sequence[int]) -> Cell:

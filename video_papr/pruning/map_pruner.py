@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 from ..core.parts import join_selection, split_frames
 from ..core.types import Mark, TokenGrid, TokenSelection
 from .budget import BUDGET_OPTIONS, Budget, check_number, map_budget
 from .protocol import COMPENSATION_OPTIONS, HasGrid, Pruner, PrunerSpec
-from .select import check_scope, in_every_frame, select_counts, select_tokens
+from .select import SCOPES, in_every_frame, select_counts, select_tokens
 
 
 class MapPruner(Pruner):
@@ -160,7 +160,7 @@ def build_map_pruner(
 
     `scope` None: "frame" for a backbone that reads frame by frame, otherwise "global".
     """
-    usual = check_scope(scope or "global")
+    usual = SCOPES[check_known("pruner.scope", scope or "global", SCOPES)]
     return MapPruner(
         spec,
         scorer,

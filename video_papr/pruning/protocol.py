@@ -12,15 +12,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError
-from ..core.types import CELL, Mark, TokenGrid, TokenSelection
+from ..core.errors import ConfigError, check_known
+from ..core.types import CELL, COMPENSATIONS, Mark, TokenGrid, TokenSelection
 from .budget import BUDGET_OPTIONS, Budget
-from .compensation import check_cell, check_compensation
+from .compensation import check_cell
 
 COMPENSATION_OPTIONS = ("compensation", "compensation_cell")
 MAP_OPTIONS = (*BUDGET_OPTIONS, "scope", *COMPENSATION_OPTIONS)  # of pruners that make a map from frames
-
-
 RECIPES = ("own", "papr")
 
 
@@ -30,8 +28,7 @@ def with_recipe(recipe: str, published: Mapping[str, Any], options: Mapping[str,
     Raises:
         ConfigError: there is no such recipe.
     """
-    if recipe not in RECIPES:
-        raise ConfigError(f"pruner.recipe={recipe!r} is unknown; use one of {', '.join(RECIPES)}")
+    check_known("pruner.recipe", recipe, RECIPES)
     return {**(published if recipe == "papr" else {}), **options}
 
 
@@ -129,7 +126,7 @@ class Pruner(nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.name, self.budget = spec, spec.name, budget
-        self.compensation = check_compensation(compensation)
+        self.compensation = check_known("pruner.compensation", compensation, COMPENSATIONS)
         self.compensation_cell = check_cell(compensation_cell)
 
     def significance(self, frames: Tensor, backbone: Any) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 from ..core.types import TokenGrid, TokenSelection
 from .budget import check_ratio, keep_count
 
@@ -17,13 +17,6 @@ from .budget import check_ratio, keep_count
 # the mean of the map over time decides which stay, in every frame.
 SCOPES = {"global": 0.0, "frame": 1.0, "place": 0.0}
 INTERPOLATIONS = ("linear", "bicubic")
-
-
-def check_scope(scope: str) -> float:
-    """The `min_per_frame` that a scope stands for; raises ConfigError unless it is one of `SCOPES`."""
-    if scope not in SCOPES:
-        raise ConfigError(f"pruner.scope={scope!r} is unknown; use one of {', '.join(SCOPES)}")
-    return SCOPES[scope]
 
 
 def check_cell_center(cell_center: float, *, align_corners: bool) -> float:
@@ -37,10 +30,7 @@ def check_cell_center(cell_center: float, *, align_corners: bool) -> float:
 
 def check_interpolation(interpolation: str, *, cell_center: float) -> str:
     """Returns the interpolation, or raises ConfigError unless it is of `INTERPOLATIONS` and goes with the centre."""
-    if interpolation not in INTERPOLATIONS:
-        raise ConfigError(
-            f"pruner.interpolation={interpolation!r} is unknown; use one of {', '.join(INTERPOLATIONS)}"
-        )
+    check_known("pruner.interpolation", interpolation, INTERPOLATIONS)
     if interpolation == "bicubic" and cell_center != 0.5:
         raise ConfigError(f"pruner.interpolation=bicubic needs pruner.cell_center=0.5, not {cell_center}")
     return interpolation

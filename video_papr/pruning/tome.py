@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 
 MERGERS = ("none", "tome")
 SCHEDULES = ("constant", "decreasing")
@@ -132,10 +132,8 @@ class ToMe:
             raise ConfigError(
                 f"merger.r={self.r} must be a whole number of at least 0 (tokens merged per block)"
             )
-        for key, known in (("schedule", SCHEDULES), ("order", ORDERS)):
-            value = getattr(self, key)
-            if value not in known:
-                raise ConfigError(f"merger.{key}={value!r} is unknown; use one of {', '.join(known)}")
+        check_known("merger.schedule", self.schedule, SCHEDULES)
+        check_known("merger.order", self.order, ORDERS)
 
     def __call__(
         self, tokens: Tensor, keys: Tensor, sizes: Tensor, *, block: int, depth: int, num_prefix: int = 0
@@ -163,6 +161,5 @@ def build_merger(name: str, *, r: int = 16, **options: Any) -> ToMe | None:
     Raises:
         ConfigError: an unknown name, or a value out of range.
     """
-    if name not in MERGERS:
-        raise ConfigError(f"merger={name} is unknown; use one of {', '.join(MERGERS)}")
+    check_known("merger", name, MERGERS)
     return None if name == "none" else ToMe(r, **options)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, check_known
 from ...core.types import Mark, TokenGrid, TokenSelection
 from ..budget import Budget, check_number, check_ratio
 from ..compensation import region_shares
@@ -24,7 +24,6 @@ from ..protocol import COMPENSATION_OPTIONS, Pruner, PrunerSpec, TokenBackbone
 from ..select import gather_tokens, on_grid, places_within, ranks, select_counts, select_tokens
 from .token_similarity import best_of_cells, mean_similarity, representatives
 
-MODES = ("ratio", "threshold", "adaptive")
 DIVERSITY = ("none", "cluster", "grid")
 Arrival = tuple[Tensor, Tensor, TokenSelection | None]
 """Tokens (B, P + K, D) that come to a place where they are chosen from, what is compared of them (B, K, D), and which
@@ -75,12 +74,10 @@ class SimilarityPruner(Pruner):
             "threshold": ("level", -check_number("tau", tau, -1, 1)),  # the map is minus the similarity
             "adaptive": ("deviation", check_number("deviations", deviations)),
         }
-        for key, value, known in (("mode", mode, MODES), ("diversity", diversity, DIVERSITY)):
-            if value not in known:
-                raise ConfigError(f"pruner.{key}={value!r} is unknown; use one of {', '.join(known)}")
-        budget = Budget(*values[mode], min_keep, max_keep)
+        budget = Budget(*values[check_known("pruner.mode", mode, values)], min_keep, max_keep)
         super().__init__(SPECS[0] if spec is None else spec, budget, **compensation)
-        self.diversity, self.after_blocks = diversity, check_places(after_block)
+        self.diversity = check_known("pruner.diversity", diversity, DIVERSITY)
+        self.after_blocks = check_places(after_block)
         self.cluster_tau = check_number("cluster_tau", cluster_tau, -1, 1)
         if self.compensation == "merge" and len(self.after_blocks) > 1:
             raise ConfigError(

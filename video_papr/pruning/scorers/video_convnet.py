@@ -5,7 +5,6 @@ Letters: B clips, T frames of H x W pixels, t x h x w the ConvNet's cells.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from ...checkpoints.files import load_exactly, read_weights
 from ...checkpoints.hub import url_file
 from ...checkpoints.timm_models import PRETRAINED
 from ...checkpoints.wrappers import unwrap
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, did_you_mean
 from ...core.pixels import normalize_planes, resample_frames
 from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner, split_options
@@ -151,8 +150,7 @@ def _build(model: str) -> tuple[nn.Module, Any]:
             )
         return network, None
     if model not in convnets():
-        close = difflib.get_close_matches(model, convnets(), 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(model, convnets())
         raise ConfigError(
             f"pruner.model={model} is unknown; use one of {', '.join(convnets())}, or package.module:callable.{hint}"
         )

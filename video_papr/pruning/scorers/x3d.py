@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...checkpoints.files import BUNDLED, find_weights, read_weights
 from ...checkpoints.hub import url_file
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, check_known
 from ...core.pixels import Colors, normalize_in_place, normalize_pixels, resample_clip, resample_frames
 from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner, split_options
@@ -93,13 +93,11 @@ class X3DScorer(nn.Module):
             raise ConfigError(
                 f"pruner.frames={frames} must be >= 1 and pruner.size={size} >= 32 (X3D's stride)"
             )
-        if normalize not in NORMALIZE:
-            raise ConfigError(f"pruner.normalize={normalize!r} is unknown; use one of {', '.join(NORMALIZE)}")
         self.frames, self.size = frames, size
         self.align_corners, self.align_clip = align_corners, align_clip
         # None until a backbone tells its own.
         self.colors: tuple[Colors, Colors] | None = (MEAN, STD) if normalize == "own" else None
-        self.normalize = normalize
+        self.normalize = check_known("pruner.normalize", normalize, NORMALIZE)
         self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
 
