@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..backbones.builders import Backbone, build_backbone
-from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig
+from ..config import DatasetConfig, PipelineConfig, PrunerConfig, TrainRunConfig
 from ..core.console import loading_said_aloud, warn
 from ..core.errors import DataError
 from ..data.annotations import OnInvalid, VideoList, read_class_names, refuse
@@ -79,17 +79,9 @@ def _indexed(videos: VideoList, source: str) -> VideoList:
     return videos
 
 
-def build_pipeline(
-    backbone: BackboneConfig,
-    pruner: PrunerConfig,
-    videos: VideoList,
-    *,
-    seed: int,
-    engine: Engine,
-    merger: MergerConfig | None = None,
-    packing: str = "auto",
-) -> Pipeline:
+def build_pipeline(config: PipelineConfig | TrainRunConfig, videos: VideoList, engine: Engine) -> Pipeline:
     """Builds backbone, pruner and merger on the device. Random weights are announced in one line."""
+    backbone, pruner = config.backbone, config.pruner
     untrained, num_classes = backbone.weights is None, backbone.num_classes
     if untrained and num_classes is None:
         num_classes = count_classes(videos)
@@ -104,7 +96,7 @@ def build_pipeline(
             model=backbone.model,
             pool=backbone.pool,
             stages=backbone.stages,
-            seed=seed,
+            seed=config.seed,
         )
     scorer = build_folded_pruner(pruner)
     notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
@@ -113,8 +105,10 @@ def build_pipeline(
         notes.append("pruner.weights=null: the map of a random ConvNet says little")
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
-    joiner = None if merger is None else build_merger(merger.name, **merger.options)
-    return Pipeline(model, scorer, joiner, packing=packing).to(engine.device)
+    joiner = None
+    if isinstance(config, PipelineConfig):
+        joiner = build_merger(config.merger.name, **config.merger.options)
+    return Pipeline(model, scorer, joiner, packing=config.runtime.packing).to(engine.device)
 
 
 def build_folded_pruner(config: PrunerConfig) -> Pruner | None:

@@ -26,7 +26,6 @@ from ..core.processes import ALONE, Ranks
 from ..core.reading import ReadConfig
 from ..data.annotations import VideoList
 from ..data.annotations.folds import read_folds
-from ..data.sampling import NEAR
 from ..evaluation.answers import VideoAnswer
 from ..evaluation.metrics import standard_error
 from ..evaluation.reports.confusion import Matrix, answer_matrix, write_classes
@@ -36,7 +35,7 @@ from ..training.probe import Fitted, check_installed, draw_folds, fit_probe
 from . import build, runtime
 from .compose import FITTED, backbone_said, pruner_said
 from .features import compute_features
-from .views import read_as_trained
+from .views import read_as_trained, read_config
 
 OF_BACKBONE = ("name", "model", "num_classes", "replace_head", "num_frames", "input_size", "pool", "stages")
 
@@ -70,14 +69,7 @@ def run_probe(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> ProbeR
     table = config.probe.folds
     given = (None, None) if table is None else read_folds(table, videos.records, root, key="probe.folds")
     _folds(given, videos, range(len(videos)), config)  # refuses what cannot be held out
-    pipeline = build.build_pipeline(
-        config.backbone,
-        config.pruner,
-        videos,
-        seed=config.seed,
-        engine=engine,
-        packing=config.runtime.packing,
-    )
+    pipeline = build.build_pipeline(config, videos, engine)
     config = replace(config, dataset=read_as_trained(config.dataset, pipeline.backbone))
     start = perf_counter()
     found = compute_features(config, videos, pipeline, engine)
@@ -225,15 +217,9 @@ def _described(config: TrainRunConfig, pipeline: Pipeline, fitted: Fitted, names
 
 def _reading(dataset: DatasetConfig, backbone: Encoder) -> ReadConfig:
     """How the clips were read; `dataset` has its keys filled in."""
-    return ReadConfig(
-        sampling=dataset.sampling,
-        frame_stride=dataset.frame_stride if dataset.sampling in NEAR else None,
-        num_frames=backbone.num_frames,
-        input_size=backbone.input_size,
-        short_side=dataset.short_side or backbone.short_side or min(backbone.frame_size),
-        mean=backbone.mean,
-        std=backbone.std,
-    )
+    short_side = dataset.short_side or backbone.short_side or min(backbone.frame_size)
+    colors = {"mean": backbone.mean, "std": backbone.std}
+    return read_config(dataset, backbone.num_frames, backbone.input_size, short_side=short_side, **colors)
 
 
 def _located(weights: str) -> str:

@@ -17,13 +17,10 @@ from ..checkpoints.files import find_weights
 from ..config import BackboneConfig, DatasetConfig, TrainRunConfig
 from ..core.console import warn
 from ..core.errors import ConfigError, DataError
-from ..core.paths import default_cache_dir
 from ..core.processes import ALONE, Ranks
 from ..core.reading import ReadConfig
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
-from ..data.limits import Limits
-from ..data.sampling import NEAR
 from ..data.transforms import reduced_size
 from ..pruning.scorers.x3d import MEAN, STD
 from ..synthetic.videos import SyntheticSplit, generate, read_actors
@@ -35,7 +32,7 @@ from ..training.store import ClipStore, build_store
 from ..training.targets import Losses, Target, backbone_target, scorer_target
 from .build import build_video_list, build_videos
 from .runtime import num_workers, training_dtype
-from .views import frame_sampler, read_as_trained
+from .views import cache_dir, frame_sampler, limits_of, read_as_trained, read_config
 
 
 def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
@@ -178,7 +175,7 @@ def tensorboard_log(directory: Path) -> Callable[[dict[str, Any]], None]:
 
 def _synthetic(config: TrainRunConfig, split: str, count: int, clutter: float) -> tuple[Path, VideoList]:
     made = SyntheticSplit(split, config.dataset.seed, count, clutter, config.dataset.camera or "mixed")
-    root = generate(made, cache_dir=_cache_dir(config.dataset), progress=config.progress)
+    root = generate(made, cache_dir=cache_dir(config.dataset), progress=config.progress)
     return root, build_video_list(name="folder", root=str(root))
 
 
@@ -191,13 +188,13 @@ def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
         videos,
         frame_sampler(used, 1, num_frames),
         decoder=used.decoder,
-        limits=Limits(max_pixels=used.max_pixels, max_frames=used.max_frames),
+        limits=limits_of(used),
         memory_mb=used.memory_mb,
         reduce=None if used.decode_size == "full" else partial(reduced_size, size=size, short_side=size),
     )
     store = build_store(
         dataset,
-        _cache_dir(config.dataset) / "clips",
+        cache_dir(config.dataset) / "clips",
         sampling=f"{used.sampling}-{used.frame_stride}-{used.decode_size}",
         num_frames=num_frames,
         size=size,
@@ -218,15 +215,7 @@ def reading_of(dataset: DatasetConfig, backbone: BackboneConfig, net: nn.Module)
     assert not isinstance(size, tuple)  # see `_side`
     num_frames, size = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=size)
     mean, std = (net.mean, net.std) if isinstance(net, Encoder) else (MEAN, STD)
-    return ReadConfig(
-        sampling=used.sampling,
-        frame_stride=used.frame_stride if used.sampling in NEAR else None,
-        num_frames=num_frames,
-        input_size=size,
-        short_side=size,
-        mean=mean,
-        std=std,
-    )
+    return read_config(used, num_frames, size, short_side=size, mean=mean, std=std)
 
 
 def _side(config: TrainRunConfig) -> int | None:
@@ -234,7 +223,3 @@ def _side(config: TrainRunConfig) -> int | None:
     size = config.backbone.input_size
     assert not isinstance(size, tuple)  # BackboneConfig leaves that to timm's, which check_training refuses
     return size
-
-
-def _cache_dir(dataset: DatasetConfig) -> Path:
-    return Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()

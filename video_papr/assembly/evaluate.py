@@ -107,15 +107,7 @@ class _Work:
         self.ranks = ranks
         self.engine = runtime.build_engine(config.runtime, ranks)
         self.root, videos = build.build_videos(config.dataset, progress=config.progress)
-        self.pipeline = build.build_pipeline(
-            config.backbone,
-            config.pruner,
-            videos,
-            seed=config.seed,
-            engine=self.engine,
-            merger=config.merger,
-            packing=config.runtime.packing,
-        )
+        self.pipeline = build.build_pipeline(config, videos, self.engine)
         self.backbone = self.pipeline.backbone
         config = self.config = replace(config, dataset=cut.read_as_trained(config.dataset, self.backbone))
         self.backbone.check_classifies()

@@ -9,14 +9,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config import DatasetConfig, TrainRunConfig, ViewsConfig
-from ..core.paths import default_cache_dir
+from ..config import TrainRunConfig, ViewsConfig
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset, VideoSample
 from ..data.loader import iter_samples
@@ -27,7 +25,7 @@ from ..pipeline import Pipeline
 from ..training.features import FeatureStore
 from . import runtime
 from .resume import weights_digest
-from .views import build_dataset, frame_sampler, view_cutter
+from .views import build_dataset, cache_dir, frame_sampler, view_cutter
 
 CENTRE = ViewsConfig(clips=1, crops=1)
 
@@ -42,7 +40,7 @@ def compute_features(
     prepare = view_cutter(dataset, CENTRE, backbone)
     sampler = frame_sampler(dataset, 1, backbone.num_frames)
     store = FeatureStore(
-        _cache_dir(dataset) / "features",
+        cache_dir(dataset) / "features",
         {
             "weights": weights_digest(pipeline),
             "pruner": asdict(config.pruner),
@@ -100,7 +98,3 @@ def _batches(
         prefetch=runtime.videos_ahead(engine, workers, size),
         turns=runtime.videos_in_turn(engine, workers, size),
     )
-
-
-def _cache_dir(dataset: DatasetConfig) -> Path:
-    return Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
