@@ -34,7 +34,8 @@ def from_config(
     """A pipeline, and how it reads videos; see `api.Pipeline.from_config`."""
     if config is not None and groups:
         raise ConfigError(f"give a configuration or groups, not both ({', '.join(groups)})")
-    composed = _compose(groups) if config is None else config
+    words = [word for name, value in groups.items() for word in _overrides(name, value)]
+    composed = compose_words(words) if config is None else config
     own = [*GROUPS, "seed"]  # a configuration of eval.py, say, has more keys
     return build_reader(check(PipelineConfig, {k: v for k, v in plain(composed).items() if k in own}))
 
@@ -123,11 +124,6 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
         reduce=frame_reducer(reading, config.views, model),
     )
     return pipeline.eval(), recipe
-
-
-def _compose(groups: Mapping[str, Any]) -> DictConfig:
-    """conf/predict.yaml with the groups as overrides."""
-    return compose_words([word for name, value in groups.items() for word in _overrides(name, value)])
 
 
 def _overrides(name: str, value: Any) -> list[str]:

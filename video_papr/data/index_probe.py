@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import VideoDecodeError
+from ..core.forks import start_method
 from .decoding import DECODERS, decode_clips
 from .index import Probe
 from .readers.packets import read_stream
@@ -213,8 +214,6 @@ def _end(pool: ProcessPoolExecutor) -> None:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    """Workers are forked where that is possible, as in `loader.py`; the parent alone answers to Ctrl-C."""
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    ignore = (signal.SIGINT, signal.SIG_IGN)
+    """The parent alone answers to Ctrl-C."""
+    context, ignore = multiprocessing.get_context(start_method()), (signal.SIGINT, signal.SIG_IGN)
     return ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore)

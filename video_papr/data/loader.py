@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from ..core.errors import ConfigError
+from ..core.forks import start_method
 from .datasets import VideoDataset, VideoSample
 from .workers import SupervisedDecoder
 
@@ -63,7 +63,7 @@ def iter_samples(
 
 
 def _supervised(dataset: VideoDataset, indices: Iterable[int], **options: Any) -> Iterator[VideoSample]:
-    with SupervisedDecoder(dataset, start_method=_start_method(), **options) as decoder:
+    with SupervisedDecoder(dataset, start_method=start_method(), **options) as decoder:
         yield from decoder.samples(indices)
 
 
@@ -83,8 +83,3 @@ def _batches(
             yield batch
     finally:
         samples.close()  # type: ignore[attr-defined]  # now, not when the garbage is collected
-
-
-def _start_method() -> str:
-    """Forking starts a worker in no time; readers are opened in the worker, after the fork, so it is safe here."""
-    return "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"

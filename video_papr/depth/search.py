@@ -10,9 +10,9 @@ A mask is a tuple of K ascending places in 0..N-1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, cycle
 from math import comb
 
 import numpy as np
@@ -210,20 +210,14 @@ def _children(
     number: int,
     seen: set[Mask],
 ) -> list[Mask]:
-    turns = _turns()
+    mutates = cycle((True, False))
 
     def child() -> Mask:
         one, other = (parents[int(place)] for place in rng.integers(len(parents), size=2))
-        made = mutate(rng, one, blocks) if next(turns) else cross(rng, one, other)
+        made = mutate(rng, one, blocks) if next(mutates) else cross(rng, one, other)
         return budget.repaired(made)
 
     return _distinct(child, number, seen)
-
-
-def _turns() -> Iterator[bool]:
-    while True:
-        yield True
-        yield False
 
 
 def _distinct(draw: Callable[[], Mask], number: int, seen: set[Mask]) -> list[Mask]:

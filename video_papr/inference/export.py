@@ -115,7 +115,7 @@ def save_onnx(program: ExportedProgram, path: Path) -> Path:
             program,
             dynamo=True,
             verbose=False,
-            output_names=_output_names(program),
+            output_names=list(OUTPUTS[: len(program.graph_signature.user_outputs)]),
             custom_translation_table={torch.ops.aten.sort.stable: _onnx_sort},
         )
         assert made is not None
@@ -189,10 +189,6 @@ def run_program(path: Path) -> Runner:
 def run_aot(path: Path) -> Runner:
     """A runner of what `save_aot` wrote."""
     return torch._inductor.aoti_load_package(str(path))
-
-
-def _output_names(program: ExportedProgram) -> list[str]:
-    return list(OUTPUTS[: len(program.graph_signature.user_outputs)])
 
 
 def _missing(error: ImportError) -> ExportError:

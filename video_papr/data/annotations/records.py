@@ -97,7 +97,9 @@ class Listing:
             if found is None:
                 missing.append(name)
             else:
-                records.append(VideoRecord(found, label, name if found == path else _below(found, root)))
+                if found != path:
+                    name = found.relative_to(root).as_posix() if found.is_relative_to(root) else str(found)
+                records.append(VideoRecord(found, label, name))
         if not records:
             raise DataError(
                 f"{self._source} under root {root}: none of the {len(missing)} listed videos exists "
@@ -202,7 +204,3 @@ def short(text: str, limit: int = 100) -> str:
 def some(names: Sequence[str]) -> str:
     """The first three names, for messages."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

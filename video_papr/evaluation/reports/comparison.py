@@ -56,12 +56,13 @@ def write_comparison(
 
 def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:
     plots = {f"top1_{axis}.png": plot for axis in AXES if (plot := frontier_plot(points, axis)) is not None}
+    devices = {f"{run.results.get('device', 'unknown')}, {run.results.get('dtype', '?')}" for run in runs}
     made = [
         Section(
             "Accuracy and compute",
             "Means with 95 % intervals (bootstrap over videos). Loss: points of top-1 lost against the dense model on "
             f"the same videos. Over {CONTROL}: points won over it at the same keep ratio. A star marks the points that "
-            "no other one beats at its cost. ms and videos are on: " + "; ".join(_devices(runs)) + ".",
+            "no other one beats at its cost. ms and videos are on: " + "; ".join(sorted(devices)) + ".",
             table=_main_table(points),
         ),
         Section("Frontier", "Top-1 against what a view costs.", pictures=plots),
@@ -207,12 +208,6 @@ def _gallery(runs: Sequence[Run], points: Sequence[Point]) -> dict[str, bytes]:
 
 def _of(point: Point, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if (run.method, run.kept) == (point.method, point.kept)]
-
-
-def _devices(runs: Sequence[Run]) -> list[str]:
-    return sorted(
-        {f"{run.results.get('device', 'unknown')}, {run.results.get('dtype', '?')}" for run in runs}
-    )
 
 
 def _distinct(runs: Sequence[Run]) -> list[list[str]]:

@@ -26,10 +26,6 @@ def _ratio(more: float | None, less: float | None) -> str:
     return f"{more / less:.2f}x" if more and less else ""
 
 
-def _counts(results: Results) -> str:
-    return f"{results['num_evaluated']} / {results['num_failed']} / {results['num_missing']}"
-
-
 def table_rows(results: Results) -> list[tuple[str, str, str, str]]:
     """Returns (what, dense, pruned, comparison) of each line; the dense cells are empty without a baseline."""
     dense: Results | None = results["baseline"]
@@ -53,7 +49,10 @@ def table_rows(results: Results) -> list[tuple[str, str, str, str]]:
     rows = [
         row("top-1, % of all videos", lambda r: f"{r['top1']:.2f} ± {r['top1_standard_error']:.2f}", top1),
         row("top-5, % of all videos", lambda r: f"{r['top5']:.2f}", top5),
-        row("videos evaluated / failed / missing", _counts),
+        row(
+            "videos evaluated / failed / missing",
+            lambda r: f"{r['num_evaluated']} / {r['num_failed']} / {r['num_missing']}",
+        ),
         row("tokens kept per view", lambda r: _number(r["mean_kept_tokens"], 0), tokens),
         cost("GMACs per view: backbone", "gmacs_per_view", "backbone", compare=True),
         cost("GMACs per view: scorer", "gmacs_per_view", "scorer"),
@@ -69,12 +68,9 @@ def table_rows(results: Results) -> list[tuple[str, str, str, str]]:
     if results["actor_tokens_kept"] is not None:
         rows.insert(4, row("actor tokens kept, %", lambda r: _number(100 * r["actor_tokens_kept"], 1)))
     if results.get("frames_without_vectors") is not None:
-        rows.insert(4, row("frames without motion vectors", _without_vectors))
+        unknown = row("frames without motion vectors", lambda r: _number(r["frames_without_vectors"], 2))
+        rows.insert(4, unknown)
     return rows
-
-
-def _without_vectors(results: Results) -> str:
-    return _number(results["frames_without_vectors"], 2)
 
 
 def remarks(results: Results) -> list[str]:
