@@ -32,7 +32,6 @@ class Host:
     """A model that can be pruned.
 
     Attributes:
-        name: its class, for messages.
         home: the module that embeds pixels; what `prune` has done is noted there.
         grid: the tokens that it makes of one clip, without class tokens.
         clip: (T, H, W) that it reads; T is 1 for an image model.
@@ -83,8 +82,6 @@ class Family:
     """Models of another library that are pruned in the same way. The documentation's table is made of these.
 
     Attributes:
-        library: package that defines the classes.
-        classes: their names.
         drops: what is dropped, and where.
         checked: what the tests compare a pruned model with.
         open: (model, name of its class) -> the host; raises ConfigError with the reason where it cannot be pruned.
@@ -118,7 +115,6 @@ class EmbeddingHooks:
     """Surrounds the pass of a module that sees the pixels and makes the tokens; needs no memory between the two.
 
     Args:
-        selector: chooses from the pixels.
         keep: (tokens, selection) -> the kept tokens.
         argument: name of the pixels in the module's `forward`.
     """
@@ -152,9 +148,6 @@ class HandedOver:
 
     A choice is taken out when it is used, and replaced by the next pass of the first module, which comes first in every
     forward pass: what a pass that failed has left behind never reaches another one.
-
-    Args:
-        selector, keep: as for `EmbeddingHooks`.
     """
 
     def __init__(self, selector: Selector, keep: Callable[[Tensor, TokenSelection], Tensor]) -> None:

@@ -28,10 +28,7 @@ class Selector:
     scorer on another device than the pixels is copied there at the first call.
 
     Args:
-        host: whose pixels are read.
-        pruner: what chooses, in eval mode.
         mean, std: undo the normalisation of the pixels.
-        reads_images: see `Family`.
         stages: of a hierarchical host, those that drop places.
     """
 

@@ -139,10 +139,6 @@ class StageHooks:
 
     The stem comes first in every forward pass and replaces the choice: what a pass that failed has left behind never
     reaches another one.
-
-    Args:
-        selector: chooses places for each stage.
-        stages: the host's own.
     """
 
     def __init__(self, selector: Selector, stages: Iterable[nn.Module]) -> None:

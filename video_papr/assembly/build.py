@@ -30,10 +30,6 @@ def build_videos(
 ) -> tuple[Path, VideoList]:
     """Lists the videos of a dataset, making them first if they are synthetic.
 
-    Args:
-        progress: show a bar while they are made.
-        on_invalid: called with one line for each wrong entry of the annotation file; the default raises it.
-
     Returns:
         the root folder, and the list.
 

@@ -47,8 +47,6 @@ class ProbeRun:
     Attributes:
         results: the content of probe.json.
         matrix: confusion matrix of the held-out answers, see `evaluation.reports.confusion`.
-        class_names: C of them.
-        written: the files.
     """
 
     results: dict[str, Any]

@@ -143,7 +143,6 @@ class _Work:
         """Decodes and answers this rank's share of the videos that are not `done` yet.
 
         Args:
-            journal: where the answers go.
             earlier: what is done, for the progress bar.
 
         Returns:

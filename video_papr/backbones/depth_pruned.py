@@ -105,8 +105,6 @@ def check_blocks(
     """A description, checked.
 
     Args:
-        depth: blocks of the architecture.
-        source: the option and its value, for the error.
         known: the words that the architecture has.
 
     Raises:

@@ -31,8 +31,6 @@ class Encoder(nn.Module):
         num_classes: size of the logits; 0: the answers are features.
         num_frames, input_size: the clip that the model reads, T frames of S x S pixels, or of (H, W).
         tubelet: (frames, height, width) of a token in pixels; must divide the clip.
-        dim, depth, num_heads: of the transformer.
-        parts: see below.
         mlp_dim: hidden channels of the feed-forward part; None: 4 D.
         activation: of the feed-forward part, one of `layers.ACTIVATIONS`.
 
@@ -51,15 +49,12 @@ class Encoder(nn.Module):
         mean_pooled: whether the answer is read off the mean of the tokens, not off a class token.
         positions: (1, P + N, D), what `add_pos_embed` adds.
         frame_size: (H, W) of the frames that it reads.
-        dim: D.
         short_side, interpolation: how frames are resized where the configuration does not say: the shorter side before
             the crop, None: as large as the crop.
         closed: why its tokens are out of reach between pixels and logits, so that nothing but a fixed number of places
             can be left out; empty: they are not.
         same_places: attention over space and over time are apart, so every frame has to keep the same places.
-        name: of its class, for messages.
         stage_grids: of a hierarchical backbone, the places of each stage that drops some; `grid` is that of the first.
-        depth_pruned: whether its weights have blocks removed or merged.
         replayed: whether CUDA graphs run it, so that the next answer overwrites this one; see `Pipeline`.
     """
 
@@ -246,7 +241,6 @@ class Encoder(nn.Module):
             weights: (B, K) float32, how often each token counts in the mean, where that differs; goes with no merger.
             mark: told where the stages "embed", "blocks" and "head" end; None: nobody is.
             valid: (B, K) bool, False where `keep_idx` is padding; None: nowhere.
-            merger: merges tokens inside the blocks; None: nothing does.
             tokens, block: (B, P + K, D) class and kept tokens that have come as far as this block; pixels are not read
                 then.
             sizes: (B, K) float32, how many tubelets each token stands for, in attention and in the mean; 0 is padding.

@@ -39,9 +39,7 @@ def settings_of(
     """The settings of the backbone to build: those of the named one, and what the weights say of themselves.
 
     Args:
-        name: that was asked for, "videomae_b" for example.
         named: the settings of every named backbone.
-        asked: settings that the user chose.
 
     Raises:
         CheckpointError: the weights are those of another backbone, which is named as far as it is known.

@@ -130,7 +130,6 @@ class HostBackbone(Encoder):
 
         Args:
             stages: what each of `stage_grids` keeps, of a backbone that has them; none: all. `keep_idx` is not read.
-            mark: told where the stages "embed", "blocks" and "head" end.
 
         Raises:
             ValueError: the pixels have another shape.

@@ -29,10 +29,8 @@ class Probe:
 
     Attributes:
         weight, bias: (C, F) and (C,) float32, of the head.
-        class_names: C of them.
         backbone: arguments of `build_backbone`. `weights` is a file's absolute path, or any other name that it takes.
         checksum: of the backbone's weights, see `checksum`.
-        read: how its clips are read.
         pruner: the name and the other keys of the group pruner; only the name "none": features were dense.
     """
 

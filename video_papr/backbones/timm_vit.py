@@ -44,7 +44,6 @@ class TimmViT(Encoder):
 
     Args:
         vit: a VisionTransformer in eval mode; its modules are shared, not copied.
-        name: of the model, for errors.
         num_frames: of a clip; each is one of `Encoder.parts`.
         pool: what becomes of the frames' answers, one of `core.parts.POOLS`.
 
@@ -190,8 +189,6 @@ def build_timm_vit(
         num_classes: of the logits; None: what the weights, or the architecture, have.
         input_size: of the image, one number or (H, W); None: the model's own. Positions follow the grid.
         replace_head: a new, untrained classifier in place of the one that the weights have.
-        seed: of random weights.
-        clip: `num_frames` and `pool` of `TimmViT`.
 
     Raises:
         ConfigError: timm has no such model, or it cannot be pruned.

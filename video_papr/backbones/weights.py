@@ -46,8 +46,6 @@ class Checkpoint:
     """Weights under our own names, and what is known of them.
 
     Attributes:
-        source: the option and its value, for messages.
-        path: the file or folder.
         format: what it was, see `formats`.
         settings: the part of the architecture and the clip that it gives away, under the names of
             `builders.BACKBONES`.
@@ -55,8 +53,6 @@ class Checkpoint:
         norm_eps: epsilon of (the blocks' norms, the last norm), where the reference implementation's differs from ours.
         model: name of the backbone, where the file says it.
         blocks: of a backbone whose depth was pruned, what became of each of its blocks; see `shortened`.
-        names: of the classes.
-        read: how its clips are read, where the file says it.
         config: all that config.json says, of a model that runs as transformers has it.
     """
 

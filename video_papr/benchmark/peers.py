@@ -29,7 +29,6 @@ def build_pair(name: str, *, seed: int = 0, **clip: int | None) -> tuple[Backbon
 
     Args:
         name: one of `BACKBONES`.
-        seed: of the weights.
         clip: `num_frames` and `input_size`; the architecture's own where None.
 
     Returns:
@@ -98,7 +97,6 @@ class PeerFlow(nn.Module):
 
     Args:
         ours: for its normalisation.
-        theirs: the model.
         chooser: a pipeline whose pruner says which tokens stay; the others are dropped through `bool_masked_pos`.
             None: all stay.
     """

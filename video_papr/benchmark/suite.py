@@ -33,7 +33,6 @@ class Variant:
         kind: "dense", "pruned", "merged" or "peer".
         flow: frames (B, T, H, W, 3) uint8 -> logits (B, classes).
         staged: the same, with a mark behind every stage.
-        settings: of the pruner or merger, for the record.
         chooser: the pipeline that says which tokens stay; None: all do.
         like: name of the variant whose logits it should give; None: there is none.
     """
@@ -75,7 +74,6 @@ def measure(
         variants: one of them is named `DENSE`.
         ceilings: of the device in this precision; None leaves the bounds out.
         prepare: called when the work is counted, before anything is timed: to compile the networks, for instance.
-        on_round: called after each round of timing.
         on_plan: told how many rounds there will be, and how many seconds they take, stages included.
     """
     device, start = frames.device, perf_counter()

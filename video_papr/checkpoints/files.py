@@ -41,7 +41,6 @@ def find_weights(weights: str | Path, *, key: str = "weights", others: str = "")
     """The file of a bundled name or a path.
 
     Args:
-        key: of the option that gave it, for the error.
         others: what else the option understands, for the error.
 
     Raises:

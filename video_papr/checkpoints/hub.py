@@ -37,10 +37,6 @@ def is_hub_id(text: str) -> bool:
 def hub_folder(hub_id: str, *, key: str) -> Path:
     """The folder with config.json and the weights of a model of the Hugging Face Hub.
 
-    Args:
-        hub_id: org/name.
-        key: of the option that named it, for errors.
-
     Raises:
         CheckpointError: it is not in the cache, and cannot be downloaded.
     """

@@ -44,8 +44,6 @@ def build_timm(
         num_classes: of the classifier; 0: none; None: what the weights have, otherwise the architecture's own.
         fresh_head: a new, untrained classifier of `num_classes` although there are weights.
         convert: (state dict, network) -> the state dict to load.
-        seed: of random weights.
-        options: more arguments of the network, for timm.
 
     Raises:
         ConfigError: timm has no such model or tag, or the model no such option.

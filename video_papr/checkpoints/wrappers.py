@@ -31,7 +31,6 @@ def unwrap(
 
     Args:
         anchors: names of the first layers that are looked for.
-        source: names the weights in messages.
         names: all names of the network, where they are known: at least half of them must stand behind its prefix, since
             blocks inside a network may have layers that are called like its first one.
 

@@ -73,10 +73,6 @@ def quote(text: str) -> str:
 def plain_words(command: str, words: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: paths in quotes, `--key value` as key=value, former names by their new ones.
 
-    Args:
-        command: one of `COMMANDS`.
-        words: as the shell hands them over.
-
     Raises:
         ConfigError: a word that is neither key=value nor a flag.
     """

@@ -73,7 +73,6 @@ def render(template: str, **values: Any) -> str:
 
     Args:
         template: its path below `video_papr/`; everything is escaped in one that ends with `.html.j2`.
-        **values: its variables.
     """
     import jinja2
 

@@ -50,7 +50,6 @@ class TokenSelection:
     Attributes:
         keep_idx: (B, K) int64, each row sorted ascending without repeats, row-major over `grid`. Padding repeats the
             row's last token.
-        grid: the token grid that the indices refer to.
         valid: (B, K) bool, False where `keep_idx` is padding; None when every clip keeps K tokens.
         tokens: (B, P + K, D) what the backbone has made of the kept tokens, its P class tokens first, when choosing
             them took the backbone's own features; None when nothing has been computed yet.

@@ -44,7 +44,6 @@ class CachedViews:
     """The views of one video, and what is known about it.
 
     Attributes:
-        num_video_frames, fps: of the video.
         decode_ms, preprocess_ms: what decoding it, and resizing and cropping it, took when it was done.
     """
 

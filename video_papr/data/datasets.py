@@ -92,9 +92,6 @@ class VideoDataset(Dataset[VideoSample]):
             samples carry the reason.
         sampler: from the number of frames of a video to (C, T) frame indices. To go to spawned workers it
             must pickle: use functools.partial, not a lambda.
-        decoder: see `decode_clips`.
-        cache: views that need not be decoded; None: every video is decoded.
-        limits: what is refused before it is decoded.
         reduce: in which size frames are decoded, see `decode_clips`; it must pickle too. None: their own.
         memory_mb: MiB for all decoded frames that `iter_samples` has in memory at once; a video whose frames take
             more than half of it fails with that reason. None: no limit.
@@ -206,12 +203,9 @@ def build_video_list(
 
     Args:
         name: "folder", "csv", "k400", ...; the readers in `annotations/` say what each of them understands.
-        root: directory of the videos.
         annotations: the list; "csv" and "ssv2" need it, "folder" has none, the others may have it.
-        class_names: names in the order of the labels.
         split, fold: which of the split files of "hmdb51".
         allow_outside_root: whether paths and links may lead out of `root`.
-        on_invalid: called with one line for each wrong entry of the list; the default raises it.
 
     Raises:
         ConfigError: `name` is unknown, or an argument does not go with it.

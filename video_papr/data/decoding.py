@@ -77,13 +77,11 @@ def decode_clips(
     """Decodes the clips that `choose` asks for.
 
     Args:
-        path: a video file.
         choose: called with the number of frames of the video, returns (C, T) frame indices. It is called again
             when decoding shows that there are fewer frames than packets.
         decoder: "pyav" reads every file and was never dearer than decord, so "auto" means it; "decord" and
             "torchcodec" refuse files in which they might find other frames. "pillow" reads an image, which is a video
             of one frame.
-        limits: what is refused before it is decoded.
         reduce: from the (height, width) of an upright frame to those in which it is handed over; FFmpeg scales
             (bilinear, antialiased) as it converts to RGB. PyAV alone does so.
         max_bytes: of the decoded frames; asked before anything is decoded. None: no limit.

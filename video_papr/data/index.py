@@ -82,7 +82,6 @@ def build_index(videos: VideoList, probes: Mapping[str, Probe], *, min_frames: i
     """Judges every video of a list.
 
     Args:
-        videos: the list.
         probes: name of a record -> what its file holds.
         min_frames: a video with fewer frames is "short".
 
@@ -201,9 +200,6 @@ def apply_index(
     """Marks the videos that the index knows to be damaged, so that nobody tries to decode them again.
 
     A damaged file whose size is another one now was replaced: it is decoded as any other.
-
-    Args:
-        source: where the index is, for messages.
 
     Raises:
         DataError: the index has none of the videos, so it was made for another root or list.

@@ -44,10 +44,8 @@ def probe_video(path: Path, *, check: str = "frames", decoder: str = "auto") -> 
     """Reads one video; never raises for a bad one.
 
     Args:
-        path: the file.
         check: "frames" decodes every frame. "packets" reads every packet and decodes the first frame only: faster, but
             blind to most damage inside the stream.
-        decoder: as in `decode_clips`.
     """
     size = 0
     try:
@@ -116,7 +114,6 @@ def probe_videos(
     Args:
         paths: name of a video -> its file.
         progress_file: what is finished, appended to.
-        check, decoder: as in `probe_video`.
         workers: processes; 0 reads in this one. The probes do not depend on it.
     """
     finished = _read_progress(progress_file)

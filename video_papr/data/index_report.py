@@ -24,8 +24,6 @@ def report_text(title: str, entries: Sequence[IndexEntry], problems: Sequence[st
     """Puts the report together.
 
     Args:
-        title: what was checked.
-        entries: the index.
         problems: wrong entries of the annotation file, one line each.
     """
     counts = [[name, str(count), STATUSES[name]] for name, count in count_statuses(entries).items()]

@@ -33,7 +33,6 @@ def iter_samples(
     quarter for those that wait behind it, and a quarter for the list. A process that decodes may take as much in all.
 
     Args:
-        dataset: what to read.
         indices: which of its videos, in this order; None: all.
         videos_per_batch: videos in a list. They may differ in size, so they are not stacked.
         workers: processes that decode; 0 decodes in this one, where nobody watches over it. Two videos per worker

@@ -270,8 +270,6 @@ def frames_needed(sampling: str, *, num_frames: int, frame_stride: int) -> int:
     """Returns how many frames a video must have so that no frame of a clip is repeated.
 
     Args:
-        sampling: "dense", "uniform" or another name of `dataset.sampling`.
-        num_frames: T.
         frame_stride: s; plays no part in uniform sampling.
     """
     return num_frames if sampling in SPREAD else (num_frames - 1) * frame_stride + 1

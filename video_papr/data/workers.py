@@ -72,9 +72,7 @@ class SupervisedDecoder:
 
     Args:
         dataset: what to read; a process may take its `memory_mb` beyond what it starts with.
-        workers: processes.
         timeout_s: seconds that one try at a video may take.
-        start_method: of multiprocessing.
         prefetch: videos that are kept ready, for a reader that takes so many at once.
         turns: videos that a reader takes before it works on them: no process decodes meanwhile. 0: processes go on.
     """

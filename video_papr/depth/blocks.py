@@ -78,7 +78,6 @@ class LinearFeedForward(nn.Module):
 
     Args:
         block: of timm; its weights are copied.
-        name: of the block, for errors.
 
     Raises:
         MergeError: the feed-forward part has a layer that is not linear, or a norm inside it.
@@ -172,7 +171,6 @@ class LinearConvNeXt(nn.Module):
     Args:
         block: its weights are copied.
         kind: "dense", "linear" or "pointwise", see the top of this module.
-        name: of the block, for errors.
 
     Raises:
         MergeError: the block changes the number of channels or places, or its feed-forward part has a norm inside.
@@ -214,7 +212,6 @@ def open_block(block: nn.Module, kind: str, name: str) -> nn.Module:
 
     Args:
         kind: what the block may become, see the top of this module.
-        name: of the block, for errors.
 
     Raises:
         MergeError: the block has a layer that a linear branch has no place for.

@@ -109,7 +109,6 @@ def add_shortcut(kernel: Kernel, shortcut: Kernel | None, name: str) -> Kernel:
 
     Args:
         shortcut: of extent 1; None is x itself, a Dirac kernel.
-        name: of the block, for errors.
 
     Raises:
         MergeError: the two give outputs of other shapes.

@@ -63,7 +63,6 @@ def prune_depth(
     """Prunes `plan.prune` blocks of a trained network, which stays as it is.
 
     Args:
-        net: of the kind that `subject` knows.
         directory: receives what the top of this module lists.
         resume: take what is there already; the plan must be the same.
         say: called with a line for people at the end of each stage.

@@ -103,7 +103,6 @@ class Scores(dict[Mask, float]):
     Args:
         fitness: of a mask; must not depend on what was asked before.
         known: scores of an earlier, interrupted search with the same settings; they are not taken again.
-        on_score: called with every new score.
     """
 
     def __init__(

@@ -46,7 +46,6 @@ def classify_views(
         full: a batch of fewer views than this, and than `batch_size`, repeats its last one: a compiled network has one
             graph for each size.
         selection: what is kept of them, where it is known already.
-        choice_cost: counts the choice where clips differ in it.
 
     Returns:
         logits (V, C), and the mask (V, T', H', W') of the tokens that each view kept: None when that is all of them.
@@ -79,15 +78,12 @@ class Evaluator:
     """Runs a pipeline, and the dense model on the same views, over decoded videos, and tells observers about it.
 
     Args:
-        pipeline: backbone and pruner, on the device.
         prepare: (clips, T, H, W, 3) uint8 of one video -> its views (views_per_video, T, S, S, 3) uint8.
         views_per_video: clips x crops.
         batch_size: views per forward pass, at most.
-        engine: device and precision.
         baseline: also classify every view with all its tokens.
         full_batches: fill up batches that are short, for compiled networks; see `classify_views`.
         shared_maps: scores all views of a video in one go; None: every view is scored by itself.
-        observers: see `Observer`.
         batch_bytes: of decoded frames; a batch is shorter once it holds so many.
     """
 

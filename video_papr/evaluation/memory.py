@@ -25,7 +25,6 @@ class FittingBatch:
     """The number of views per forward pass, which memory may bring down once.
 
     Args:
-        size: views per forward pass, as asked.
         on_smaller: called with the new size when the first batch that did not fit went through in halves.
     """
 

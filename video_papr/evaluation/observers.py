@@ -51,13 +51,7 @@ class Observer:
 
 
 class Progress(Observer):
-    """A progress bar with running top-1 and the number of failed videos, and a line where memory ran out.
-
-    Args:
-        total: videos of the bar.
-        show: whether there is a bar.
-        what: stands before the bar.
-    """
+    """A progress bar with running top-1 and the number of failed videos, and a line where memory ran out."""
 
     def __init__(self, total: int, *, show: bool = True, what: str | None = None) -> None:
         quiet = not sys.stderr.isatty()  # in a log file a line every ten seconds is enough

@@ -49,11 +49,7 @@ def behind(items: Iterable[Item], steps: int) -> Iterator[Item]:
 
 
 class Upload:
-    """Copies tensors to a device; to a GPU beside its other work, if they lie in page-locked memory.
-
-    Args:
-        device: where to; on a processor nothing is copied.
-    """
+    """Copies tensors to a device; to a GPU beside its other work, if they lie in page-locked memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -138,7 +138,6 @@ def save_timeline(
     Args:
         spans: start and end of each window in seconds; it is drawn at its middle.
         probabilities: name of the class -> its probability in each window.
-        path: of the PNG.
         title: shown as it is, without markup.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -59,7 +59,6 @@ class Actor:
     """A pipeline, loaded once, that answers decoded videos and writes a shard of them.
 
     Args:
-        config: as on the command line.
         shards: the folder, which all machines see.
     """
 

@@ -135,8 +135,6 @@ def predict_file(
 
     Args:
         windows: their length and stride in seconds, see `Timeline`.
-        pictured: make panels of what was kept.
-        progress: show a bar over windows.
     """
     outcome = Outcome(path, num_tokens=pipeline.backbone.grid.num_tokens, pictured=pictured)
     length, stride = windows
@@ -163,13 +161,9 @@ class PredictionWriter:
     """Writes each outcome as soon as it is there, so that a run that is stopped leaves what it found.
 
     Args:
-        out: the folder.
-        pipeline, recipe: what answers.
         annotate: "film": pictures and films; "pictures".
-        progress: show a bar over the frames of a film.
 
     Attributes:
-        written: the files.
         without_film: why there is none, of the videos that should have one.
     """
 

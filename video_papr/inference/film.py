@@ -53,12 +53,9 @@ def write_film(
     A frame that cannot be decoded ends the film with a warning: what was answered came from other frames.
 
     Args:
-        source: the video file.
-        target: MP4.
         scenes: its windows, by their start.
         pipeline, recipe: what answered, and how it cut its views from the frames.
         max_side: the longer side of the film in pixels, at most; None: as long as the video's.
-        progress: show a bar over frames.
 
     Raises:
         VideoDecodeError: the file cannot be read any more, or FFmpeg cannot make a film of it.

@@ -167,7 +167,6 @@ def map_budget(
     Args:
         kind: "fixed" keeps `keep_ratio` of the tokens of every clip; see `top_p_counts` and `threshold_counts`.
         keep_ratio, top_p, threshold: what the three kinds read.
-        min_keep, max_keep: see `Budget`.
 
     Raises:
         ConfigError: an unknown kind, or a value out of range.

@@ -97,12 +97,7 @@ def region_shares(selection: TokenSelection, dtype: torch.dtype = torch.float32)
 def compensate(
     selection: TokenSelection, backbone: Any, frames: Tensor, *, padding_last: bool
 ) -> dict[str, Any]:
-    """How a backbone is to read the kept tokens of frames (B, T, H, W, 3) uint8: keyword arguments of its `forward`.
-
-    Args:
-        backbone: a `protocol.TokenBackbone`.
-        padding_last: see `append_tokens`.
-    """
+    """How a backbone is to read the kept tokens of frames (B, T, H, W, 3) uint8: keyword arguments of its `forward`."""
     options: dict[str, Any] = {}
     if selection.tokens is not None:
         options |= {"tokens": selection.tokens, "block": selection.block}

@@ -23,7 +23,6 @@ class MapPruner(Pruner):
     """Scores the tubelets of a clip and keeps the best.
 
     Args:
-        spec, budget, compensation: see `Pruner`.
         scorer: (frames, grid) -> significance map.
         min_per_frame, uniform_share: see `select.select_tokens`.
         scope: "place": every frame keeps the same places; None: if the backbone needs it.

@@ -37,10 +37,7 @@ class PrunerSpec:
     """A built-in pruner described: help texts, checks and lists of names are derived from these.
 
     Attributes:
-        name: as in `build_pruner`.
-        summary: one line about it.
         build: (this spec, **options) -> the pruner.
-        options: keyword arguments that `build` takes.
         reads_tokens: compares tokens of the backbone, not frames; it cannot serve models of other libraries.
         variable: each clip always decides for itself how many tokens it keeps.
         compares_frames: looks at what changes over time, so that it says nothing about an image.
@@ -104,12 +101,9 @@ class Pruner(nn.Module):
     """Chooses tokens: the base of all pruners.
 
     Args:
-        spec: describes it.
-        budget: how many tokens a clip keeps.
         compensation, compensation_cell: how dropped tubelets are made up for, see `compensation`.
 
     Attributes:
-        name: of its spec.
         after_blocks: numbers of the backbone's blocks before which it chooses; empty: it reads frames alone.
     """
 

@@ -145,7 +145,6 @@ class ToMe:
             keys: (B, H, K, C) of the block's H heads.
             sizes: (B, K) float32, how many tubelets each token stands for; 0 marks padding.
             block, depth: number of the block, and how many there are.
-            num_prefix: tokens at the front that are never merged.
 
         Returns:
             tokens (B, K', D) and sizes (B, K').

@@ -22,9 +22,6 @@ def read_folds(
     The table has a header, with a column for the file ("file", "path", ...) and "fold", "group" or "scene"; commas,
     semicolons or tabs part them. Files are named relative to `root`, or absolute; those of no record are passed over.
 
-    Args:
-        key: the option that named the table, for errors.
-
     Raises:
         DataError: the table is missing or has other columns, a record is not in it, or a group lies in two folds.
     """

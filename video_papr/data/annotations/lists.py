@@ -35,11 +35,8 @@ def read_csv(
     Labels are integers from 0, or names if `class_names` is given.
 
     Args:
-        annotations: the list; UTF-8.
         root: where relative paths start.
         num_classes: labels at or above it are errors; the number of `class_names` when these are given.
-        class_names: names in the order of the labels.
-        on_invalid: called for each wrong line.
 
     Raises:
         DataError: a file or directory is absent, the list is empty, or none of the listed videos exists.

@@ -63,7 +63,6 @@ class Listing:
     """Collects the entries of a list, each path once.
 
     Args:
-        source: the list, for messages.
         on_invalid: called for an entry whose path is there already.
     """
 

@@ -31,11 +31,9 @@ def read_ssv2(
     - a text list of paths and labels, as VideoMAE's users have it: see `read_csv`.
 
     Args:
-        root: directory of the videos.
         annotations: the list. The list of the test split has no labels.
         class_names: the 174 names; by default those of labels.json, or something-something-v2-labels.json, beside
             the list.
-        on_invalid: called for each wrong entry.
 
     Raises:
         DataError: a file is absent or no JSON, the list is empty, or no video exists.

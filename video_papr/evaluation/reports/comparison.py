@@ -35,8 +35,6 @@ def write_comparison(
     """Writes report.md with its PNG files, and the self-contained report.html, into `out`; returns their paths.
 
     Args:
-        runs, points: what is compared.
-        out: the folder.
         pdf: the plots as vectors too, for papers.
     """
     title, sections = f"Comparison of {len(runs)} runs", _sections(runs, points)

@@ -29,7 +29,6 @@ def confusion_matrix(pairs: Iterable[tuple[int, int | None]], num_classes: int) 
 
     Args:
         pairs: true and predicted class of each video; None: no answer.
-        num_classes: C.
     """
     matrix = np.zeros((num_classes, num_classes + 1), np.int64)
     for true, predicted in pairs:
@@ -96,7 +95,6 @@ def class_files(matrix: Matrix, names: Mapping[int, str]) -> dict[str, str]:
     """Returns the texts of classes.csv (accuracy of each class) and confusion.csv, with the classes that have videos.
 
     Args:
-        matrix: see above.
         names: of the classes; those without one are shown by their number.
     """
     part, title = shown_part(matrix, names)

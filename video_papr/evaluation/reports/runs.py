@@ -52,9 +52,7 @@ class Run:
     """One finished evaluation.
 
     Attributes:
-        directory: where it lies.
         results: the content of results.json.
-        answers: by video.
         has_dense: the run holds the dense model's answers too.
         class_names: of the classes that occur, where the run knows names.
         variant: keys that tell it from other runs of its method, see `named_apart`.

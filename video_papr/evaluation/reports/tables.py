@@ -119,12 +119,7 @@ def print_report(results: Results, console: Terminal, *, num_classes: int | None
 
 
 def print_failures(failures: Sequence[tuple[str, str]], console: Terminal) -> None:
-    """Prints a table of the first videos without an answer, and how many more there are.
-
-    Args:
-        failures: name and reason of each.
-        console: where to.
-    """
+    """Prints a table of the first videos without an answer, and how many more there are."""
     if not failures:
         return
     more = len(failures) - FAILURES_SHOWN

@@ -68,7 +68,6 @@ class Jobs:
         """Queues a task, and returns the job's name.
 
         Args:
-            task: called with the job's folder, and what takes a line about its progress.
             folder: from `arriving`, with what the task needs.
 
         Raises:

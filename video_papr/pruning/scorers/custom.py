@@ -24,7 +24,6 @@ class CustomScorer(nn.Module):
     """Somebody's scorer, with its maps checked: what it does wrong shows here, not as a strange accuracy.
 
     Args:
-        source: what the scorer is called in messages.
         scorer: (frames (B, T, H, W, 3) uint8, grid) -> (B, T', H', W') float, higher = keep. A module among the
             pipeline's own: it moves to the pipeline's device, and is in eval mode.
     """
@@ -58,7 +57,6 @@ def build_custom(source: str | Callable[..., Scorer], options: Mapping[str, Any]
 
     Args:
         source: a class, or a function that returns a scorer; or its import path, "package.module:name".
-        options: its keyword arguments.
 
     Raises:
         ConfigError: it cannot be imported, or refuses the options.

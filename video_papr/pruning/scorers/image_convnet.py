@@ -125,8 +125,6 @@ def build_image_scorer(
         model: timm's name, with or without the tag of its weights; None: `DEFAULT_MODEL`.
         weights: "pretrained", a file, or None for random ones; see `timm_models.build_timm`.
         stage, recalibration: see `StageMap`.
-        seed: of random weights.
-        options: others of `ImageScorer`.
 
     Raises:
         ConfigError: timm has no such model, it gives no feature map, or an option is out of range.

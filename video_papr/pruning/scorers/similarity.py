@@ -38,12 +38,10 @@ class SimilarityPruner(Pruner):
     the other modes apply their rule at each, and `max_keep` counts as `keep_ratio` does there.
 
     Args:
-        spec, compensation: see `Pruner`.
         mode: "ratio" keeps `keep_ratio` of the tokens; "threshold" drops those with a mean similarity above `tau`;
             "adaptive" those above mean + `deviations` standard deviations of their clip.
         diversity: "none"; "cluster": see `representatives`; "grid": see `best_of_cells`. "threshold" and "adaptive"
             keep these tokens beside their own choice; "ratio" puts them first, and its count stays exact.
-        cluster_tau: of `representatives`.
         after_block: blocks of the backbone that read all tokens before the choice; 0: the embeddings before positions.
             Several numbers, ascending, are several places.
         min_keep, max_keep: bounds for "threshold" and "adaptive", as shares of the grid's tokens.

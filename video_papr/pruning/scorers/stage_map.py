@@ -34,7 +34,6 @@ class StageMap(nn.Module):
             the last module that gives a map of several cells.
         recalibration: one of `RECALIBRATIONS`.
         sample: (1, 3, ...) pixels, zeros for example, that the network can read.
-        name: of the network, for errors.
 
     Raises:
         ConfigError: there is no such stage, it gives no feature map, or "cam" and "none" find no classifier for it.

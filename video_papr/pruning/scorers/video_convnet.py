@@ -97,8 +97,6 @@ def build_video_scorer(
         stage, recalibration: see `StageMap`.
         mean, std, size: of what it sees; None: as torchvision says for its networks, otherwise `MEAN`, `STD`, and the
             backbone's view as it is.
-        frames: see `VideoScorer`.
-        seed: of random weights.
         resizing: `align_corners` and `cell_center` of `VideoScorer`.
 
     Raises:

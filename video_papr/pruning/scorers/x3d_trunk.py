@@ -60,9 +60,6 @@ class X3DTrunk(nn.Module):
 
         PySlowFast's and mmaction2's have a batch norm in the shortcut of res2, which the trunk gets too.
 
-        Args:
-            source: names the weights in errors.
-
         Raises:
             CheckpointError: it is another network, or keys are missing, left over or of other shapes.
         """
