@@ -217,9 +217,8 @@ class Pipeline(nn.Module):
             options: of torch.compile, in place of these. On a GPU `mode="reduce-overhead"` and `"max-autotune"` record
                 CUDA graphs, one for each shape, and replay them, which decides the speed of small batches.
 
-        Raises:
-            ConfigError: CUDA graphs where the clip decides how much is kept, and `dynamic=False` does not promise that
-                shapes stay.
+        Raises ConfigError: CUDA graphs where the clip decides how much is kept, and `dynamic=False` does not promise
+        that shapes stay.
         """
         varies = self.pruner is not None and self.pruner.budget.variable
         chosen = {**({} if varies else {"fullgraph": True, "dynamic": False}), **options}

@@ -219,8 +219,7 @@ def class_of(model: object, package: str, names: tuple[str, ...]) -> str | None:
 def image_colors(model: Any, channels: int, name: str) -> dict[str, Any]:
     """`mean` and `std` of an image model of timm that reads so many channels: those of its weights, or ImageNet's.
 
-    Raises:
-        ConfigError: it does not read RGB.
+    Raises ConfigError: it does not read RGB.
     """
     if channels != 3:
         raise ConfigError(f"cannot prune this {name}: it reads {channels} channels instead of RGB")

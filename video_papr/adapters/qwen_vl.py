@@ -34,8 +34,7 @@ HALF: tuple[Colors, Colors] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def open_model(model: Any, name: str) -> Host:
     """Describes a tower.
 
-    Raises:
-        ConfigError: it does not read RGB, or this transformers works its positions out in another way.
+    Raises ConfigError: it does not read RGB, or this transformers works its positions out in another way.
     """
     config = model.config
     if config.in_channels != 3:

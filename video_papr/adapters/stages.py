@@ -174,8 +174,7 @@ class StageHooks:
 def open_model(model: Any, name: str) -> Host:
     """Describes a ConvNeXt or Swin.
 
-    Raises:
-        ConfigError: the model does not read RGB.
+    Raises ConfigError: the model does not read RGB.
     """
     colors = image_colors(model, model.in_chans, name)
     steps, (height, width), stem = reductions(model), image_size(model), stem_of(model)

@@ -23,8 +23,7 @@ STD: Colors = (0.225, 0.225, 0.225)
 def open_model(model: Any, name: str) -> Host:
     """Describes a TimeSformer.
 
-    Raises:
-        ConfigError: the model does not read RGB, or answers every frame by itself.
+    Raises ConfigError: the model does not read RGB, or answers every frame by itself.
     """
     config, base = model.config, model.base_model
     if config.num_channels != 3:

@@ -25,8 +25,7 @@ VIVIT: tuple[Colors, Colors] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def open_model(model: Any, name: str) -> Host:
     """Describes a VideoMAE or ViViT.
 
-    Raises:
-        ConfigError: the model does not read RGB.
+    Raises ConfigError: the model does not read RGB.
     """
     config, base = model.config, model.base_model
     if config.num_channels != 3:

@@ -19,8 +19,7 @@ from .selector import Selector
 def open_model(model: Any, name: str) -> Host:
     """Describes a VideoPrism.
 
-    Raises:
-        ConfigError: the model does not read RGB, or embeds several frames together.
+    Raises ConfigError: the model does not read RGB, or embeds several frames together.
     """
     video = getattr(model, "video_model", model)  # of a video-text model
     vision = getattr(video, "vision_model", video)

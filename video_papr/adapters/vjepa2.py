@@ -22,8 +22,7 @@ PLACES = "video_papr_places"  # the keyword argument that takes the kept places 
 def open_model(model: Any, name: str) -> Host:
     """Describes a V-JEPA 2.
 
-    Raises:
-        ConfigError: the model does not read RGB.
+    Raises ConfigError: the model does not read RGB.
     """
     config, base = model.config, model.base_model
     if config.in_chans != 3:

@@ -33,9 +33,8 @@ def build_videos(
     Returns:
         the root folder, and the list.
 
-    Raises:
-        DataError: the root, the annotation file, the class names or the index is missing or wrong, or there is no
-            video.
+    Raises DataError: the root, the annotation file, the class names or the index is missing or wrong, or there is no
+    video.
     """
     name, root = dataset.name, dataset.root
     if name == "synthetic":

@@ -58,8 +58,7 @@ class ProbeRun:
 def run_probe(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> ProbeRun:
     """Computes features or takes them from the cache, fits the classifier and writes the files of a run into `out`.
 
-    Raises:
-        VideoPaprError: something in the configuration or the data that the user can mend.
+    Raises VideoPaprError: something in the configuration or the data that the user can mend.
     """
     _check(config, ranks)
     engine = runtime.build_engine(config.runtime)
@@ -110,8 +109,7 @@ def _check(config: TrainRunConfig, ranks: Ranks) -> None:
 def _readable(videos: VideoList, found: Sequence[Tensor | str]) -> tuple[tuple[str, ...], list[int]]:
     """The names of the classes, and the rows with features.
 
-    Raises:
-        DataError: a class has none.
+    Raises DataError: a class has none.
     """
     count = build.count_classes(videos)
     names = videos.class_names or tuple(str(label) for label in range(count))
@@ -141,8 +139,7 @@ def _folds(
 ) -> np.ndarray:
     """The fold of each of these videos: the table's, or drawn.
 
-    Raises:
-        DataError: there is one class, or one fold.
+    Raises DataError: there is one class, or one fold.
     """
     labels = _labels(videos, rows)
     if len(set(labels)) < 2:

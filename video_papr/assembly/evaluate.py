@@ -65,8 +65,7 @@ def run_evaluation(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> Evalu
     Returns:
         None on ranks above 0.
 
-    Raises:
-        VideoPaprError: something in the configuration or the data that the user can mend.
+    Raises VideoPaprError: something in the configuration or the data that the user can mend.
     """
     advice = f"Run again with output_dir={out} to go on with what was finished, with any number of ranks."
     with hold(out, ranks.rank), ranks.watched(advice):

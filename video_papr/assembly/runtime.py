@@ -139,8 +139,7 @@ def cores(ranks: Ranks = ALONE) -> int:
 def chosen_engine(runtime: RuntimeConfig, engine: Engine) -> str:
     """What runs the networks: "torch", or an engine and its version, "openvino 2026.4.1".
 
-    Raises:
-        ConfigError: an engine is asked for, and is missing or cannot do what else is asked for.
+    Raises ConfigError: an engine is asked for, and is missing or cannot do what else is asked for.
     """
     missing = engine.dtype == torch.bfloat16 and not computes_in_bf16()
     if runtime.engine in engines.EXTRAS:
@@ -164,8 +163,7 @@ def chosen_engine(runtime: RuntimeConfig, engine: Engine) -> str:
 def speed_up(pipeline: Pipeline, runtime: RuntimeConfig, engine: Engine) -> None:
     """Hands a pipeline's networks to what `runtime.engine` and `runtime.compile` ask for; graphs are made later.
 
-    Raises:
-        ConfigError: see `chosen_engine` and `Pipeline.compile_networks`.
+    Raises ConfigError: see `chosen_engine` and `Pipeline.compile_networks`.
     """
     name = chosen_engine(runtime, engine)
     if name != "torch":

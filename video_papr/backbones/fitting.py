@@ -41,8 +41,7 @@ def settings_of(
     Args:
         named: the settings of every named backbone.
 
-    Raises:
-        CheckpointError: the weights are those of another backbone, which is named as far as it is known.
+    Raises CheckpointError: the weights are those of another backbone, which is named as far as it is known.
 
     Warns:
         CheckpointWarning: they are of a size, or were trained on a clip, that is not the named one's.
@@ -158,8 +157,7 @@ def choose_head(checkpoint: Checkpoint, num_classes: int | None, *, fresh: bool)
 def k710_rows(checkpoint: Checkpoint) -> Tensor:
     """The 400 rows of a Kinetics-710 classifier that are Kinetics-400, from VideoMAE V2's published list.
 
-    Raises:
-        CheckpointError: it cannot be had, or is not such a list.
+    Raises CheckpointError: it cannot be had, or is not such a list.
     """
     path = _beside(checkpoint, K710_MAP, "the list of Kinetics-400 in Kinetics-710")
     try:
@@ -175,8 +173,7 @@ def k710_rows(checkpoint: Checkpoint) -> Tensor:
 def k400_names(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The names of these 400 classes, in the order of `k710_rows`.
 
-    Raises:
-        CheckpointError: they cannot be had, or are not 400 different names.
+    Raises CheckpointError: they cannot be had, or are not 400 different names.
     """
     path = _beside(checkpoint, K400_NAMES, "the names of its classes")
     try:
@@ -224,8 +221,7 @@ def load(backbone: nn.Module, checkpoint: Checkpoint, *, only_check: bool = Fals
     Args:
         only_check: change nothing; the backbone may be on the meta device.
 
-    Raises:
-        CheckpointError: keys are missing, left over, or of another shape.
+    Raises CheckpointError: keys are missing, left over, or of another shape.
     """
     state = dict(checkpoint.state)
     if "head.weight" not in state:

@@ -180,8 +180,7 @@ def transformers_backbone(
             depth of the layers over space.
         config: what the model's config.json says beside; only what describes the network is read.
 
-    Raises:
-        ConfigError: transformers is missing, too old, or cannot build it; or it cannot be pruned.
+    Raises ConfigError: transformers is missing, too old, or cannot build it; or it cannot be pruned.
     """
     name, layers = TRANSFORMERS[family]
     try:

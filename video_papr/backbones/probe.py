@@ -57,8 +57,7 @@ class Probe:
     def attach(self, backbone: Encoder, *, source: str) -> None:
         """Puts the head onto the backbone that it was fitted on, in place.
 
-        Raises:
-            CheckpointError: it is another one, or the head does not fit.
+        Raises CheckpointError: it is another one, or the head does not fit.
         """
         found = checksum(backbone)
         if found != self.checksum:

@@ -50,8 +50,8 @@ class TimmViT(Encoder):
     Attributes: see `Encoder`. Class, distillation and register tokens are the prefix: never dropped, never counted.
         Without a classifier, and with pool="concat", `num_classes` is 0 and the answer are features.
 
-    Raises:
-        ConfigError: the model's answer or its blocks are made in a way that cannot be pruned, or the pool is unknown.
+    Raises ConfigError: the model's answer or its blocks are made in a way that cannot be pruned, or the pool is
+    unknown.
     """
 
     positions: Tensor

@@ -79,8 +79,7 @@ class Checkpoint:
 def find_backbone(weights: str | Path, *, key: str) -> Path:
     """The file or folder that `weights` names, see the top of this module; downloads it if it must.
 
-    Raises:
-        CheckpointError: there is no such thing.
+    Raises CheckpointError: there is no such thing.
     """
     path = Path(weights).expanduser()
     if path.is_dir():
@@ -93,8 +92,7 @@ def find_backbone(weights: str | Path, *, key: str) -> Path:
 def read_checkpoint(weights: str | Path, *, key: str) -> Checkpoint:
     """Reads the weights of a backbone in any of the known formats.
 
-    Raises:
-        CheckpointError: they are missing, damaged, in no known format, or would need code to be run.
+    Raises CheckpointError: they are missing, damaged, in no known format, or would need code to be run.
     """
     path = find_backbone(weights, key=key)
     files = weight_files(path) if path.is_dir() else [path]
@@ -127,8 +125,7 @@ def read_checkpoint(weights: str | Path, *, key: str) -> Checkpoint:
 def _with_own(checkpoint: Checkpoint, described: Mapping[str, Any]) -> Checkpoint:
     """Adds what the description in a file of our own says.
 
-    Raises:
-        CheckpointError: it says something that cannot be.
+    Raises CheckpointError: it says something that cannot be.
     """
     source, settings = checkpoint.source, dict(checkpoint.settings)
     names, eps, blocks = (described.get(key) for key in ("class_names", "norm_eps", "blocks"))

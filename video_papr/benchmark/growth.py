@@ -63,8 +63,7 @@ def growth(settings: Sequence[Record]) -> list[dict[str, Any]]:
 def exponent(counts: Sequence[float], times: Sequence[float]) -> float:
     """The power p for which times ~ counts ** p fits best: the slope of their logarithms.
 
-    Raises:
-        ValueError: all counts are the same, or a value is not above 0.
+    Raises ValueError: all counts are the same, or a value is not above 0.
     """
     try:
         return linear_regression([log(count) for count in counts], [log(time) for time in times]).slope

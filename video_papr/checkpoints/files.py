@@ -43,8 +43,7 @@ def find_weights(weights: str | Path, *, key: str = "weights", others: str = "")
     Args:
         others: what else the option understands, for the error.
 
-    Raises:
-        CheckpointError: there is neither.
+    Raises CheckpointError: there is neither.
     """
     for path in (Path(weights).expanduser(), BUNDLED / f"{weights}.safetensors"):
         if path.is_file():

@@ -34,8 +34,7 @@ def unwrap(
         names: all names of the network, where they are known: at least half of them must stand behind its prefix, since
             blocks inside a network may have layers that are called like its first one.
 
-    Raises:
-        CheckpointError: there are several networks, and nothing says which is meant.
+    Raises CheckpointError: there are several networks, and nothing says which is meant.
     """
     state = {INSIDE.sub("", name): value for name, value in state.items()}
     prefixes = {name[: -len(a)] for a in anchors for name in state if name == a or name.endswith(f".{a}")}

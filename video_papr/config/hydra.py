@@ -73,8 +73,7 @@ def quote(text: str) -> str:
 def plain_words(command: str, words: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: paths in quotes, `--key value` as key=value, former names by their new ones.
 
-    Raises:
-        ConfigError: a word that is neither key=value nor a flag.
+    Raises ConfigError: a word that is neither key=value nor a flag.
     """
     if {"-sc", "--shell-completion"} & set(words):
         return list(words)

@@ -46,8 +46,7 @@ def has_openvino() -> bool:
 def engine_version(name: str) -> str:
     """For notes and records: "openvino 2026.4.1".
 
-    Raises:
-        ConfigError: it is not installed.
+    Raises ConfigError: it is not installed.
     """
     try:
         return f"{name} {version(name)}"

@@ -74,8 +74,7 @@ class ClipCache:
     Attributes:
         fault: why something could not be written, or None. A cache never ends a run.
 
-    Raises:
-        ConfigError: the folder cannot be made.
+    Raises ConfigError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int, recipe: Mapping[str, Any]) -> None:

@@ -201,8 +201,7 @@ def apply_index(
 
     A damaged file whose size is another one now was replaced: it is decoded as any other.
 
-    Raises:
-        DataError: the index has none of the videos, so it was made for another root or list.
+    Raises DataError: the index has none of the videos, so it was made for another root or list.
     """
     unreadable, unlisted, changed = {}, 0, 0
     for record in videos.records:

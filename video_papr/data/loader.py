@@ -45,8 +45,7 @@ def iter_samples(
         turns: videos that the reader takes before it works on them, on the cores of the processes: these stand still
             then. 0: they go on.
 
-    Raises:
-        ConfigError: a count is out of range.
+    Raises ConfigError: a count is out of range.
     """
     if videos_per_batch < 1:
         raise ConfigError(f"runtime.batch_size={videos_per_batch} must be at least 1")

@@ -52,8 +52,7 @@ def dense_clips(num_video_frames: int, *, num_frames: int, frame_stride: int, nu
     Returns:
         (C, T) int64.
 
-    Raises:
-        ValueError: an argument is below 1.
+    Raises ValueError: an argument is below 1.
     """
     _check_positive(num_video_frames, num_frames, num_clips, frame_stride)
     span = (num_frames - 1) * frame_stride + 1
@@ -93,8 +92,7 @@ def uniform_segments(num_video_frames: int, *, num_frames: int, num_clips: int) 
     Returns:
         (C, T) int64.
 
-    Raises:
-        ValueError: an argument is below 1.
+    Raises ValueError: an argument is below 1.
     """
     _check_positive(num_video_frames, num_frames, num_clips)
     segment = np.arange(num_frames, dtype=np.int64)
@@ -257,8 +255,7 @@ def choose_sampler(
         name: of `NEAR` or `SPREAD`.
         num_frames, num_clips, frame_stride: T, C, s; s plays no part in uniform sampling.
 
-    Raises:
-        ConfigError: `name` is unknown.
+    Raises ConfigError: `name` is unknown.
     """
     if name in SPREAD:
         return partial(SPREAD[name], num_frames=num_frames, num_clips=num_clips)

@@ -49,8 +49,7 @@ def resize_and_crop(
     Returns:
         (N * R, T, S, S', 3 or 4) uint8; the crops of one clip are adjacent.
 
-    Raises:
-        ValueError: `frames` has another shape or type, or a size or count is out of range.
+    Raises ValueError: `frames` has another shape or type, or a size or count is out of range.
     """
     view = (size, size) if isinstance(size, int) else size
     short_side = min(view) if short_side is None else short_side

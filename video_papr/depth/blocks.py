@@ -79,8 +79,7 @@ class LinearFeedForward(nn.Module):
     Args:
         block: of timm; its weights are copied.
 
-    Raises:
-        MergeError: the feed-forward part has a layer that is not linear, or a norm inside it.
+    Raises MergeError: the feed-forward part has a layer that is not linear, or a norm inside it.
     """
 
     def __init__(self, block: Any, name: str) -> None:
@@ -172,8 +171,7 @@ class LinearConvNeXt(nn.Module):
         block: its weights are copied.
         kind: "dense", "linear" or "pointwise", see the top of this module.
 
-    Raises:
-        MergeError: the block changes the number of channels or places, or its feed-forward part has a norm inside.
+    Raises MergeError: the block changes the number of channels or places, or its feed-forward part has a norm inside.
     """
 
     def __init__(self, block: Any, kind: str, name: str) -> None:
@@ -213,8 +211,7 @@ def open_block(block: nn.Module, kind: str, name: str) -> nn.Module:
     Args:
         kind: what the block may become, see the top of this module.
 
-    Raises:
-        MergeError: the block has a layer that a linear branch has no place for.
+    Raises MergeError: the block has a layer that a linear branch has no place for.
     """
     if kind != REMOVED and hasattr(block, "conv_dw"):
         return TwoBranch(block, LinearConvNeXt(block, kind, name)).train(block.training)

@@ -110,8 +110,7 @@ def add_shortcut(kernel: Kernel, shortcut: Kernel | None, name: str) -> Kernel:
     Args:
         shortcut: of extent 1; None is x itself, a Dirac kernel.
 
-    Raises:
-        MergeError: the two give outputs of other shapes.
+    Raises MergeError: the two give outputs of other shapes.
     """
     channels = kernel.weight.shape[0]
     if shortcut is None:

@@ -59,8 +59,7 @@ def merge_places(net: nn.Module, places: Sequence[Place], kinds: Sequence[str], 
     Returns:
         one word for each block of the network, prunable or not: what checkpoints say under `blocks`.
 
-    Raises:
-        MergeError: a layer cannot be merged; the text names it.
+    Raises MergeError: a layer cannot be merged; the text names it.
     """
     whole = find_places(net)
     described = [WHOLE] * len(whole)

@@ -66,8 +66,7 @@ def check_count(count: int, blocks: int, *, keep_one: bool, key: str = "depth.pr
     Args:
         keep_one: one block has to stay, because the others go.
 
-    Raises:
-        ConfigError: it is not 1 to `blocks`, or `blocks` - 1.
+    Raises ConfigError: it is not 1 to `blocks`, or `blocks` - 1.
     """
     most = blocks - 1 if keep_one else blocks
     if not 1 <= count <= most:
@@ -142,8 +141,7 @@ def search(
     Args:
         budget: masks above it are never scored.
 
-    Raises:
-        ConfigError: a count or a budget that cannot be met.
+    Raises ConfigError: a count or a budget that cannot be met.
     """
     check_count(count, blocks, keep_one=False)
     limit, evolution = budget or Budget(0.0, (0.0,) * blocks), evolution or Evolution()

@@ -120,8 +120,7 @@ class Evaluator:
         Args:
             samples: decoded videos, in the order of the dataset.
 
-        Raises:
-            ConfigError: memory runs out with half of `batch_size` too.
+        Raises ConfigError: memory runs out with half of `batch_size` too.
         """
         done = Evaluation(dense=StageTimes() if self.baseline else None)
         launched = map(self._launch, _groups(samples, self.videos_per_batch, self.batch_bytes))

@@ -29,8 +29,7 @@ class SharedMaps:
         corners: (height, width) of a video -> the (top, left) corners of the crops in its resized frames.
         parts: of a view that the backbone reads by themselves.
 
-    Raises:
-        ConfigError: another pruner.
+    Raises ConfigError: another pruner.
     """
 
     def __init__(

@@ -30,9 +30,8 @@ def export_files(config: ExportConfig, out: Path) -> dict[str, Any]:
     Returns:
         what model.json holds.
 
-    Raises:
-        VideoPaprError: something in the configuration that the user can mend, or a file that does not do what PyTorch
-            does; it is removed then.
+    Raises VideoPaprError: something in the configuration that the user can mend, or a file that does not do what
+    PyTorch does; it is removed then.
     """
     config = as_fitted(config)
     pipeline, recipe = build_reader(replace(config, runtime=replace(config.runtime, engine="torch")))

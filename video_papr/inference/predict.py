@@ -46,6 +46,7 @@ class Answer:
 
     Attributes:
         start_seconds, end_seconds: of the window; 0 and the end for a whole video, 0 and 0 where its speed is unknown.
+        guesses: the most probable classes, best first.
         probabilities: (classes,) float32, on the CPU; the mean over the views.
         latency_ms: from the last frame, decoded, to the answer: resizing it, choosing tokens, classifying.
         views: (V, T, S, S, 3, or 4 with a motion plane) uint8, on the CPU: what was read.

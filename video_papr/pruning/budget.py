@@ -113,8 +113,7 @@ class Budget:
         value: the share of the tokens ("fixed"), or what the rule of `COUNTS` takes.
         min_keep, max_keep: bounds for all but "fixed", as shares of the grid's tokens.
 
-    Raises:
-        ConfigError: the bounds are no shares, or the lower one is above the other.
+    Raises ConfigError: the bounds are no shares, or the lower one is above the other.
     """
 
     kind: str
@@ -168,8 +167,7 @@ def map_budget(
         kind: "fixed" keeps `keep_ratio` of the tokens of every clip; see `top_p_counts` and `threshold_counts`.
         keep_ratio, top_p, threshold: what the three kinds read.
 
-    Raises:
-        ConfigError: an unknown kind, or a value out of range.
+    Raises ConfigError: an unknown kind, or a value out of range.
     """
     values = {
         "fixed": check_ratio("keep_ratio", keep_ratio),

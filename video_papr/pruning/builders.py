@@ -86,8 +86,7 @@ def build_pruner(
 def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options under the names of today; an old name or value is taken with a warning.
 
-    Raises:
-        ConfigError: an option is given under both names.
+    Raises ConfigError: an option is given under both names.
     """
     found: dict[str, Any] = {}
     for key, value in options.items():

@@ -30,8 +30,7 @@ class MapPruner(Pruner):
         count_class_token: `keep_ratio` is a share of the grid's tokens and the class tokens, as PaPr counts in images;
             these stay beside the tokens that it gives.
 
-    Raises:
-        ConfigError: `count_class_token` where the clip decides how much is kept, or a value out of range.
+    Raises ConfigError: `count_class_token` where the clip decides how much is kept, or a value out of range.
     """
 
     def __init__(
@@ -63,9 +62,8 @@ class MapPruner(Pruner):
         Args:
             backbone: has `num_prefix`, and `mean` and `std` of its pixels; `same_places` where frames must agree.
 
-        Raises:
-            ConfigError: it was fitted to another backbone, which differs in that; or frames must keep the same places,
-                and cannot.
+        Raises ConfigError: it was fitted to another backbone, which differs in that; or frames must keep the same
+        places, and cannot.
         """
         self._fit_scope(getattr(backbone, "same_places", False), getattr(backbone, "name", "this backbone"))
         if isinstance(getattr(self.scorer, "normalize", None), str):

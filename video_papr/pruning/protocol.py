@@ -25,8 +25,7 @@ RECIPES = ("own", "papr")
 def with_recipe(recipe: str, published: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Options with those of a recipe beside them: `published` for "papr", none for "own". What is given wins.
 
-    Raises:
-        ConfigError: there is no such recipe.
+    Raises ConfigError: there is no such recipe.
     """
     check_known("pruner.recipe", recipe, RECIPES)
     return {**(published if recipe == "papr" else {}), **options}

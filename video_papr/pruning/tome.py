@@ -118,8 +118,7 @@ class ToMe:
             autoencoders. The mean before the head goes by size either way.
         order: one of `ORDERS`, see `match_tokens`.
 
-    Raises:
-        ConfigError: a value is out of range.
+    Raises ConfigError: a value is out of range.
     """
 
     r: int

@@ -22,8 +22,7 @@ def read_folds(
     The table has a header, with a column for the file ("file", "path", ...) and "fold", "group" or "scene"; commas,
     semicolons or tabs part them. Files are named relative to `root`, or absolute; those of no record are passed over.
 
-    Raises:
-        DataError: the table is missing or has other columns, a record is not in it, or a group lies in two folds.
+    Raises DataError: the table is missing or has other columns, a record is not in it, or a group lies in two folds.
     """
     lines = numbered_lines(read_text(Path(table), key=key, what="a table of files and folds"))
     header = lines[0][1] if lines else ""

@@ -38,8 +38,7 @@ def read_kinetics(
     Args:
         class_names: the 400 names of Kinetics-400 by default.
 
-    Raises:
-        DataError: as `read_folder` and `read_csv`.
+    Raises DataError: as `read_folder` and `read_csv`.
     """
     names = kinetics400_class_names() if class_names is None else tuple(class_names)
     if annotations is None:

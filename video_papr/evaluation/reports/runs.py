@@ -109,8 +109,7 @@ class Run:
 def find_runs(paths: Iterable[Path]) -> list[Run]:
     """Reads every run at or below the given directories (a sweep holds one directory per job), in sorted order.
 
-    Raises:
-        DataError: a path is not there or holds no finished run, or a file of a run is damaged.
+    Raises DataError: a path is not there or holds no finished run, or a file of a run is damaged.
     """
     found: dict[Path, Run] = {}
     for path in paths:
@@ -127,8 +126,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
 def read_run(directory: Path) -> Run:
     """Reads one run.
 
-    Raises:
-        DataError: a file is absent or damaged.
+    Raises DataError: a file is absent or damaged.
     """
     results = _json(directory / "results.json", (directory / "results.json").read_text(encoding="utf-8"))
     lacking = sorted(NEEDED - results.keys())

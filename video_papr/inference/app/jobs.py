@@ -70,8 +70,7 @@ class Jobs:
         Args:
             folder: from `arriving`, with what the task needs.
 
-        Raises:
-            QueueFullError: too many are waiting.
+        Raises QueueFullError: too many are waiting.
         """
         with self._lock:
             self._check_room()

@@ -58,8 +58,7 @@ def build_custom(source: str | Callable[..., Scorer], options: Mapping[str, Any]
     Args:
         source: a class, or a function that returns a scorer; or its import path, "package.module:name".
 
-    Raises:
-        ConfigError: it cannot be imported, or refuses the options.
+    Raises ConfigError: it cannot be imported, or refuses the options.
     """
     make = imported(source, "pruner.scorer") if isinstance(source, str) else source
     shown = source if isinstance(source, str) else getattr(source, "__name__", repr(source))
@@ -92,8 +91,7 @@ def own_spec(name: str) -> PrunerSpec:
 def imported(path: str, key: str) -> Callable[..., Any]:
     """What stands at an import path, "package.module:name".
 
-    Raises:
-        ConfigError: there is no such module or callable; the line begins with `key`.
+    Raises ConfigError: there is no such module or callable; the line begins with `key`.
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name:

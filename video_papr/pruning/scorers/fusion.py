@@ -47,8 +47,7 @@ class FusedScorer(X3DScorer):
         align_corners, cell_center: see `select.resize_map`; X3D's cells look at their first pixel.
         reading: `align_clip` and `normalize`, as for `X3DScorer`.
 
-    Raises:
-        ConfigError: no stage, an unknown one, one that is there twice, or a negative weight.
+    Raises ConfigError: no stage, an unknown one, one that is there twice, or a negative weight.
     """
 
     def __init__(

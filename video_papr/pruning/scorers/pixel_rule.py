@@ -75,8 +75,7 @@ def build_pixel_rule(
 ) -> MapPruner:
     """A pruner by the rule with fitted weights: a bundled name or a file, as `benchmarks/fit_pixel_rule.py` writes it.
 
-    Raises:
-        CheckpointError: the weights are missing, damaged or of another model.
+    Raises CheckpointError: the weights are missing, damaged or of another model.
     """
     state, _ = read_weights(find_weights(weights, key="pruner.weights"))
     rule = PixelRule()

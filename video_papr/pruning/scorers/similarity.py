@@ -46,8 +46,7 @@ class SimilarityPruner(Pruner):
             Several numbers, ascending, are several places.
         min_keep, max_keep: bounds for "threshold" and "adaptive", as shares of the grid's tokens.
 
-    Raises:
-        ConfigError: a value is out of range, or several places are combined with compensation="merge".
+    Raises ConfigError: a value is out of range, or several places are combined with compensation="merge".
     """
 
     fixed_by = "pruner.mode=ratio"
@@ -248,8 +247,7 @@ class SimilarityPruner(Pruner):
 def check_places(after_block: object) -> tuple[int, ...]:
     """One whole number, or several that ascend, as a tuple.
 
-    Raises:
-        ConfigError: it is neither.
+    Raises ConfigError: it is neither.
     """
     several = isinstance(after_block, (list, tuple))
     places: list[Any] = list(after_block) if isinstance(after_block, (list, tuple)) else [after_block]

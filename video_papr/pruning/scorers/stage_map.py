@@ -35,8 +35,7 @@ class StageMap(nn.Module):
         recalibration: one of `RECALIBRATIONS`.
         sample: (1, 3, ...) pixels, zeros for example, that the network can read.
 
-    Raises:
-        ConfigError: there is no such stage, it gives no feature map, or "cam" and "none" find no classifier for it.
+    Raises ConfigError: there is no such stage, it gives no feature map, or "cam" and "none" find no classifier for it.
     """
 
     def __init__(

@@ -38,8 +38,7 @@ PUBLISHED = {f"{name}_k400": f"{ZOO}/{name.upper()}.pyth" for name in CLIPS}
 def find_x3d(weights: str | Path, *, key: str) -> Path:
     """The file of X3D's weights: a path, a bundled name, or a name of `PUBLISHED`, which is downloaded once.
 
-    Raises:
-        CheckpointError: there is no such file, or it cannot be downloaded.
+    Raises CheckpointError: there is no such file, or it cannot be downloaded.
     """
     name = str(weights)
     here = Path(weights).expanduser().is_file() or (BUNDLED / f"{name}.safetensors").is_file()
@@ -117,8 +116,7 @@ class X3DScorer(nn.Module):
     def fit(self, mean: Colors, std: Colors) -> None:
         """Takes over a backbone's normalisation, where `normalize` asks for it.
 
-        Raises:
-            ConfigError: another backbone, which normalises in another way, came first.
+        Raises ConfigError: another backbone, which normalises in another way, came first.
         """
         if self.normalize == "backbone":
             if self.colors not in (None, (mean, std)):

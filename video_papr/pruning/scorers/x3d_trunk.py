@@ -60,8 +60,7 @@ class X3DTrunk(nn.Module):
 
         PySlowFast's and mmaction2's have a batch norm in the shortcut of res2, which the trunk gets too.
 
-        Raises:
-            CheckpointError: it is another network, or keys are missing, left over or of other shapes.
+        Raises CheckpointError: it is another network, or keys are missing, left over or of other shapes.
         """
         state, title = from_any_x3d(state, source=source)
         source = source if title == "pytorchvideo" else f"{source} ({title}'s names)"
@@ -118,8 +117,7 @@ def fold_norms(trunk: nn.Module) -> None:
     The features stay the same up to rounding; a pass over every activation is saved. The state dict has other keys
     afterwards, so load the weights first.
 
-    Raises:
-        ValueError: the network is in training mode, where a norm follows its batch.
+    Raises ValueError: the network is in training mode, where a norm follows its batch.
     """
     if trunk.training:
         raise ValueError("batch norms can be folded in eval mode only")
