@@ -21,7 +21,7 @@ from ..adapters.stages import CONVNEXT, SWIN
 from ..checkpoints.timm_models import imagenet_names
 from ..core.errors import ConfigError
 from ..core.threads import PerThread
-from ..core.types import Mark, TokenGrid, TokenSelection
+from ..core.types import Mark, TokenGrid, TokenSelection, unobserved
 from .depth_pruned import CONV_KINDS
 from .encoder import Encoder
 from .timm_vit import open_timm, read_as_tested
@@ -123,7 +123,7 @@ class HostBackbone(Encoder):
         keep_idx: Tensor | None = None,
         *,
         stages: tuple[TokenSelection, ...] = (),
-        mark: Mark | None = None,
+        mark: Mark = unobserved,
         **options: Any,
     ) -> Tensor:
         """pixels (B, 3, T, H, W), normalised or uint8, keep_idx (B, K) or None: all -> logits (B, classes).
@@ -138,8 +138,7 @@ class HostBackbone(Encoder):
         self._check_pixels(pixels)
         if pixels.dtype == torch.uint8:
             pixels = self._normalize(pixels)
-        if mark is not None:
-            mark("embed")
+        mark("embed")
         self.chosen.given.value = keep_idx, stages
         try:
             if self.reads_images:
@@ -151,11 +150,9 @@ class HostBackbone(Encoder):
                 features = self.body(pixels.transpose(1, 2)).logits.flatten(1)
         finally:
             self.chosen.given.value = None
-        if mark is not None:
-            mark("blocks")
+        mark("blocks")
         logits: Tensor = self.head(features)
-        if mark is not None:
-            mark("head")
+        mark("head")
         return logits
 
 

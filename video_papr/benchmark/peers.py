@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..backbones.builders import BACKBONES, Backbone, build_backbone
 from ..checkpoints.files import load_exactly
 from ..checkpoints.formats import from_huggingface_videomae, from_huggingface_vivit
-from ..core.types import Mark
+from ..core.types import Mark, unobserved
 from ..pipeline import Pipeline
 
 
@@ -105,12 +105,11 @@ class PeerFlow(nn.Module):
         super().__init__()
         self.ours, self.theirs, self.chooser = ours, theirs, chooser
 
-    def forward(self, frames: Tensor, mark: Mark | None = None) -> Tensor:
+    def forward(self, frames: Tensor, mark: Mark = unobserved) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> logits (B, classes); `mark` as that of `Pipeline.forward`."""
         selection = None if self.chooser is None else self.chooser.select(frames, mark)
         pixels = self.ours.normalize(frames).transpose(1, 2)
         dropped = {} if selection is None else {"bool_masked_pos": ~selection.mask().flatten(1)}
         logits: Tensor = self.theirs(pixel_values=pixels, **dropped).logits
-        if mark is not None:
-            mark("backbone")
+        mark("backbone")
         return logits.clone() if self.ours.replayed else logits  # as `Pipeline` does

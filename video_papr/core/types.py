@@ -15,6 +15,11 @@ from torch import Tensor
 Mark = Callable[[str], None]
 """An observer of a run: called with a stage's name when that stage has just ended."""
 
+
+def unobserved(stage: str) -> None:
+    """The `Mark` of a run that nobody observes."""
+
+
 COMPENSATIONS = ("none", "pool", "merge")  # for the dropped tubelets, see `pruning.compensation`
 Cell = tuple[int, int, int]
 CELL: Cell = (2, 2, 2)  # tokens of the grid, along time, height and width

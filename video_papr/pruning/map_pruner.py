@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError, check_known
 from ..core.parts import join_selection, split_frames
-from ..core.types import Mark, TokenGrid, TokenSelection
+from ..core.types import Mark, TokenGrid, TokenSelection, unobserved
 from .budget import BUDGET_OPTIONS, Budget, check_number, map_budget
 from .protocol import COMPENSATION_OPTIONS, HasGrid, Pruner, PrunerSpec
 from .select import SCOPES, in_every_frame, select_counts, select_tokens
@@ -103,18 +103,16 @@ class MapPruner(Pruner):
         return at_once(frames, grids) if at_once else [self.scorer(frames, grid) for grid in grids]
 
     def select(
-        self, frames: Tensor, backbone: HasGrid, *, packed: bool = False, mark: Mark | None = None
+        self, frames: Tensor, backbone: HasGrid, *, packed: bool = False, mark: Mark = unobserved
     ) -> TokenSelection:
         """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip; see `Pruner.select`."""
         grids = getattr(backbone, "stage_grids", ())
         maps = self.maps(frames, grids) if grids else [self.significance(frames, backbone)]
-        if mark is not None:
-            mark("score")
+        mark("score")
         selection, *others = (self.choose(found, getattr(backbone, "parts", 1)) for found in maps)
         if grids:
             selection = replace(selection, stages=(selection, *others))
-        if mark is not None:
-            mark("select")
+        mark("select")
         return selection
 
     def check_backbone(self, backbone: Any, *, merges: bool) -> None:

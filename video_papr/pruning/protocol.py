@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError, check_known
-from ..core.types import CELL, COMPENSATIONS, Mark, TokenGrid, TokenSelection
+from ..core.types import CELL, COMPENSATIONS, Mark, TokenGrid, TokenSelection, unobserved
 from .budget import BUDGET_OPTIONS, Budget
 from .compensation import check_cell
 
@@ -127,7 +127,7 @@ class Pruner(nn.Module):
         raise NotImplementedError
 
     def select(
-        self, frames: Tensor, backbone: Any, *, packed: bool = False, mark: Mark | None = None
+        self, frames: Tensor, backbone: Any, *, packed: bool = False, mark: Mark = unobserved
     ) -> TokenSelection:
         """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip.
 

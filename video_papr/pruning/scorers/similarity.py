@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...core.errors import ConfigError, check_known
-from ...core.types import Mark, TokenGrid, TokenSelection
+from ...core.types import Mark, TokenGrid, TokenSelection, unobserved
 from ..budget import Budget, check_number, check_ratio
 from ..compensation import region_shares
 from ..protocol import COMPENSATION_OPTIONS, Pruner, PrunerSpec, TokenBackbone
@@ -96,7 +96,7 @@ class SimilarityPruner(Pruner):
         return found
 
     def select(
-        self, frames: Tensor, backbone: TokenBackbone, *, packed: bool = False, mark: Mark | None = None
+        self, frames: Tensor, backbone: TokenBackbone, *, packed: bool = False, mark: Mark = unobserved
     ) -> TokenSelection:
         """The kept tokens of every clip, as far as they have been computed for the choice; see `Pruner.select`."""
         arrived: list[Tensor] = []
@@ -116,8 +116,7 @@ class SimilarityPruner(Pruner):
             merged=merged,
             arrived=torch.stack(arrived, 1) if arrived else None,
         )
-        if mark is not None:
-            mark("select")
+        mark("select")
         return selection
 
     def selection_of(self, keep_idx: Tensor, frames: Tensor, backbone: TokenBackbone) -> TokenSelection:
