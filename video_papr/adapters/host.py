@@ -216,13 +216,17 @@ def class_of(model: object, package: str, names: tuple[str, ...]) -> str | None:
     return None
 
 
+def check_rgb(channels: int, name: str) -> None:
+    if channels != 3:
+        raise ConfigError(f"cannot prune this {name}: it reads {channels} channels instead of RGB")
+
+
 def image_colors(model: Any, channels: int, name: str) -> dict[str, Any]:
     """`mean` and `std` of an image model of timm that reads so many channels: those of its weights, or ImageNet's.
 
     Raises ConfigError: it does not read RGB.
     """
-    if channels != 3:
-        raise ConfigError(f"cannot prune this {name}: it reads {channels} channels instead of RGB")
+    check_rgb(channels, name)
     cfg = getattr(model, "pretrained_cfg", None) or {}  # create_model leaves it there
     usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return {key: tuple(cfg.get(key) or value) for key, value in usual.items()}

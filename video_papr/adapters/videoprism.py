@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid, TokenSelection
-from .host import EmbeddingHooks, Family, Handle, Host, keep_tokens, pair
+from .host import EmbeddingHooks, Family, Handle, Host, check_rgb, keep_tokens, pair
 from .selector import Selector
 
 
@@ -24,8 +24,7 @@ def open_model(model: Any, name: str) -> Host:
     video = getattr(model, "video_model", model)  # of a video-text model
     vision = getattr(video, "vision_model", video)
     config = vision.config
-    if config.num_channels != 3:
-        raise ConfigError(f"cannot prune this {name}: it reads {config.num_channels} channels instead of RGB")
+    check_rgb(config.num_channels, name)
     depth, *patch = config.tubelet_size
     if depth != 1:
         raise ConfigError(f"cannot prune this {name}: its tubelets are {depth} frames deep instead of 1")
