@@ -116,10 +116,7 @@ class StageHooks:
 
     def attach(self, stem: nn.Module, last: nn.Module) -> list[Handle]:
         """Hooks on what sees the pixels, and on what comes after the last stage."""
-        return [
-            stem.register_forward_pre_hook(self._choose),
-            last.register_forward_hook(self._forget),
-        ]
+        return [stem.register_forward_pre_hook(self._choose), last.register_forward_hook(self._forget)]
 
     def _choose(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         if torch.is_grad_enabled() and any(

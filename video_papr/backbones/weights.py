@@ -13,13 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import (
-    BUNDLED,
-    find_weights,
-    parse_object,
-    read_weights,
-    weight_files,
-)
+from ..checkpoints.files import BUNDLED, find_weights, parse_object, read_weights, weight_files
 from ..checkpoints.formats import (
     ANCHORS,
     HOSTED,

@@ -101,12 +101,7 @@ def crop_places(
 
 
 def crop_box(
-    height: int,
-    width: int,
-    *,
-    size: int | tuple[int, int],
-    short_side: int | None = None,
-    num_crops: int = 1,
+    height: int, width: int, *, size: int | tuple[int, int], short_side: int | None = None, num_crops: int = 1
 ) -> tuple[int, int, int, int]:
     """What the middle crop of `resize_and_crop` covers of a frame of this size: top, left, bottom, right in pixels."""
     view = (size, size) if isinstance(size, int) else size

@@ -32,16 +32,7 @@ TIMING = (
     "A resumed run takes all figures over the batches of all its sessions; see sessions for their machines. "
     "With several ranks they are taken over the batches of all of them, so videos_per_second is that of one rank."
 )
-PACKAGES = (
-    "video_papr",
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "decord",
-    "av",
-    "hydra-core",
-)
+PACKAGES = ("video_papr", "torch", "torchvision", "timm", "numpy", "decord", "av", "hydra-core")
 
 
 @dataclass(frozen=True)

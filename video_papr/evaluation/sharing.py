@@ -33,11 +33,7 @@ class SharedMaps:
     """
 
     def __init__(
-        self,
-        pruner: Pruner,
-        grid: TokenGrid,
-        corners: Callable[[int, int], Sequence[Corner]],
-        parts: int = 1,
+        self, pruner: Pruner, grid: TokenGrid, corners: Callable[[int, int], Sequence[Corner]], parts: int = 1
     ) -> None:
         if not pruner.spec.shares_crops:
             names = ", ".join(pruner_names(lambda spec: spec.shares_crops))

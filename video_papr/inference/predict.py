@@ -84,10 +84,7 @@ def recipe_of(pipeline: Pipeline, recipe: Recipe | None = None) -> Recipe:
     `Recipe` says by itself."""
     read = getattr(pipeline.backbone, "read", None) or ReadConfig()
     own = {key: value for key in ("sampling", "frame_stride", "short_side") if (value := getattr(read, key))}
-    usual = {
-        "sampling": pipeline.backbone.usual_sampling,
-        "frame_stride": pipeline.backbone.usual_stride,
-    }
+    usual = {"sampling": pipeline.backbone.usual_sampling, "frame_stride": pipeline.backbone.usual_stride}
     own = {**{key: value for key, value in usual.items() if value is not None}, **own}
     return recipe or getattr(pipeline, "recipe", None) or Recipe(**own)
 

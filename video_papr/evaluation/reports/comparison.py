@@ -78,13 +78,7 @@ def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:
     if pictures:
         made.append(Section("Kept tubelets", "One run of each method.", pictures=pictures))
     other = [
-        [
-            one.method,
-            f"{one.kept:g}",
-            one.dtype,
-            f"{one.percent:.2f}",
-            f"{one.num_same} of {one.num_videos}",
-        ]
+        [one.method, f"{one.kept:g}", one.dtype, f"{one.percent:.2f}", f"{one.num_same} of {one.num_videos}"]
         for one in agreements(runs)
     ]
     if other:
