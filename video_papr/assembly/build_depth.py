@@ -34,7 +34,7 @@ from ..depth.search import check_count
 from ..depth.subjects import Subject, Teaching, backbone_subject, scorer_subject
 from ..pruning.scorers.x3d import CLIPS, find_x3d
 from ..pruning.scorers.x3d_network import DEPTHS, X3D
-from ..pruning.select import check_cell_center
+from ..pruning.select import check_resizing
 from ..training.dropping import Dropping
 from ..training.loop import Schedule
 from .resume import flat_keys
@@ -88,7 +88,7 @@ def check_depth(config: DepthRunConfig) -> DepthRunConfig:
             "depth.weights=null: there is nothing to learn from a random scorer; give trained weights"
         )
     find_x3d(depth.weights, key="depth.weights")
-    check_cell_center(depth.cell_center, align_corners=depth.align_corners)
+    check_resizing(align_corners=depth.align_corners, cell_center=depth.cell_center)
     return config
 
 

@@ -220,11 +220,9 @@ def build_timm_host(
     *,
     model: str | None = None,
     weights: str | Path | None = None,
-    num_classes: int | None = None,
-    input_size: int | tuple[int, int] | None = None,
     replace_head: bool = False,
     stages: Sequence[int] | None = None,
-    seed: int = 0,
+    **asked: Any,
 ) -> HostBackbone:
     """Builds a ConvNeXt, Swin or Hiera of timm in eval mode; arguments as of `timm_vit.build_timm_vit`.
 
@@ -242,11 +240,9 @@ def build_timm_host(
         model,
         _convert,
         weights=weights,
-        num_classes=num_classes,
-        input_size=input_size,
         replace_head=replace_head,
-        seed=seed,
         any_size=name == "timm_convnext",
+        **asked,
     )
     kind = type(body).__name__
     if kind not in CLASSES[name]:

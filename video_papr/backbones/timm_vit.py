@@ -140,10 +140,10 @@ def open_timm(
     convert: Convert,
     *,
     weights: str | Path | None,
-    num_classes: int | None,
-    input_size: int | tuple[int, int] | None,
     replace_head: bool,
-    seed: int,
+    num_classes: int | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
     any_size: bool = False,
 ) -> tuple[Any, PrunedTimm | None, tuple[int, int] | None]:
     """A network of timm, whole; what a file of `tools/depth_prune.py` says it is to become, and the (H, W) asked for.
@@ -175,20 +175,19 @@ def build_timm_vit(
     *,
     model: str | None = None,
     weights: str | Path | None = None,
-    num_classes: int | None = None,
-    input_size: int | tuple[int, int] | None = None,
     replace_head: bool = False,
-    seed: int = 0,
-    **clip: Any,
+    num_frames: int = 1,
+    pool: str = "mean",
+    **asked: Any,
 ) -> TimmViT:
     """Builds a VisionTransformer of timm in eval mode.
 
     Args:
         model: timm's name, with or without the tag of its weights; None: `DEFAULT_MODEL`.
         weights: "pretrained", a file, or None for random ones; see `timm_models.build_timm`.
-        num_classes: of the logits; None: what the weights, or the architecture, have.
-        input_size: of the image, one number or (H, W); None: the model's own. Positions follow the grid.
         replace_head: a new, untrained classifier in place of the one that the weights have.
+        num_frames, pool: see `TimmViT`.
+        asked: `num_classes`, `input_size` and `seed` as of `build_backbone`.
 
     Raises:
         ConfigError: timm has no such model, or it cannot be pruned.
@@ -202,12 +201,10 @@ def build_timm_vit(
         model,
         checkpoint_filter_fn,
         weights=weights,
-        num_classes=num_classes,
-        input_size=input_size,
         replace_head=replace_head,
-        seed=seed,
+        **asked,
     )
-    backbone = TimmViT(vit, name=model, **clip).eval().requires_grad_(False)
+    backbone = TimmViT(vit, name=model, num_frames=num_frames, pool=pool).eval().requires_grad_(False)
     if pruned is not None:
         pruned.rebuild(backbone, BLOCK_KINDS)
         pruned.load(backbone, backbone)

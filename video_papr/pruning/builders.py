@@ -12,7 +12,7 @@ from typing import Any
 from ..core.errors import ConfigError, check_known
 from . import RENAMED_OPTIONS, RENAMED_VALUES, scorers
 from .protocol import Pruner, PrunerSpec
-from .scorers.custom import Scorer, build_own_pruner, own_spec
+from .scorers.custom import Scorer, build_custom, own_spec
 
 
 def _declared() -> dict[str, PrunerSpec]:
@@ -75,11 +75,8 @@ def build_pruner(
     for key in given:
         if key not in known:
             raise ConfigError(f"unknown key pruner.{key} for pruner={name}; it has {', '.join(known)}")
-    pruner = (
-        spec.build(spec, **given)
-        if scorer is None
-        else build_own_pruner(name, scorer, scorer_options or {}, **options)
-    )
+    made = () if scorer is None else (build_custom(scorer, scorer_options or {}),)
+    pruner = spec.build(spec, *made, **given)
     return pruner.eval().requires_grad_(False)
 
 

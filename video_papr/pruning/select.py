@@ -5,6 +5,8 @@ Letters: B clips, t x h x w the scorer's cells, T' x H' x W' the token grid, N i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,21 +21,18 @@ SCOPES = {"global": 0.0, "frame": 1.0, "place": 0.0}
 INTERPOLATIONS = ("linear", "bicubic")
 
 
-def check_cell_center(cell_center: float, *, align_corners: bool) -> float:
-    """Returns the centre, or raises ConfigError unless it is from 0 to 1, and 0.5 where corners are aligned."""
+def check_resizing(
+    *, align_corners: bool = True, cell_center: float = 0.5, interpolation: str = "linear"
+) -> dict[str, Any]:
+    """The keyword arguments of `resize_map`, or ConfigError where they do not go together."""
     if not 0 <= cell_center <= 1 or (align_corners and cell_center != 0.5):
         raise ConfigError(
             f"pruner.cell_center={cell_center} must be a number from 0 to 1, and 0.5 with pruner.align_corners=true"
         )
-    return cell_center
-
-
-def check_interpolation(interpolation: str, *, cell_center: float) -> str:
-    """Returns the interpolation, or raises ConfigError unless it is of `INTERPOLATIONS` and goes with the centre."""
     check_known("pruner.interpolation", interpolation, INTERPOLATIONS)
     if interpolation == "bicubic" and cell_center != 0.5:
         raise ConfigError(f"pruner.interpolation=bicubic needs pruner.cell_center=0.5, not {cell_center}")
-    return interpolation
+    return {"align_corners": align_corners, "cell_center": cell_center, "interpolation": interpolation}
 
 
 def resize_map(
@@ -55,10 +54,9 @@ def resize_map(
             Needs `align_corners=False`.
         interpolation: of `INTERPOLATIONS`, along height and width; "bicubic" needs `cell_center=0.5`.
 
-    Raises:
-        ConfigError: `cell_center` lies outside 0 to 1, or is combined with `align_corners=True`.
+    Raises ConfigError: `cell_center` lies outside 0 to 1, or is combined with `align_corners=True`.
     """
-    check_cell_center(cell_center, align_corners=align_corners)
+    check_resizing(align_corners=align_corners, cell_center=cell_center, interpolation=interpolation)
     if interpolation == "bicubic" and significance.shape[2:] != grid.shape[1:]:
         significance = F.interpolate(
             significance.float(), grid.shape[1:], mode="bicubic", align_corners=align_corners

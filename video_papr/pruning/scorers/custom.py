@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ConfigError
 from ...core.types import TokenGrid
-from ..map_pruner import MapPruner, build_map_pruner
+from ..map_pruner import build_map_pruner
 from ..protocol import MAP_OPTIONS, PrunerSpec
 
 Scorer = Callable[[Tensor, TokenGrid], Tensor]
@@ -74,13 +74,6 @@ def build_custom(source: str | Callable[..., Scorer], options: Mapping[str, Any]
             f"pruner.scorer={shown} gives {type(scorer).__name__}; it must give a callable (frames, grid) -> map"
         )
     return CustomScorer(shown, scorer)
-
-
-def build_own_pruner(
-    name: str, source: str | Callable[..., Scorer], scorer_options: Mapping[str, Any], **options: Any
-) -> MapPruner:
-    """A pruner whose scorer comes from outside; see `build_custom`."""
-    return build_map_pruner(own_spec(name), build_custom(source, scorer_options), **options)
 
 
 def own_spec(name: str) -> PrunerSpec:

@@ -82,10 +82,7 @@ class FusedScorer(X3DScorer):
         pixels = self.pixels(frames)
         for features in self.trunk(pixels, names) if len(names) > 1 else (self.trunk(pixels),):
             cells = features.mean(1, dtype=torch.float32)
-            registered = resize_map(
-                cells, grid, align_corners=self.align_corners, cell_center=self.cell_center
-            )
-            found = found + standardize(registered)
+            found = found + standardize(resize_map(cells, grid, **self.resizing))
         assert isinstance(found, Tensor)
         return found
 

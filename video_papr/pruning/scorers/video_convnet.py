@@ -22,7 +22,7 @@ from ...core.pixels import normalize_planes, resample_frames
 from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner, split_options
 from ..protocol import MAP_OPTIONS, PrunerSpec
-from ..select import check_cell_center, resize_map
+from ..select import check_resizing, resize_map
 from .custom import imported
 from .image_convnet import check_clip, scaled
 from .stage_map import StageMap
@@ -42,7 +42,7 @@ class VideoScorer(nn.Module):
         mean, std: of its pixels, RGB in 0..1.
         frames: of a clip that it sees; None: all.
         size: shorter side of what it sees, in pixels; None: the backbone's view as it is.
-        align_corners, cell_center: see `select.resize_map`.
+        resizing: options of `select.resize_map`.
     """
 
     def __init__(
@@ -53,14 +53,12 @@ class VideoScorer(nn.Module):
         std: tuple[float, ...],
         frames: int | None = None,
         size: int | None = None,
-        align_corners: bool = True,
-        cell_center: float = 0.5,
+        **resizing: Any,
     ) -> None:
         super().__init__()
         self.reader, self.mean, self.std = reader, mean, std
         self.frames, self.size = frames, size
-        self.align_corners = align_corners
-        self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
+        self.resizing = check_resizing(**resizing)
 
     def cells(self, frames: Tensor) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> the map as the ConvNet gives it, (B, t, h, w) float32."""
@@ -71,9 +69,7 @@ class VideoScorer(nn.Module):
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
-        return resize_map(
-            self.cells(frames), grid, align_corners=self.align_corners, cell_center=self.cell_center
-        )
+        return resize_map(self.cells(frames), grid, **self.resizing)
 
 
 def build_video_scorer(
@@ -97,7 +93,7 @@ def build_video_scorer(
         stage, recalibration: see `StageMap`.
         mean, std, size: of what it sees; None: as torchvision says for its networks, otherwise `MEAN`, `STD`, and the
             backbone's view as it is.
-        resizing: `align_corners` and `cell_center` of `VideoScorer`.
+        resizing: of `VideoScorer`.
 
     Raises:
         ConfigError: there is no such model or stage, or an option is out of range.

@@ -18,7 +18,7 @@ from ...core.pixels import Colors, normalize_in_place, normalize_pixels, resampl
 from ...core.types import TokenGrid
 from ..map_pruner import MapPruner, build_map_pruner, split_options
 from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
-from ..select import check_cell_center, resize_map
+from ..select import check_resizing, resize_map
 from .x3d_depth_pruned import check_blocks, depth_prune_x3d
 from .x3d_trunk import X3DTrunk
 
@@ -71,9 +71,9 @@ class X3DScorer(nn.Module):
     Args:
         frames, size: the clip that X3D sees, resampled from the backbone's view.
         stage: where the map is read, see `X3DTrunk`.
-        align_corners, cell_center: see `select.resize_map`.
         align_clip: resample the clip with corners aligned.
         normalize: one of `NORMALIZE`: whose mean and deviation X3D's pixels have, its own or the backbone's.
+        resizing: options of `select.resize_map`.
     """
 
     def __init__(
@@ -82,10 +82,9 @@ class X3DScorer(nn.Module):
         frames: int,
         size: int,
         stage: str = "head",
-        align_corners: bool = True,
-        cell_center: float = 0.5,
         align_clip: bool = False,
         normalize: str = "own",
+        **resizing: Any,
     ) -> None:
         super().__init__()
         if frames < 1 or size < 32:
@@ -93,11 +92,10 @@ class X3DScorer(nn.Module):
                 f"pruner.frames={frames} must be >= 1 and pruner.size={size} >= 32 (X3D's stride)"
             )
         self.frames, self.size = frames, size
-        self.align_corners, self.align_clip = align_corners, align_clip
+        self.align_clip, self.resizing = align_clip, check_resizing(**resizing)
         # None until a backbone tells its own.
         self.colors: tuple[Colors, Colors] | None = (MEAN, STD) if normalize == "own" else None
         self.normalize = check_known("pruner.normalize", normalize, NORMALIZE)
-        self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
 
     def pixels(self, frames: Tensor) -> Tensor:
@@ -152,9 +150,7 @@ class X3DScorer(nn.Module):
 
     def score(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """`forward` for clips that run side by side."""
-        return resize_map(
-            self.cells(frames), grid, align_corners=self.align_corners, cell_center=self.cell_center
-        )
+        return resize_map(self.cells(frames), grid, **self.resizing)
 
 
 OPTIONS = ("frames", "size", "align_corners", "cell_center", "align_clip", "normalize", "seed")
