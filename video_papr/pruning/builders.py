@@ -68,7 +68,7 @@ def build_pruner(
         )
     if name == "none":
         return None
-    spec = SPECS[check_known("pruner", name, PRUNERS)] if scorer is None else own_spec(name)
+    spec = SPECS[check_known("pruner", name, ("none", *SPECS))] if scorer is None else own_spec(name)
     options = current_names(options)
     given = options if weights is None else {**options, "weights": weights}
     known = ("weights", *spec.options) if spec.trained else spec.options

@@ -5,8 +5,9 @@ Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,8 +16,10 @@ from ..core.errors import ConfigError, check_known
 from ..core.parts import join_selection, split_frames
 from ..core.types import Mark, TokenGrid, TokenSelection, unobserved
 from .budget import BUDGET_OPTIONS, Budget, check_number, map_budget
-from .protocol import COMPENSATION_OPTIONS, HasGrid, Pruner, PrunerSpec
+from .protocol import COMPENSATION_OPTIONS, MAP_OPTIONS, HasGrid, Pruner, PrunerSpec
 from .select import SCOPES, in_every_frame, select_counts, select_tokens
+
+SHARED_OPTIONS = (*MAP_OPTIONS, "min_per_frame", "uniform_share", "count_class_token")
 
 
 class MapPruner(Pruner):
@@ -169,9 +172,27 @@ def build_map_pruner(
     )
 
 
-def split_options(options: dict[str, Any], own: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of a scorer, whose names are `own`, and the others."""
-    return (
-        {key: value for key, value in options.items() if key in own},
-        {key: value for key, value in options.items() if key not in own},
-    )
+def built_from(
+    make: Callable[..., nn.Module], *, papr: Mapping[str, Any] | None = None, **usual: Any
+) -> Callable[..., MapPruner]:
+    """The `build` of a `PrunerSpec` whose scorer `make` builds from the options that no other pruner shares.
+
+    Args:
+        papr: what "papr", PaPr to the letter, as `recipe` means for the options that are not given.
+        usual: what they are otherwise, where that is not the default.
+    """
+    return partial(_build, make, {"own": usual, "papr": papr or {}})  # a spec travels with its pruner
+
+
+def _build(
+    make: Callable[..., nn.Module],
+    recipes: Mapping[str, Mapping[str, Any]],
+    spec: PrunerSpec,
+    *,
+    recipe: str = "own",
+    **options: Any,
+) -> MapPruner:
+    options = {**recipes[check_known("pruner.recipe", recipe, recipes)], **options}
+    own = {key: value for key, value in options.items() if key not in SHARED_OPTIONS}
+    shared = {key: value for key, value in options.items() if key in SHARED_OPTIONS}
+    return build_map_pruner(spec, make(**own), **shared)

@@ -5,7 +5,7 @@ Letters: B clips, T frames, H x W pixels, N tokens of the grid, K kept tokens, P
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,16 +19,6 @@ from .compensation import check_cell
 
 COMPENSATION_OPTIONS = ("compensation", "compensation_cell")
 MAP_OPTIONS = (*BUDGET_OPTIONS, "scope", *COMPENSATION_OPTIONS)  # of pruners that make a map from frames
-RECIPES = ("own", "papr")
-
-
-def with_recipe(recipe: str, published: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with those of a recipe beside them: `published` for "papr", none for "own". What is given wins.
-
-    Raises ConfigError: there is no such recipe.
-    """
-    check_known("pruner.recipe", recipe, RECIPES)
-    return {**(published if recipe == "papr" else {}), **options}
 
 
 @dataclass(frozen=True)

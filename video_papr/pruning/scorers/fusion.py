@@ -10,7 +10,7 @@ Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from ...core.errors import ConfigError
 from ...core.types import TokenGrid
 from ..budget import BUDGET_OPTIONS, check_number
-from ..map_pruner import MapPruner, build_map_pruner, split_options
+from ..map_pruner import built_from
 from ..protocol import COMPENSATION_OPTIONS, PrunerSpec
 from ..select import resize_map
 from .rules import motion as frame_difference
@@ -90,26 +90,11 @@ class FusedScorer(X3DScorer):
 OWN = (*X3D_OPTIONS, "stages", "motion")
 
 
-def build_papr_plus(
-    spec: PrunerSpec,
-    *,
-    weights: str | Path | None = None,
-    min_per_frame: float = 0.5,
-    uniform_share: float = 0.3,
-    **options: Any,
-) -> MapPruner:
-    """PaPr+ with X3D-S, see `FusedScorer`; and `min_per_frame` and `uniform_share` of `select_tokens`."""
-    own, shared = split_options(options, OWN)
-    scorer = build_x3d_scorer(FusedScorer, (8, 96), weights=weights, **own)
-    shares: dict[str, Any] = {"min_per_frame": min_per_frame, "uniform_share": uniform_share}
-    return build_map_pruner(spec, scorer, **shares, **shared)
-
-
 SPECS = (
     PrunerSpec(
         "papr_plus",
         "PaPr with finer maps of X3D-S, and a share of the tubelets for every frame.",
-        build_papr_plus,
+        built_from(partial(build_x3d_scorer, FusedScorer, (8, 96)), min_per_frame=0.5, uniform_share=0.3),
         (*OWN, "min_per_frame", "uniform_share", *BUDGET_OPTIONS, *COMPENSATION_OPTIONS),
         shares_crops=True,
         trained=True,

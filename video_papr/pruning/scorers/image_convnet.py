@@ -20,8 +20,8 @@ from ...checkpoints.timm_models import build_timm, pretrained_cfg
 from ...core.errors import ConfigError
 from ...core.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize_pixels
 from ...core.types import TokenGrid
-from ..map_pruner import MapPruner, build_map_pruner, split_options
-from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
+from ..map_pruner import built_from
+from ..protocol import MAP_OPTIONS, PrunerSpec
 from ..select import check_resizing, resize_map
 from .stage_map import StageMap
 
@@ -142,19 +142,11 @@ OWN = (
 PAPR: dict[str, Any] = {"interpolation": "bicubic", "count_class_token": True}
 
 
-def build_image_convnet(
-    spec: PrunerSpec, *, weights: str | Path | None = None, recipe: str = "own", **options: Any
-) -> MapPruner:
-    """PaPr with a ConvNet of timm; see `build_image_scorer` and `protocol.with_recipe`."""
-    own, shared = split_options(with_recipe(recipe, PAPR, options), OWN)
-    return build_map_pruner(spec, build_image_scorer(weights=weights, **own), **shared)
-
-
 SPECS = (
     PrunerSpec(
         "image_convnet",
         "PaPr with a ConvNet for images of timm, frame by frame.",
-        build_image_convnet,
+        built_from(build_image_scorer, papr=PAPR),
         ("recipe", *OWN, "count_class_token", "uniform_share", *MAP_OPTIONS),
         for_images=True,
         shares_crops=True,

@@ -20,7 +20,7 @@ from ...checkpoints.wrappers import unwrap
 from ...core.errors import ConfigError, did_you_mean
 from ...core.pixels import normalize_planes, resample_frames
 from ...core.types import TokenGrid
-from ..map_pruner import MapPruner, build_map_pruner, split_options
+from ..map_pruner import built_from
 from ..protocol import MAP_OPTIONS, PrunerSpec
 from ..select import check_resizing, resize_map
 from .custom import imported
@@ -181,17 +181,11 @@ OWN = (
 )
 
 
-def build_video_convnet(spec: PrunerSpec, *, weights: str | Path | None = None, **options: Any) -> MapPruner:
-    """PaPr with a 3-D ConvNet; see `build_video_scorer`."""
-    own, shared = split_options(options, OWN)
-    return build_map_pruner(spec, build_video_scorer(weights=weights, **own), **shared)
-
-
 SPECS = (
     PrunerSpec(
         "video_convnet",
         "PaPr with any 3-D ConvNet, of torchvision or your own, at the stage that you name.",
-        build_video_convnet,
+        built_from(build_video_scorer),
         (*OWN, *MAP_OPTIONS),
         shares_crops=True,
         trained=True,

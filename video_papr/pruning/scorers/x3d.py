@@ -5,6 +5,7 @@ X3D-XS, S and M are one network; they differ in the clip that they see.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from ...checkpoints.hub import url_file
 from ...core.errors import ConfigError, check_known
 from ...core.pixels import Colors, normalize_in_place, normalize_pixels, resample_clip, resample_frames
 from ...core.types import TokenGrid
-from ..map_pruner import MapPruner, build_map_pruner, split_options
-from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
+from ..map_pruner import built_from
+from ..protocol import MAP_OPTIONS, PrunerSpec
 from ..select import check_resizing, resize_map
 from .x3d_depth_pruned import check_blocks, depth_prune_x3d
 from .x3d_trunk import X3DTrunk
@@ -195,20 +196,11 @@ def build_x3d_scorer(
     return scorer
 
 
-def build_x3d(
-    spec: PrunerSpec, *, weights: str | Path | None = None, recipe: str = "own", **options: Any
-) -> MapPruner:
-    """PaPr with one of `CLIPS`; see `protocol.with_recipe`."""
-    own, shared = split_options(with_recipe(recipe, PAPR, options), OWN)
-    scorer = build_x3d_scorer(X3DScorer, CLIPS[spec.name], weights=weights, **own)
-    return build_map_pruner(spec, scorer, **shared)
-
-
 SPECS = tuple(
     PrunerSpec(
         name,
         f"{what}: a light 3-D ConvNet looks first and says where it matters.",
-        build_x3d,
+        built_from(partial(build_x3d_scorer, X3DScorer, CLIPS[name]), papr=PAPR),
         ("recipe", *OWN, *MAP_OPTIONS),
         shares_crops=True,
         trained=True,
