@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,16 +137,7 @@ class VideoDataset(Dataset[VideoSample]):
         key = None if self.cache is None else self.cache.key(record.path)
         cached = self.cache.load(key) if self.cache is not None and key is not None else None
         if cached is not None:
-            return replace(
-                nothing,
-                decode_ms=cached.decode_ms,
-                frame_indices=cached.frame_indices,
-                num_video_frames=cached.num_video_frames,
-                fps=cached.fps,
-                views=torch.from_numpy(cached.views),
-                preprocess_ms=cached.preprocess_ms,
-                video_size=cached.video_size,
-            )
+            return replace(nothing, **{**vars(cached), "views": torch.from_numpy(cached.views)})
         start = time.perf_counter()
         try:
             clips = decode_clips(
@@ -169,6 +161,21 @@ class VideoDataset(Dataset[VideoSample]):
             fps=clips.fps,
             cache_key=key,
         )
+
+
+def in_groups(
+    samples: Iterable[VideoSample], size: int, full: float = math.inf
+) -> Iterator[list[VideoSample]]:
+    """Takes `size` videos at a time, or fewer once their frames take `full` bytes; the last group may be smaller."""
+    group: list[VideoSample] = []
+    for sample in samples:
+        group.append(sample)
+        del sample
+        if len(group) == size or sum(held.num_bytes for held in group) >= full:
+            yield group
+            group = []  # nothing here may keep frames that the caller has done with
+    if group:
+        yield group
 
 
 def keep_views(cache: ClipCache, sample: VideoSample, views: Tensor, preprocess_ms: float) -> None:

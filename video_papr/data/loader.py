@@ -10,7 +10,7 @@ import torch
 
 from ..core.errors import ConfigError
 from ..core.forks import start_method
-from .datasets import VideoDataset, VideoSample
+from .datasets import VideoDataset, VideoSample, in_groups
 from .workers import SupervisedDecoder
 
 TIMEOUT_S = 120.0
@@ -68,16 +68,8 @@ def _supervised(dataset: VideoDataset, indices: Iterable[int], **options: Any) -
 def _batches(
     samples: Iterator[VideoSample], size: int, full: float, pin_memory: bool
 ) -> Iterator[list[VideoSample]]:
-    """Lists of `size` samples, or of fewer once their frames take `full` bytes."""
+    """`in_groups`; the processes behind `samples` end with it."""
     try:
-        batch: list[VideoSample] = []
-        for sample in samples:
-            batch.append(sample.pin_memory() if pin_memory else sample)
-            del sample
-            if len(batch) == size or sum(held.num_bytes for held in batch) >= full:
-                yield batch
-                batch = []  # nothing here may keep the frames that the caller has done with
-        if batch:
-            yield batch
+        yield from in_groups(map(VideoSample.pin_memory, samples) if pin_memory else samples, size, full)
     finally:
         samples.close()  # type: ignore[attr-defined]  # now, not when the garbage is collected

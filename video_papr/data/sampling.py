@@ -43,14 +43,7 @@ def dense_clips(num_video_frames: int, *, num_frames: int, frame_stride: int, nu
         frame        0  1  2  3
         every clip   x     x  x <- the last index would be 4
 
-    Args:
-        num_video_frames: n, at least 1.
-        num_frames: T, frames of a clip.
-        frame_stride: s, 1 for consecutive frames.
-        num_clips: C, may exceed n; clips then repeat.
-
-    Returns:
-        (C, T) int64.
+    There may be more clips than frames; clips then repeat.
 
     Raises ValueError: an argument is below 1.
     """
@@ -84,13 +77,7 @@ def uniform_segments(num_video_frames: int, *, num_frames: int, num_clips: int) 
         frame        0     | 1
         1 clip       x  x    x  x
 
-    Args:
-        num_video_frames: n, at least 1.
-        num_frames: T, the number of segments and of frames in a clip.
-        num_clips: C, may exceed the length of a segment; clips then repeat.
-
-    Returns:
-        (C, T) int64.
+    There may be more clips than frames in a segment; clips then repeat.
 
     Raises ValueError: an argument is below 1.
     """
@@ -188,12 +175,7 @@ def mmaction(num_video_frames: int, *, num_frames: int, frame_stride: int, num_c
 
     Args and Raises: as `dense_clips`.
     """
-    _check_positive(
-        num_video_frames=num_video_frames,
-        num_frames=num_frames,
-        frame_stride=frame_stride,
-        num_clips=num_clips,
-    )
+    _check_positive(num_video_frames, num_frames, num_clips, frame_stride)
     free = max(num_video_frames - (num_frames - 1) * frame_stride - 1, 0)
     if num_clips == 1:
         starts = np.array([free // 2], dtype=np.int64)
@@ -218,12 +200,7 @@ def vjepa2(num_video_frames: int, *, num_frames: int, frame_stride: int, num_cli
 
     Args and Raises: as `dense_clips`.
     """
-    _check_positive(
-        num_video_frames=num_video_frames,
-        num_frames=num_frames,
-        frame_stride=frame_stride,
-        num_clips=num_clips,
-    )
+    _check_positive(num_video_frames, num_frames, num_clips, frame_stride)
     part, length = num_video_frames // num_clips, num_frames * frame_stride
     if part > length:
         offsets, step = np.linspace(0, length, num_frames).clip(max=length - 1), part
@@ -264,11 +241,7 @@ def choose_sampler(
 
 
 def frames_needed(sampling: str, *, num_frames: int, frame_stride: int) -> int:
-    """Returns how many frames a video must have so that no frame of a clip is repeated.
-
-    Args:
-        frame_stride: s; plays no part in uniform sampling.
-    """
+    """Returns how many frames a video must have so that no frame of a clip is repeated."""
     return num_frames if sampling in SPREAD else (num_frames - 1) * frame_stride + 1
 
 

@@ -6,15 +6,16 @@ Letters: V views in a batch, T frames, S x S pixels, C classes, K kept tokens, T
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.parts import split_frames
 from ..core.types import TokenSelection
+from ..data.datasets import VideoSample, in_groups
 from ..pipeline import Pipeline
 from .answers import NOT_FINITE, Evaluation, VideoAnswer
 from .cost import ChoiceCost, Engine, StageTimes, choice_cost
@@ -23,9 +24,6 @@ from .observers import AnsweredVideo, Observer
 from .prefetch import BatchOutput, Launched, Upload, behind
 from .sharing import SharedMaps, select_together
 from .views import aggregate_views
-
-if TYPE_CHECKING:
-    from ..data.datasets import VideoSample
 
 
 def classify_views(
@@ -123,7 +121,7 @@ class Evaluator:
         Raises ConfigError: memory runs out with half of `batch_size` too.
         """
         done = Evaluation(dense=StageTimes() if self.baseline else None)
-        launched = map(self._launch, _groups(samples, self.videos_per_batch, self.batch_bytes))
+        launched = map(self._launch, in_groups(samples, self.videos_per_batch, self.batch_bytes))
         for made in behind(launched, 1 if self.engine.queues else 0):
             part = self._finish(made)
             del made  # and its frames, before the batch after the next one is launched
@@ -249,19 +247,6 @@ class Evaluator:
     def _smaller_batch(self, size: int) -> None:
         for observer in self.observers:
             observer.on_smaller_batch(self.batch_size, size)
-
-
-def _groups(samples: Iterable[VideoSample], size: int, full: float = math.inf) -> Iterator[list[VideoSample]]:
-    """Takes `size` videos at a time, or fewer once their frames take `full` bytes; the last group may be smaller."""
-    group: list[VideoSample] = []
-    for sample in samples:
-        group.append(sample)
-        del sample
-        if len(group) == size or sum(held.num_bytes for held in group) >= full:
-            yield group
-            group = []  # nothing here may keep frames that the caller has done with
-    if group:
-        yield group
 
 
 def _mean(counts: Tensor) -> float:
