@@ -77,22 +77,11 @@ def _indexed(videos: VideoList, source: str) -> VideoList:
 def build_pipeline(config: PipelineConfig | TrainRunConfig, videos: VideoList, engine: Engine) -> Pipeline:
     """Builds backbone, pruner and merger on the device. Random weights are announced in one line."""
     backbone, pruner = config.backbone, config.pruner
-    untrained, num_classes = backbone.weights is None, backbone.num_classes
-    if untrained and num_classes is None:
-        num_classes = count_classes(videos)
+    untrained, asked = backbone.weights is None, backbone.options
+    if untrained and "num_classes" not in asked:
+        asked["num_classes"] = count_classes(videos)
     with loading_said_aloud():
-        model = build_backbone(
-            backbone.name,
-            weights=backbone.weights,
-            num_classes=num_classes,
-            num_frames=backbone.num_frames,
-            input_size=backbone.input_size,
-            replace_head=backbone.replace_head,
-            model=backbone.model,
-            pool=backbone.pool,
-            stages=backbone.stages,
-            seed=config.seed,
-        )
+        model = build_backbone(backbone.name, **asked, seed=config.seed)
     scorer = build_folded_pruner(pruner)
     notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
     imported = ":" in (pruner.model or "")  # a network that may bring its own weights

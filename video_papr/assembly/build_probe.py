@@ -37,8 +37,6 @@ from .compose import FITTED, backbone_said, pruner_said
 from .features import compute_features
 from .views import read_as_trained, read_config
 
-OF_BACKBONE = ("name", "model", "num_classes", "replace_head", "num_frames", "input_size", "pool", "stages")
-
 
 @dataclass(frozen=True)
 class ProbeRun:
@@ -195,7 +193,7 @@ def _results(
 
 
 def _described(config: TrainRunConfig, pipeline: Pipeline, fitted: Fitted, names: tuple[str, ...]) -> Probe:
-    backbone = {key: value for key in OF_BACKBONE if (value := getattr(config.backbone, key))}
+    backbone = {key: value for key, value in config.backbone.options.items() if value}
     pruner = {"name": config.pruner.name, **config.pruner.options}
     if pruner.get("weights") is not None:
         pruner["weights"] = _located(pruner["weights"])
@@ -203,7 +201,7 @@ def _described(config: TrainRunConfig, pipeline: Pipeline, fitted: Fitted, names
         fitted.weight,
         fitted.bias,
         names,
-        {**backbone, "weights": _located(str(config.backbone.weights))},
+        {"name": config.backbone.name, **backbone, "weights": _located(str(config.backbone.weights))},
         checksum(pipeline.backbone),
         _reading(config.dataset, pipeline.backbone),
         pruner,

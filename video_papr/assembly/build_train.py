@@ -14,7 +14,7 @@ from torch import nn
 from ..backbones.builders import OTHERS, clip_size
 from ..backbones.encoder import Encoder
 from ..checkpoints.files import find_weights
-from ..config import BackboneConfig, DatasetConfig, TrainRunConfig
+from ..config import BackboneConfig, DatasetConfig, DepthConfig, RuntimeConfig, TrainConfig, TrainRunConfig
 from ..core.console import warn
 from ..core.errors import ConfigError, DataError
 from ..core.processes import ALONE, Ranks
@@ -61,18 +61,27 @@ def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
         )
     if dataset.name == "synthetic" and train.augment == "natural":
         raise ConfigError("train.augment=natural: is for real videos; the synthetic actions need actions")
-    build_schedule(config)
+    build_schedule(train, config.runtime, config.seed)
     check_split(train.batch_size, train.accumulate, ranks)
     if train.weights is not None:
         find_weights(train.weights, key="train.weights")
 
 
-def build_schedule(config: TrainRunConfig) -> Schedule:
-    """The keys of `train` that a schedule has."""
-    keys = {f.name for f in fields(Schedule)} - {"seed"}
-    chosen = {key: getattr(config.train, key) for key in keys}
-    chosen["dtype"] = training_dtype(config.train.dtype, config.runtime)
-    return Schedule(**chosen, seed=config.seed)
+def build_schedule(train: TrainConfig | DepthConfig, runtime: RuntimeConfig, seed: int) -> Schedule:
+    """The keys of a group that a schedule has; each training of a depth pruning has its own steps.
+
+    Raises ConfigError: `accumulate` does not divide the batch.
+    """
+    chosen = {
+        field.name: getattr(train, field.name) for field in fields(Schedule) if hasattr(train, field.name)
+    }
+    if train.batch_size % train.accumulate:
+        key = train.prefix  # type: ignore[union-attr]
+        raise ConfigError(
+            f"{key}.accumulate={train.accumulate} must divide {key}.batch_size={train.batch_size}"
+        )
+    chosen["dtype"] = training_dtype(train.dtype, runtime)
+    return Schedule(**{"steps": 1, "seed": seed, **chosen})
 
 
 def build_augment(name: str, class_names: tuple[str, ...]) -> Augment:
@@ -90,7 +99,7 @@ def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
             num_classes=num_classes,
             weights=train.weights,
             num_frames=backbone.num_frames,
-            input_size=_side(config),
+            input_size=square_side(backbone),
             dropping=Dropping(*train.dropping),
             losses=Losses(train.label_smoothing, train.location_loss, train.motion_loss),
             seed=config.seed,
@@ -182,7 +191,9 @@ def _synthetic(config: TrainRunConfig, split: str, count: int, clutter: float) -
 def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
     """Decodes a list for the backbone's clips, also where a scorer is trained: it sees the backbone's clips."""
     backbone = config.backbone
-    num_frames, size = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=_side(config))
+    num_frames, size = clip_size(
+        backbone.name, num_frames=backbone.num_frames, input_size=square_side(backbone)
+    )
     used = read_as_trained(config.dataset)
     dataset = VideoDataset(
         videos,
@@ -211,15 +222,15 @@ def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
 
 def reading_of(dataset: DatasetConfig, backbone: BackboneConfig, net: nn.Module) -> ReadConfig:
     """How a training of `net`, a backbone or an X3D, reads its clips: its file of weights says so from then on."""
-    used, size = read_as_trained(dataset), backbone.input_size
-    assert not isinstance(size, tuple)  # see `_side`
-    num_frames, size = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=size)
+    used = read_as_trained(dataset)
+    num_frames, size = clip_size(
+        backbone.name, num_frames=backbone.num_frames, input_size=square_side(backbone)
+    )
     mean, std = (net.mean, net.std) if isinstance(net, Encoder) else (MEAN, STD)
     return read_config(used, num_frames, size, short_side=size, mean=mean, std=std)
 
 
-def _side(config: TrainRunConfig) -> int | None:
+def square_side(backbone: BackboneConfig) -> int | None:
     """`backbone.input_size`; what can be trained reads square frames."""
-    size = config.backbone.input_size
-    assert not isinstance(size, tuple)  # BackboneConfig leaves that to timm's, which check_training refuses
-    return size
+    assert not isinstance(backbone.input_size, tuple)  # only timm's may have it, and is refused beforehand
+    return backbone.input_size

@@ -152,6 +152,11 @@ class BackboneConfig:
             size = list(self.input_size)
             raise ConfigError(f"backbone.input_size={size}: {self.name} reads square frames, give one number.")
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for `build_backbone` beside the name."""
+        return _given(self)
+
 
 @options("pruner")
 class PrunerConfig:

@@ -111,7 +111,7 @@ def _figures(
     top1 = percent_correct(rankings, labels, k=1, total=total)
     seconds = times.processing_seconds()
     return {
-        "dataset": info.dataset,
+        **{key: value for key, value in vars(info).items() if key not in ("sessions", "extra")},
         "num_videos": total,
         "num_evaluated": evaluated,
         "num_failed": sum(a.top5 is None and a.label is not None for a in answers),
@@ -119,25 +119,11 @@ def _figures(
         "top1": top1,
         "top5": percent_correct(rankings, labels, k=5, total=total),
         "top1_standard_error": standard_error(top1, total),
-        "pruner": info.pruner,
-        "keep_ratio": info.keep_ratio,
-        "settings": info.settings,
         "mean_kept_tokens": kept_tokens,
-        "num_tokens": info.num_tokens,
         **extra,
-        "backbone": info.backbone,
-        "weights": info.weights,
-        "views": info.views,
-        "gmacs_per_view": info.gmacs_per_view,
         "videos_per_second": evaluated / seconds if seconds else None,
         "latency_ms": times.per_view_ms(),
         "peak_memory_mb": times.peak_memory_mb or None,
-        "device": info.device,
-        "dtype": info.dtype,
-        "engine": info.engine,
-        "seed": info.seed,
-        "dataset_seed": info.dataset_seed,
-        "generator_version": info.generator_version,
     }
 
 
