@@ -37,7 +37,7 @@ from ..evaluation.cost import StageTimes
 from ..evaluation.evaluator import classify_views
 from ..evaluation.views import aggregate_views
 from .features import check_finite
-from .predict import ClipReader, best_guesses
+from .predict import ClipReader, best_guesses, cut_of
 
 SHARDS = "shards"
 PER_SHARD = 64  # videos that go to an actor together, and into one shard, at most
@@ -184,12 +184,6 @@ def _answer(
     """Has a pool of actors answer the videos into shards; says of each shard how many videos it holds."""
     pipeline, recipe = build_reader(config)  # so that what is wrong is said here, before any actor starts
     backbone = pipeline.backbone
-    cut: dict[str, Any] = {
-        "size": backbone.frame_size,
-        "short_side": recipe.short_side or backbone.short_side,
-        "num_crops": recipe.crops,
-        "mode": backbone.interpolation,
-    }
     own = recipe.clips * recipe.crops * backbone.num_frames * math.prod(backbone.frame_size) * 3
     together = max(1, min(PER_SHARD, BYTES // own))
     shards_left = -(-len(todo) // together)
@@ -202,7 +196,7 @@ def _answer(
     actors = max(1, min(shards_left, gpus or int(there["CPU"]) // threads))
     data: Any = ray.data.from_items(todo, override_num_blocks=shards_left)
     read: dict[str, Any] = {"num_frames": backbone.num_frames, "motion": pipeline.reads_motion}
-    data = data.map(partial(decoded, recipe=recipe, cut=cut, **read), num_cpus=1)
+    data = data.map(partial(decoded, recipe=recipe, cut=cut_of(pipeline, recipe), **read), num_cpus=1)
     data = data.map_batches(
         Actor,
         fn_constructor_args=(config, str(shards)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -91,9 +91,6 @@ class Outcome:
         self.guesses = best_guesses(table.mean(0), names, top_k)
         highest = best_guesses(table.amax(0), names, num_lines)
         self.lines = {guess.name: table[:, guess.label].tolist() for guess in highest}
-
-    def without_panels(self) -> Outcome:
-        return replace(self, panels=[])
 
     def record(self) -> dict[str, Any]:
         """The line of predictions.jsonl."""
