@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checkpoints.files import check_fit, load_exactly
 from ..checkpoints.formats import OWN_VIDEOMAE
 from ..checkpoints.hub import url_file
-from ..checkpoints.renaming import State
+from ..checkpoints.wrappers import State
 from ..core.errors import CheckpointError, CheckpointWarning, ConfigError
 from ..core.types import TokenGrid
 from .layers import interpolate_positions

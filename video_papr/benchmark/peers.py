@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..backbones.builders import BACKBONES, Backbone, build_backbone
 from ..checkpoints.files import load_exactly
-from ..checkpoints.formats import from_huggingface_videomae, from_huggingface_vivit
+from ..checkpoints.formats import from_huggingface
 from ..core.types import Mark, unobserved
 from ..pipeline import Pipeline
 
@@ -53,8 +53,7 @@ def build_pair(name: str, *, seed: int = 0, **clip: int | None) -> tuple[Backbon
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         theirs = _videomae(config, ours, settings) if family == "videomae" else _vivit(config, settings)
-    to_own = from_huggingface_videomae if family == "videomae" else from_huggingface_vivit
-    load_exactly(ours, to_own(theirs.state_dict()), source="transformers")
+    load_exactly(ours, from_huggingface(theirs.state_dict()), source="transformers")
     return ours, theirs.eval().requires_grad_(False)
 
 
