@@ -28,10 +28,7 @@ from ..synthetic.videos import SyntheticSplit, generate
 def build_videos(
     dataset: DatasetConfig, *, progress: bool = True, on_invalid: OnInvalid = refuse
 ) -> tuple[Path, VideoList]:
-    """Lists the videos of a dataset, making them first if they are synthetic.
-
-    Returns:
-        the root folder, and the list.
+    """Lists the videos of a dataset, making them first if they are synthetic. Returns the root folder, and the list.
 
     Raises DataError: the root, the annotation file, the class names or the index is missing or wrong, or there is no
     video.

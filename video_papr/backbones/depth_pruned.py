@@ -102,10 +102,7 @@ def drop_removed(places: Sequence[BlockPlace], kinds: Sequence[str]) -> None:
 def check_blocks(
     blocks: Any, depth: int, *, source: str, known: Sequence[str] = BLOCK_KINDS
 ) -> tuple[str, ...]:
-    """A description, checked.
-
-    Args:
-        known: the words that the architecture has.
+    """A description, checked. `known`: the words that the architecture has.
 
     Raises CheckpointError: it is no list of one known word for each block, or leaves none.
     """

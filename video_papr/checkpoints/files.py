@@ -38,10 +38,7 @@ def bundled_names() -> list[str]:
 
 
 def find_weights(weights: str | Path, *, key: str = "weights", others: str = "") -> Path:
-    """The file of a bundled name or a path.
-
-    Args:
-        others: what else the option understands, for the error.
+    """The file of a bundled name or a path. `others`: what else the option understands, for the error.
 
     Raises CheckpointError: there is neither.
     """

@@ -18,11 +18,7 @@ LONGEST_CELL = 300  # characters in the terminal; files get all of them
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of text.
-
-    Attributes:
-        title, caption: over and under it, in the terminal only.
-    """
+    """Columns and rows of text. `title`, `caption`: over and under it, in the terminal only."""
 
     columns: Sequence[str]  # their names
     rows: Sequence[Sequence[str]]  # as many cells each

@@ -105,10 +105,7 @@ def chain(first: Kernel, second: Kernel, name: str) -> Kernel:
 
 @torch.no_grad()
 def add_shortcut(kernel: Kernel, shortcut: Kernel | None, name: str) -> Kernel:
-    """`kernel(x) + shortcut(x)` as one kernel.
-
-    Args:
-        shortcut: of extent 1; None is x itself, a Dirac kernel.
+    """`kernel(x) + shortcut(x)` as one kernel. `shortcut`: of extent 1; None is x itself, a Dirac kernel.
 
     Raises MergeError: the two give outputs of other shapes.
     """

@@ -61,10 +61,7 @@ class Found:
 
 
 def check_count(count: int, blocks: int, *, keep_one: bool, key: str = "depth.prune") -> None:
-    """Refuses a number of blocks that cannot be pruned.
-
-    Args:
-        keep_one: one block has to stay, because the others go.
+    """Refuses a number of blocks that cannot be pruned. `keep_one`: one block has to stay, because the others go.
 
     Raises ConfigError: it is not 1 to `blocks`, or `blocks` - 1.
     """

@@ -128,11 +128,7 @@ def predict_file(
     pictured: bool = False,
     progress: bool = False,
 ) -> Outcome:
-    """Answers one video, or says why not.
-
-    Args:
-        windows: their length and stride in seconds, see `Timeline`.
-    """
+    """Answers one video, or says why not. `windows`: their length and stride in seconds, see `Timeline`."""
     outcome = Outcome(path, num_tokens=pipeline.backbone.grid.num_tokens, pictured=pictured)
     length, stride = windows
     try:

@@ -60,11 +60,7 @@ def refuse(text: str) -> None:
 
 
 class Listing:
-    """Collects the entries of a list, each path once.
-
-    Args:
-        on_invalid: called for an entry whose path is there already.
-    """
+    """Collects the entries of a list, each path once. `on_invalid`: called for an entry whose path is there already."""
 
     def __init__(self, source: str, on_invalid: OnInvalid) -> None:
         self._source, self._on_invalid = source, on_invalid

@@ -25,11 +25,7 @@ Matrix = NDArray[np.int64]
 
 
 def confusion_matrix(pairs: Iterable[tuple[int, int | None]], num_classes: int) -> Matrix:
-    """Counts videos by true and predicted class.
-
-    Args:
-        pairs: true and predicted class of each video; None: no answer.
-    """
+    """Counts videos by true and predicted class. `pairs`: true and predicted class of each video; None: no answer."""
     matrix = np.zeros((num_classes, num_classes + 1), np.int64)
     for true, predicted in pairs:
         matrix[true, num_classes if predicted is None else predicted] += 1

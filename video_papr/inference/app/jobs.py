@@ -65,10 +65,7 @@ class Jobs:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, task: Task, folder: Path) -> str:
-        """Queues a task, and returns the job's name.
-
-        Args:
-            folder: from `arriving`, with what the task needs.
+        """Queues a task, and returns the job's name. `folder`: from `arriving`, with what the task needs.
 
         Raises QueueFullError: too many are waiting.
         """
