@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
-from .blocks import joined, projected, run_blocks
+from .blocks import joined, projected, run_blocks, size_bias
 from .encoder import Encoder
 from .layers import ACTIVATIONS, Block, LayerNorm, Mlp, init_weights
 
@@ -171,8 +171,7 @@ class AttentivePooler(nn.Module):
         tokens, sizes = run_blocks(self.blocks, tokens, sizes=sizes)
         query, seen = self.query.to(tokens.dtype).expand(tokens.shape[0], -1, -1), self.norm1(tokens)
         heads = (self.q(query), self.k(seen), self.v(seen))
-        exact = torch.promote_types(tokens.dtype, torch.float32)
-        bias = None if sizes is None else sizes.to(exact).log().to(tokens.dtype)[:, None, None]
+        bias = None if sizes is None else size_bias(sizes, tokens.dtype)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in heads)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         answer = query + mixed.transpose(1, 2).flatten(2)

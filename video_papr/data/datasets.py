@@ -28,7 +28,7 @@ from .annotations import (
     read_ucf101,
     refuse,
 )
-from .clip_cache import CachedViews, ClipCache
+from .clip_cache import ClipCache
 from .decoding import DECODERS, check_exports_vectors, decode_clips
 from .limits import DEFAULT_LIMITS, Limits
 from .readers.answers import Resize
@@ -176,23 +176,6 @@ def in_groups(
             group = []  # nothing here may keep frames that the caller has done with
     if group:
         yield group
-
-
-def keep_views(cache: ClipCache, sample: VideoSample, views: Tensor, preprocess_ms: float) -> None:
-    """Keeps what was cut out of a decoded sample, views (V, T, S, S, 3) uint8, for the next run."""
-    if sample.cache_key is None:
-        return
-    assert sample.frame_indices is not None and sample.size is not None
-    entry = CachedViews(
-        views=views.cpu().numpy(),
-        frame_indices=sample.frame_indices,
-        num_video_frames=sample.num_video_frames,
-        fps=sample.fps,
-        video_size=sample.size,
-        decode_ms=sample.decode_ms,
-        preprocess_ms=preprocess_ms,
-    )
-    cache.store(sample.cache_key, entry)
 
 
 def build_video_list(

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from ..core.console import warn
 from ..core.pixels import frames_without_vectors
 from ..core.types import TokenSelection
+from ..data.clip_cache import CachedViews, ClipCache
 from .answers import Evaluation, Example, VideoAnswer
 
 if TYPE_CHECKING:
-    from ..data.clip_cache import ClipCache
     from ..data.datasets import VideoSample
 
 
@@ -85,9 +85,19 @@ class KeepViews(Observer):
         self.cache = cache
 
     def on_views(self, sample: VideoSample, views: Tensor, preprocess_ms: float) -> None:
-        from ..data.datasets import keep_views
-
-        keep_views(self.cache, sample, views, preprocess_ms)
+        if sample.cache_key is None:
+            return
+        assert sample.frame_indices is not None and sample.size is not None
+        entry = CachedViews(
+            views=views.cpu().numpy(),
+            frame_indices=sample.frame_indices,
+            num_video_frames=sample.num_video_frames,
+            fps=sample.fps,
+            video_size=sample.size,
+            decode_ms=sample.decode_ms,
+            preprocess_ms=preprocess_ms,
+        )
+        self.cache.store(sample.cache_key, entry)
 
 
 class Pictures(Observer):
