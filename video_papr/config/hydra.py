@@ -32,6 +32,7 @@ FLAGS = {
 }
 _LONG = ("--cfg", "--package", "--config-path", "--config-name", "--config-dir")
 WITH_WORD = {*_LONG, "-c", "-p", "-cp", "-cn", "-cd"}
+PUBLISHED = "${oc.select:backbone.published.${dataset.name},null}"  # what the option names for the dataset
 GENERATED = ("split", "seed", "num_videos")  # keys of dataset=synthetic alone
 
 
@@ -45,7 +46,8 @@ def store_defaults() -> None:
     parts = {"video": {**_set(shared), "bundled": bundled}, "generated": generated, "splits": splits}
     for name, values in parts.items():
         store.store(name=f"_{name}", node=values, group="dataset")
-    store.store(name="_base", node=_set(defaults_of(BackboneConfig)), group="backbone")
+    backbone = {**_set(defaults_of(BackboneConfig)), "weights": PUBLISHED}
+    store.store(name="_base", node=backbone, group="backbone")
     store.store(name="_base", node=defaults_of(RuntimeConfig), group="runtime")
     for name, schema in COMMANDS.items():
         own = {
