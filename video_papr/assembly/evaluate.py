@@ -198,17 +198,10 @@ class _Work:
 
     def _samples(self, todo: Sequence[int], cache: ClipCache | None, workers: int, group: int) -> Any:
         """Decoded videos, in lists; `group` of them are one batch."""
-        dataset, views, engine, ranks = self.config.dataset, self.config.views, self.engine, self.ranks
+        dataset, views = self.config.dataset, self.config.views
         decoded = cut.build_dataset(dataset, views, self.pipeline, self.videos, cache=cache)
-        return iter_samples(
-            decoded,
-            indices=todo,
-            workers=workers,
-            pin_memory=engine.device.type == "cuda",
-            timeout_s=dataset.decode_timeout_s,
-            prefetch=runtime.videos_ahead(engine, workers, group, ranks),
-            turns=runtime.videos_in_turn(engine, workers, group, ranks),
-        )
+        ahead = runtime.decoding(self.engine, workers, group, self.ranks)
+        return iter_samples(decoded, indices=todo, timeout_s=dataset.decode_timeout_s, **ahead)
 
     def write(
         self, out: Path, finished: Finished, gmacs: dict[str, float], profiled: Profile | None

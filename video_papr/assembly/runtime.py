@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -128,6 +129,16 @@ def videos_in_turn(engine: Engine, workers: int, batch: int, ranks: Ranks = ALON
     would look slower beside the dense model than it is. A batch of few videos would leave cores idle while it is read.
     """
     return batch if takes_turns(engine, ranks) and batch >= 2 * workers else 0
+
+
+def decoding(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Options of `iter_samples` for networks that read `batch` videos at once."""
+    return {
+        "workers": workers,
+        "pin_memory": engine.device.type == "cuda",
+        "prefetch": videos_ahead(engine, workers, batch, ranks),
+        "turns": videos_in_turn(engine, workers, batch, ranks),
+    }
 
 
 def cores(ranks: Ranks = ALONE) -> int:
