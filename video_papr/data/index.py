@@ -9,7 +9,6 @@ The rows are sorted by path and hold no time, place or machine, so the same file
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import DataError
+from ..core.tables import csv_text
 from .annotations import VideoList, VideoRecord
 from .annotations.records import short
 
@@ -135,11 +135,7 @@ def _judge(
 
 def index_text(entries: Iterable[IndexEntry]) -> str:
     """The index as CSV, with a header."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(astuple(entry) for entry in entries)
-    return text.getvalue()
+    return csv_text([COLUMNS, *map(astuple, entries)])
 
 
 def read_index(path: Path | str) -> dict[str, IndexEntry]:

@@ -6,8 +6,6 @@ without an answer.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...core.escape import spreadsheet
 from ...core.files import atomic_write
-from ...core.tables import Table
+from ...core.tables import Table, csv_text
 from ..answers import VideoAnswer
 
 NO_ANSWER = "no answer"
@@ -102,12 +100,6 @@ def class_files(matrix: Matrix, names: Mapping[int, str]) -> dict[str, str]:
     ]
     counts = [[name, *row] for name, row in zip(title.values(), part, strict=True)]
     return {
-        "classes.csv": _csv([["label", "class", "videos", "correct", "top1"], *accuracy]),
-        "confusion.csv": _csv([["true / predicted", *title.values(), NO_ANSWER], *counts]),
+        "classes.csv": csv_text([["label", "class", "videos", "correct", "top1"], *accuracy]),
+        "confusion.csv": csv_text([["true / predicted", *title.values(), NO_ANSWER], *counts]),
     }
-
-
-def _csv(rows: Iterable[Iterable[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

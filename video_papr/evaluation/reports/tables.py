@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...core.escape import spreadsheet
-from ...core.tables import Table
+from ...core.tables import Table, csv_text
 
 if TYPE_CHECKING:
     from ...core.console import Terminal
@@ -157,16 +155,11 @@ def sweep_row(
 def sweep_files(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Returns the texts of summary.json, summary.csv and summary.md."""
     columns = ["job", "overrides", *SWEEP_COLUMNS, "error"]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: spreadsheet(value) if isinstance(value, str) else value for key, value in row.items()}
-        for row in rows
-    )
+    cells = [[row[name] for name in columns] for row in rows]
+    shown = [[spreadsheet(cell) if isinstance(cell, str) else cell for cell in row] for row in cells]
     return {
         "summary.json": json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n",
-        "summary.csv": table.getvalue(),
+        "summary.csv": csv_text([columns, *shown]),
         "summary.md": _sweep_table(rows).markdown() + "\n",
     }
 
