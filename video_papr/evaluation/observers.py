@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 from tqdm import tqdm
@@ -17,10 +16,8 @@ from ..core.console import warn
 from ..core.pixels import frames_without_vectors
 from ..core.types import TokenSelection
 from ..data.clip_cache import CachedViews, ClipCache
+from ..data.datasets import VideoSample
 from .answers import Evaluation, Example, VideoAnswer
-
-if TYPE_CHECKING:
-    from ..data.datasets import VideoSample
 
 
 @dataclass(frozen=True)

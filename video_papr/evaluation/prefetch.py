@@ -16,16 +16,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..data.datasets import VideoSample
+from .answers import Evaluation
 from .cost import StageTimes
-
-if TYPE_CHECKING:
-    from ..data.datasets import VideoSample
-    from .answers import Evaluation
 
 Item = TypeVar("Item")
 

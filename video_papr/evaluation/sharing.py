@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +11,11 @@ from torch import Tensor
 from ..benchmark.flops import count_gmacs
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid, TokenSelection
+from ..data.datasets import VideoSample
 from ..pruning.builders import pruner_names
 from ..pruning.protocol import Pruner
 from ..pruning.sharing import Corner, shared_maps
 from .cost import Engine, StageTimes
-
-if TYPE_CHECKING:
-    from ..data.datasets import VideoSample
 
 
 class SharedMaps:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ...core.console import Terminal
 from ...core.escape import spreadsheet
 from ...core.tables import Table, csv_text
-
-if TYPE_CHECKING:
-    from ...core.console import Terminal
 
 Results = Mapping[str, Any]
 FAILURES_SHOWN = 10  # predictions.jsonl has all of them
