@@ -25,9 +25,9 @@ from .backbones.builders import Backbone
 from .backbones.grouping import run_in_groups
 from .backbones.packing import JAGGED
 from .core.engines import use_engine
-from .core.errors import ConfigError
+from .core.errors import ConfigError, check_known
 from .core.parts import join_selection, pool_parts, split_frames, split_selection
-from .core.types import Mark, TokenSelection
+from .core.types import Mark, TokenSelection, unobserved
 from .pruning.compensation import compensate
 from .pruning.protocol import Pruner
 from .pruning.tome import ToMe
@@ -62,8 +62,7 @@ class Pipeline(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.pruner, self.merger, self.packing = backbone, pruner, merger, packing
-        if packing not in PACKINGS:
-            raise ConfigError(f"runtime.packing={packing!r} is unknown; use one of {', '.join(PACKINGS)}")
+        check_known("runtime.packing", packing, PACKINGS)
         if packing == "packed" and self._biased:
             reason = "pruner.compensation=merge" if merger is None else "merger=tome"
             raise ConfigError(
@@ -76,7 +75,7 @@ class Pipeline(nn.Module):
             pruner.check_backbone(backbone, merges=merger is not None)
             pruner.fit(backbone)
 
-    def forward(self, frames: Tensor, mark: Mark | None = None) -> Tensor:
+    def forward(self, frames: Tensor, mark: Mark = unobserved) -> Tensor:
         """frames (B, T, H, W, 3) uint8, as the loader cuts them for the backbone -> logits (B, classes).
 
         Args:
@@ -99,7 +98,7 @@ class Pipeline(nn.Module):
         maps = self.pruner.significance(split_frames(frames, parts), self.backbone)
         return maps.unflatten(0, (-1, parts)).flatten(1, 2)
 
-    def select(self, frames: Tensor, mark: Mark | None = None) -> TokenSelection | None:
+    def select(self, frames: Tensor, mark: Mark = unobserved) -> TokenSelection | None:
         """frames (B, T, H, W, 3) uint8 -> the kept tubelets; None when nothing prunes."""
         self._check_frames(frames)
         if self.pruner is None:
@@ -112,7 +111,7 @@ class Pipeline(nn.Module):
             self.pruner.select(split_frames(frames, parts), self.backbone, **options), parts
         )
 
-    def classify(self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None = None) -> Tensor:
+    def classify(self, frames: Tensor, selection: TokenSelection | None, mark: Mark = unobserved) -> Tensor:
         """frames (B, T, H, W, 3) uint8, selection or None for all tubelets -> logits (B, classes).
 
         The logits of a clip whose map is not finite are NaN, see `TokenSelection.blank`.
@@ -126,7 +125,7 @@ class Pipeline(nn.Module):
         logits = self._classify(frames, selection, mark)
         return logits if selection is None else selection.blank(logits)
 
-    def _classify(self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None) -> Tensor:
+    def _classify(self, frames: Tensor, selection: TokenSelection | None, mark: Mark) -> Tensor:
         """`classify`, whatever the selection is worth."""
         parts = self.backbone.parts
         if parts == 1:
@@ -142,7 +141,7 @@ class Pipeline(nn.Module):
         return logits
 
     def classify_parts(
-        self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None = None
+        self, frames: Tensor, selection: TokenSelection | None, mark: Mark = unobserved
     ) -> Tensor:
         """`classify`, of what the backbone reads by itself: clips, or parts of clips (see `Encoder.parts`)."""
         merges = selection is not None and selection.compensation == "merge"
@@ -153,7 +152,7 @@ class Pipeline(nn.Module):
         return run_in_groups(run, frames, selection, num_tokens=num_tokens, dim=dim)
 
     def _run(
-        self, frames: Tensor, selection: TokenSelection | None, mark: Mark | None = None, packed: bool = False
+        self, frames: Tensor, selection: TokenSelection | None, mark: Mark = unobserved, packed: bool = False
     ) -> Tensor:
         """One call of the backbone: frames (B, T, H, W, 3) uint8 and what is kept of them -> logits (B, classes)."""
         options: dict[str, Any] = {} if self.merger is None else {"merger": self.merger}
@@ -162,13 +161,13 @@ class Pipeline(nn.Module):
         # The backbone normalises what it keeps of the bytes: a dropped tubelet never becomes a float.
         pixels = None if "tokens" in options else rearrange(frames, "b t h w c -> b c t h w")
         compiled = self.backbone._compiled_call_impl is not None and not packed
-        if mark is not None and not compiled:
+        if not compiled:
             options["mark"] = mark
         run = self.backbone.forward_packed if packed else self.backbone
         logits: Tensor = run(pixels, **options)
         if self.backbone.replayed:  # a CUDA graph overwrites the logits that it returned last
             logits = logits.clone()
-        if mark is not None and compiled:
+        if compiled:
             mark("backbone")
         return logits
 
@@ -218,9 +217,8 @@ class Pipeline(nn.Module):
             options: of torch.compile, in place of these. On a GPU `mode="reduce-overhead"` and `"max-autotune"` record
                 CUDA graphs, one for each shape, and replay them, which decides the speed of small batches.
 
-        Raises:
-            ConfigError: CUDA graphs where the clip decides how much is kept, and `dynamic=False` does not promise that
-                shapes stay.
+        Raises ConfigError: CUDA graphs where the clip decides how much is kept, and `dynamic=False` does not promise
+        that shapes stay.
         """
         varies = self.pruner is not None and self.pruner.budget.variable
         chosen = {**({} if varies else {"fullgraph": True, "dynamic": False}), **options}

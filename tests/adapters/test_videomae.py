@@ -182,7 +182,7 @@ def test_wrong_normalisation_is_said_once(host: Build, clip: Build) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "pruner": ({"pruner": "x3dd"}, "pruner=x3dd is unknown; use one of"),
+    "pruner": ({"pruner": "x3dd"}, "pruner='x3dd' is unknown; use one of"),
     "reads tokens": ({"pruner": "similarity"}, "pruner=similarity cannot be used here"),
     "reads motion": ({"pruner": "codec"}, "pruner=codec cannot be used here"),
     "none": ({"pruner": "none"}, "pruner=none cannot be used here"),

@@ -167,7 +167,7 @@ def test_pretrained_weights_come_from_the_hub_and_know_imagenet(
 
 def test_wrong_models_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {
-        "vit_tiny_patch16_22": r"^backbone.model=vit_tiny_patch16_22: timm .* has no such model. Did you mean vit_tiny",
+        "vit_tiny_patch16_22": r"^backbone.model=vit_tiny_patch16_22: timm .* has no such model. Did you mean 'vit",
         "resnet18": r"^backbone.model=resnet18, img_size=32: timm cannot build it",
         "vit_tiny_patch16_224.nope": "timm cannot build it .*Invalid pretrained tag",
     }

@@ -323,5 +323,7 @@ def test_seed_decides_random_weights_and_leaves_the_callers_randomness_alone() -
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ConfigError, match=r"^backbone=videomae_bb is unknown; .*Did you mean videomae_b\?$"):
+    with pytest.raises(
+        ConfigError, match=r"^backbone='videomae_bb' is unknown; .*Did you mean 'videomae_b'\?$"
+    ):
         build_backbone("videomae_bb")

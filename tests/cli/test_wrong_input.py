@@ -23,7 +23,7 @@ WRONG = {
         "pruner.keepratio=0.2": "pruner.keepratio: no such key. Did you mean 'keep_ratio'? Known: ",
         "prunner=none": "prunner: no such key. Did you mean 'pruner'?",
         "pruner.keep_ratio=0": "pruner.keep_ratio=0: must be a number above 0",
-        "optimize=top2": "optimize='top2': must be one of top1, ",
+        "optimize=top2": "optimize='top2' is unknown; use one of top1, ",
         "dataset=folder": "dataset.root is not set: dataset=folder needs dataset.root=PATH.",
         "dataset=folder dataset.root=/does/not/exist": "dataset.root=/does/not/exist",
         "dataset=folder,csv": "dataset=folder,csv: several values; add -m to run each of them.",

@@ -158,7 +158,7 @@ def test_samples_in_order_for_any_number_of_workers(
 
 def test_spawned_workers(mixed: VideoList, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no fork, dataset and sampler travel to the worker by pickling."""
-    monkeypatch.setattr(loader_module, "_start_method", lambda: "spawn")
+    monkeypatch.setattr(loader_module, "start_method", lambda: "spawn")
     dataset = VideoDataset(mixed, partial(uniform_segments, num_frames=3, num_clips=1))
     (batch,) = iter_samples(dataset, videos_per_batch=16, workers=1)
     assert all(same(sample, dataset[i]) for i, sample in enumerate(batch))

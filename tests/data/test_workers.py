@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 
 from video_papr.data import workers
 from video_papr.data.annotations import VideoList, read_folder
-from video_papr.data.datasets import VideoDataset, VideoSample
+from video_papr.data.datasets import VideoDataset, VideoSample, in_groups
 from video_papr.data.loader import iter_samples
 from video_papr.data.sampling import dense_clips, uniform_segments
 from video_papr.data.workers import SupervisedDecoder
-from video_papr.evaluation.evaluator import _groups
 
 TIMEOUT_S = 4.0  # ample for these videos on a busy machine
 SAMPLER = partial(dense_clips, num_frames=4, frame_stride=2, num_clips=2)
@@ -243,8 +242,8 @@ def test_decoded_frames_stay_within_their_memory(
     assert [sample.name for sample in samples.values() if sample.error] == ["a/large.mp4"]
     assert max(sum(sample.num_bytes for sample in batch) for batch in batches) < 6 * 2**20
     assert [len(batch) for batch in batches][:2] == [2, 2]
-    assert [len(group) for group in _groups(iter(samples.values()), 4, 2**22)][:2] == [2, 2]
-    assert [len(group) for group in _groups(iter(samples.values()), 4)] == [4, 4, 2]
+    assert [len(group) for group in in_groups(iter(samples.values()), 4, 2**22)][:2] == [2, 2]
+    assert [len(group) for group in in_groups(iter(samples.values()), 4)] == [4, 4, 2]
     whole = VideoDataset(videos, sampler)
     assert whole.read(8).error is None
     assert torch.equal(samples["a/0.mp4"].frames, whole.read(0).frames)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import shutil
 from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from video_papr.backbones.videomae import VideoMAE
+from video_papr.config.recipes import Method
 from video_papr.core.errors import CheckpointError, ConfigError
 from video_papr.core.types import TokenGrid
 from video_papr.depth import run
 from video_papr.depth.calibrate import calibrate, running_norms
 from video_papr.depth.latency import LatencyTable, measure
 from video_papr.depth.places import find_places, open_places, set_mask, switches
-from video_papr.depth.plan import METHODS, Clips, Plan
+from video_papr.depth.plan import Clips, Plan
 from video_papr.depth.progressive import Judge, mix_at, random_subnet, rising_draw, supernet_loss
 from video_papr.depth.run import prune_depth
 from video_papr.depth.subjects import (
@@ -278,7 +280,7 @@ def test_every_block_is_timed_and_the_network_stays():
 
 
 @pytest.mark.parametrize("kind", ["linear", "removed"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", get_args(Method))
 def test_every_method_prunes_exactly_k_blocks(method, kind, tmp_path):
     net = network()
     before = deepcopy(net.state_dict())

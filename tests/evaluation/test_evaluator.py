@@ -12,7 +12,7 @@ from torch import Tensor
 from video_papr.backbones.builders import build_backbone
 from video_papr.core.errors import ConfigError
 from video_papr.core.types import TokenSelection
-from video_papr.data.datasets import VideoSample
+from video_papr.data.datasets import VideoSample, in_groups
 from video_papr.data.transforms import resize_and_crop
 from video_papr.evaluation import evaluator
 from video_papr.evaluation.answers import NOT_FINITE, Evaluation, VideoAnswer
@@ -371,9 +371,7 @@ def test_groups_end_where_they_have_enough_videos_or_bytes(size: int, full: floa
         if len(group) >= size or sum(samples[index].num_bytes for index in group) >= full * each:
             groups, group = [*groups, group], []
     groups += [group] if group else []
-    found = list(evaluator._groups(samples, size, full * each))
+    found = list(in_groups(samples, size, full * each))
     assert [[sample.index for sample in group] for group in found] == groups
     exact = samples[0].num_bytes + samples[1].num_bytes  # as many bytes as allowed are enough
-    assert (
-        len(next(evaluator._groups(samples, 9, exact))) == 2 and len(next(evaluator._groups(samples, 9))) == 7
-    )
+    assert len(next(in_groups(samples, 9, exact))) == 2 and len(next(in_groups(samples, 9))) == 7

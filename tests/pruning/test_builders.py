@@ -145,12 +145,12 @@ def test_clips_of_the_published_recipe() -> None:
     for name in ("x3d_xs", "x3d_s", "x3d_m"):
         pruner = build_pruner(name)
         assert pruner is not None
-        seen[name] = (pruner.scorer.frames, pruner.scorer.size, pruner.scorer.align_corners)
+        seen[name] = (pruner.scorer.frames, pruner.scorer.size, pruner.scorer.resizing["align_corners"])
     assert seen == {"x3d_xs": (4, 160, True), "x3d_s": (8, 160, True), "x3d_m": (16, 224, True)}
 
 
 WRONG = [
-    (("x3d", {}), r"^pruner=x3d is unknown; use one of none, papr_plus, .*Did you mean x3d_"),
+    (("x3d", {}), r"^pruner='x3d' is unknown; use one of none, papr_plus, .*Did you mean 'x3d_"),
     (("random", {"keep_ratio": 0}), r"^pruner\.keep_ratio=0 must be a number"),
     (("random", {"scope": "clip"}), r"^pruner\.scope='clip' is unknown"),
     (

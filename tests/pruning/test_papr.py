@@ -114,7 +114,11 @@ def test_a_pruner_serves_one_normalisation_and_one_number_of_class_tokens() -> N
 @pytest.mark.parametrize(
     ("name", "options", "line"),
     [
-        ("x3d_s", {"recipe": "paper"}, r"^pruner\.recipe='paper' is unknown; use one of own, papr$"),
+        (
+            "x3d_s",
+            {"recipe": "paper"},
+            r"^pruner\.recipe='paper' is unknown; use one of own, papr\. Did",
+        ),
         ("x3d_s", {"normalize": "no"}, r"^pruner\.normalize='no' is unknown; use one of own, backbone$"),
         ("papr_plus", {"recipe": "papr"}, r"^unknown key pruner\.recipe for pruner=papr_plus"),
         (

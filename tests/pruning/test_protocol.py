@@ -59,7 +59,7 @@ def test_a_file_adds_a_pruner_everywhere() -> None:
     assert "edges" in pruner_names(lambda spec: spec.shares_crops)
     assert offered()["edges"] == "Keeps the strongest edges."
     with pytest.raises(
-        ConfigError, match=r"^pruner=edge is unknown; use one of none, .*edges.* Did you mean edges\?"
+        ConfigError, match=r"^pruner='edge' is unknown; use one of none, .*edges.* Did you mean 'edges'\?"
     ):
         build_pruner("edge")
     backbone = vp.build_backbone("videomae_tiny", num_frames=8, input_size=32)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from video_papr.core.errors import ConfigError
 from video_papr.core.types import TokenGrid, TokenSelection
 from video_papr.pruning.budget import check_ratio, keep_count
-from video_papr.pruning.select import check_scope, lattice, ranks, resize_map, select_counts, select_tokens
+from video_papr.pruning.select import lattice, ranks, resize_map, select_counts, select_tokens
 
 grids = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5))
 ratios = st.integers(1, 1000).map(lambda n: n / 1000)
@@ -64,13 +64,6 @@ def test_ratio_out_of_range(ratio: object) -> None:
             call(ratio)
         line = f"pruner.keep_ratio={ratio} must be a number with 0 < keep_ratio <= 1, e.g. 0.3"
         assert str(caught.value) == line
-
-
-def test_unknown_scope() -> None:
-    with pytest.raises(
-        ConfigError, match=r"^pruner\.scope='clip' is unknown; use one of global, frame, place$"
-    ):
-        check_scope("clip")
 
 
 # ---- resizing ----

@@ -166,7 +166,7 @@ def test_nothing_to_merge_gives_the_same_tensors_back() -> None:
 
 
 WRONG = [
-    (("tme", {}), "merger=tme is unknown; use one of none, tome"),
+    (("tme", {}), "merger='tme' is unknown; use one of none, tome. Did you mean 'tome'?"),
     (("tome", {"r": -1}), "merger.r=-1 must be a whole number of at least 0 (tokens merged per block)"),
     (("tome", {"r": 1.5}), "merger.r=1.5 must be a whole number of at least 0 (tokens merged per block)"),
     (("tome", {"schedule": "up"}), "merger.schedule='up' is unknown; use one of constant, decreasing"),

@@ -26,8 +26,7 @@ FAMILIES = (
 def open_model(model: nn.Module) -> tuple[Family, Host]:
     """The family that a model belongs to, and what pruning has to know about it.
 
-    Raises:
-        ConfigError: no family has its class, or this one of its class cannot be pruned.
+    Raises ConfigError: no family has its class, or this one of its class cannot be pruned.
     """
     for family in FAMILIES:
         name = class_of(model, family.library, family.classes)

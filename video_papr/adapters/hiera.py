@@ -20,8 +20,7 @@ from .selector import Selector
 def open_model(model: Any, name: str) -> Host:
     """Describes a Hiera.
 
-    Raises:
-        ConfigError: the model does not read RGB images, or drops units itself.
+    Raises ConfigError: the model does not read RGB images, or drops units itself.
     """
     embed = model.patch_embed
     if len(model.mask_spatial_shape) != 2:

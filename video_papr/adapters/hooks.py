@@ -42,7 +42,6 @@ class EmbeddingHooks:
     """Surrounds the pass of a module that sees the pixels and makes the tokens; needs no memory between the two.
 
     Args:
-        selector: chooses from the pixels.
         keep: (tokens, selection) -> the kept tokens.
         argument: name of the pixels in the module's `forward`.
     """
@@ -76,9 +75,6 @@ class HandedOver:
 
     A choice is taken out when it is used, and replaced by the next pass of the first module, which comes first in every
     forward pass: what a pass that failed has left behind never reaches another one.
-
-    Args:
-        selector, keep: as for `EmbeddingHooks`.
     """
 
     def __init__(self, selector: Selector, keep: Callable[[Tensor, TokenSelection], Tensor]) -> None:

@@ -28,7 +28,6 @@ class Host:
     """A model that can be pruned.
 
     Attributes:
-        name: its class, for messages.
         home: the module that embeds pixels; what `prune` has done is noted there.
         grid: the tokens that it makes of one clip, without class tokens.
         clip: (T, H, W) that it reads; T is 1 for an image model.
@@ -79,8 +78,6 @@ class Family:
     """Models of another library that are pruned in the same way. The documentation's table is made of these.
 
     Attributes:
-        library: package that defines the classes.
-        classes: their names.
         drops: what is dropped, and where.
         checked: what the tests compare a pruned model with.
         open: (model, name of its class) -> the host; raises ConfigError with the reason where it cannot be pruned.
@@ -117,14 +114,17 @@ def class_of(model: object, package: str, names: tuple[str, ...]) -> str | None:
     return None
 
 
+def check_rgb(channels: int, name: str) -> None:
+    if channels != 3:
+        raise ConfigError(f"cannot prune this {name}: it reads {channels} channels instead of RGB")
+
+
 def image_colors(model: Any, channels: int, name: str) -> dict[str, Any]:
     """`mean` and `std` of an image model of timm that reads so many channels: those of its weights, or ImageNet's.
 
-    Raises:
-        ConfigError: it does not read RGB.
+    Raises ConfigError: it does not read RGB.
     """
-    if channels != 3:
-        raise ConfigError(f"cannot prune this {name}: it reads {channels} channels instead of RGB")
+    check_rgb(channels, name)
     cfg = getattr(model, "pretrained_cfg", None) or {}  # create_model leaves it there
     usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return {key: tuple(cfg.get(key) or value) for key, value in usual.items()}

@@ -17,8 +17,7 @@ GREYS = (51, 204)
 def given_colors(key: str, given: Sequence[float] | None, default: Colors) -> Colors:
     """Mean or standard deviation, as `key` says; `default` where none is given.
 
-    Raises:
-        ConfigError: not three numbers, or a deviation that is not above 0.
+    Raises ConfigError: not three numbers, or a deviation that is not above 0.
     """
     if given is None:
         return default
@@ -35,8 +34,7 @@ def measure_colors(processor: Callable[..., Any], host: Host) -> tuple[Colors, C
 
     Its settings would not do: some processors shift after scaling, and no setting says so.
 
-    Raises:
-        ConfigError: it does not take frames, or turns bright and dark around.
+    Raises ConfigError: it does not take frames, or turns bright and dark around.
     """
     frames, height, width = host.clip
     found = []

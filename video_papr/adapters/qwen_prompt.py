@@ -57,8 +57,4 @@ def shorten_prompt(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         encoded["image"] = base.get_image_features(
             given["pixel_values"], given["image_grid_thw"], return_dict=True
         )
-    return {
-        **short,
-        "position_ids": positions[:, stays].view(3, len(ids), -1),
-        "mm_encoder_outputs": encoded,
-    }
+    return {**short, "position_ids": positions[:, stays].view(3, len(ids), -1), "mm_encoder_outputs": encoded}

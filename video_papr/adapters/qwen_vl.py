@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError
 from ..core.pixels import Colors
 from ..core.types import TokenGrid, TokenSelection
-from .host import Family, Handle, Host
+from .host import Family, Handle, Host, check_rgb
 from .selector import Selector
 
 CHOSEN = "video_papr_chosen"  # the keyword argument that gives a tower a choice which has been made already
@@ -34,12 +34,10 @@ HALF: tuple[Colors, Colors] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def open_model(model: Any, name: str) -> Host:
     """Describes a tower.
 
-    Raises:
-        ConfigError: it does not read RGB, or this transformers works its positions out in another way.
+    Raises ConfigError: it does not read RGB, or this transformers works its positions out in another way.
     """
     config = model.config
-    if config.in_channels != 3:
-        raise ConfigError(f"cannot prune this {name}: it reads {config.in_channels} channels instead of RGB")
+    check_rgb(config.in_channels, name)
     if find_spec("transformers.vision_utils") is None:
         raise ConfigError(f"cannot prune this {name}: it takes transformers 5.20 or newer")
     depth, side = config.temporal_patch_size, config.patch_size * config.spatial_merge_size

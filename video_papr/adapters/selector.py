@@ -28,10 +28,7 @@ class Selector:
     scorer on another device than the pixels is copied there at the first call.
 
     Args:
-        host: whose pixels are read.
-        pruner: what chooses, in eval mode.
         mean, std: undo the normalisation of the pixels.
-        reads_images: see `Family`.
         stages: of a hierarchical host, those that drop places.
     """
 
@@ -57,8 +54,7 @@ class Selector:
     def __call__(self, pixels: Tensor) -> TokenSelection:
         """pixels (B, T, 3, H, W), of an image model (B, 3, H, W), normalised -> the kept tokens of each clip.
 
-        Raises:
-            ValueError: another shape.
+        Raises ValueError: another shape.
         """
         self.check(pixels)
         grid = self.grid
@@ -69,8 +65,7 @@ class Selector:
     def of_videos(self, patches: Tensor, grid_thw: Tensor | None) -> dict[int, TokenSelection]:
         """Patches of several videos, of a host that has `unpack` -> the kept tokens of each, by its number.
 
-        Raises:
-            ValueError: there is no `grid_thw`, or it counts other patches.
+        Raises ValueError: there is no `grid_thw`, or it counts other patches.
         """
         assert self.unpack is not None
         if grid_thw is None:
@@ -88,8 +83,7 @@ class Selector:
     def of_stages(self, pixels: Tensor) -> dict[int, TokenSelection]:
         """pixels (B, 3, H, W) of a hierarchical host, normalised -> the kept places of each of its chosen stages.
 
-        Raises:
-            ValueError: another shape.
+        Raises ValueError: another shape.
         """
         self.check(pixels)
         pruner, frames = self._pruner(pixels.device), self.frames(pixels)

@@ -8,7 +8,7 @@ Letters: B images, H x W places of a stage, N of them in all, K kept ones, C cha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,24 +16,22 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..core.threads import PerThread
-from ..core.types import TokenGrid, TokenSelection
+from ..core.types import TokenGrid
 from .host import Family, Handle, Host, image_colors
 from .selector import Selector
 
-# Where places stand in a tensor: (B, N, C), (B, H, W, C) or (B, C, H, W).
-LAYOUTS = ("NC", "HWC", "CHW")
 CONVNEXT, SWIN = ("ConvNeXt",), ("SwinTransformer", "SwinTransformerV2")  # timm's classes
 
 
 def flatten_places(features: Tensor, layout: str) -> Tensor:
-    """features in one of `LAYOUTS` -> (B, N, C)."""
+    """features (B, N, C), (B, H, W, C) or (B, C, H, W), as the layout "NC", "HWC" or "CHW" says -> (B, N, C)."""
     if layout == "CHW":
         return features.flatten(2).transpose(1, 2)
     return features.flatten(1, 2) if layout == "HWC" else features
 
 
 def unflatten_places(places: Tensor, layout: str, grid: tuple[int, int]) -> Tensor:
-    """places (B, N, C) -> features in one of `LAYOUTS`, on a grid of H x W = N."""
+    """places (B, N, C) -> features in a layout of `flatten_places`, on a grid of H x W = N."""
     if layout == "CHW":
         return places.transpose(1, 2).unflatten(2, grid)
     return places.unflatten(1, grid) if layout == "HWC" else places
@@ -42,26 +40,6 @@ def unflatten_places(places: Tensor, layout: str, grid: tuple[int, int]) -> Tens
 def stages_of(model: Any) -> tuple[Any, ...]:
     """The stages of a ConvNeXt or Swin, each with its `blocks`."""
     return tuple(model.stages if hasattr(model, "stages") else model.layers)
-
-
-def stem_of(model: Any) -> nn.Module:
-    """What sees the pixels."""
-    found: nn.Module = model.stem if hasattr(model, "stem") else model.patch_embed
-    return found
-
-
-def image_size(model: Any) -> tuple[int, int]:
-    """(H, W) of the images; a ConvNeXt, which reads any, says what its weights were trained with."""
-    if hasattr(model, "stem"):
-        _, height, width = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or (3, 224, 224)
-    else:
-        height, width = model.patch_embed.img_size
-    return height, width
-
-
-def reductions(model: Any) -> tuple[int, ...]:
-    """Of each stage, the pixels along each side of one of its places."""
-    return tuple(info["reduction"] for info in model.feature_info)
 
 
 def _place_wise(block: Any) -> tuple[nn.Module, nn.Module, str] | None:
@@ -81,7 +59,7 @@ def _place_wise(block: Any) -> tuple[nn.Module, nn.Module, str] | None:
 
 
 def hook_stages(model: Any, stages: Sequence[int], chosen: PerThread) -> list[RemovableHandle]:
-    """Hooks that make the blocks of some stages follow `chosen.value`, see `kept_places`; None there: nothing drops."""
+    """Hooks that make the blocks of some stages follow `chosen.value`: stage -> its selection, see `StageHooks`."""
     handles = []
     for stage in stages:
         for block in stages_of(model)[stage].blocks:
@@ -97,15 +75,6 @@ def hook_stages(model: Any, stages: Sequence[int], chosen: PerThread) -> list[Re
     return handles
 
 
-def kept_places(selections: Mapping[int, TokenSelection]) -> dict[int, tuple[Tensor, tuple[int, int]]]:
-    """Stage -> keep_idx (B, K) and the stage's (H, W), of the stages that drop something."""
-    return {
-        stage: (found.keep_idx, (found.grid.height, found.grid.width))
-        for stage, found in selections.items()
-        if found.drops
-    }
-
-
 class _Part:
     """The place-wise part of one block."""
 
@@ -117,7 +86,7 @@ class _Part:
         chosen = self.chosen.value
         if chosen is None or self.stage not in chosen:
             return None
-        keep_idx = chosen[self.stage][0]
+        keep_idx = chosen[self.stage].keep_idx
         places = flatten_places(args[0], self.layout)
         kept = places.gather(1, keep_idx[..., None].expand(-1, -1, places.shape[2]))
         return (unflatten_places(kept, self.layout, (keep_idx.shape[1], 1)),)
@@ -127,11 +96,11 @@ class _Part:
         chosen = self.chosen.value
         if chosen is None or self.stage not in chosen:
             return None
-        keep_idx, grid = chosen[self.stage]
+        keep_idx, grid = chosen[self.stage].keep_idx, chosen[self.stage].grid
         kept = flatten_places(output, self.layout)
-        places = kept.new_zeros(len(kept), grid[0] * grid[1], kept.shape[2])
+        places = kept.new_zeros(len(kept), grid.num_tokens, kept.shape[2])
         places = places.scatter(1, keep_idx[..., None].expand(-1, -1, kept.shape[2]), kept)
-        return unflatten_places(places, self.layout, grid)
+        return unflatten_places(places, self.layout, (grid.height, grid.width))
 
 
 class StageHooks:
@@ -139,10 +108,6 @@ class StageHooks:
 
     The stem comes first in every forward pass and replaces the choice: what a pass that failed has left behind never
     reaches another one.
-
-    Args:
-        selector: chooses places for each stage.
-        stages: the host's own.
     """
 
     def __init__(self, selector: Selector, stages: Iterable[nn.Module]) -> None:
@@ -151,10 +116,7 @@ class StageHooks:
 
     def attach(self, stem: nn.Module, last: nn.Module) -> list[Handle]:
         """Hooks on what sees the pixels, and on what comes after the last stage."""
-        return [
-            stem.register_forward_pre_hook(self._choose),
-            last.register_forward_hook(self._forget),
-        ]
+        return [stem.register_forward_pre_hook(self._choose), last.register_forward_hook(self._forget)]
 
     def _choose(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         if torch.is_grad_enabled() and any(
@@ -166,7 +128,7 @@ class StageHooks:
             )
         pixels: Tensor = args[0]
         selections = self.selector.of_stages(pixels)
-        self.chosen.value = kept_places(selections)
+        self.chosen.value = {stage: found for stage, found in selections.items() if found.drops}
         for selection in selections.values():
             pixels = selection.blank(pixels)
         return (pixels,)
@@ -178,15 +140,19 @@ class StageHooks:
 def open_model(model: Any, name: str) -> Host:
     """Describes a ConvNeXt or Swin.
 
-    Raises:
-        ConfigError: the model does not read RGB.
+    Raises ConfigError: the model does not read RGB.
     """
     colors = image_colors(model, model.in_chans, name)
-    steps, (height, width), stem = reductions(model), image_size(model), stem_of(model)
+    steps = tuple(info["reduction"] for info in model.feature_info)
+    if name in CONVNEXT:  # reads images of any size
+        stem, last = model.stem, model.norm_pre
+        _, height, width = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or (3, 224, 224)
+    else:
+        stem, last = model.patch_embed, model.norm
+        height, width = stem.img_size
 
     def attach(selector: Selector) -> list[Handle]:
         hooks = StageHooks(selector, stages_of(model))
-        last = model.norm_pre if name in CONVNEXT else model.norm
         return [*hooks.attach(stem, last), *hook_stages(model, tuple(selector.reductions), hooks.chosen)]
 
     return Host(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid, TokenSelection
 from .hooks import EmbeddingHooks, Override
-from .host import Colors, Family, Handle, Host, keep_tokens
+from .host import Colors, Family, Handle, Host, check_rgb, keep_tokens
 from .selector import Selector
 
 # What the published weights were trained with.
@@ -24,12 +24,10 @@ STD: Colors = (0.225, 0.225, 0.225)
 def open_model(model: Any, name: str) -> Host:
     """Describes a TimeSformer.
 
-    Raises:
-        ConfigError: the model does not read RGB, or answers every frame by itself.
+    Raises ConfigError: the model does not read RGB, or answers every frame by itself.
     """
     config, base = model.config, model.base_model
-    if config.num_channels != 3:
-        raise ConfigError(f"cannot prune this {name}: it reads {config.num_channels} channels instead of RGB")
+    check_rgb(config.num_channels, name)
     if config.attention_type == "space_only":
         raise ConfigError(
             f"cannot prune this {name}: with config.attention_type='space_only' it gives one answer for each frame"

@@ -21,9 +21,8 @@ from .selector import Selector
 def open_model(model: Any, name: str) -> Host:
     """Describes a VisionTransformer.
 
-    Raises:
-        ConfigError: the model does not read RGB, reads images of any size, embeds them in another way than patch by
-            patch, or drops tokens itself.
+    Raises ConfigError: the model does not read RGB, reads images of any size, embeds them in another way than patch by
+    patch, or drops tokens itself.
     """
     embed = model.patch_embed
     if class_of(embed, "timm", ("PatchEmbed",)) is None:

@@ -11,11 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..core.types import TokenGrid
 from .hooks import EmbeddingHooks
-from .host import Colors, Family, Handle, Host, keep_behind, pair
+from .host import Colors, Family, Handle, Host, check_rgb, keep_behind, pair
 from .selector import Selector
 
 # What the published weights were trained with; a processor may do something else.
@@ -26,12 +25,10 @@ VIVIT: tuple[Colors, Colors] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def open_model(model: Any, name: str) -> Host:
     """Describes a VideoMAE or ViViT.
 
-    Raises:
-        ConfigError: the model does not read RGB.
+    Raises ConfigError: the model does not read RGB.
     """
     config, base = model.config, model.base_model
-    if config.num_channels != 3:
-        raise ConfigError(f"cannot prune this {name}: it reads {config.num_channels} channels instead of RGB")
+    check_rgb(config.num_channels, name)
     videomae = name.startswith("VideoMAE")
     frames, height, width = int(config.num_frames), *pair(config.image_size)
     tubelet = (int(config.tubelet_size), *pair(config.patch_size)) if videomae else tuple(config.tubelet_size)

@@ -13,21 +13,19 @@ from torch import Tensor
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid, TokenSelection
 from .hooks import EmbeddingHooks
-from .host import Family, Handle, Host, keep_tokens, pair
+from .host import Family, Handle, Host, check_rgb, keep_tokens, pair
 from .selector import Selector
 
 
 def open_model(model: Any, name: str) -> Host:
     """Describes a VideoPrism.
 
-    Raises:
-        ConfigError: the model does not read RGB, or embeds several frames together.
+    Raises ConfigError: the model does not read RGB, or embeds several frames together.
     """
     video = getattr(model, "video_model", model)  # of a video-text model
     vision = getattr(video, "vision_model", video)
     config = vision.config
-    if config.num_channels != 3:
-        raise ConfigError(f"cannot prune this {name}: it reads {config.num_channels} channels instead of RGB")
+    check_rgb(config.num_channels, name)
     depth, *patch = config.tubelet_size
     if depth != 1:
         raise ConfigError(f"cannot prune this {name}: its tubelets are {depth} frames deep instead of 1")
@@ -52,9 +50,8 @@ def open_model(model: Any, name: str) -> Host:
 def _keep(tokens: Tensor, selection: TokenSelection) -> Tensor:
     """tokens (B T, N / T, D) -> (B T, K / T, D)."""
     frames = selection.grid.frames
-    places = selection.keep_idx[
-        :, : selection.num_kept // frames
-    ]  # those of the first frame are those of all
+    # Those of the first frame are those of all.
+    places = selection.keep_idx[:, : selection.num_kept // frames]
     return keep_tokens(tokens, places.repeat_interleave(frames, 0))
 
 

@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..core.types import TokenGrid
-from .host import Family, Handle, Host, keep_tokens
+from .host import Family, Handle, Host, check_rgb, keep_tokens
 from .selector import Selector
 
 PLACES = "video_papr_places"  # the keyword argument that takes the kept places from the encoder to its layers
@@ -22,12 +21,10 @@ PLACES = "video_papr_places"  # the keyword argument that takes the kept places 
 def open_model(model: Any, name: str) -> Host:
     """Describes a V-JEPA 2.
 
-    Raises:
-        ConfigError: the model does not read RGB.
+    Raises ConfigError: the model does not read RGB.
     """
     config, base = model.config, model.base_model
-    if config.in_chans != 3:
-        raise ConfigError(f"cannot prune this {name}: it reads {config.in_chans} channels instead of RGB")
+    check_rgb(config.in_chans, name)
     frames, size = config.frames_per_clip, config.crop_size
     side = size // config.patch_size
 

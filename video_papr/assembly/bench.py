@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -65,17 +65,9 @@ def run_benchmark(config: BenchConfig) -> dict[str, Any]:
 
             bar.set_description(f"{case.backbone} {case.dtype} x{case.batch_size}")
             with runtime.mendable_errors(case.batch_size):
-                found.append(
-                    _measure(
-                        config,
-                        case,
-                        engine,
-                        ceilings.get(case.dtype),
-                        seconds,
-                        lambda: bar.update() and None,
-                        planned,
-                    )
-                )
+                watch: dict[str, Any] = {"on_round": bar.update, "on_plan": planned}
+                top = ceilings.get(case.dtype)
+                found.append(_measure(config, case, engine, seconds, ceilings=top, **watch))
             if device.type == "cuda":
                 torch.cuda.empty_cache()
     lines = growth(found) if config.vary == "one" else []
@@ -125,15 +117,9 @@ def list_cases(config: BenchConfig) -> list[Case]:
 
 
 def _measure(
-    config: BenchConfig,
-    case: Case,
-    engine: Engine,
-    ceilings: Ceilings | None,
-    seconds: float,
-    on_round: Callable[[], None],
-    on_plan: Callable[[int, float], None],
+    config: BenchConfig, case: Case, engine: Engine, seconds: float, **options: Any
 ) -> dict[str, Any]:
-    """The record of one setting."""
+    """The record of one setting; `options` of `measure`."""
     runs_in = runtime.chosen_engine(config.runtime, engine)
     ours, theirs = build_pair(
         case.backbone, seed=config.seed, num_frames=case.num_frames, input_size=case.input_size
@@ -168,11 +154,9 @@ def _measure(
             variants,
             clips.to(engine.device),
             Plan(config.repeats, config.warmup, config.sample_ms, config.stages, config.seed, seconds),
-            ceilings=ceilings,
             # What is counted before stands for the networks as they are, whatever runs them.
             prepare=partial(_speed_up, config, variants, dtype, runs_in),
-            on_round=on_round,
-            on_plan=on_plan,
+            **options,
         ),
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..backbones.builders import Backbone, build_backbone
-from ..config import BackboneConfig, DatasetConfig, MergerConfig, PrunerConfig
+from ..config import DatasetConfig, PipelineConfig, PrunerConfig, TrainRunConfig
 from ..core.console import loading_said_aloud, warn
 from ..core.errors import DataError
 from ..data.annotations import OnInvalid, VideoList, read_class_names, refuse
@@ -28,18 +28,10 @@ from ..synthetic.videos import SyntheticSplit, generate
 def build_videos(
     dataset: DatasetConfig, *, progress: bool = True, on_invalid: OnInvalid = refuse
 ) -> tuple[Path, VideoList]:
-    """Lists the videos of a dataset, making them first if they are synthetic.
+    """Lists the videos of a dataset, making them first if they are synthetic. Returns the root folder, and the list.
 
-    Args:
-        progress: show a bar while they are made.
-        on_invalid: called with one line for each wrong entry of the annotation file; the default raises it.
-
-    Returns:
-        the root folder, and the list.
-
-    Raises:
-        DataError: the root, the annotation file, the class names or the index is missing or wrong, or there is no
-            video.
+    Raises DataError: the root, the annotation file, the class names or the index is missing or wrong, or there is no
+    video.
     """
     name, root = dataset.name, dataset.root
     if name == "synthetic":
@@ -79,33 +71,14 @@ def _indexed(videos: VideoList, source: str) -> VideoList:
     return videos
 
 
-def build_pipeline(
-    backbone: BackboneConfig,
-    pruner: PrunerConfig,
-    videos: VideoList,
-    *,
-    seed: int,
-    engine: Engine,
-    merger: MergerConfig | None = None,
-    packing: str = "auto",
-) -> Pipeline:
+def build_pipeline(config: PipelineConfig | TrainRunConfig, videos: VideoList, engine: Engine) -> Pipeline:
     """Builds backbone, pruner and merger on the device. Random weights are announced in one line."""
-    untrained, num_classes = backbone.weights is None, backbone.num_classes
-    if untrained and num_classes is None:
-        num_classes = count_classes(videos)
+    backbone, pruner = config.backbone, config.pruner
+    untrained, asked = backbone.weights is None, backbone.options
+    if untrained and "num_classes" not in asked:
+        asked["num_classes"] = count_classes(videos)
     with loading_said_aloud():
-        model = build_backbone(
-            backbone.name,
-            weights=backbone.weights,
-            num_classes=num_classes,
-            num_frames=backbone.num_frames,
-            input_size=backbone.input_size,
-            replace_head=backbone.replace_head,
-            model=backbone.model,
-            pool=backbone.pool,
-            stages=backbone.stages,
-            seed=seed,
-        )
+        model = build_backbone(backbone.name, **asked, seed=config.seed)
     scorer = build_folded_pruner(pruner)
     notes = ["backbone.weights=null: accuracy is chance"] if untrained else []
     imported = ":" in (pruner.model or "")  # a network that may bring its own weights
@@ -113,8 +86,10 @@ def build_pipeline(
         notes.append("pruner.weights=null: the map of a random ConvNet says little")
     if notes:
         warn(f"random weights ({'; '.join(notes)}). Give a checkpoint file to change that.")
-    joiner = None if merger is None else build_merger(merger.name, **merger.options)
-    return Pipeline(model, scorer, joiner, packing=packing).to(engine.device)
+    joiner = None
+    if isinstance(config, PipelineConfig):
+        joiner = build_merger(config.merger.name, **config.merger.options)
+    return Pipeline(model, scorer, joiner, packing=config.runtime.packing).to(engine.device)
 
 
 def build_folded_pruner(config: PrunerConfig) -> Pruner | None:

@@ -34,11 +34,10 @@ from ..depth.search import check_count
 from ..depth.subjects import Subject, Teaching, backbone_subject, scorer_subject
 from ..pruning.scorers.x3d import CLIPS, find_x3d
 from ..pruning.scorers.x3d_network import DEPTHS, X3D
-from ..pruning.select import check_cell_center
+from ..pruning.select import check_resizing
 from ..training.dropping import Dropping
-from ..training.loop import Schedule
+from .build_train import build_schedule, square_side
 from .resume import flat_keys
-from .runtime import training_dtype
 
 SETTINGS = "settings.json"
 SUBJECTS_OF_TIMM = ("timm_convnext", "timm_vit")
@@ -88,7 +87,7 @@ def check_depth(config: DepthRunConfig) -> DepthRunConfig:
             "depth.weights=null: there is nothing to learn from a random scorer; give trained weights"
         )
     find_x3d(depth.weights, key="depth.weights")
-    check_cell_center(depth.cell_center, align_corners=depth.align_corners)
+    check_resizing(align_corners=depth.align_corners, cell_center=depth.cell_center)
     return config
 
 
@@ -111,34 +110,17 @@ def _check_timm(config: DepthRunConfig) -> DepthRunConfig:
     return replace(config, backbone=replace(backbone, input_size=net.frame_size[0]))
 
 
-def build_schedule(config: DepthRunConfig) -> Schedule:
-    """What both trainings share; each has its own steps.
-
-    Raises ConfigError: `depth.accumulate` does not divide the batch.
-    """
-    depth = config.depth
-    if depth.batch_size % depth.accumulate:
-        raise ConfigError(
-            f"depth.accumulate={depth.accumulate} must divide depth.batch_size={depth.batch_size}"
-        )
-    chosen = {
-        field.name: getattr(depth, field.name) for field in fields(Schedule) if hasattr(depth, field.name)
-    }
-    chosen["dtype"] = training_dtype(depth.dtype, config.runtime)
-    return Schedule(steps=1, seed=config.seed, **chosen)
-
-
 def build_plan(config: DepthRunConfig) -> Plan:
     """The plan of `depth.run`."""
     depth = config.depth
     shared = {field.name: getattr(depth, field.name) for field in fields(Plan) if hasattr(depth, field.name)}
     backbone = config.backbone
-    grid = token_grid(backbone.name, num_frames=backbone.num_frames, input_size=_side(config))
+    grid = token_grid(backbone.name, num_frames=backbone.num_frames, input_size=square_side(config.backbone))
     registration = {"align_corners": depth.align_corners, "cell_center": depth.cell_center}
     return Plan(
         **shared,
         kinds=depth.kinds_of(backbone.name),
-        schedule=build_schedule(config),
+        schedule=build_schedule(depth, config.runtime, config.seed),
         teaching=Teaching(depth.distill, depth.temperature, depth.map),
         alike=(grid, depth.fitness_keep, registration) if depth.fitness == "map" else None,
         seed=config.seed,
@@ -184,7 +166,7 @@ def _backbone(config: DepthRunConfig) -> Backbone:
             weights=backbone.weights,
             num_classes=backbone.num_classes,
             num_frames=backbone.num_frames,
-            input_size=_side(config),
+            input_size=square_side(config.backbone),
             model=backbone.model,
         )
     return net
@@ -288,9 +270,3 @@ def _check_classes(source: str, known: Any, count: int, names: tuple[str, ...]) 
         raise CheckpointError(
             f"{source} numbers its classes otherwise than the dataset ({other[0]!r}, {other[1]!r})"
         )
-
-
-def _side(config: DepthRunConfig) -> int | None:
-    size = config.backbone.input_size
-    assert not isinstance(size, tuple)  # BackboneConfig leaves that to timm's models
-    return size

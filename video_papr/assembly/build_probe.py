@@ -26,7 +26,6 @@ from ..core.processes import ALONE, Ranks
 from ..core.reading import ReadConfig
 from ..data.annotations import VideoList
 from ..data.annotations.folds import read_folds
-from ..data.sampling import NEAR
 from ..evaluation.answers import VideoAnswer
 from ..evaluation.metrics import standard_error
 from ..evaluation.reports.confusion import Matrix, answer_matrix, write_classes
@@ -36,9 +35,7 @@ from ..training.probe import Fitted, check_installed, draw_folds, fit_probe
 from . import build, runtime
 from .compose import FITTED, backbone_said, pruner_said
 from .features import compute_features
-from .views import read_as_trained
-
-OF_BACKBONE = ("name", "model", "num_classes", "replace_head", "num_frames", "input_size", "pool", "stages")
+from .views import read_as_trained, read_config
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,6 @@ class ProbeRun:
     Attributes:
         results: the content of probe.json.
         matrix: confusion matrix of the held-out answers, see `evaluation.reports.confusion`.
-        class_names: C of them.
-        written: the files.
     """
 
     results: dict[str, Any]
@@ -61,25 +56,15 @@ class ProbeRun:
 def run_probe(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> ProbeRun:
     """Computes features or takes them from the cache, fits the classifier and writes the files of a run into `out`.
 
-    Raises:
-        VideoPaprError: something in the configuration or the data that the user can mend.
+    Raises VideoPaprError: something in the configuration or the data that the user can mend.
     """
     _check(config, ranks)
     engine = runtime.build_engine(config.runtime)
     root, videos = build.build_videos(config.dataset, progress=config.progress)
     table = config.probe.folds
     given = (None, None) if table is None else read_folds(table, videos.records, root, key="probe.folds")
-    _folds(
-        given, videos, range(len(videos)), config
-    )  # what cannot be held out is said before anything is computed
-    pipeline = build.build_pipeline(
-        config.backbone,
-        config.pruner,
-        videos,
-        seed=config.seed,
-        engine=engine,
-        packing=config.runtime.packing,
-    )
+    _folds(given, videos, range(len(videos)), config)  # refuses what cannot be held out
+    pipeline = build.build_pipeline(config, videos, engine)
     config = replace(config, dataset=read_as_trained(config.dataset, pipeline.backbone))
     start = perf_counter()
     found = compute_features(config, videos, pipeline, engine)
@@ -122,8 +107,7 @@ def _check(config: TrainRunConfig, ranks: Ranks) -> None:
 def _readable(videos: VideoList, found: Sequence[Tensor | str]) -> tuple[tuple[str, ...], list[int]]:
     """The names of the classes, and the rows with features.
 
-    Raises:
-        DataError: a class has none.
+    Raises DataError: a class has none.
     """
     count = build.count_classes(videos)
     names = videos.class_names or tuple(str(label) for label in range(count))
@@ -153,8 +137,7 @@ def _folds(
 ) -> np.ndarray:
     """The fold of each of these videos: the table's, or drawn.
 
-    Raises:
-        DataError: there is one class, or one fold.
+    Raises DataError: there is one class, or one fold.
     """
     labels = _labels(videos, rows)
     if len(set(labels)) < 2:
@@ -210,7 +193,7 @@ def _results(
 
 
 def _described(config: TrainRunConfig, pipeline: Pipeline, fitted: Fitted, names: tuple[str, ...]) -> Probe:
-    backbone = {key: value for key in OF_BACKBONE if (value := getattr(config.backbone, key))}
+    backbone = {key: value for key, value in config.backbone.options.items() if value}
     pruner = {"name": config.pruner.name, **config.pruner.options}
     if pruner.get("weights") is not None:
         pruner["weights"] = _located(pruner["weights"])
@@ -218,7 +201,7 @@ def _described(config: TrainRunConfig, pipeline: Pipeline, fitted: Fitted, names
         fitted.weight,
         fitted.bias,
         names,
-        {**backbone, "weights": _located(str(config.backbone.weights))},
+        {"name": config.backbone.name, **backbone, "weights": _located(str(config.backbone.weights))},
         checksum(pipeline.backbone),
         _reading(config.dataset, pipeline.backbone),
         pruner,
@@ -227,15 +210,9 @@ def _described(config: TrainRunConfig, pipeline: Pipeline, fitted: Fitted, names
 
 def _reading(dataset: DatasetConfig, backbone: Encoder) -> ReadConfig:
     """How the clips were read; `dataset` has its keys filled in."""
-    return ReadConfig(
-        sampling=dataset.sampling,
-        frame_stride=dataset.frame_stride if dataset.sampling in NEAR else None,
-        num_frames=backbone.num_frames,
-        input_size=backbone.input_size,
-        short_side=dataset.short_side or backbone.short_side or min(backbone.frame_size),
-        mean=backbone.mean,
-        std=backbone.std,
-    )
+    short_side = dataset.short_side or backbone.short_side or min(backbone.frame_size)
+    colors = {"mean": backbone.mean, "std": backbone.std}
+    return read_config(dataset, backbone.num_frames, backbone.input_size, short_side=short_side, **colors)
 
 
 def _located(weights: str) -> str:

@@ -14,16 +14,13 @@ from torch import nn
 from ..backbones.builders import OTHERS, clip_size
 from ..backbones.encoder import Encoder
 from ..checkpoints.files import find_weights
-from ..config import BackboneConfig, DatasetConfig, TrainRunConfig
+from ..config import BackboneConfig, DatasetConfig, DepthConfig, RuntimeConfig, TrainConfig, TrainRunConfig
 from ..core.console import warn
 from ..core.errors import ConfigError, DataError
-from ..core.paths import default_cache_dir
 from ..core.processes import ALONE, Ranks
 from ..core.reading import ReadConfig
 from ..data.annotations import VideoList
 from ..data.datasets import VideoDataset
-from ..data.limits import Limits
-from ..data.sampling import NEAR
 from ..data.transforms import reduced_size
 from ..pruning.scorers.x3d import MEAN, STD
 from ..synthetic.videos import SyntheticSplit, generate, read_actors
@@ -35,7 +32,7 @@ from ..training.store import ClipStore, build_store
 from ..training.targets import Losses, Target, backbone_target, scorer_target
 from .build import build_video_list, build_videos
 from .runtime import num_workers, training_dtype
-from .views import frame_sampler, read_as_trained
+from .views import cache_dir, frame_sampler, limits_of, read_as_trained, read_config
 
 
 def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
@@ -64,18 +61,27 @@ def check_training(config: TrainRunConfig, ranks: Ranks = ALONE) -> None:
         )
     if dataset.name == "synthetic" and train.augment == "natural":
         raise ConfigError("train.augment=natural: is for real videos; the synthetic actions need actions")
-    build_schedule(config)
+    build_schedule(train, config.runtime, config.seed)
     check_split(train.batch_size, train.accumulate, ranks)
     if train.weights is not None:
         find_weights(train.weights, key="train.weights")
 
 
-def build_schedule(config: TrainRunConfig) -> Schedule:
-    """The keys of `train` that a schedule has."""
-    keys = {f.name for f in fields(Schedule)} - {"seed"}
-    chosen = {key: getattr(config.train, key) for key in keys}
-    chosen["dtype"] = training_dtype(config.train.dtype, config.runtime)
-    return Schedule(**chosen, seed=config.seed)
+def build_schedule(train: TrainConfig | DepthConfig, runtime: RuntimeConfig, seed: int) -> Schedule:
+    """The keys of a group that a schedule has; each training of a depth pruning has its own steps.
+
+    Raises ConfigError: `accumulate` does not divide the batch.
+    """
+    chosen = {
+        field.name: getattr(train, field.name) for field in fields(Schedule) if hasattr(train, field.name)
+    }
+    if train.batch_size % train.accumulate:
+        key = train.prefix  # type: ignore[union-attr]
+        raise ConfigError(
+            f"{key}.accumulate={train.accumulate} must divide {key}.batch_size={train.batch_size}"
+        )
+    chosen["dtype"] = training_dtype(train.dtype, runtime)
+    return Schedule(**{"steps": 1, "seed": seed, **chosen})
 
 
 def build_augment(name: str, class_names: tuple[str, ...]) -> Augment:
@@ -93,7 +99,7 @@ def build_target(config: TrainRunConfig, *, num_classes: int) -> Target:
             num_classes=num_classes,
             weights=train.weights,
             num_frames=backbone.num_frames,
-            input_size=_side(config),
+            input_size=square_side(backbone),
             dropping=Dropping(*train.dropping),
             losses=Losses(train.label_smoothing, train.location_loss, train.motion_loss),
             seed=config.seed,
@@ -178,26 +184,28 @@ def tensorboard_log(directory: Path) -> Callable[[dict[str, Any]], None]:
 
 def _synthetic(config: TrainRunConfig, split: str, count: int, clutter: float) -> tuple[Path, VideoList]:
     made = SyntheticSplit(split, config.dataset.seed, count, clutter, config.dataset.camera or "mixed")
-    root = generate(made, cache_dir=_cache_dir(config.dataset), progress=config.progress)
+    root = generate(made, cache_dir=cache_dir(config.dataset), progress=config.progress)
     return root, build_video_list(name="folder", root=str(root))
 
 
 def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
     """Decodes a list for the backbone's clips, also where a scorer is trained: it sees the backbone's clips."""
     backbone = config.backbone
-    num_frames, size = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=_side(config))
+    num_frames, size = clip_size(
+        backbone.name, num_frames=backbone.num_frames, input_size=square_side(backbone)
+    )
     used = read_as_trained(config.dataset)
     dataset = VideoDataset(
         videos,
         frame_sampler(used, 1, num_frames),
         decoder=used.decoder,
-        limits=Limits(max_pixels=used.max_pixels, max_frames=used.max_frames),
+        limits=limits_of(used),
         memory_mb=used.memory_mb,
         reduce=None if used.decode_size == "full" else partial(reduced_size, size=size, short_side=size),
     )
     store = build_store(
         dataset,
-        _cache_dir(config.dataset) / "clips",
+        cache_dir(config.dataset) / "clips",
         sampling=f"{used.sampling}-{used.frame_stride}-{used.decode_size}",
         num_frames=num_frames,
         size=size,
@@ -214,27 +222,15 @@ def _store(config: TrainRunConfig, root: Path, videos: VideoList) -> ClipStore:
 
 def reading_of(dataset: DatasetConfig, backbone: BackboneConfig, net: nn.Module) -> ReadConfig:
     """How a training of `net`, a backbone or an X3D, reads its clips: its file of weights says so from then on."""
-    used, size = read_as_trained(dataset), backbone.input_size
-    assert not isinstance(size, tuple)  # see `_side`
-    num_frames, size = clip_size(backbone.name, num_frames=backbone.num_frames, input_size=size)
-    mean, std = (net.mean, net.std) if isinstance(net, Encoder) else (MEAN, STD)
-    return ReadConfig(
-        sampling=used.sampling,
-        frame_stride=used.frame_stride if used.sampling in NEAR else None,
-        num_frames=num_frames,
-        input_size=size,
-        short_side=size,
-        mean=mean,
-        std=std,
+    used = read_as_trained(dataset)
+    num_frames, size = clip_size(
+        backbone.name, num_frames=backbone.num_frames, input_size=square_side(backbone)
     )
+    mean, std = (net.mean, net.std) if isinstance(net, Encoder) else (MEAN, STD)
+    return read_config(used, num_frames, size, short_side=size, mean=mean, std=std)
 
 
-def _side(config: TrainRunConfig) -> int | None:
+def square_side(backbone: BackboneConfig) -> int | None:
     """`backbone.input_size`; what can be trained reads square frames."""
-    size = config.backbone.input_size
-    assert not isinstance(size, tuple)  # BackboneConfig leaves that to timm's, which check_training refuses
-    return size
-
-
-def _cache_dir(dataset: DatasetConfig) -> Path:
-    return Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
+    assert not isinstance(backbone.input_size, tuple)  # only timm's may have it, and is refused beforehand
+    return backbone.input_size

@@ -18,11 +18,10 @@ from ..config.options import read
 from ..core.console import warn
 from ..core.errors import ConfigError, DataError
 from ..data.annotations import VideoList, kinetics400_class_names, read_class_names
-from ..data.limits import Limits
 from ..data.recipe import Recipe
 from ..pipeline import Pipeline
 from . import build, runtime
-from .views import frame_reducer, read_as_trained
+from .views import frame_reducer, limits_of, read_as_trained
 
 GROUPS = tuple(sections(PipelineConfig))
 FITTED = "fitted"  # the pruner of conf/ that stands for the one of the probe
@@ -35,7 +34,8 @@ def from_config(
     """A pipeline, and how it reads videos; see `api.Pipeline.from_config`."""
     if config is not None and groups:
         raise ConfigError(f"give a configuration or groups, not both ({', '.join(groups)})")
-    composed = _compose(groups) if config is None else config
+    words = [word for name, value in groups.items() for word in _overrides(name, value)]
+    composed = compose_words(words) if config is None else config
     own = [*GROUPS, "seed"]  # a configuration of eval.py, say, has more keys
     return build_reader(check(PipelineConfig, {k: v for k, v in plain(composed).items() if k in own}))
 
@@ -94,18 +94,9 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
     names = None if reading.class_names is None else read_class_names(reading.class_names)
     backbone = config.backbone
     if backbone.name != PROBE and backbone.weights is None and backbone.num_classes is None:
-        backbone = replace(
-            backbone, num_classes=len(names) if names else BACKBONES[backbone.name]["num_classes"]
-        )
-    pipeline = build.build_pipeline(
-        backbone,
-        config.pruner,
-        VideoList((), names),
-        seed=config.seed,
-        engine=engine,
-        merger=config.merger,
-        packing=config.runtime.packing,
-    )
+        num_classes = len(names) if names else BACKBONES[backbone.name]["num_classes"]
+        config = replace(config, backbone=replace(backbone, num_classes=num_classes))
+    pipeline = build.build_pipeline(config, VideoList((), names), engine)
     model = pipeline.backbone
     if names is None and model.class_names is None and reading.name == "k400" and model.num_classes == 400:
         model.class_names = kinetics400_class_names()  # the authors' own files of weights name no classes
@@ -128,16 +119,11 @@ def build_reader(config: PipelineConfig) -> tuple[Pipeline, Recipe]:
         decoder=reading.decoder,
         batch_size=runtime.batch_size(config.runtime, engine),
         dtype=engine.dtype,
-        limits=Limits(max_pixels=reading.max_pixels, max_frames=reading.max_frames),
+        limits=limits_of(reading),
         memory_mb=reading.memory_mb,
         reduce=frame_reducer(reading, config.views, model),
     )
     return pipeline.eval(), recipe
-
-
-def _compose(groups: Mapping[str, Any]) -> DictConfig:
-    """conf/predict.yaml with the groups as overrides."""
-    return compose_words([word for name, value in groups.items() for word in _overrides(name, value)])
 
 
 def _overrides(name: str, value: Any) -> list[str]:

@@ -65,8 +65,7 @@ def run_evaluation(config: EvalConfig, out: Path, ranks: Ranks = ALONE) -> Evalu
     Returns:
         None on ranks above 0.
 
-    Raises:
-        VideoPaprError: something in the configuration or the data that the user can mend.
+    Raises VideoPaprError: something in the configuration or the data that the user can mend.
     """
     advice = f"Run again with output_dir={out} to go on with what was finished, with any number of ranks."
     with hold(out, ranks.rank), ranks.watched(advice):
@@ -107,15 +106,7 @@ class _Work:
         self.ranks = ranks
         self.engine = runtime.build_engine(config.runtime, ranks)
         self.root, videos = build.build_videos(config.dataset, progress=config.progress)
-        self.pipeline = build.build_pipeline(
-            config.backbone,
-            config.pruner,
-            videos,
-            seed=config.seed,
-            engine=self.engine,
-            merger=config.merger,
-            packing=config.runtime.packing,
-        )
+        self.pipeline = build.build_pipeline(config, videos, self.engine)
         self.backbone = self.pipeline.backbone
         config = self.config = replace(config, dataset=cut.read_as_trained(config.dataset, self.backbone))
         self.backbone.check_classifies()
@@ -151,7 +142,6 @@ class _Work:
         """Decodes and answers this rank's share of the videos that are not `done` yet.
 
         Args:
-            journal: where the answers go.
             earlier: what is done, for the progress bar.
 
         Returns:
@@ -208,17 +198,10 @@ class _Work:
 
     def _samples(self, todo: Sequence[int], cache: ClipCache | None, workers: int, group: int) -> Any:
         """Decoded videos, in lists; `group` of them are one batch."""
-        dataset, views, engine, ranks = self.config.dataset, self.config.views, self.engine, self.ranks
+        dataset, views = self.config.dataset, self.config.views
         decoded = cut.build_dataset(dataset, views, self.pipeline, self.videos, cache=cache)
-        return iter_samples(
-            decoded,
-            indices=todo,
-            workers=workers,
-            pin_memory=engine.device.type == "cuda",
-            timeout_s=dataset.decode_timeout_s,
-            prefetch=runtime.videos_ahead(engine, workers, group, ranks),
-            turns=runtime.videos_in_turn(engine, workers, group, ranks),
-        )
+        ahead = runtime.decoding(self.engine, workers, group, self.ranks)
+        return iter_samples(decoded, indices=todo, timeout_s=dataset.decode_timeout_s, **ahead)
 
     def write(
         self, out: Path, finished: Finished, gmacs: dict[str, float], profiled: Profile | None

@@ -6,19 +6,15 @@ Letters: F features.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config import DatasetConfig, TrainRunConfig, ViewsConfig
-from ..core.paths import default_cache_dir
+from ..config import TrainRunConfig, ViewsConfig
 from ..data.annotations import VideoList
-from ..data.datasets import VideoDataset, VideoSample
 from ..data.loader import iter_samples
 from ..evaluation.cost import Engine, StageTimes
 from ..evaluation.evaluator import classify_views
@@ -27,7 +23,7 @@ from ..pipeline import Pipeline
 from ..training.features import FeatureStore
 from . import runtime
 from .resume import weights_digest
-from .views import build_dataset, frame_sampler, view_cutter
+from .views import build_dataset, cache_dir, frame_sampler, view_cutter
 
 CENTRE = ViewsConfig(clips=1, crops=1)
 
@@ -42,7 +38,7 @@ def compute_features(
     prepare = view_cutter(dataset, CENTRE, backbone)
     sampler = frame_sampler(dataset, 1, backbone.num_frames)
     store = FeatureStore(
-        _cache_dir(dataset) / "features",
+        cache_dir(dataset) / "features",
         {
             "weights": weights_digest(pipeline),
             "pruner": asdict(config.pruner),
@@ -57,6 +53,8 @@ def compute_features(
     todo = [row for row, features in enumerate(found) if features is None]
     size = runtime.batch_size(config.runtime, engine)
     decoded = build_dataset(dataset, CENTRE, pipeline, videos)
+    workers = runtime.num_workers(config.runtime, turns=runtime.takes_turns(engine))
+    ahead = {**runtime.decoding(engine, workers, size), "timeout_s": dataset.decode_timeout_s}
     run = partial(classify_views, headless, batch_size=size, engine=engine, times=StageTimes())
     bar = tqdm(
         total=len(paths),
@@ -68,7 +66,7 @@ def compute_features(
     )
     try:
         with bar, runtime.mendable_errors(size):
-            for batch in _batches(config, decoded, engine, todo, size):
+            for batch in iter_samples(decoded, indices=todo, videos_per_batch=size, **ahead):
                 readable = [sample for sample in batch if sample.frames is not None]
                 cut = [prepare(s.frames.to(engine.device)) for s in readable if s.frames is not None]
                 if cut:
@@ -83,24 +81,3 @@ def compute_features(
     finally:  # what was computed is kept when the run is stopped
         store.save()
     return [features for features in found if features is not None]
-
-
-def _batches(
-    config: TrainRunConfig, decoded: VideoDataset, engine: Engine, todo: list[int], size: int
-) -> Iterator[list[VideoSample]]:
-    """The videos of these rows, `size` at once, decoded ahead as the runtime has it."""
-    workers = runtime.num_workers(config.runtime, turns=runtime.takes_turns(engine))
-    return iter_samples(
-        decoded,
-        indices=todo,
-        videos_per_batch=size,
-        workers=workers,
-        pin_memory=engine.device.type == "cuda",
-        timeout_s=config.dataset.decode_timeout_s,
-        prefetch=runtime.videos_ahead(engine, workers, size),
-        turns=runtime.videos_in_turn(engine, workers, size),
-    )
-
-
-def _cache_dir(dataset: DatasetConfig) -> Path:
-    return Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()

@@ -7,16 +7,15 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from ..config import EvalConfig
 from ..core.console import warn
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..data.annotations import VideoList
-    from ..evaluation.journal import Finished
+from ..data.annotations import VideoList
+from ..evaluation.journal import Finished
 
 # Keys that say where and how, not what: they may change when a run is resumed. With another batch size, probabilities
 # may differ in their last digits; it may change because "out of memory" asks for that.
@@ -61,8 +60,6 @@ def identity(
 
 def weights_digest(model: nn.Module) -> str:
     """Returns twelve hexadecimal digits that depend on every parameter and buffer."""
-    import torch
-
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

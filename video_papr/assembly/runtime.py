@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -130,6 +131,16 @@ def videos_in_turn(engine: Engine, workers: int, batch: int, ranks: Ranks = ALON
     return batch if takes_turns(engine, ranks) and batch >= 2 * workers else 0
 
 
+def decoding(engine: Engine, workers: int, batch: int, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Options of `iter_samples` for networks that read `batch` videos at once."""
+    return {
+        "workers": workers,
+        "pin_memory": engine.device.type == "cuda",
+        "prefetch": videos_ahead(engine, workers, batch, ranks),
+        "turns": videos_in_turn(engine, workers, batch, ranks),
+    }
+
+
 def cores(ranks: Ranks = ALONE) -> int:
     """This process's share of the cores that it may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
@@ -139,8 +150,7 @@ def cores(ranks: Ranks = ALONE) -> int:
 def chosen_engine(runtime: RuntimeConfig, engine: Engine) -> str:
     """What runs the networks: "torch", or an engine and its version, "openvino 2026.4.1".
 
-    Raises:
-        ConfigError: an engine is asked for, and is missing or cannot do what else is asked for.
+    Raises ConfigError: an engine is asked for, and is missing or cannot do what else is asked for.
     """
     missing = engine.dtype == torch.bfloat16 and not computes_in_bf16()
     if runtime.engine in engines.EXTRAS:
@@ -164,8 +174,7 @@ def chosen_engine(runtime: RuntimeConfig, engine: Engine) -> str:
 def speed_up(pipeline: Pipeline, runtime: RuntimeConfig, engine: Engine) -> None:
     """Hands a pipeline's networks to what `runtime.engine` and `runtime.compile` ask for; graphs are made later.
 
-    Raises:
-        ConfigError: see `chosen_engine` and `Pipeline.compile_networks`.
+    Raises ConfigError: see `chosen_engine` and `Pipeline.compile_networks`.
     """
     name = chosen_engine(runtime, engine)
     if name != "torch":

@@ -59,6 +59,24 @@ def read_as_trained(dataset: DatasetConfig, backbone: Backbone | None = None) ->
     return replace(dataset, sampling=sampling, frame_stride=stride, short_side=side)
 
 
+def read_config(
+    dataset: DatasetConfig, num_frames: int, input_size: int | tuple[int, int], **others: Any
+) -> ReadConfig:
+    """How clips were read, for the file of weights; `dataset` has its keys filled in, see `read_as_trained`."""
+    stride = dataset.frame_stride if dataset.sampling in NEAR else None
+    return ReadConfig(dataset.sampling, stride, num_frames, input_size, **others)
+
+
+def cache_dir(dataset: DatasetConfig) -> Path:
+    """`dataset.cache_dir`, or that of the user."""
+    return Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
+
+
+def limits_of(dataset: DatasetConfig) -> Limits:
+    """What is refused before it is decoded."""
+    return Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames)
+
+
 def frame_sampler(dataset: DatasetConfig, clips: int, num_frames: int) -> Callable:
     """Returns (frames of the video) -> (clips, num_frames) frame indices."""
     dataset = read_as_trained(dataset)
@@ -115,7 +133,7 @@ def build_dataset(
         videos,
         frame_sampler(dataset, views.clips, pipeline.backbone.num_frames),
         decoder=dataset.decoder,
-        limits=Limits(max_pixels=dataset.max_pixels, max_frames=dataset.max_frames),
+        limits=limits_of(dataset),
         cache=cache,
         reduce=None if whole else frame_reducer(dataset, views, pipeline.backbone),
         memory_mb=dataset.memory_mb,
@@ -174,20 +192,20 @@ def build_clip_cache(
     """
     if dataset.clip_cache is None:
         return None
-    place = Path(dataset.cache_dir).expanduser() if dataset.cache_dir else default_cache_dir()
-    backbone = pipeline.backbone
-    folder = place / "views" if dataset.clip_cache == "auto" else Path(dataset.clip_cache).expanduser()
-    on_gpu = engine.device.type == "cuda"
+    backbone, folder = pipeline.backbone, Path(dataset.clip_cache).expanduser()
+    if dataset.clip_cache == "auto":
+        folder = cache_dir(dataset) / "views"
+    # Devices differ in rounding.
+    device = torch.backends.cpu.get_cpu_capability()
+    if engine.device.type == "cuda":
+        device = torch.cuda.get_device_name(engine.device)
     recipe = {
         "sampler": frame_sampler(dataset, views.clips, backbone.num_frames),
         "decoder": dataset.decoder,
         "motion": pipeline.reads_motion,
-        "limits": Limits(dataset.max_pixels, dataset.max_frames),
+        "limits": limits_of(dataset),
         "reduce": frame_reducer(dataset, views, backbone),
         "cut": view_cutter(dataset, views, backbone),
-        # Devices differ in rounding.
-        "device": torch.cuda.get_device_name(engine.device)
-        if on_gpu
-        else torch.backends.cpu.get_cpu_capability(),
+        "device": device,
     }
     return ClipCache(folder, limit_bytes=int(dataset.clip_cache_gb * 1e9), recipe=recipe)

@@ -45,7 +45,6 @@ def run_blocks(
         blocks: of one backbone, in eval mode where they drop anything at random.
         tokens: (B, P + K, D), P class tokens first.
         sizes: (B, P + K) float32, how many tubelets each token stands for, 0 where it is padding; None: one each.
-        merger: shortens the sequence in every block; None: nothing does.
         num_prefix: P, which are always valid and never merged.
         first, stop: the blocks `first` to `stop` - 1 run; None: up to the last.
 

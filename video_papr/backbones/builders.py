@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from ..checkpoints.files import PROBE
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 from ..core.types import TokenGrid
 from .depth_pruned import WHOLE, depth_prune_backbone
 from .fitting import choose_head, fit_positions, load, settings_of
@@ -70,10 +69,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "timm_hiera": {**PAPER, "num_frames": 1, "tubelet": (1, 32, 32), "num_classes": 1000},
     "image_vit": {**PAPER, "num_frames": 8, "tubelet": (1, 16, 16), "num_classes": 1000},
 }
-OTHERS = (
-    *TIMM,
-    *(name for name in BACKBONES if name.startswith(tuple(TRANSFORMERS))),
-)  # are other libraries' models
+# Other libraries' models.
+OTHERS = (*TIMM, *(name for name in BACKBONES if name.startswith(tuple(TRANSFORMERS))))
 
 
 def clip_size(name: str, *, num_frames: int | None = None, input_size: int | None = None) -> tuple[int, int]:
@@ -162,10 +159,7 @@ def build_backbone(
 
 def _check_keys(name: str, own: Mapping[str, Any]) -> None:
     """Raises ConfigError: an unknown backbone, or one without such keys."""
-    if name not in BACKBONES:
-        close = difflib.get_close_matches(name, BACKBONES, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"backbone={name} is unknown; use one of {', '.join(BACKBONES)}.{hint}")
+    check_known("backbone", name, BACKBONES)
     pool, stages, num_frames = own["pool"], own["stages"], own["num_frames"]
     if pool is not None and name != "image_vit":
         raise ConfigError(f"backbone.pool={pool}: only backbone=image_vit answers frame by frame")

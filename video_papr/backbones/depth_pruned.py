@@ -102,15 +102,9 @@ def drop_removed(places: Sequence[BlockPlace], kinds: Sequence[str]) -> None:
 def check_blocks(
     blocks: Any, depth: int, *, source: str, known: Sequence[str] = BLOCK_KINDS
 ) -> tuple[str, ...]:
-    """A description, checked.
+    """A description, checked. `known`: the words that the architecture has.
 
-    Args:
-        depth: blocks of the architecture.
-        source: the option and its value, for the error.
-        known: the words that the architecture has.
-
-    Raises:
-        CheckpointError: it is no list of one known word for each block, or leaves none.
+    Raises CheckpointError: it is no list of one known word for each block, or leaves none.
     """
     right = isinstance(blocks, (list, tuple)) and all(kind in known for kind in blocks)
     if not right or len(blocks) != depth or all(kind == REMOVED for kind in blocks):
@@ -174,8 +168,7 @@ def read_pruned_timm(weights: str | Path | None, asked: Mapping[str, Any]) -> Pr
     Args:
         asked: the arguments `model`, `num_classes`, `input_size` and `replace_head` of `build_backbone`.
 
-    Raises:
-        CheckpointError: it is of another model, of other classes or another size than asked for, or damaged.
+    Raises CheckpointError: it is of another model, of other classes or another size than asked for, or damaged.
     """
     path = None if weights is None else Path(weights).expanduser()
     if path is None or path.suffix != ".safetensors" or not path.is_file():

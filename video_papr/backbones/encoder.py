@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..core.errors import ConfigError
 from ..core.pixels import normalize_pixels, normalize_planes
 from ..core.reading import ReadConfig
-from ..core.types import Mark, TokenGrid
+from ..core.types import Mark, TokenGrid, unobserved
 from .blocks import Merger, run_blocks
 from .grouping import similar_lengths
 from .layers import ACTIVATIONS, Block, TubeletEmbed, clip_grid, frame_size
@@ -31,8 +31,6 @@ class Encoder(nn.Module):
         num_classes: size of the logits; 0: the answers are features.
         num_frames, input_size: the clip that the model reads, T frames of S x S pixels, or of (H, W).
         tubelet: (frames, height, width) of a token in pixels; must divide the clip.
-        dim, depth, num_heads: of the transformer.
-        parts: see below.
         mlp_dim: hidden channels of the feed-forward part; None: 4 D.
         activation: of the feed-forward part, one of `layers.ACTIVATIONS`.
 
@@ -51,15 +49,12 @@ class Encoder(nn.Module):
         mean_pooled: whether the answer is read off the mean of the tokens, not off a class token.
         positions: (1, P + N, D), what `add_pos_embed` adds.
         frame_size: (H, W) of the frames that it reads.
-        dim: D.
         short_side, interpolation: how frames are resized where the configuration does not say: the shorter side before
             the crop, None: as large as the crop.
         closed: why its tokens are out of reach between pixels and logits, so that nothing but a fixed number of places
             can be left out; empty: they are not.
         same_places: attention over space and over time are apart, so every frame has to keep the same places.
-        name: of its class, for messages.
         stage_grids: of a hierarchical backbone, the places of each stage that drops some; `grid` is that of the first.
-        depth_pruned: whether its weights have blocks removed or merged.
         replayed: whether CUDA graphs run it, so that the next answer overwrites this one; see `Pipeline`.
     """
 
@@ -85,12 +80,12 @@ class Encoder(nn.Module):
         self,
         *,
         num_classes: int,
-        num_frames: int,
-        input_size: int | tuple[int, int],
-        tubelet: tuple[int, int, int],
-        dim: int,
-        depth: int,
-        num_heads: int,
+        num_frames: int = 16,
+        input_size: int | tuple[int, int] = 224,
+        tubelet: tuple[int, int, int] = (2, 16, 16),
+        dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
         parts: int = 1,
         mlp_dim: int | None = None,
         activation: str = "gelu",
@@ -210,7 +205,7 @@ class Encoder(nn.Module):
         tokens: Tensor | None = None,
         block: int = 0,
         sizes: Tensor | None = None,
-        mark: Mark | None = None,
+        mark: Mark = unobserved,
     ) -> tuple[Tensor, Tensor | None]:
         """Arguments as of `forward` -> tokens (B, P + K', D) behind the last block, and what each counts in a mean.
 
@@ -219,15 +214,13 @@ class Encoder(nn.Module):
         if tokens is None:
             assert pixels is not None, "either pixels or tokens"
             tokens = self.embed(pixels, keep_idx)
-        if mark is not None:
-            mark("embed")
+        mark("embed")
         prefix = self.num_prefix
         if sizes is None and valid is not None:
             sizes = valid.float()
         sizes = None if sizes is None else F.pad(sizes, (prefix, 0), value=1.0)
         found = run_blocks(self.blocks, tokens, sizes=sizes, merger=merger, num_prefix=prefix, first=block)
-        if mark is not None:
-            mark("blocks")
+        mark("blocks")
         return found
 
     def forward(
@@ -236,7 +229,7 @@ class Encoder(nn.Module):
         keep_idx: Tensor | None = None,
         *,
         weights: Tensor | None = None,
-        mark: Mark | None = None,
+        mark: Mark = unobserved,
         **options: Any,
     ) -> Tensor:
         """pixels (B, 3, T, H, W), keep_idx (B, K) int64 or None for all tubelets -> logits (B, classes).
@@ -244,9 +237,8 @@ class Encoder(nn.Module):
         Args:
             pixels: normalised, or uint8, see `embed`.
             weights: (B, K) float32, how often each token counts in the mean, where that differs; goes with no merger.
-            mark: told where the stages "embed", "blocks" and "head" end; None: nobody is.
+            mark: told where the stages "embed", "blocks" and "head" end.
             valid: (B, K) bool, False where `keep_idx` is padding; None: nowhere.
-            merger: merges tokens inside the blocks; None: nothing does.
             tokens, block: (B, P + K, D) class and kept tokens that have come as far as this block; pixels are not read
                 then.
             sizes: (B, K) float32, how many tubelets each token stands for, in attention and in the mean; 0 is padding.
@@ -264,7 +256,7 @@ class Encoder(nn.Module):
         tokens: Tensor | None = None,
         block: int = 0,
         weights: Tensor | None = None,
-        mark: Mark | None = None,
+        mark: Mark = unobserved,
     ) -> Tensor:
         """`forward` with the kept tokens of all clips in one row; padding costs nothing but memory before the head.
 
@@ -279,19 +271,14 @@ class Encoder(nn.Module):
             self._check_pixels(pixels)
             clips, chosen = valid.nonzero()[None, :, 0], keep_idx[valid][None]
             row = packing.with_prefixes(self.add_pos_embed(self._project(pixels, chosen, clips), chosen))
-        if mark is not None:
-            mark("embed")
+        mark("embed")
         tokens = packing.unpack(run_packed(self.blocks, row, packing, first=block))
-        if mark is not None:
-            mark("blocks")
+        mark("blocks")
         return self._classify(tokens, packing.mask.float(), weights, mark)
 
-    def _classify(
-        self, tokens: Tensor, counts: Tensor | None, weights: Tensor | None, mark: Mark | None
-    ) -> Tensor:
+    def _classify(self, tokens: Tensor, counts: Tensor | None, weights: Tensor | None, mark: Mark) -> Tensor:
         """The head on tokens (B, P + K, D), each counted as often as counts (B, P + K), or weights (B, K), say."""
         counts = counts if weights is None else F.pad(weights, (self.num_prefix, 0), value=1.0)
         logits = self.forward_head(tokens, counts)
-        if mark is not None:
-            mark("head")
+        mark("head")
         return logits

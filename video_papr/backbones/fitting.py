@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..checkpoints.files import check_fit, load_exactly
 from ..checkpoints.formats import OWN_VIDEOMAE
 from ..checkpoints.hub import url_file
-from ..checkpoints.renaming import State
+from ..checkpoints.wrappers import State
 from ..core.errors import CheckpointError, CheckpointWarning, ConfigError
 from ..core.types import TokenGrid
 from .layers import interpolate_positions
@@ -29,15 +29,8 @@ MAX_TOKENS = 1 << 17  # of a clip that weights may ask for; V-JEPA 2's largest h
 # The published folders of VideoMAE-S name 16 heads, a slip of the script that converted them: the model was trained
 # with 6 (`vit_small_patch16_224` of the original release). Heads leave no trace in the weights' shapes.
 WRONG_HEADS = {"videomae-small-finetuned-kinetics": 16, "videomae-small-finetuned-ssv2": 16}
-TRUNK = (
-    "blocks.",
-    "patch_embed.",
-    "body.",
-    "fc_norm.",
-    "norm.",
-    "positions",
-    "cls_token",
-)  # begin a backbone's own names
+# What a backbone's own names begin with.
+TRUNK = ("blocks.", "patch_embed.", "body.", "fc_norm.", "norm.", "positions", "cls_token")
 
 
 def settings_of(
@@ -46,12 +39,9 @@ def settings_of(
     """The settings of the backbone to build: those of the named one, and what the weights say of themselves.
 
     Args:
-        name: that was asked for, "videomae_b" for example.
         named: the settings of every named backbone.
-        asked: settings that the user chose.
 
-    Raises:
-        CheckpointError: the weights are those of another backbone, which is named as far as it is known.
+    Raises CheckpointError: the weights are those of another backbone, which is named as far as it is known.
 
     Warns:
         CheckpointWarning: they are of a size, or were trained on a clip, that is not the named one's.
@@ -167,8 +157,7 @@ def choose_head(checkpoint: Checkpoint, num_classes: int | None, *, fresh: bool)
 def k710_rows(checkpoint: Checkpoint) -> Tensor:
     """The 400 rows of a Kinetics-710 classifier that are Kinetics-400, from VideoMAE V2's published list.
 
-    Raises:
-        CheckpointError: it cannot be had, or is not such a list.
+    Raises CheckpointError: it cannot be had, or is not such a list.
     """
     path = _beside(checkpoint, K710_MAP, "the list of Kinetics-400 in Kinetics-710")
     try:
@@ -184,8 +173,7 @@ def k710_rows(checkpoint: Checkpoint) -> Tensor:
 def k400_names(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The names of these 400 classes, in the order of `k710_rows`.
 
-    Raises:
-        CheckpointError: they cannot be had, or are not 400 different names.
+    Raises CheckpointError: they cannot be had, or are not 400 different names.
     """
     path = _beside(checkpoint, K400_NAMES, "the names of its classes")
     try:
@@ -233,8 +221,7 @@ def load(backbone: nn.Module, checkpoint: Checkpoint, *, only_check: bool = Fals
     Args:
         only_check: change nothing; the backbone may be on the meta device.
 
-    Raises:
-        CheckpointError: keys are missing, left over, or of another shape.
+    Raises CheckpointError: keys are missing, left over, or of another shape.
     """
     state = dict(checkpoint.state)
     if "head.weight" not in state:

@@ -21,7 +21,7 @@ from ..adapters.stages import CONVNEXT, SWIN
 from ..checkpoints.timm_models import imagenet_names
 from ..core.errors import ConfigError
 from ..core.threads import PerThread
-from ..core.types import Mark, TokenGrid, TokenSelection
+from ..core.types import Mark, TokenGrid, TokenSelection, unobserved
 from .depth_pruned import CONV_KINDS
 from .encoder import Encoder
 from .timm_vit import open_timm, read_as_tested
@@ -123,14 +123,13 @@ class HostBackbone(Encoder):
         keep_idx: Tensor | None = None,
         *,
         stages: tuple[TokenSelection, ...] = (),
-        mark: Mark | None = None,
+        mark: Mark = unobserved,
         **options: Any,
     ) -> Tensor:
         """pixels (B, 3, T, H, W), normalised or uint8, keep_idx (B, K) or None: all -> logits (B, classes).
 
         Args:
             stages: what each of `stage_grids` keeps, of a backbone that has them; none: all. `keep_idx` is not read.
-            mark: told where the stages "embed", "blocks" and "head" end.
 
         Raises:
             ValueError: the pixels have another shape.
@@ -139,8 +138,7 @@ class HostBackbone(Encoder):
         self._check_pixels(pixels)
         if pixels.dtype == torch.uint8:
             pixels = self._normalize(pixels)
-        if mark is not None:
-            mark("embed")
+        mark("embed")
         self.chosen.given.value = keep_idx, stages
         try:
             if self.reads_images:
@@ -152,11 +150,9 @@ class HostBackbone(Encoder):
                 features = self.body(pixels.transpose(1, 2)).logits.flatten(1)
         finally:
             self.chosen.given.value = None
-        if mark is not None:
-            mark("blocks")
+        mark("blocks")
         logits: Tensor = self.head(features)
-        if mark is not None:
-            mark("head")
+        mark("head")
         return logits
 
 
@@ -181,8 +177,7 @@ def transformers_backbone(
             depth of the layers over space.
         config: what the model's config.json says beside; only what describes the network is read.
 
-    Raises:
-        ConfigError: transformers is missing, too old, or cannot build it; or it cannot be pruned.
+    Raises ConfigError: transformers is missing, too old, or cannot build it; or it cannot be pruned.
     """
     name, layers = TRANSFORMERS[family]
     try:
@@ -225,11 +220,9 @@ def build_timm_host(
     *,
     model: str | None = None,
     weights: str | Path | None = None,
-    num_classes: int | None = None,
-    input_size: int | tuple[int, int] | None = None,
     replace_head: bool = False,
     stages: Sequence[int] | None = None,
-    seed: int = 0,
+    **asked: Any,
 ) -> HostBackbone:
     """Builds a ConvNeXt, Swin or Hiera of timm in eval mode; arguments as of `timm_vit.build_timm_vit`.
 
@@ -247,11 +240,9 @@ def build_timm_host(
         model,
         _convert,
         weights=weights,
-        num_classes=num_classes,
-        input_size=input_size,
         replace_head=replace_head,
-        seed=seed,
         any_size=name == "timm_convnext",
+        **asked,
     )
     kind = type(body).__name__
     if kind not in CLASSES[name]:

@@ -102,8 +102,7 @@ def frame_size(input_size: int | tuple[int, int]) -> tuple[int, int]:
 def clip_grid(num_frames: int, input_size: int | tuple[int, int], tubelet: tuple[int, int, int]) -> TokenGrid:
     """The token grid of a clip of T frames of S x S, or H x W, pixels.
 
-    Raises:
-        ConfigError: the tubelets do not divide the clip.
+    Raises ConfigError: the tubelets do not divide the clip.
     """
     _check_divides("backbone.num_frames", num_frames, tubelet[0])
     height, width = frame_size(input_size)

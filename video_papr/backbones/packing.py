@@ -32,7 +32,6 @@ class Packing:
         places: (S,) int64, where the row's tokens stand in the batch, row-major.
         lengths: P + kept tokens of each clip.
         offsets: (B + 1,) int64, where each clip begins in the row, and S.
-        num_prefix: P.
     """
 
     mask: Tensor

@@ -29,10 +29,8 @@ class Probe:
 
     Attributes:
         weight, bias: (C, F) and (C,) float32, of the head.
-        class_names: C of them.
         backbone: arguments of `build_backbone`. `weights` is a file's absolute path, or any other name that it takes.
         checksum: of the backbone's weights, see `checksum`.
-        read: how its clips are read.
         pruner: the name and the other keys of the group pruner; only the name "none": features were dense.
     """
 
@@ -59,8 +57,7 @@ class Probe:
     def attach(self, backbone: Encoder, *, source: str) -> None:
         """Puts the head onto the backbone that it was fitted on, in place.
 
-        Raises:
-            CheckpointError: it is another one, or the head does not fit.
+        Raises CheckpointError: it is another one, or the head does not fit.
         """
         found = checksum(backbone)
         if found != self.checksum:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.timm_models import Convert, build_timm, imagenet_names, pretrained_cfg
-from ..core.errors import ConfigError
-from ..core.parts import check_pool
+from ..core.errors import ConfigError, check_known
+from ..core.parts import POOLS
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
 from .blocks import pooled, size_bias
 from .depth_pruned import BLOCK_KINDS, PrunedTimm, read_pruned_timm
@@ -44,15 +44,14 @@ class TimmViT(Encoder):
 
     Args:
         vit: a VisionTransformer in eval mode; its modules are shared, not copied.
-        name: of the model, for errors.
         num_frames: of a clip; each is one of `Encoder.parts`.
         pool: what becomes of the frames' answers, one of `core.parts.POOLS`.
 
     Attributes: see `Encoder`. Class, distillation and register tokens are the prefix: never dropped, never counted.
         Without a classifier, and with pool="concat", `num_classes` is 0 and the answer are features.
 
-    Raises:
-        ConfigError: the model's answer or its blocks are made in a way that cannot be pruned, or the pool is unknown.
+    Raises ConfigError: the model's answer or its blocks are made in a way that cannot be pruned, or the pool is
+    unknown.
     """
 
     positions: Tensor
@@ -70,7 +69,7 @@ class TimmViT(Encoder):
             depth=0,  # the blocks are timm's own
             num_heads=1,
         )
-        self.pool = check_pool(pool)
+        self.pool = check_known("backbone.pool", pool, POOLS)
         self.usual_sampling = "uniform" if num_frames > 1 else None
         self.num_prefix, self.blocks = vit.num_prefix_tokens, nn.ModuleList(vit.blocks)
         self.norm_pre, self.norm, self.fc_norm = vit.norm_pre, vit.norm, vit.fc_norm
@@ -141,10 +140,10 @@ def open_timm(
     convert: Convert,
     *,
     weights: str | Path | None,
-    num_classes: int | None,
-    input_size: int | tuple[int, int] | None,
     replace_head: bool,
-    seed: int,
+    num_classes: int | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    seed: int = 0,
     any_size: bool = False,
 ) -> tuple[Any, PrunedTimm | None, tuple[int, int] | None]:
     """A network of timm, whole; what a file of `tools/depth_prune.py` says it is to become, and the (H, W) asked for.
@@ -176,42 +175,36 @@ def build_timm_vit(
     *,
     model: str | None = None,
     weights: str | Path | None = None,
-    num_classes: int | None = None,
-    input_size: int | tuple[int, int] | None = None,
     replace_head: bool = False,
-    seed: int = 0,
-    **clip: Any,
+    num_frames: int = 1,
+    pool: str = "mean",
+    **asked: Any,
 ) -> TimmViT:
     """Builds a VisionTransformer of timm in eval mode.
 
     Args:
         model: timm's name, with or without the tag of its weights; None: `DEFAULT_MODEL`.
         weights: "pretrained", a file, or None for random ones; see `timm_models.build_timm`.
-        num_classes: of the logits; None: what the weights, or the architecture, have.
-        input_size: of the image, one number or (H, W); None: the model's own. Positions follow the grid.
         replace_head: a new, untrained classifier in place of the one that the weights have.
-        seed: of random weights.
-        clip: `num_frames` and `pool` of `TimmViT`.
+        num_frames, pool: see `TimmViT`.
+        asked: `num_classes`, `input_size` and `seed` as of `build_backbone`.
 
     Raises:
         ConfigError: timm has no such model, or it cannot be pruned.
         CheckpointError: the weights are missing, damaged or of another model.
     """
-    from timm.models.vision_transformer import (
-        checkpoint_filter_fn,  # takes seconds, so only where it is needed
-    )
+    # It takes seconds, so only where it is needed.
+    from timm.models.vision_transformer import checkpoint_filter_fn
 
     model = DEFAULT_MODEL if model is None else model
     vit, pruned, _ = open_timm(
         model,
         checkpoint_filter_fn,
         weights=weights,
-        num_classes=num_classes,
-        input_size=input_size,
         replace_head=replace_head,
-        seed=seed,
+        **asked,
     )
-    backbone = TimmViT(vit, name=model, **clip).eval().requires_grad_(False)
+    backbone = TimmViT(vit, name=model, num_frames=num_frames, pool=pool).eval().requires_grad_(False)
     if pruned is not None:
         pruned.rebuild(backbone, BLOCK_KINDS)
         pruned.load(backbone, backbone)

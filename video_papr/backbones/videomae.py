@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,49 +21,23 @@ POSITIONS = {"flat": flat_positions, "space_time": space_time_positions}
 class VideoMAE(Encoder):
     """A plain vision transformer over tubelets with fixed positions and a mean-pooled head.
 
-    Args:
-        num_classes: size of the logits.
-        num_frames, input_size: the clip that the model reads, T frames of S x S pixels.
-        tubelet: (frames, height, width) of a token in pixels; must divide the clip.
-        dim, depth, num_heads, mlp_dim, activation: of the transformer, see `Encoder`.
-        positions: "flat" (VideoMAE's own table) or "space_time".
+    There is no class token.
 
-    Attributes: see `Encoder`. There is no class token.
+    Args:
+        positions: "flat" (VideoMAE's own table) or "space_time".
+        transformer: of `Encoder`.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     positions: Tensor
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        num_frames: int = 16,
-        input_size: int = 224,
-        tubelet: tuple[int, int, int] = (2, 16, 16),
-        dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_dim: int | None = None,
-        activation: str = "gelu",
-        positions: str = "flat",
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            num_frames=num_frames,
-            input_size=input_size,
-            tubelet=tubelet,
-            dim=dim,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_dim=mlp_dim,
-            activation=activation,
-        )
+    def __init__(self, *, positions: str = "flat", **transformer: Any) -> None:
+        super().__init__(**transformer)
         with torch.device("cpu"):  # arithmetic on the meta device would import torch's compiler
-            table = POSITIONS[positions](self.grid, dim)
+            table = POSITIONS[positions](self.grid, self.dim)
         self.register_buffer("positions", table.to(torch.get_default_device()), persistent=False)
-        self.fc_norm = LayerNorm(dim)
-        self.head = nn.Linear(dim, num_classes)
+        self.fc_norm = LayerNorm(self.dim)
+        self.head = nn.Linear(self.dim, self.num_classes)
         self.apply(init_weights)
 
     def add_pos_embed(self, tokens: Tensor, keep_idx: Tensor | None = None) -> Tensor:

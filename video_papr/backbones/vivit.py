@@ -6,6 +6,8 @@ the class token.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,52 +21,23 @@ class ViViT(Encoder):
     The class token is no tubelet: it is never dropped, and neither `keep_idx` nor a keep ratio counts it.
 
     Args:
-        num_classes: size of the logits.
-        num_frames, input_size: the clip that the model reads, T frames of S x S pixels.
-        tubelet: (frames, height, width) of a token in pixels; must divide the clip.
-        dim, depth, num_heads, mlp_dim, activation: of the transformer, see `Encoder`.
-
-    Attributes: see `Encoder`.
+        num_frames, activation, transformer: of `Encoder`.
     """
 
     # ViViT was trained on pixels in -1..1. (transformers' VivitImageProcessor normalises once more after that, unless
     # told do_normalize=False.)
-    mean = (0.5, 0.5, 0.5)
-    std = (0.5, 0.5, 0.5)
+    mean = std = (0.5, 0.5, 0.5)
     num_prefix = 1
     mean_pooled = False
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        num_frames: int = 32,
-        input_size: int = 224,
-        tubelet: tuple[int, int, int] = (2, 16, 16),
-        dim: int = 768,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_dim: int | None = None,
-        activation: str = "gelu_fast",
-    ) -> None:
+    def __init__(self, *, num_frames: int = 32, activation: str = "gelu_fast", **transformer: Any) -> None:
         # The published weights were trained with GELU's tanh approximation ("gelu_fast").
-        super().__init__(
-            num_classes=num_classes,
-            num_frames=num_frames,
-            input_size=input_size,
-            tubelet=tubelet,
-            dim=dim,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_dim=mlp_dim,
-            activation=activation,
-        )
+        super().__init__(num_frames=num_frames, activation=activation, **transformer)
+        dim = self.dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.positions = nn.Parameter(
-            torch.zeros(1, 1 + self.grid.num_tokens, dim)
-        )  # the class token's first
+        self.positions = nn.Parameter(torch.zeros(1, 1 + self.grid.num_tokens, dim))  # class token's first
         self.norm = LayerNorm(dim)
-        self.head = nn.Linear(dim, num_classes)
+        self.head = nn.Linear(dim, self.num_classes)
         self.apply(init_weights)
         nn.init.trunc_normal_(self.positions, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)

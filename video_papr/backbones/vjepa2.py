@@ -10,13 +10,14 @@ Letters: B clips, N tokens of the grid, K kept tokens, D channels, H heads of C 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.pixels import IMAGENET_MEAN, IMAGENET_STD
-from .blocks import joined, projected, run_blocks
+from .blocks import joined, projected, run_blocks, size_bias
 from .encoder import Encoder
 from .layers import ACTIVATIONS, Block, LayerNorm, Mlp, init_weights
 
@@ -28,43 +29,37 @@ UNIT = 2.0**-10
 class VJEPA2(Encoder):
     """A vision transformer over tubelets with rotary positions, and a pooler of its own blocks and one query.
 
-    Args:
-        num_classes: size of the logits.
-        num_frames, input_size: the clip that the model reads, T frames of S x S pixels.
-        tubelet: (frames, height, width) of a token in pixels; must divide the clip.
-        dim, depth, num_heads, mlp_dim, activation: of the transformer, see `Encoder`.
-        pooler_depth: blocks of the pooler.
+    Tokens are (B, K, D + 3): the last channels are their places.
 
-    Attributes: see `Encoder`. Tokens are (B, K, D + 3): the last channels are their places.
+    Args:
+        pooler_depth: blocks of the pooler.
+        transformer: of `Encoder`, as the others.
     """
 
-    mean = IMAGENET_MEAN
-    std = IMAGENET_STD
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
     mean_pooled = False
     usual_sampling = "vjepa2"
 
     def __init__(
         self,
         *,
-        num_classes: int,
         num_frames: int = 64,
         input_size: int = 256,
-        tubelet: tuple[int, int, int] = (2, 16, 16),
         dim: int = 1024,
         depth: int = 24,
         num_heads: int = 16,
         mlp_dim: int | None = None,
         activation: str = "gelu",
         pooler_depth: int = 3,
+        **transformer: Any,
     ) -> None:
         super().__init__(
-            num_classes=num_classes,
             num_frames=num_frames,
             input_size=input_size,
-            tubelet=tubelet,
             dim=dim,
             depth=0,  # the blocks are of another kind
             num_heads=num_heads,
+            **transformer,
         )
         self.usual_stride = 2 if num_frames >= 64 else 4  # of the published classifiers: 64 x 2 and 16 x 4
         act = ACTIVATIONS[activation]
@@ -73,7 +68,7 @@ class VJEPA2(Encoder):
         )
         self.norm = LayerNorm(dim)
         self.pooler = AttentivePooler(dim, num_heads, pooler_depth, act)
-        self.head = nn.Linear(dim, num_classes)
+        self.head = nn.Linear(dim, self.num_classes)
         with torch.device("cpu"):  # arithmetic on the meta device would import torch's compiler
             places = torch.cartesian_prod(*(torch.arange(float(side)) for side in self.grid.shape))
         table = UNIT * places.view(1, -1, AXES)
@@ -176,8 +171,7 @@ class AttentivePooler(nn.Module):
         tokens, sizes = run_blocks(self.blocks, tokens, sizes=sizes)
         query, seen = self.query.to(tokens.dtype).expand(tokens.shape[0], -1, -1), self.norm1(tokens)
         heads = (self.q(query), self.k(seen), self.v(seen))
-        exact = torch.promote_types(tokens.dtype, torch.float32)
-        bias = None if sizes is None else sizes.to(exact).log().to(tokens.dtype)[:, None, None]
+        bias = None if sizes is None else size_bias(sizes, tokens.dtype)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in heads)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         answer = query + mixed.transpose(1, 2).flatten(2)

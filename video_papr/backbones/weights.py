@@ -13,13 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.files import (
-    BUNDLED,
-    find_weights,
-    parse_object,
-    read_weights,
-    weight_files,
-)
+from ..checkpoints.files import BUNDLED, find_weights, parse_object, read_weights, weight_files
 from ..checkpoints.formats import (
     ANCHORS,
     HOSTED,
@@ -46,8 +40,6 @@ class Checkpoint:
     """Weights under our own names, and what is known of them.
 
     Attributes:
-        source: the option and its value, for messages.
-        path: the file or folder.
         format: what it was, see `formats`.
         settings: the part of the architecture and the clip that it gives away, under the names of
             `builders.BACKBONES`.
@@ -55,8 +47,6 @@ class Checkpoint:
         norm_eps: epsilon of (the blocks' norms, the last norm), where the reference implementation's differs from ours.
         model: name of the backbone, where the file says it.
         blocks: of a backbone whose depth was pruned, what became of each of its blocks; see `shortened`.
-        names: of the classes.
-        read: how its clips are read, where the file says it.
         config: all that config.json says, of a model that runs as transformers has it.
     """
 
@@ -83,8 +73,7 @@ class Checkpoint:
 def find_backbone(weights: str | Path, *, key: str) -> Path:
     """The file or folder that `weights` names, see the top of this module; downloads it if it must.
 
-    Raises:
-        CheckpointError: there is no such thing.
+    Raises CheckpointError: there is no such thing.
     """
     path = Path(weights).expanduser()
     if path.is_dir():
@@ -97,8 +86,7 @@ def find_backbone(weights: str | Path, *, key: str) -> Path:
 def read_checkpoint(weights: str | Path, *, key: str) -> Checkpoint:
     """Reads the weights of a backbone in any of the known formats.
 
-    Raises:
-        CheckpointError: they are missing, damaged, in no known format, or would need code to be run.
+    Raises CheckpointError: they are missing, damaged, in no known format, or would need code to be run.
     """
     path = find_backbone(weights, key=key)
     files = weight_files(path) if path.is_dir() else [path]
@@ -131,8 +119,7 @@ def read_checkpoint(weights: str | Path, *, key: str) -> Checkpoint:
 def _with_own(checkpoint: Checkpoint, described: Mapping[str, Any]) -> Checkpoint:
     """Adds what the description in a file of our own says.
 
-    Raises:
-        CheckpointError: it says something that cannot be.
+    Raises CheckpointError: it says something that cannot be.
     """
     source, settings = checkpoint.source, dict(checkpoint.settings)
     names, eps, blocks = (described.get(key) for key in ("class_names", "norm_eps", "blocks"))

@@ -37,8 +37,7 @@ def file_clips(
         the clips, and medians over `repeats` in milliseconds for all of them together: "decode", and "resize" (with
         cropping).
 
-    Raises:
-        VideoDecodeError: the file cannot be decoded.
+    Raises VideoDecodeError: the file cannot be decoded.
     """
 
     def choose(num_frames: int) -> np.ndarray:

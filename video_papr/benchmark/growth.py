@@ -63,8 +63,7 @@ def growth(settings: Sequence[Record]) -> list[dict[str, Any]]:
 def exponent(counts: Sequence[float], times: Sequence[float]) -> float:
     """The power p for which times ~ counts ** p fits best: the slope of their logarithms.
 
-    Raises:
-        ValueError: all counts are the same, or a value is not above 0.
+    Raises ValueError: all counts are the same, or a value is not above 0.
     """
     try:
         return linear_regression([log(count) for count in counts], [log(time) for time in times]).slope
@@ -72,10 +71,8 @@ def exponent(counts: Sequence[float], times: Sequence[float]) -> float:
         raise ValueError(f"all counts are {counts[0]}: nothing grows") from None
 
 
-def growth_table(records: Sequence[Record]) -> str:
-    """One line for each axis and variant; empty without records."""
-    if not records:
-        return ""
+def growth_text(records: Sequence[Record]) -> str:
+    """One line for each axis and variant, and what the last but one column means."""
     rows = [
         [
             f"{record['backbone']} {record['dtype']}, {AXES[record['axis']]}: {_list(record['values'], 0)}",
@@ -88,14 +85,9 @@ def growth_table(records: Sequence[Record]) -> str:
         for record in records
     ]
     columns = ["what grows", "variant", "GMACs per batch", "ms per batch", "exponent", "peak MiB"]
-    return Table(columns, rows).filled().markdown()
-
-
-def growth_text(records: Sequence[Record]) -> str:
-    """The table, and what its last but one column means."""
     return (
         "Each line varies one thing; the exponent p says that time grows as GMACs to the power p (1: as the count).\n\n"
-        + growth_table(records)
+        + Table(columns, rows).filled().markdown()
     )
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..backbones.builders import BACKBONES, Backbone, build_backbone
 from ..checkpoints.files import load_exactly
-from ..checkpoints.formats import from_huggingface_videomae, from_huggingface_vivit
-from ..core.types import Mark
+from ..checkpoints.formats import from_huggingface
+from ..core.types import Mark, unobserved
 from ..pipeline import Pipeline
 
 
@@ -29,7 +29,6 @@ def build_pair(name: str, *, seed: int = 0, **clip: int | None) -> tuple[Backbon
 
     Args:
         name: one of `BACKBONES`.
-        seed: of the weights.
         clip: `num_frames` and `input_size`; the architecture's own where None.
 
     Returns:
@@ -54,8 +53,7 @@ def build_pair(name: str, *, seed: int = 0, **clip: int | None) -> tuple[Backbon
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         theirs = _videomae(config, ours, settings) if family == "videomae" else _vivit(config, settings)
-    to_own = from_huggingface_videomae if family == "videomae" else from_huggingface_vivit
-    load_exactly(ours, to_own(theirs.state_dict()), source="transformers")
+    load_exactly(ours, from_huggingface(theirs.state_dict()), source="transformers")
     return ours, theirs.eval().requires_grad_(False)
 
 
@@ -98,7 +96,6 @@ class PeerFlow(nn.Module):
 
     Args:
         ours: for its normalisation.
-        theirs: the model.
         chooser: a pipeline whose pruner says which tokens stay; the others are dropped through `bool_masked_pos`.
             None: all stay.
     """
@@ -107,12 +104,11 @@ class PeerFlow(nn.Module):
         super().__init__()
         self.ours, self.theirs, self.chooser = ours, theirs, chooser
 
-    def forward(self, frames: Tensor, mark: Mark | None = None) -> Tensor:
+    def forward(self, frames: Tensor, mark: Mark = unobserved) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> logits (B, classes); `mark` as that of `Pipeline.forward`."""
         selection = None if self.chooser is None else self.chooser.select(frames, mark)
         pixels = self.ours.normalize(frames).transpose(1, 2)
         dropped = {} if selection is None else {"bool_masked_pos": ~selection.mask().flatten(1)}
         logits: Tensor = self.theirs(pixel_values=pixels, **dropped).logits
-        if mark is not None:
-            mark("backbone")
+        mark("backbone")
         return logits.clone() if self.ours.replayed else logits  # as `Pipeline` does

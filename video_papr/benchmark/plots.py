@@ -15,9 +15,6 @@ def speedup_plot(benchmarks: Sequence[Mapping[str, Any]]) -> bytes | None:
 
     A dashed line shows what the operations alone would allow.
 
-    Args:
-        benchmarks: contents of bench.json files.
-
     Returns:
         a PNG, or None where nothing was pruned at a given ratio.
     """
@@ -59,9 +56,6 @@ def growth_plot(records: Sequence[Mapping[str, Any]]) -> bytes | None:
     """Milliseconds against GMACs of a batch, both logarithmic: one panel for each backbone, precision and axis.
 
     A dashed line through the middle of each curve shows time that grows as the count.
-
-    Args:
-        records: from `growth.growth`.
 
     Returns:
         a PNG, or None where nothing grows.

@@ -68,7 +68,7 @@ def speed_table(setting: Record) -> str:
     for variant in setting["variants"]:
         ms, faster, kept = variant["latency_ms"], variant["speedup"], variant["kept_tokens"]
         scoring, difference = variant["scoring_share"], variant["logit_difference"]
-        bound = _bound(variant)
+        bound, peak = _bound(variant), variant["peak_memory_mb"]
         rows.append(
             [
                 variant["name"],
@@ -81,7 +81,7 @@ def speed_table(setting: Record) -> str:
                 f"{100 * variant['share_of_flop_limit']:.0f} %",
                 f"{dense_bound / bound:.2f}" if dense_bound and bound else "",
                 "" if not scoring else f"{100 * scoring:.1f} %",
-                _mib(variant["peak_memory_mb"]),
+                "" if peak is None else f"{peak:.0f}",
                 "" if difference is None else f"{difference:.0e}",
             ]
         )
@@ -105,7 +105,8 @@ def _bound(variant: Record) -> float | None:
 
 def stage_table(setting: Record) -> str:
     """Milliseconds and memory of each stage, one line for each variant."""
-    stages = _stages(setting)
+    named = {stage for variant in setting["variants"] for stage in variant["stages"]}
+    stages = [stage for stage in STAGES if stage in named]
 
     def cell(stage: Record | None) -> str:
         if stage is None or stage["ms"] is None:
@@ -157,14 +158,5 @@ def _least(setting: Record) -> list[str]:
     ]
 
 
-def _stages(setting: Record) -> list[str]:
-    named = {stage for variant in setting["variants"] for stage in variant["stages"]}
-    return [stage for stage in STAGES if stage in named]
-
-
 def _clips(count: int) -> str:
     return f"{count} clip" if count == 1 else f"{count} clips"
-
-
-def _mib(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}"

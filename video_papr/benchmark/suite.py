@@ -33,7 +33,6 @@ class Variant:
         kind: "dense", "pruned", "merged" or "peer".
         flow: frames (B, T, H, W, 3) uint8 -> logits (B, classes).
         staged: the same, with a mark behind every stage.
-        settings: of the pruner or merger, for the record.
         chooser: the pipeline that says which tokens stay; None: all do.
         like: name of the variant whose logits it should give; None: there is none.
     """
@@ -75,7 +74,6 @@ def measure(
         variants: one of them is named `DENSE`.
         ceilings: of the device in this precision; None leaves the bounds out.
         prepare: called when the work is counted, before anything is timed: to compile the networks, for instance.
-        on_round: called after each round of timing.
         on_plan: told how many rounds there will be, and how many seconds they take, stages included.
     """
     device, start = frames.device, perf_counter()
@@ -111,7 +109,7 @@ def measure(
     gmacs = {name: sum(part.gmacs for part in parts.values()) / len(frames) for name, parts in work.items()}
     records = []
     for variant in variants:
-        name = variant.name
+        name, like = variant.name, logits.get(variant.like or "")
         records.append(
             {
                 "name": name,
@@ -124,10 +122,8 @@ def measure(
                 "stages": _stage_records(work[name], stages.get(name, {}), peaks[name], ceilings),
                 "least_scoring": least[name],
                 "peak_memory_mb": max(peaks[name].values(), default=None),
-                "weights_mb": _weights_mb(variant.flow),
-                "logit_difference": None
-                if variant.like is None
-                else _difference(logits[name], logits[variant.like]),
+                "weights_mb": sum(p.numel() * p.element_size() for p in variant.flow.parameters()) / MIB,
+                "logit_difference": None if like is None else _difference(logits[name], like),
             }
         )
     return records
@@ -214,10 +210,6 @@ def _kept_tokens(variant: Variant, frames: Tensor) -> float | None:
     with torch.inference_mode():
         selection = variant.chooser.select(frames)
     return None if selection is None else selection.counts().float().mean().item()
-
-
-def _weights_mb(flow: nn.Module) -> float:
-    return sum(value.numel() * value.element_size() for value in flow.parameters()) / MIB
 
 
 def _difference(logits: Tensor, like: Tensor) -> float:

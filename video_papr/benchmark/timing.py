@@ -34,11 +34,9 @@ def alternate(
     """Milliseconds of one call of each variant in each of `repeats` rounds, which all variants take part in.
 
     Args:
-        calls: name -> what is timed.
         warmup: untimed calls of each beforehand, at least 1; one more says how long a call takes.
         sample_ms: calls that are shorter are repeated until they take so long together; their mean counts.
         seed: of the order within the rounds.
-        on_round: called after each round, for a progress bar.
         plan: told how many seconds a round takes, says how many there are, in place of `repeats`.
     """
     numbers: dict[str, int] = {}

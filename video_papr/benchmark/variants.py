@@ -40,7 +40,6 @@ def build_variants(
             clip decides how much is kept.
         tome: tokens that ToMe merges per block, one variant each.
         split: time the parts of the backbone one by one; not possible where it is compiled.
-        packing: see `pipeline.Pipeline`.
     """
 
     def variant(name: str, kind: str, flow: Pipeline, settings: dict[str, Any]) -> Variant:

@@ -111,10 +111,8 @@ def convolution_work(scorer: X3DScorer, frames: Tensor) -> Work:
     handles = [module.register_forward_hook(count) for module in convolutions]
     try:
         with torch.no_grad():
-            for _ in X3DTrunk.stages(
-                scorer.trunk, scorer.pixels(frames)
-            ):  # module by module, so that hooks see them
-                pass
+            for _ in X3DTrunk.stages(scorer.trunk, scorer.pixels(frames)):
+                pass  # module by module, so that hooks see them
     finally:
         for handle in handles:
             handle.remove()

@@ -38,14 +38,9 @@ def bundled_names() -> list[str]:
 
 
 def find_weights(weights: str | Path, *, key: str = "weights", others: str = "") -> Path:
-    """The file of a bundled name or a path.
+    """The file of a bundled name or a path. `others`: what else the option understands, for the error.
 
-    Args:
-        key: of the option that gave it, for the error.
-        others: what else the option understands, for the error.
-
-    Raises:
-        CheckpointError: there is neither.
+    Raises CheckpointError: there is neither.
     """
     for path in (Path(weights).expanduser(), BUNDLED / f"{weights}.safetensors"):
         if path.is_file():

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .renaming import State, renamed
+from .wrappers import State, renamed
 from .x3d_formats import X3D_FORMATS
 
 # Old and new names of transformers (up to 4, from 5 on) in the order in which they are tried.
@@ -76,13 +76,8 @@ ANCHORS = (
 )
 
 
-def from_huggingface_videomae(state: Mapping[str, Tensor]) -> State:
-    """transformers' `VideoMAEForVideoClassification` -> `VideoMAE`. Keys have no bias there; ours is 0."""
-    return _flat_kernel(_merge_qkv(renamed(state, HF_NAMES)))
-
-
-def from_huggingface_vivit(state: Mapping[str, Tensor]) -> State:
-    """transformers' `VivitForVideoClassification` -> `ViViT`."""
+def from_huggingface(state: Mapping[str, Tensor]) -> State:
+    """transformers' VideoMAE and ViViT for video classification -> ours. VideoMAE's keys have no bias; ours is 0."""
     return _flat_kernel(_merge_qkv(renamed(state, HF_NAMES)))
 
 
@@ -120,24 +115,17 @@ def _is_sine_table(table: Tensor) -> bool:
     return codes.shape == table.shape and bool(torch.allclose(table.double(), codes, atol=2e-3))
 
 
-def from_own(state: Mapping[str, Tensor]) -> State:
-    """Our own names stay."""
-    return dict(state)
-
-
 @dataclass(frozen=True)
 class Format:
     """What a file holds."""
 
     title: str  # in words, for messages
-    family: str | None = (
-        None  # that of the backbone, see `builders.FAMILIES`; None is nothing that one can load
-    )
-    to_own: Callable[[Mapping[str, Tensor]], State] = from_own  # the mapping of its keys
+    family: str | None = None  # of the backbone, see `builders.FAMILIES`; None: nothing that one can load
+    to_own: Callable[[Mapping[str, Tensor]], State] = dict  # the mapping of its keys; ours stay
 
 
-HF_VIDEOMAE = Format("Hugging Face VideoMAE weights", "videomae", from_huggingface_videomae)
-HF_VIVIT = Format("Hugging Face ViViT weights", "vivit", from_huggingface_vivit)
+HF_VIDEOMAE = Format("Hugging Face VideoMAE weights", "videomae", from_huggingface)
+HF_VIVIT = Format("Hugging Face ViViT weights", "vivit", from_huggingface)
 HF_VJEPA2 = Format("Hugging Face V-JEPA 2 weights", "vjepa2", from_huggingface_vjepa2)
 # As transformers has them: the classifier is the backbone's head, the rest its body. By the end of a name.
 HOSTED = {

@@ -37,12 +37,7 @@ def is_hub_id(text: str) -> bool:
 def hub_folder(hub_id: str, *, key: str) -> Path:
     """The folder with config.json and the weights of a model of the Hugging Face Hub.
 
-    Args:
-        hub_id: org/name.
-        key: of the option that named it, for errors.
-
-    Raises:
-        CheckpointError: it is not in the cache, and cannot be downloaded.
+    Raises CheckpointError: it is not in the cache, and cannot be downloaded.
     """
     cached = try_to_load_from_cache(hub_id, HUB_CONFIG)
     if isinstance(cached, str) and weight_files(Path(cached).parent):
@@ -71,8 +66,7 @@ def url_file(url: str, *, key: str, value: str) -> Path:
         url: its address; the last part is its name in the cache.
         key, value: the option that asked for it, for errors.
 
-    Raises:
-        CheckpointError: it is not in the cache, and cannot be downloaded.
+    Raises CheckpointError: it is not in the cache, and cannot be downloaded.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if path.is_file():

@@ -6,7 +6,6 @@ machine without a network gets one line.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import CheckpointError, ConfigError
+from ..core.errors import CheckpointError, ConfigError, did_you_mean
 from .files import load_exactly, read_weights, weight_files
 from .hub import hub_folder, is_hub_id, url_file
 from .wrappers import unwrap
@@ -45,8 +44,6 @@ def build_timm(
         num_classes: of the classifier; 0: none; None: what the weights have, otherwise the architecture's own.
         fresh_head: a new, untrained classifier of `num_classes` although there are weights.
         convert: (state dict, network) -> the state dict to load.
-        seed: of random weights.
-        options: more arguments of the network, for timm.
 
     Raises:
         ConfigError: timm has no such model or tag, or the model no such option.
@@ -143,8 +140,7 @@ def _create(model: str, group: str, seed: int, options: Mapping[str, Any]) -> nn
     import timm  # takes seconds, so only where it is needed
 
     if not timm.is_model(model):
-        close = difflib.get_close_matches(model.split(".")[0], timm.list_models(), 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(model.split(".")[0], timm.list_models())
         raise ConfigError(f"{group}.model={model}: timm {timm.__version__} has no such model.{hint}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

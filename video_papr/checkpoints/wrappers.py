@@ -1,4 +1,6 @@
-"""Wrappers around a state dict: DDP, Lightning, DeepSpeed, torch.compile, EMA and others put prefixes before names.
+"""Names in a state dict: renamed by regular expressions, and freed of the prefixes of wrappers.
+
+DDP, Lightning, DeepSpeed, torch.compile, EMA and others put prefixes before names.
 
 A prefix is whatever stands before the name of a network's first layer, so a wrapper need not be known to be taken off.
 """
@@ -13,12 +15,24 @@ from torch import Tensor
 
 from ..core.errors import CheckpointError, CheckpointWarning
 
+State = dict[str, Tensor]
+Names = tuple[tuple[str, str], ...]
 # These also stand inside names: wrappers of single layers.
 _LAYERS = "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module"
 INSIDE = re.compile(rf"(?:^|(?<=\.))(?:{_LAYERS})\.")
 _AVERAGES = "ema|averaged?|avg|teacher|momentum|target|key_encoder|encoder_k"
 AVERAGE = re.compile(rf"(^|[._])({_AVERAGES})(?=[._])", re.IGNORECASE)
 COUNTERS = ("n_averaged", "num_updates")  # of torch's AveragedModel and others' averages
+
+
+def renamed(state: Mapping[str, Tensor], names: Iterable[tuple[str, str]]) -> State:
+    """The state dict with every pattern of `names` replaced in its keys, one after the other."""
+    mapped = {}
+    for key, value in state.items():
+        for old, new in names:
+            key = re.sub(old, new, key)
+        mapped[key] = value
+    return mapped
 
 
 def unwrap(
@@ -31,12 +45,10 @@ def unwrap(
 
     Args:
         anchors: names of the first layers that are looked for.
-        source: names the weights in messages.
         names: all names of the network, where they are known: at least half of them must stand behind its prefix, since
             blocks inside a network may have layers that are called like its first one.
 
-    Raises:
-        CheckpointError: there are several networks, and nothing says which is meant.
+    Raises CheckpointError: there are several networks, and nothing says which is meant.
     """
     state = {INSIDE.sub("", name): value for name, value in state.items()}
     prefixes = {name[: -len(a)] for a in anchors for name in state if name == a or name.endswith(f".{a}")}

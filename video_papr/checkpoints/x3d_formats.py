@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..core.errors import CheckpointError
-from .renaming import Names, State, renamed
-from .wrappers import unwrap
+from .wrappers import Names, State, renamed, unwrap
 
 # pytorchvideo calls the stem's convolution over space conv_t, and the one over time conv_xy.
 SLOWFAST_NAMES = (

@@ -70,7 +70,6 @@ def make_app(config: DemoConfig, words: list[str]) -> Starlette:
     """The application that `config` describes, with its networks in memory and its examples on disk.
 
     Args:
-        config: checked.
         words: the overrides that led to it; those that are not about the pruner hold for all pruners on offer.
     """
     try:

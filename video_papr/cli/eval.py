@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import EvalConfig
-from ..config.options import did_you_mean
 from ..core.console import make_console, warn
-from ..core.errors import ConfigError, DataError, LogitsError
+from ..core.errors import ConfigError, DataError, LogitsError, check_known
 from ..core.processes import Ranks
 from ..evaluation.reports.tables import SWEEP_COLUMNS, print_failures, print_report
 from .common import json_on_stdout, print_written, run_shared_command
@@ -27,10 +26,8 @@ def _work(config: EvalConfig, out: Path, ranks: Ranks) -> dict[str, Any] | float
     from ..assembly.evaluate import run_evaluation
 
     wanted = config.optimize
-    if wanted is not None and wanted not in SWEEP_COLUMNS:
-        raise ConfigError(
-            f"optimize={wanted!r}: must be one of {', '.join(SWEEP_COLUMNS)}.{did_you_mean(wanted, SWEEP_COLUMNS)}"
-        )
+    if wanted is not None:
+        check_known("optimize", wanted, SWEEP_COLUMNS)
     done = run_evaluation(config, out, ranks)
     if done is None:  # on ranks above 0
         return {}

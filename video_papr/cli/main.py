@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-from ..config.options import did_you_mean
+from ..core.errors import did_you_mean
 from .common import USAGE_ERROR
 
 PROGRAM = "video-papr"

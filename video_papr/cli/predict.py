@@ -85,7 +85,7 @@ def run(config: PredictConfig, out: Path) -> dict[str, Any]:
                 pipeline, recipe, path, windows=windows, top_k=config.top_k, progress=config.progress, **shown
             )
             writer.add(number, outcome)
-            outcomes.append(outcome.without_panels())
+            outcomes.append(replace(outcome, panels=[]))
     console = make_console()
     print_predictions(outcomes, console)
     print_written(writer.written, console)

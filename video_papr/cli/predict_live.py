@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from ..core.files import storing
 from .common import print_written, warn_of_bundled
 
 if TYPE_CHECKING:
-    from ..data.readers.answers import Frames
     from ..data.readers.live import LiveSource
     from ..inference.predict import Answer
 
@@ -38,7 +37,9 @@ def run_live(config: PredictConfig, source: LiveSource, out: Path) -> dict[str, 
     display = Display() if config.show else None
     length = config.window_seconds or WINDOW_SECONDS
     stride = config.stride_seconds or (config.window_seconds or STRIDE_SECONDS)
-    frames = _until(read_live(source, recipe.limits), config.max_seconds)
+    frames, most = read_live(source, recipe.limits), config.max_seconds
+    if most is not None:
+        frames = takewhile(lambda frame: frame[0] < most, frames)
     spans = {"window_seconds": length, "stride_seconds": stride}
     live = LiveWindows(pipeline, frames, **spans, top_k=config.top_k, recipe=recipe)
     console, begun, count, failure = make_console(stderr=config.json), perf_counter(), 0, None
@@ -77,12 +78,3 @@ def _line(answer: Answer, skipped: int) -> str:
         "skipped": skipped,
     }
     return json.dumps(record, ensure_ascii=False, allow_nan=False)
-
-
-def _until(
-    frames: Iterator[tuple[float, Frames]], max_seconds: float | None
-) -> Iterator[tuple[float, Frames]]:
-    for seconds, pixels in frames:
-        if max_seconds is not None and seconds >= max_seconds:
-            return
-        yield seconds, pixels

@@ -46,7 +46,7 @@ def run(config: TrainRunConfig, out: Path, ranks: Ranks = ALONE) -> dict[str, An
     engine = runtime.build_engine(config.runtime, ranks)
     if ranks.size > 1 and config.train.target == "scorer" and engine.device.type == "cpu":
         warn("train.target=scorer on the CPU: batch norm sees the clips of one rank, not the whole batch")
-    train, schedule = config.train, build_train.build_schedule(config)
+    train, schedule = config.train, build_train.build_schedule(config.train, config.runtime, config.seed)
     class_names, stores, val = build_train.build_stores(config)
     target = build_train.build_target(config, num_classes=len(class_names))
     target.model.to(engine.device)

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..core.errors import ConfigError
-from .options import check_each, did_you_mean, read
+from ..core.errors import ConfigError, did_you_mean
+from .options import check_each, read
 from .renamed import rename_values
 
 Command = TypeVar("Command")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, did_you_mean
 from .options import (
     From0To1,
     Natural,
@@ -25,7 +25,6 @@ from .options import (
     Text,
     Tuple,
     Unset,
-    did_you_mean,
     option,
     options,
 )
@@ -152,6 +151,11 @@ class BackboneConfig:
         if isinstance(self.input_size, tuple) and self.name not in TIMM:
             size = list(self.input_size)
             raise ConfigError(f"backbone.input_size={size}: {self.name} reads square frames, give one number.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for `build_backbone` beside the name."""
+        return _given(self)
 
 
 @options("pruner")

@@ -15,12 +15,7 @@ WIDTH = 34
 
 
 def options_text(command: str, cfg: DictConfig) -> str:
-    """Groups and keys of a command as they are composed, one line each.
-
-    Args:
-        command: one of `COMMANDS`.
-        cfg: with the node `hydra`.
-    """
+    """Groups and keys of a command as they are composed, one line each. `cfg`: with the node `hydra`."""
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     values: Any = OmegaConf.to_container(own, resolve=True)
     schema = COMMANDS[command]

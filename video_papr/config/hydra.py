@@ -16,12 +16,12 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from ..core.errors import ConfigError, VideoPaprError
+from ..core.errors import ConfigError, VideoPaprError, did_you_mean
 from .checking import sections
 from .commands import COMMANDS
 from .groups import BackboneConfig, DatasetConfig, RuntimeConfig
 from .help import register
-from .options import PATH, defaults_of, did_you_mean
+from .options import PATH, defaults_of
 from .renamed import rename_word
 from .sources import config_source
 
@@ -32,6 +32,7 @@ FLAGS = {
 }
 _LONG = ("--cfg", "--package", "--config-path", "--config-name", "--config-dir")
 WITH_WORD = {*_LONG, "-c", "-p", "-cp", "-cn", "-cd"}
+PUBLISHED = "${oc.select:backbone.published.${dataset.name},null}"  # what the option names for the dataset
 GENERATED = ("split", "seed", "num_videos")  # keys of dataset=synthetic alone
 
 
@@ -45,7 +46,8 @@ def store_defaults() -> None:
     parts = {"video": {**_set(shared), "bundled": bundled}, "generated": generated, "splits": splits}
     for name, values in parts.items():
         store.store(name=f"_{name}", node=values, group="dataset")
-    store.store(name="_base", node=_set(defaults_of(BackboneConfig)), group="backbone")
+    backbone = {**_set(defaults_of(BackboneConfig)), "weights": PUBLISHED}
+    store.store(name="_base", node=backbone, group="backbone")
     store.store(name="_base", node=defaults_of(RuntimeConfig), group="runtime")
     for name, schema in COMMANDS.items():
         own = {
@@ -73,12 +75,7 @@ def quote(text: str) -> str:
 def plain_words(command: str, words: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: paths in quotes, `--key value` as key=value, former names by their new ones.
 
-    Args:
-        command: one of `COMMANDS`.
-        words: as the shell hands them over.
-
-    Raises:
-        ConfigError: a word that is neither key=value nor a flag.
+    Raises ConfigError: a word that is neither key=value nor a flag.
     """
     if {"-sc", "--shell-completion"} & set(words):
         return list(words)

@@ -8,9 +8,8 @@ A group of options is a class with `@options("name of the group")`, an option on
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -19,7 +18,7 @@ from pydantic import dataclasses as pydantic_dataclasses
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import dataclass_transform
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, did_you_mean
 
 Options = TypeVar("Options")
 STRICT = ConfigDict(strict=True, extra="forbid")
@@ -167,12 +166,6 @@ def _range(schema: Mapping[str, Any]) -> str:
     ends += [f" above {above:g}"] if above is not None else []
     ends += [f" at most {high:g}"] if high is not None else []
     return " and".join(ends)
-
-
-def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'?" for the option most like `word`, or an empty string."""
-    close = difflib.get_close_matches(word, list(options), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def wrong(key: str, value: Any, text: str, hint: str = "") -> ConfigError:

@@ -46,8 +46,7 @@ def has_openvino() -> bool:
 def engine_version(name: str) -> str:
     """For notes and records: "openvino 2026.4.1".
 
-    Raises:
-        ConfigError: it is not installed.
+    Raises ConfigError: it is not installed.
     """
     try:
         return f"{name} {version(name)}"
@@ -199,9 +198,8 @@ def _file_of(
     flags = platform.processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     key.update(repr((sizes, settings, versions, flags)).encode())
     try:
-        torch.save(
-            bound, cast(IO[bytes], _Writer(key.update))
-        )  # weights, and every attribute that code may read
+        # Weights, and every attribute that code may read.
+        torch.save(bound, cast(IO[bytes], _Writer(key.update)))
     except Exception:  # what cannot be pickled has no name
         return None
     return default_cache_dir() / "engines" / f"{key.hexdigest()}.blob"

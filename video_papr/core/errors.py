@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
 
 class VideoPaprError(ValueError):
     """Base of all errors below. The text names the key or file, its value, and what would be right."""
@@ -57,3 +61,18 @@ class CheckpointError(VideoPaprError):
 
 class CheckpointWarning(UserWarning):
     """Weights were loaded, but not simply as they are. The text says what was changed."""
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """Returns " Did you mean 'x'?" for the option most like `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(options), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def check_known(key: str, value: Any, known: Iterable[str]) -> Any:
+    """Returns the value of an option, or raises ConfigError unless it is one of those that are known."""
+    known = list(known)
+    if value in known:
+        return value
+    hint = did_you_mean(str(value), known)
+    raise ConfigError(f"{key}={value!r} is unknown; use one of {', '.join(known)}{hint and '.'}{hint}")

@@ -24,7 +24,6 @@ def printable(text: Path | str, *, lines: bool = False) -> str:
     Printing it again changes nothing.
 
     Args:
-        text: of any origin.
         lines: keep line breaks.
     """
     text = str(text)

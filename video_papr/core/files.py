@@ -59,8 +59,7 @@ def atomic_write(path: Path, content: str | bytes | Callable[[IO[bytes]], object
         content: text, written as UTF-8; bytes; or a function that writes into the open file. In text, bytes of names
             that are not UTF-8 (lone surrogates) become escapes such as `\\udce9`, which JSON reads back.
 
-    Raises:
-        StorageError: the disk is full, or fails.
+    Raises StorageError: the disk is full, or fails.
     """
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")

@@ -8,9 +8,15 @@ until everything inherited is frozen (Python's own advice for `gc.freeze`).
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 
 _was_on: list[bool] = []
+
+
+def start_method() -> str:
+    """Forking starts a worker in no time; readers are opened in the worker, after the fork, so it is safe here."""
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def collect_nothing_inherited() -> None:

@@ -15,7 +15,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
 from .types import TokenSelection
 
 POOLS = ("mean", "max", "concat")
@@ -56,10 +55,3 @@ def pool_parts(answers: Tensor, rows: Tensor, parts: int, clips: int, pool: str)
     ran = torch.zeros(clips * parts, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
     ran = ran.view(clips, parts, 1)
     return by_clip.masked_fill(~ran, -math.inf).amax(1) if pool == "max" else by_clip.sum(1) / ran.sum(1)
-
-
-def check_pool(pool: str) -> str:
-    """Returns the name, or raises ConfigError unless it is one of `POOLS`."""
-    if pool not in POOLS:
-        raise ConfigError(f"backbone.pool={pool!r} is unknown; use one of {', '.join(POOLS)}")
-    return pool

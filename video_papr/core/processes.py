@@ -40,7 +40,6 @@ class Ranks:
 
     Attributes:
         rank: 0 leads.
-        size: number of ranks.
         local_rank, local_size: the same on this machine.
         job: plain values (JSON) that all ranks know: rank 0 sets them and sends them with `broadcast`.
         busy: at work on a job: who leaves now leaves the others alone.

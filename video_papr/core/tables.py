@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +20,7 @@ LONGEST_CELL = 300  # characters in the terminal; files get all of them
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of text.
-
-    Attributes:
-        title, caption: over and under it, in the terminal only.
-    """
+    """Columns and rows of text. `title`, `caption`: over and under it, in the terminal only."""
 
     columns: Sequence[str]  # their names
     rows: Sequence[Sequence[str]]  # as many cells each
@@ -68,12 +66,18 @@ class Table:
         console.print(drawn)
 
 
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
 def render(template: str, **values: Any) -> str:
     """Fills in a jinja2 template.
 
     Args:
         template: its path below `video_papr/`; everything is escaped in one that ends with `.html.j2`.
-        **values: its variables.
     """
     import jinja2
 

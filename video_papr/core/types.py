@@ -15,6 +15,11 @@ from torch import Tensor
 Mark = Callable[[str], None]
 """An observer of a run: called with a stage's name when that stage has just ended."""
 
+
+def unobserved(stage: str) -> None:
+    """The `Mark` of a run that nobody observes."""
+
+
 COMPENSATIONS = ("none", "pool", "merge")  # for the dropped tubelets, see `pruning.compensation`
 Cell = tuple[int, int, int]
 CELL: Cell = (2, 2, 2)  # tokens of the grid, along time, height and width
@@ -50,7 +55,6 @@ class TokenSelection:
     Attributes:
         keep_idx: (B, K) int64, each row sorted ascending without repeats, row-major over `grid`. Padding repeats the
             row's last token.
-        grid: the token grid that the indices refer to.
         valid: (B, K) bool, False where `keep_idx` is padding; None when every clip keeps K tokens.
         tokens: (B, P + K, D) what the backbone has made of the kept tokens, its P class tokens first, when choosing
             them took the backbone's own features; None when nothing has been computed yet.
@@ -106,10 +110,8 @@ class TokenSelection:
         shortest, longest = (int(bound) for bound in counts.aminmax())
         if shortest == 0:
             raise ValueError("every clip must keep at least one token")
-        first = kept.byte().argsort(
-            dim=1, descending=True, stable=True
-        )  # kept ones, ascending, then the others
-        order = first[:, :longest]
+        # Kept ones, ascending; the others would follow.
+        order = kept.byte().argsort(dim=1, descending=True, stable=True)[:, :longest]
         if shortest == longest:
             return cls(order, TokenGrid(*mask.shape[1:]))
         valid = torch.arange(longest, device=mask.device) < counts[:, None]

@@ -44,7 +44,6 @@ class CachedViews:
     """The views of one video, and what is known about it.
 
     Attributes:
-        num_video_frames, fps: of the video.
         decode_ms, preprocess_ms: what decoding it, and resizing and cropping it, took when it was done.
     """
 
@@ -75,8 +74,7 @@ class ClipCache:
     Attributes:
         fault: why something could not be written, or None. A cache never ends a run.
 
-    Raises:
-        ConfigError: the folder cannot be made.
+    Raises ConfigError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path, *, limit_bytes: int, recipe: Mapping[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core.errors import ConfigError, VideoDecodeError
+from ..core.errors import ConfigError, VideoDecodeError, check_known
 from .annotations import (
     OnInvalid,
     VideoList,
@@ -27,12 +28,10 @@ from .annotations import (
     read_ucf101,
     refuse,
 )
-from .clip_cache import CachedViews, ClipCache
+from .clip_cache import ClipCache
 from .decoding import DECODERS, check_exports_vectors, decode_clips
 from .limits import DEFAULT_LIMITS, Limits
 from .readers.answers import Resize
-
-DATASETS = ("folder", "csv", "k400", "ssv2", "ucf101", "hmdb51", "images")
 
 
 @dataclass
@@ -42,6 +41,7 @@ class VideoSample:
     Letters: C clips, T frames per clip, H x W the size of the video.
 
     Attributes:
+        frames: (C, T, H, W, 3 or, with motion, 4) uint8.
         decode_ms: time that opening, decoding and handing frames over took, of failed attempts too; with `views`, when
             they were made.
         frame_indices: (C, T) int64, which frames of the video `frames` holds, or None. A numpy array, because every
@@ -52,9 +52,7 @@ class VideoSample:
     index: int  # place in the dataset
     name: str  # path as users see it
     label: int  # index of the class
-    frames: (
-        Tensor | None
-    )  # (C, T, H, W, 3 or, with motion, 4) uint8, or None when `error` is set or `views` are there
+    frames: Tensor | None  # None when `error` is set or `views` are there
     error: str | None  # why the video could not be decoded, one line, or None
     decode_ms: float
     frame_indices: NDArray[np.int64] | None
@@ -95,9 +93,6 @@ class VideoDataset(Dataset[VideoSample]):
             samples carry the reason.
         sampler: from the number of frames of a video to (C, T) frame indices. To go to spawned workers it
             must pickle: use functools.partial, not a lambda.
-        decoder: see `decode_clips`.
-        cache: views that need not be decoded; None: every video is decoded.
-        limits: what is refused before it is decoded.
         reduce: in which size frames are decoded, see `decode_clips`; it must pickle too. None: their own.
         memory_mb: MiB for all decoded frames that `iter_samples` has in memory at once; a video whose frames take
             more than half of it fails with that reason. None: no limit.
@@ -116,8 +111,7 @@ class VideoDataset(Dataset[VideoSample]):
         memory_mb: int | None = None,
         motion: bool = False,
     ) -> None:
-        if decoder not in DECODERS:
-            raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
+        check_known("dataset.decoder", decoder, DECODERS)
         self.videos, self.sampler, self.decoder, self.cache = videos, sampler, decoder, cache
         if motion:
             check_exports_vectors(decoder)
@@ -143,16 +137,7 @@ class VideoDataset(Dataset[VideoSample]):
         key = None if self.cache is None else self.cache.key(record.path)
         cached = self.cache.load(key) if self.cache is not None and key is not None else None
         if cached is not None:
-            return replace(
-                nothing,
-                decode_ms=cached.decode_ms,
-                frame_indices=cached.frame_indices,
-                num_video_frames=cached.num_video_frames,
-                fps=cached.fps,
-                views=torch.from_numpy(cached.views),
-                preprocess_ms=cached.preprocess_ms,
-                video_size=cached.video_size,
-            )
+            return replace(nothing, **{**vars(cached), "views": torch.from_numpy(cached.views)})
         start = time.perf_counter()
         try:
             clips = decode_clips(
@@ -178,21 +163,19 @@ class VideoDataset(Dataset[VideoSample]):
         )
 
 
-def keep_views(cache: ClipCache, sample: VideoSample, views: Tensor, preprocess_ms: float) -> None:
-    """Keeps what was cut out of a decoded sample, views (V, T, S, S, 3) uint8, for the next run."""
-    if sample.cache_key is None:
-        return
-    assert sample.frame_indices is not None and sample.size is not None
-    entry = CachedViews(
-        views=views.cpu().numpy(),
-        frame_indices=sample.frame_indices,
-        num_video_frames=sample.num_video_frames,
-        fps=sample.fps,
-        video_size=sample.size,
-        decode_ms=sample.decode_ms,
-        preprocess_ms=preprocess_ms,
-    )
-    cache.store(sample.cache_key, entry)
+def in_groups(
+    samples: Iterable[VideoSample], size: int, full: float = math.inf
+) -> Iterator[list[VideoSample]]:
+    """Takes `size` videos at a time, or fewer once their frames take `full` bytes; the last group may be smaller."""
+    group: list[VideoSample] = []
+    for sample in samples:
+        group.append(sample)
+        del sample
+        if len(group) == size or sum(held.num_bytes for held in group) >= full:
+            yield group
+            group = []  # nothing here may keep frames that the caller has done with
+    if group:
+        yield group
 
 
 def build_video_list(
@@ -209,13 +192,10 @@ def build_video_list(
     """Reads the videos of a dataset.
 
     Args:
-        name: one of `DATASETS`; the readers in `annotations/` say what each of them understands.
-        root: directory of the videos.
+        name: "folder", "csv", "k400", ...; the readers in `annotations/` say what each of them understands.
         annotations: the list; "csv" and "ssv2" need it, "folder" has none, the others may have it.
-        class_names: names in the order of the labels.
         split, fold: which of the split files of "hmdb51".
         allow_outside_root: whether paths and links may lead out of `root`.
-        on_invalid: called with one line for each wrong entry of the list; the default raises it.
 
     Raises:
         ConfigError: `name` is unknown, or an argument does not go with it.
@@ -235,8 +215,7 @@ def build_video_list(
         "hmdb51": lambda: read_hmdb51(root, annotations, split=split, fold=fold, **named),
         "images": lambda: read_folder(root, images=True, **named) if annotations is None else read_list(),
     }
-    if name not in readers:
-        raise ConfigError(f"dataset={name!r} is unknown; use one of {', '.join(readers)}")
+    check_known("dataset", name, readers)
     if name in ("csv", "ssv2") and annotations is None:
         raise ConfigError(f"dataset.annotations is not set; dataset={name} needs a list of videos and labels")
     if name == "folder" and annotations is not None:

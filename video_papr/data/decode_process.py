@@ -16,17 +16,14 @@ from torch import Tensor
 from .datasets import VideoDataset, VideoSample
 
 _PR_SET_PDEATHSIG = 1
-FRAME_FILE = "video_papr_frames"
-TAKES_MEMFD = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 _dataset: list[VideoDataset] = []
 
 
 def start_worker(dataset: VideoDataset, memory_mb: int | None, parent: int) -> None:
     """Prepares the process: limits, and an end with its parent."""
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # pebble's handler waits for Python, which a stuck decoder never gives
+    # pebble's handler waits for Python, which a stuck decoder never gives.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(parent)
     _limit_memory(memory_mb)
     torch.set_num_threads(1)  # the processes are the parallelism
@@ -40,16 +37,6 @@ def _die_with(parent: int) -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-
-
-def _forget_frames() -> None:
-    """Closes the frame files that were open when this process was forked: they would stay as long as it does."""
-    if not TAKES_MEMFD:
-        return
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # the directory itself is closed by now
-            if FRAME_FILE in os.readlink(f"/proc/self/fd/{name}"):
-                os.close(int(name))
 
 
 def _limit_memory(memory_mb: int | None) -> None:

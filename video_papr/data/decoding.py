@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ConfigError, TooLargeError, VideoDecodeError
+from ..core.errors import ConfigError, TooLargeError, VideoDecodeError, check_known
 from ..core.escape import printable
 from .limits import DEFAULT_LIMITS, Limits
 from .readers.answers import EndedEarly, Frames, Indices, Refused, Resize, reason
@@ -77,13 +77,11 @@ def decode_clips(
     """Decodes the clips that `choose` asks for.
 
     Args:
-        path: a video file.
         choose: called with the number of frames of the video, returns (C, T) frame indices. It is called again
             when decoding shows that there are fewer frames than packets.
         decoder: "pyav" reads every file and was never dearer than decord, so "auto" means it; "decord" and
             "torchcodec" refuse files in which they might find other frames. "pillow" reads an image, which is a video
             of one frame.
-        limits: what is refused before it is decoded.
         reduce: from the (height, width) of an upright frame to those in which it is handed over; FFmpeg scales
             (bilinear, antialiased) as it converts to RGB. PyAV alone does so.
         max_bytes: of the decoded frames; asked before anything is decoded. None: no limit.
@@ -96,8 +94,7 @@ def decode_clips(
         ConfigError: `decoder` is unknown, or cannot `reduce`, or has no `motion`.
         ValueError: `choose` returned something other than (C, T) indices inside the video.
     """
-    if decoder not in DECODERS:
-        raise ConfigError(f"dataset.decoder={decoder!r} is unknown; use one of {', '.join(DECODERS)}")
+    check_known("dataset.decoder", decoder, DECODERS)
     if reduce is not None and decoder not in REDUCING:
         raise ConfigError(
             f"dataset.decode_size=short_side: dataset.decoder={decoder} reads whole frames; use {' or '.join(REDUCING)}"

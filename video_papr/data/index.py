@@ -9,7 +9,6 @@ The rows are sorted by path and hold no time, place or machine, so the same file
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import DataError
+from ..core.tables import csv_text
 from .annotations import VideoList, VideoRecord
 from .annotations.records import short
 
@@ -82,7 +82,6 @@ def build_index(videos: VideoList, probes: Mapping[str, Probe], *, min_frames: i
     """Judges every video of a list.
 
     Args:
-        videos: the list.
         probes: name of a record -> what its file holds.
         min_frames: a video with fewer frames is "short".
 
@@ -136,11 +135,7 @@ def _judge(
 
 def index_text(entries: Iterable[IndexEntry]) -> str:
     """The index as CSV, with a header."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(astuple(entry) for entry in entries)
-    return text.getvalue()
+    return csv_text([COLUMNS, *map(astuple, entries)])
 
 
 def read_index(path: Path | str) -> dict[str, IndexEntry]:
@@ -202,11 +197,7 @@ def apply_index(
 
     A damaged file whose size is another one now was replaced: it is decoded as any other.
 
-    Args:
-        source: where the index is, for messages.
-
-    Raises:
-        DataError: the index has none of the videos, so it was made for another root or list.
+    Raises DataError: the index has none of the videos, so it was made for another root or list.
     """
     unreadable, unlisted, changed = {}, 0, 0
     for record in videos.records:

@@ -13,13 +13,9 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    TimeoutError,
-    wait,
-)  # before Python 3.11 not the built-in one
+
+# TimeoutError: before Python 3.11 not the built-in one
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict
@@ -31,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import VideoDecodeError
+from ..core.forks import start_method
 from .decoding import DECODERS, decode_clips
 from .index import Probe
 from .readers.packets import read_stream
 
-CHECKS = ("frames", "packets")
 # Frames of one decoding call; videos are decoded in pieces of this size.
 _PIECE_BYTES = 256 * 2**20
 # No video takes so long to read; a decoder that does has stopped.
@@ -48,10 +44,8 @@ def probe_video(path: Path, *, check: str = "frames", decoder: str = "auto") -> 
     """Reads one video; never raises for a bad one.
 
     Args:
-        path: the file.
         check: "frames" decodes every frame. "packets" reads every packet and decodes the first frame only: faster, but
             blind to most damage inside the stream.
-        decoder: as in `decode_clips`.
     """
     size = 0
     try:
@@ -120,7 +114,6 @@ def probe_videos(
     Args:
         paths: name of a video -> its file.
         progress_file: what is finished, appended to.
-        check, decoder: as in `probe_video`.
         workers: processes; 0 reads in this one. The probes do not depend on it.
     """
     finished = _read_progress(progress_file)
@@ -218,8 +211,6 @@ def _end(pool: ProcessPoolExecutor) -> None:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    """Workers are forked where that is possible, as in `loader.py`; the parent alone answers to Ctrl-C."""
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    ignore = (signal.SIGINT, signal.SIG_IGN)
+    """The parent alone answers to Ctrl-C."""
+    context, ignore = multiprocessing.get_context(start_method()), (signal.SIGINT, signal.SIG_IGN)
     return ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore)

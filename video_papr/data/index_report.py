@@ -21,13 +21,7 @@ def count_statuses(entries: Iterable[IndexEntry]) -> dict[str, int]:
 
 
 def report_text(title: str, entries: Sequence[IndexEntry], problems: Sequence[str]) -> str:
-    """Puts the report together.
-
-    Args:
-        title: what was checked.
-        entries: the index.
-        problems: wrong entries of the annotation file, one line each.
-    """
+    """Puts the report together. `problems`: wrong entries of the annotation file, one line each."""
     counts = [[name, str(count), STATUSES[name]] for name, count in count_statuses(entries).items()]
     table = Table(["status", "videos", "meaning"], counts, left=(0, 2))
     lines = [f"# {markdown(title)}", "", f"{len(entries)} videos", "", table.markdown()]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from ..core.errors import ConfigError
-from .datasets import VideoDataset, VideoSample
+from ..core.forks import start_method
+from .datasets import VideoDataset, VideoSample, in_groups
 from .workers import SupervisedDecoder
 
 TIMEOUT_S = 120.0
@@ -33,7 +33,6 @@ def iter_samples(
     quarter for those that wait behind it, and a quarter for the list. A process that decodes may take as much in all.
 
     Args:
-        dataset: what to read.
         indices: which of its videos, in this order; None: all.
         videos_per_batch: videos in a list. They may differ in size, so they are not stacked.
         workers: processes that decode; 0 decodes in this one, where nobody watches over it. Two videos per worker
@@ -46,8 +45,7 @@ def iter_samples(
         turns: videos that the reader takes before it works on them, on the cores of the processes: these stand still
             then. 0: they go on.
 
-    Raises:
-        ConfigError: a count is out of range.
+    Raises ConfigError: a count is out of range.
     """
     if videos_per_batch < 1:
         raise ConfigError(f"runtime.batch_size={videos_per_batch} must be at least 1")
@@ -63,28 +61,15 @@ def iter_samples(
 
 
 def _supervised(dataset: VideoDataset, indices: Iterable[int], **options: Any) -> Iterator[VideoSample]:
-    with SupervisedDecoder(dataset, start_method=_start_method(), **options) as decoder:
+    with SupervisedDecoder(dataset, start_method=start_method(), **options) as decoder:
         yield from decoder.samples(indices)
 
 
 def _batches(
     samples: Iterator[VideoSample], size: int, full: float, pin_memory: bool
 ) -> Iterator[list[VideoSample]]:
-    """Lists of `size` samples, or of fewer once their frames take `full` bytes."""
+    """`in_groups`; the processes behind `samples` end with it."""
     try:
-        batch: list[VideoSample] = []
-        for sample in samples:
-            batch.append(sample.pin_memory() if pin_memory else sample)
-            del sample
-            if len(batch) == size or sum(held.num_bytes for held in batch) >= full:
-                yield batch
-                batch = []  # nothing here may keep the frames that the caller has done with
-        if batch:
-            yield batch
+        yield from in_groups(map(VideoSample.pin_memory, samples) if pin_memory else samples, size, full)
     finally:
         samples.close()  # type: ignore[attr-defined]  # now, not when the garbage is collected
-
-
-def _start_method() -> str:
-    """Forking starts a worker in no time; readers are opened in the worker, after the fork, so it is safe here."""
-    return "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"

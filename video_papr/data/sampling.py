@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ConfigError
+from ..core.errors import check_known
 
 Indices = NDArray[np.int64]
 
@@ -43,17 +43,9 @@ def dense_clips(num_video_frames: int, *, num_frames: int, frame_stride: int, nu
         frame        0  1  2  3
         every clip   x     x  x <- the last index would be 4
 
-    Args:
-        num_video_frames: n, at least 1.
-        num_frames: T, frames of a clip.
-        frame_stride: s, 1 for consecutive frames.
-        num_clips: C, may exceed n; clips then repeat.
+    There may be more clips than frames; clips then repeat.
 
-    Returns:
-        (C, T) int64.
-
-    Raises:
-        ValueError: an argument is below 1.
+    Raises ValueError: an argument is below 1.
     """
     _check_positive(num_video_frames, num_frames, num_clips, frame_stride)
     span = (num_frames - 1) * frame_stride + 1
@@ -85,16 +77,9 @@ def uniform_segments(num_video_frames: int, *, num_frames: int, num_clips: int) 
         frame        0     | 1
         1 clip       x  x    x  x
 
-    Args:
-        num_video_frames: n, at least 1.
-        num_frames: T, the number of segments and of frames in a clip.
-        num_clips: C, may exceed the length of a segment; clips then repeat.
+    There may be more clips than frames in a segment; clips then repeat.
 
-    Returns:
-        (C, T) int64.
-
-    Raises:
-        ValueError: an argument is below 1.
+    Raises ValueError: an argument is below 1.
     """
     _check_positive(num_video_frames, num_frames, num_clips)
     segment = np.arange(num_frames, dtype=np.int64)
@@ -190,12 +175,7 @@ def mmaction(num_video_frames: int, *, num_frames: int, frame_stride: int, num_c
 
     Args and Raises: as `dense_clips`.
     """
-    _check_positive(
-        num_video_frames=num_video_frames,
-        num_frames=num_frames,
-        frame_stride=frame_stride,
-        num_clips=num_clips,
-    )
+    _check_positive(num_video_frames, num_frames, num_clips, frame_stride)
     free = max(num_video_frames - (num_frames - 1) * frame_stride - 1, 0)
     if num_clips == 1:
         starts = np.array([free // 2], dtype=np.int64)
@@ -220,12 +200,7 @@ def vjepa2(num_video_frames: int, *, num_frames: int, frame_stride: int, num_cli
 
     Args and Raises: as `dense_clips`.
     """
-    _check_positive(
-        num_video_frames=num_video_frames,
-        num_frames=num_frames,
-        frame_stride=frame_stride,
-        num_clips=num_clips,
-    )
+    _check_positive(num_video_frames, num_frames, num_clips, frame_stride)
     part, length = num_video_frames // num_clips, num_frames * frame_stride
     if part > length:
         offsets, step = np.linspace(0, length, num_frames).clip(max=length - 1), part
@@ -257,25 +232,16 @@ def choose_sampler(
         name: of `NEAR` or `SPREAD`.
         num_frames, num_clips, frame_stride: T, C, s; s plays no part in uniform sampling.
 
-    Raises:
-        ConfigError: `name` is unknown.
+    Raises ConfigError: `name` is unknown.
     """
     if name in SPREAD:
         return partial(SPREAD[name], num_frames=num_frames, num_clips=num_clips)
-    if name not in NEAR:
-        known = ", ".join([*NEAR, *SPREAD])
-        raise ConfigError(f"dataset.sampling={name!r} is unknown; use one of {known}")
+    check_known("dataset.sampling", name, [*NEAR, *SPREAD])
     return partial(NEAR[name], num_frames=num_frames, frame_stride=frame_stride, num_clips=num_clips)
 
 
 def frames_needed(sampling: str, *, num_frames: int, frame_stride: int) -> int:
-    """Returns how many frames a video must have so that no frame of a clip is repeated.
-
-    Args:
-        sampling: "dense", "uniform" or another name of `dataset.sampling`.
-        num_frames: T.
-        frame_stride: s; plays no part in uniform sampling.
-    """
+    """Returns how many frames a video must have so that no frame of a clip is repeated."""
     return num_frames if sampling in SPREAD else (num_frames - 1) * frame_stride + 1
 
 

@@ -49,8 +49,7 @@ def resize_and_crop(
     Returns:
         (N * R, T, S, S', 3 or 4) uint8; the crops of one clip are adjacent.
 
-    Raises:
-        ValueError: `frames` has another shape or type, or a size or count is out of range.
+    Raises ValueError: `frames` has another shape or type, or a size or count is out of range.
     """
     view = (size, size) if isinstance(size, int) else size
     short_side = min(view) if short_side is None else short_side
@@ -96,22 +95,15 @@ def crop_places(
     mode: str = "bilinear",
 ) -> list[tuple[int, int]]:
     """Where `resize_and_crop`, with the same arguments, cuts frames of this size: corners in the resized frame."""
-    view = (size, size) if isinstance(size, int) else size
-    resized = _target_size(height, width, view, min(view) if short_side is None else short_side)
-    return crop_corners(*resized, view, num_crops)
+    return crop_corners(*_target_size(height, width, size, short_side), size, num_crops)
 
 
 def crop_box(
-    height: int,
-    width: int,
-    *,
-    size: int | tuple[int, int],
-    short_side: int | None = None,
-    num_crops: int = 1,
+    height: int, width: int, *, size: int | tuple[int, int], short_side: int | None = None, num_crops: int = 1
 ) -> tuple[int, int, int, int]:
     """What the middle crop of `resize_and_crop` covers of a frame of this size: top, left, bottom, right in pixels."""
     view = (size, size) if isinstance(size, int) else size
-    tall, wide = _target_size(height, width, view, min(view) if short_side is None else short_side)
+    tall, wide = _target_size(height, width, view, short_side)
     top, left = crop_corners(tall, wide, view, num_crops)[num_crops // 2]
     edges = (
         top * height / tall,
@@ -130,14 +122,16 @@ def reduced_size(
     Its own size where either side would not at least be halved: there a decoder that scales gains nothing. Frames are
     never enlarged.
     """
-    view = (size, size) if isinstance(size, int) else size
-    reduced = _target_size(height, width, view, min(view) if short_side is None else short_side)
+    reduced = _target_size(height, width, size, short_side)
     return reduced if 2 * reduced[0] <= height and 2 * reduced[1] <= width else (height, width)
 
 
-def _target_size(height: int, width: int, view: tuple[int, int], short_side: int) -> tuple[int, int]:
+def _target_size(
+    height: int, width: int, size: int | tuple[int, int], short_side: int | None
+) -> tuple[int, int]:
     """The smallest size of the same shape that covers the enlarged crop; what is left over rounds down."""
-    tall, wide = (side * short_side // min(view) for side in view)
+    view = (size, size) if isinstance(size, int) else size
+    tall, wide = (side * (short_side or min(view)) // min(view) for side in view)
     if height * wide <= width * tall:  # the height decides
         return tall, max(wide, tall * width // height)
     return max(tall, wide * height // width), wide

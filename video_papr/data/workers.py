@@ -28,9 +28,10 @@ from pebble import ProcessExpired, ProcessPool
 from torch import Tensor
 
 from .datasets import VideoDataset, VideoSample
-from .decode_process import FRAME_FILE, TAKES_MEMFD, decode, start_worker
+from .decode_process import decode, start_worker
 
 _POLL_SECONDS = 1.0
+TAKES_MEMFD = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 
 @dataclass
@@ -47,7 +48,7 @@ class _FrameFile:
     """Memory that another process fills: made here, so that it is freed here whatever happens there."""
 
     def __init__(self) -> None:
-        self.handle = os.memfd_create(FRAME_FILE) if TAKES_MEMFD else -1
+        self.handle = os.memfd_create("video_papr_frames") if TAKES_MEMFD else -1
 
     @property
     def path(self) -> str | None:
@@ -71,9 +72,7 @@ class SupervisedDecoder:
 
     Args:
         dataset: what to read; a process may take its `memory_mb` beyond what it starts with.
-        workers: processes.
         timeout_s: seconds that one try at a video may take.
-        start_method: of multiprocessing.
         prefetch: videos that are kept ready, for a reader that takes so many at once.
         turns: videos that a reader takes before it works on them: no process decodes meanwhile. 0: processes go on.
     """

@@ -78,10 +78,8 @@ class LinearFeedForward(nn.Module):
 
     Args:
         block: of timm; its weights are copied.
-        name: of the block, for errors.
 
-    Raises:
-        MergeError: the feed-forward part has a layer that is not linear, or a norm inside it.
+    Raises MergeError: the feed-forward part has a layer that is not linear, or a norm inside it.
     """
 
     def __init__(self, block: Any, name: str) -> None:
@@ -172,10 +170,8 @@ class LinearConvNeXt(nn.Module):
     Args:
         block: its weights are copied.
         kind: "dense", "linear" or "pointwise", see the top of this module.
-        name: of the block, for errors.
 
-    Raises:
-        MergeError: the block changes the number of channels or places, or its feed-forward part has a norm inside.
+    Raises MergeError: the block changes the number of channels or places, or its feed-forward part has a norm inside.
     """
 
     def __init__(self, block: Any, kind: str, name: str) -> None:
@@ -214,10 +210,8 @@ def open_block(block: nn.Module, kind: str, name: str) -> nn.Module:
 
     Args:
         kind: what the block may become, see the top of this module.
-        name: of the block, for errors.
 
-    Raises:
-        MergeError: the block has a layer that a linear branch has no place for.
+    Raises MergeError: the block has a layer that a linear branch has no place for.
     """
     if kind != REMOVED and hasattr(block, "conv_dw"):
         return TwoBranch(block, LinearConvNeXt(block, kind, name)).train(block.training)

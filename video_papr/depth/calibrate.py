@@ -21,7 +21,6 @@ def calibrate(net: nn.Module, call: Callable[[Tensor], Any], batches: Sequence[T
 
     Args:
         net: left in eval mode.
-        call: runs `net` on a batch of clips.
     """
     net.eval()
     norms = list(running_norms(net))

@@ -37,7 +37,6 @@ def fit_branches(net: nn.Module, call: Callable[[Tensor], Any], batches: Sequenc
 
     Args:
         net: what its blocks do while nothing is pruned is what is fitted. Left in eval mode, with nothing pruned.
-        call: runs `net` on a batch of clips.
     """
     found = [switch for switch in switches(net) if not isinstance(switch.pruned, nn.Identity)]
     set_mask(switches(net), ())

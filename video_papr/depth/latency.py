@@ -78,10 +78,7 @@ def measure(
     Args:
         net: in eval mode; stays as it is.
         run: calls a network once on a clip; hooks see what reaches the blocks.
-        places: blocks of `net`.
-        kinds: to be timed for each of them.
         repeats: the median of so many calls counts.
-        on_block: called after each block.
     """
     reached = _inputs(net, run, places)
     network = time_networks({WHOLE: net}, run, repeats=repeats)[WHOLE]

@@ -105,14 +105,9 @@ def chain(first: Kernel, second: Kernel, name: str) -> Kernel:
 
 @torch.no_grad()
 def add_shortcut(kernel: Kernel, shortcut: Kernel | None, name: str) -> Kernel:
-    """`kernel(x) + shortcut(x)` as one kernel.
+    """`kernel(x) + shortcut(x)` as one kernel. `shortcut`: of extent 1; None is x itself, a Dirac kernel.
 
-    Args:
-        shortcut: of extent 1; None is x itself, a Dirac kernel.
-        name: of the block, for errors.
-
-    Raises:
-        MergeError: the two give outputs of other shapes.
+    Raises MergeError: the two give outputs of other shapes.
     """
     channels = kernel.weight.shape[0]
     if shortcut is None:

@@ -14,8 +14,7 @@ from ..backbones.depth_pruned import BlockPlace as Place
 from ..backbones.encoder import Encoder
 from ..pruning.scorers.x3d_depth_pruned import residual_blocks
 from .blocks import TwoBranch, close_block, open_block, switch_of
-
-Mask = tuple[int, ...]
+from .search import Mask
 
 
 def find_places(net: nn.Module, *, last_stage: str | None = None) -> list[Place]:
@@ -59,8 +58,7 @@ def merge_places(net: nn.Module, places: Sequence[Place], kinds: Sequence[str], 
     Returns:
         one word for each block of the network, prunable or not: what checkpoints say under `blocks`.
 
-    Raises:
-        MergeError: a layer cannot be merged; the text names it.
+    Raises MergeError: a layer cannot be merged; the text names it.
     """
     whole = find_places(net)
     described = [WHOLE] * len(whole)

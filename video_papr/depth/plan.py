@@ -13,8 +13,6 @@ from ..training.loop import Draw, Schedule
 from ..training.store import ClipStore
 from .subjects import Subject, Teaching
 
-METHODS = ("updp", "greedy", "random", "uniform")
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -29,7 +27,7 @@ class Plan:
     kinds: tuple[str, ...]
     schedule: Schedule  # of both trainings but for their steps
     teaching: Teaching = field(default_factory=Teaching)
-    method: str = "updp"  # who chooses the blocks, one of `METHODS`; only "updp" trains a supernet
+    method: str = "updp"  # who chooses the blocks, see `config.recipes.Method`; only "updp" trains a supernet
     start: str = "fit"  # of the pruned branches: "fit" (see `fit`), or "copy" of the baseline's weights
     progressive: bool = True  # move to the pruned branches little by little; False: at once
     max_latency: float | None = None  # the share of the measured time that may be left; None: any

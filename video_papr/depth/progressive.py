@@ -79,9 +79,7 @@ class Judge:
 
     Args:
         net: a network with two branches in every block that may be pruned.
-        calibration: batches of training clips for the norms.
         examples: the split that scores; neither trained on nor part of the test.
-        batch_size: clips per forward pass.
         alike: None scores by top-1 in per cent. Otherwise by the tokens that stay the same as with the unpruned scorer,
             in per cent: the arguments of `kept_alike` behind the two maps.
         teacher: the unpruned model, for `alike`.

@@ -22,14 +22,14 @@ from torch import nn
 from tqdm import tqdm
 
 from ..backbones.depth_pruned import REMOVED
+from ..benchmark.flops import count_gmacs
 from ..core.errors import CheckpointError
 from ..core.files import atomic_write
-from ..training.loop import CHECKPOINT, Schedule, Task, fit
+from ..training.loop import CHECKPOINT, Schedule, Task, fit, top1
 from ..training.store import ClipStore
 from .fit import fit_branches
-from .latency import LatencyTable, measure
-from .outcome import merge_and_measure, validation_top1
-from .places import Mask, copy_pruned_branches, find_places, open_places, switches
+from .latency import LatencyTable, measure, time_networks
+from .places import Mask, copy_pruned_branches, find_places, merge_places, open_places, switches
 from .plan import Clips, Plan, Pruned, Work
 from .progressive import Judge, rising_draw, student_loss, supernet_loss
 from .search import (
@@ -63,7 +63,6 @@ def prune_depth(
     """Prunes `plan.prune` blocks of a trained network, which stays as it is.
 
     Args:
-        net: of the kind that `subject` knows.
         directory: receives what the top of this module lists.
         resume: take what is there already; the plan must be the same.
         say: called with a line for people at the end of each stage.
@@ -107,7 +106,7 @@ def prune_depth(
         _start(student, work)
     rows = _train_student(student, work)
     say(f"validation top-1 {rows[-1]['top1']:.2f} % after {rows[-1]['step']} steps")
-    return merge_and_measure(student, work, kinds, found, table, rows)
+    return _merge_and_measure(student, work, kinds, found, table, rows)
 
 
 def _opened(net: nn.Module, subject: Subject, kinds: Sequence[str], mask: Mask | None = None) -> nn.Module:
@@ -204,7 +203,7 @@ def _train_student(student: nn.Module, work: Work) -> list[dict[str, Any]]:
     task = Task(
         rising_draw(work.clips.draw, found, steps, rising),
         student_loss(student, work.teacher, work.subject, plan.teaching),
-        lambda: validation_top1(student, work.subject, work.clips.val, plan.schedule.dtype),
+        lambda: _validation_top1(student, work.subject, work.clips.val, plan.schedule.dtype),
     )
     schedule = replace(plan.schedule, steps=steps, seed=plan.seed + 1)
     rows = _train(student, task, schedule, "progressive", work)
@@ -225,6 +224,59 @@ def _judge(net: nn.Module, work: Work) -> Judge:
         alike=plan.alike,
         teacher=work.teacher,
     )
+
+
+@torch.no_grad()
+def _merge_and_measure(
+    student: nn.Module,
+    work: Work,
+    kinds: Sequence[str],
+    found: Found,
+    table: LatencyTable,
+    rows: list[dict[str, Any]],
+) -> Pruned:
+    """Merges the chosen blocks and measures the result beside the unpruned network."""
+    teacher, subject, plan, val = work.teacher, work.subject, work.plan, work.clips.val
+    student.eval()
+    (frames,) = work.clips_of(val, plan.latency_clips, plan.latency_clips)
+    before = subject.logits(student, frames)
+    places = find_places(student, last_stage=subject.last_stage)
+    names = [place.name for place in places]
+    blocks = merge_places(student, places, kinds, found.mask)
+    student.requires_grad_(False)
+    if subject.last_stage is not None:
+        student.to(memory_format=torch.channels_last_3d)
+    error = (subject.logits(student, frames) - before).abs().max().item()
+    nets = {"unpruned": teacher, "pruned": student}
+    times = time_networks(nets, lambda net: subject.timed(net, frames), repeats=plan.latency_repeats)
+    gmacs = [count_gmacs(subject.timed, net, frames) / len(frames) for net in (teacher, student)]
+    score = None if found.score != found.score else round(found.score, 3)
+    report = {
+        "pruned": [names[number] for number in found.mask],
+        "kinds": [kinds[number] for number in found.mask],
+        "method": plan.method,
+        "start": plan.start,
+        "progressive": plan.progressive,
+        "score": score,
+        "scored": len(found.scores),
+        "top1_val": rows[-1]["top1"],
+        "top1_val_unpruned": round(_validation_top1(teacher, subject, val, plan.schedule.dtype), 2),
+        "val_videos": len(val),
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "parameters_unpruned": sum(p.numel() for p in teacher.parameters()),
+        "gmacs": gmacs[1],
+        "gmacs_unpruned": gmacs[0],
+        "latency_ms": times["pruned"],
+        "latency_ms_unpruned": times["unpruned"],
+        "latency_ms_expected": table.budget(dict(zip(names, kinds, strict=True)), None).cost(found.mask),
+        "measured": table.measured,
+        "merge_error": error,
+    }
+    return Pruned(student, blocks, report)
+
+
+def _validation_top1(net: nn.Module, subject: Subject, store: ClipStore, dtype: str) -> float:
+    return top1(net, lambda frames: subject.logits(net, frames), store, batch_size=100, dtype=dtype)
 
 
 def _read(path: Path, keys: set[str]) -> dict[str, Any]:

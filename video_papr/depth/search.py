@@ -10,9 +10,9 @@ A mask is a tuple of K ascending places in 0..N-1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, cycle
 from math import comb
 
 import numpy as np
@@ -61,13 +61,9 @@ class Found:
 
 
 def check_count(count: int, blocks: int, *, keep_one: bool, key: str = "depth.prune") -> None:
-    """Refuses a number of blocks that cannot be pruned.
+    """Refuses a number of blocks that cannot be pruned. `keep_one`: one block has to stay, because the others go.
 
-    Args:
-        keep_one: one block has to stay, because the others go.
-
-    Raises:
-        ConfigError: it is not 1 to `blocks`, or `blocks` - 1.
+    Raises ConfigError: it is not 1 to `blocks`, or `blocks` - 1.
     """
     most = blocks - 1 if keep_one else blocks
     if not 1 <= count <= most:
@@ -103,7 +99,6 @@ class Scores(dict[Mask, float]):
     Args:
         fitness: of a mask; must not depend on what was asked before.
         known: scores of an earlier, interrupted search with the same settings; they are not taken again.
-        on_score: called with every new score.
     """
 
     def __init__(
@@ -143,8 +138,7 @@ def search(
     Args:
         budget: masks above it are never scored.
 
-    Raises:
-        ConfigError: a count or a budget that cannot be met.
+    Raises ConfigError: a count or a budget that cannot be met.
     """
     check_count(count, blocks, keep_one=False)
     limit, evolution = budget or Budget(0.0, (0.0,) * blocks), evolution or Evolution()
@@ -210,20 +204,14 @@ def _children(
     number: int,
     seen: set[Mask],
 ) -> list[Mask]:
-    turns = _turns()
+    mutates = cycle((True, False))
 
     def child() -> Mask:
         one, other = (parents[int(place)] for place in rng.integers(len(parents), size=2))
-        made = mutate(rng, one, blocks) if next(turns) else cross(rng, one, other)
+        made = mutate(rng, one, blocks) if next(mutates) else cross(rng, one, other)
         return budget.repaired(made)
 
     return _distinct(child, number, seen)
-
-
-def _turns() -> Iterator[bool]:
-    while True:
-        yield True
-        yield False
 
 
 def _distinct(draw: Callable[[], Mask], number: int, seen: set[Mask]) -> list[Mask]:

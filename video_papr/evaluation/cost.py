@@ -161,7 +161,6 @@ def mean_gmacs(pipeline: Pipeline, gmacs: Mapping[str, float], kept: Mapping[int
     Each number of tokens is counted once, without arithmetic, as if its views ran one by one: padding is left out.
 
     Args:
-        gmacs: from `gmacs_per_view`.
         kept: number of tokens -> number of views, or of the backbone's parts of views, that kept so many; not empty.
     """
     behind = _Kept(pipeline)

@@ -6,15 +6,16 @@ Letters: V views in a batch, T frames, S x S pixels, C classes, K kept tokens, T
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.parts import split_frames
 from ..core.types import TokenSelection
+from ..data.datasets import VideoSample, in_groups
 from ..pipeline import Pipeline
 from .answers import NOT_FINITE, Evaluation, VideoAnswer
 from .cost import ChoiceCost, Engine, StageTimes, choice_cost
@@ -23,9 +24,6 @@ from .observers import AnsweredVideo, Observer
 from .prefetch import BatchOutput, Launched, Upload, behind
 from .sharing import SharedMaps, select_together
 from .views import aggregate_views
-
-if TYPE_CHECKING:
-    from ..data.datasets import VideoSample
 
 
 def classify_views(
@@ -46,7 +44,6 @@ def classify_views(
         full: a batch of fewer views than this, and than `batch_size`, repeats its last one: a compiled network has one
             graph for each size.
         selection: what is kept of them, where it is known already.
-        choice_cost: counts the choice where clips differ in it.
 
     Returns:
         logits (V, C), and the mask (V, T', H', W') of the tokens that each view kept: None when that is all of them.
@@ -79,15 +76,12 @@ class Evaluator:
     """Runs a pipeline, and the dense model on the same views, over decoded videos, and tells observers about it.
 
     Args:
-        pipeline: backbone and pruner, on the device.
         prepare: (clips, T, H, W, 3) uint8 of one video -> its views (views_per_video, T, S, S, 3) uint8.
         views_per_video: clips x crops.
         batch_size: views per forward pass, at most.
-        engine: device and precision.
         baseline: also classify every view with all its tokens.
         full_batches: fill up batches that are short, for compiled networks; see `classify_views`.
         shared_maps: scores all views of a video in one go; None: every view is scored by itself.
-        observers: see `Observer`.
         batch_bytes: of decoded frames; a batch is shorter once it holds so many.
     """
 
@@ -124,11 +118,10 @@ class Evaluator:
         Args:
             samples: decoded videos, in the order of the dataset.
 
-        Raises:
-            ConfigError: memory runs out with half of `batch_size` too.
+        Raises ConfigError: memory runs out with half of `batch_size` too.
         """
         done = Evaluation(dense=StageTimes() if self.baseline else None)
-        launched = map(self._launch, _groups(samples, self.videos_per_batch, self.batch_bytes))
+        launched = map(self._launch, in_groups(samples, self.videos_per_batch, self.batch_bytes))
         for made in behind(launched, 1 if self.engine.queues else 0):
             part = self._finish(made)
             del made  # and its frames, before the batch after the next one is launched
@@ -254,19 +247,6 @@ class Evaluator:
     def _smaller_batch(self, size: int) -> None:
         for observer in self.observers:
             observer.on_smaller_batch(self.batch_size, size)
-
-
-def _groups(samples: Iterable[VideoSample], size: int, full: float = math.inf) -> Iterator[list[VideoSample]]:
-    """Takes `size` videos at a time, or fewer once their frames take `full` bytes; the last group may be smaller."""
-    group: list[VideoSample] = []
-    for sample in samples:
-        group.append(sample)
-        del sample
-        if len(group) == size or sum(held.num_bytes for held in group) >= full:
-            yield group
-            group = []  # nothing here may keep frames that the caller has done with
-    if group:
-        yield group
 
 
 def _mean(counts: Tensor) -> float:

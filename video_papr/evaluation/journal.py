@@ -145,7 +145,6 @@ def open_journal(
     """Reads what earlier sessions finished, and opens the journal for this one. Call it inside `hold`.
 
     Args:
-        run_dir: of the run.
         identity: what decides about the answers: flat, plain values.
         session: what is worth knowing about this start of the command.
         stamps: of the videos' files, from `stamp_files`.
@@ -187,7 +186,6 @@ def join_journal(
 
     Args:
         number: of the session, from rank 0.
-        stamps: as for `open_journal`.
 
     Raises:
         DataError: this rank would answer something else than rank 0, or does not see the directory of rank 0.

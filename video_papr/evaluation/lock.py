@@ -21,8 +21,7 @@ def hold(run_dir: Path, rank: int = 0) -> Iterator[None]:
     Args:
         rank: those above 0 come in when rank 0 is there. It sees to it that none of an earlier run is left.
 
-    Raises:
-        ConfigError: another process is at work there.
+    Raises ConfigError: another process is at work there.
     """
     try:
         import fcntl

@@ -25,7 +25,6 @@ class FittingBatch:
     """The number of views per forward pass, which memory may bring down once.
 
     Args:
-        size: views per forward pass, as asked.
         on_smaller: called with the new size when the first batch that did not fit went through in halves.
     """
 
@@ -39,8 +38,7 @@ class FittingBatch:
         Args:
             work: classifies `views` views, at most so many at a time as it is told.
 
-        Raises:
-            ConfigError: half the size does not fit either, or this is not the first time; it names a size that does.
+        Raises ConfigError: half the size does not fit either, or this is not the first time; it names a size that does.
         """
         reason, found = _attempt(work, self.size)
         if reason is None:

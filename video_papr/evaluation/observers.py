@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 from tqdm import tqdm
@@ -16,11 +15,9 @@ from tqdm import tqdm
 from ..core.console import warn
 from ..core.pixels import frames_without_vectors
 from ..core.types import TokenSelection
+from ..data.clip_cache import CachedViews, ClipCache
+from ..data.datasets import VideoSample
 from .answers import Evaluation, Example, VideoAnswer
-
-if TYPE_CHECKING:
-    from ..data.clip_cache import ClipCache
-    from ..data.datasets import VideoSample
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,7 @@ class Observer:
 
 
 class Progress(Observer):
-    """A progress bar with running top-1 and the number of failed videos, and a line where memory ran out.
-
-    Args:
-        total: videos of the bar.
-        show: whether there is a bar.
-        what: stands before the bar.
-    """
+    """A progress bar with running top-1 and the number of failed videos, and a line where memory ran out."""
 
     def __init__(self, total: int, *, show: bool = True, what: str | None = None) -> None:
         quiet = not sys.stderr.isatty()  # in a log file a line every ten seconds is enough
@@ -91,9 +82,19 @@ class KeepViews(Observer):
         self.cache = cache
 
     def on_views(self, sample: VideoSample, views: Tensor, preprocess_ms: float) -> None:
-        from ..data.datasets import keep_views
-
-        keep_views(self.cache, sample, views, preprocess_ms)
+        if sample.cache_key is None:
+            return
+        assert sample.frame_indices is not None and sample.size is not None
+        entry = CachedViews(
+            views=views.cpu().numpy(),
+            frame_indices=sample.frame_indices,
+            num_video_frames=sample.num_video_frames,
+            fps=sample.fps,
+            video_size=sample.size,
+            decode_ms=sample.decode_ms,
+            preprocess_ms=preprocess_ms,
+        )
+        self.cache.store(sample.cache_key, entry)
 
 
 class Pictures(Observer):

@@ -16,16 +16,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..data.datasets import VideoSample
+from .answers import Evaluation
 from .cost import StageTimes
-
-if TYPE_CHECKING:
-    from ..data.datasets import VideoSample
-    from .answers import Evaluation
 
 Item = TypeVar("Item")
 
@@ -49,11 +47,7 @@ def behind(items: Iterable[Item], steps: int) -> Iterator[Item]:
 
 
 class Upload:
-    """Copies tensors to a device; to a GPU beside its other work, if they lie in page-locked memory.
-
-    Args:
-        device: where to; on a processor nothing is copied.
-    """
+    """Copies tensors to a device; to a GPU beside its other work, if they lie in page-locked memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -7,15 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..core.console import Terminal
 from ..core.tables import Table
+from ..data.datasets import VideoSample
 from .answers import Evaluation
 from .cost import Runs
-
-if TYPE_CHECKING:
-    from ..core.console import Terminal
-    from ..data.datasets import VideoSample
 
 BUSY = 0.9  # a run is as fast as its hardware where networks or decoders work for so much of the time
 ADVICE = {

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,16 +33,7 @@ TIMING = (
     "A resumed run takes all figures over the batches of all its sessions; see sessions for their machines. "
     "With several ranks they are taken over the batches of all of them, so videos_per_second is that of one rank."
 )
-PACKAGES = (
-    "video_papr",
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "decord",
-    "av",
-    "hydra-core",
-)
+PACKAGES = ("video_papr", "torch", "torchvision", "timm", "numpy", "decord", "av", "hydra-core")
 
 
 @dataclass(frozen=True)
@@ -120,7 +112,7 @@ def _figures(
     top1 = percent_correct(rankings, labels, k=1, total=total)
     seconds = times.processing_seconds()
     return {
-        "dataset": info.dataset,
+        **{key: value for key, value in vars(info).items() if key not in ("sessions", "extra")},
         "num_videos": total,
         "num_evaluated": evaluated,
         "num_failed": sum(a.top5 is None and a.label is not None for a in answers),
@@ -128,25 +120,11 @@ def _figures(
         "top1": top1,
         "top5": percent_correct(rankings, labels, k=5, total=total),
         "top1_standard_error": standard_error(top1, total),
-        "pruner": info.pruner,
-        "keep_ratio": info.keep_ratio,
-        "settings": info.settings,
         "mean_kept_tokens": kept_tokens,
-        "num_tokens": info.num_tokens,
         **extra,
-        "backbone": info.backbone,
-        "weights": info.weights,
-        "views": info.views,
-        "gmacs_per_view": info.gmacs_per_view,
         "videos_per_second": evaluated / seconds if seconds else None,
         "latency_ms": times.per_view_ms(),
         "peak_memory_mb": times.peak_memory_mb or None,
-        "device": info.device,
-        "dtype": info.dtype,
-        "engine": info.engine,
-        "seed": info.seed,
-        "dataset_seed": info.dataset_seed,
-        "generator_version": info.generator_version,
     }
 
 
@@ -244,11 +222,7 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
+    with suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.*\S)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        name = found[1] if found else name
     return f"cpu ({name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +11,11 @@ from torch import Tensor
 from ..benchmark.flops import count_gmacs
 from ..core.errors import ConfigError
 from ..core.types import TokenGrid, TokenSelection
+from ..data.datasets import VideoSample
 from ..pruning.builders import pruner_names
 from ..pruning.protocol import Pruner
 from ..pruning.sharing import Corner, shared_maps
 from .cost import Engine, StageTimes
-
-if TYPE_CHECKING:
-    from ..data.datasets import VideoSample
 
 
 class SharedMaps:
@@ -29,16 +27,11 @@ class SharedMaps:
         corners: (height, width) of a video -> the (top, left) corners of the crops in its resized frames.
         parts: of a view that the backbone reads by themselves.
 
-    Raises:
-        ConfigError: another pruner.
+    Raises ConfigError: another pruner.
     """
 
     def __init__(
-        self,
-        pruner: Pruner,
-        grid: TokenGrid,
-        corners: Callable[[int, int], Sequence[Corner]],
-        parts: int = 1,
+        self, pruner: Pruner, grid: TokenGrid, corners: Callable[[int, int], Sequence[Corner]], parts: int = 1
     ) -> None:
         if not pruner.spec.shares_crops:
             names = ", ".join(pruner_names(lambda spec: spec.shares_crops))

@@ -16,8 +16,7 @@ def aggregate_views(logits: Tensor, views_per_video: int) -> Tensor:
     Returns:
         (V, C) float32 probabilities, each row summing to 1; NaN throughout for a video with a logit that is not finite.
 
-    Raises:
-        ValueError: the rows do not divide into videos.
+    Raises ValueError: the rows do not divide into videos.
     """
     if logits.ndim != 2 or views_per_video < 1 or len(logits) % views_per_video:
         raise ValueError(

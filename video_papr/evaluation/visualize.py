@@ -96,7 +96,6 @@ def save_gallery(panels: Sequence[Panel], path: Path) -> Path:
 
     Narrow strips stand side by side.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     strips = [render_kept_tubelets(panel.frames, panel.mask, panel.significance) for panel in panels]
@@ -107,7 +106,6 @@ def save_gallery(panels: Sequence[Panel], path: Path) -> Path:
     columns = min(max(1, PAGE // cell_width), len(strips))
     width, height = columns * cell_width + EDGE, -(-len(strips) // columns) * cell_height + EDGE
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
     for place, (panel, strip) in enumerate(zip(panels, strips, strict=True)):
         left, top = place % columns * cell_width + MARGIN, place // columns * cell_height + TITLE
 
@@ -138,14 +136,11 @@ def save_timeline(
     Args:
         spans: start and end of each window in seconds; it is drawn at its middle.
         probabilities: name of the class -> its probability in each window.
-        path: of the PNG.
         title: shown as it is, without markup.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     middles = [(start + end) / 2 for start, end in spans]
     series = probabilities.values()

@@ -100,9 +100,7 @@ def predict(
     """The most probable classes of a whole video, best first; a list of videos gives a list.
 
     Args:
-        pipeline: backbone, pruner and merger.
         video: a file, or its frames (n, H, W, 3) uint8; or a list or tuple of such.
-        top_k: how many classes.
 
     Raises:
         VideoDecodeError: a file cannot be decoded.
@@ -134,7 +132,6 @@ def evaluate(
         found.top1, found.accuracy(1, baseline=True), [answer.error for answer in found.failed]
 
     Args:
-        pipeline: backbone, pruner and merger.
         videos: a folder with a folder for each class, whose names are matched with the backbone's where both are
             known; pairs of a file and its label; or a list that `video_papr.data` has read.
         views: clips x crops, such as "5x3"; None: as `recipe` says.

@@ -37,7 +37,7 @@ from ..evaluation.cost import StageTimes
 from ..evaluation.evaluator import classify_views
 from ..evaluation.views import aggregate_views
 from .features import check_finite
-from .predict import ClipReader, best_guesses
+from .predict import ClipReader, best_guesses, cut_of
 
 SHARDS = "shards"
 PER_SHARD = 64  # videos that go to an actor together, and into one shard, at most
@@ -59,7 +59,6 @@ class Actor:
     """A pipeline, loaded once, that answers decoded videos and writes a shard of them.
 
     Args:
-        config: as on the command line.
         shards: the folder, which all machines see.
     """
 
@@ -133,11 +132,7 @@ def write_shard(folder: Path, rows: Sequence[Rows], features: bool) -> None:
     name = hashlib.sha256(
         "\n".join(sorted(row["video"] for row in rows)).encode(errors="backslashreplace")
     ).hexdigest()
-    atomic_write(folder / f"{name[:32]}.parquet", partial(_write, table, parquet))
-
-
-def _write(table: Any, parquet: Any, file: Any) -> None:
-    parquet.write_table(table, file)
+    atomic_write(folder / f"{name[:32]}.parquet", lambda file: parquet.write_table(table, file))
 
 
 def stored(folder: Path) -> Iterator[tuple[str, str | None]]:
@@ -189,11 +184,6 @@ def _answer(
     """Has a pool of actors answer the videos into shards; says of each shard how many videos it holds."""
     pipeline, recipe = build_reader(config)  # so that what is wrong is said here, before any actor starts
     backbone = pipeline.backbone
-    cut: dict[str, Any] = {
-        "size": backbone.frame_size,
-        "short_side": recipe.short_side or backbone.short_side,
-    }
-    cut |= {"num_crops": recipe.crops, "mode": backbone.interpolation}
     own = recipe.clips * recipe.crops * backbone.num_frames * math.prod(backbone.frame_size) * 3
     together = max(1, min(PER_SHARD, BYTES // own))
     shards_left = -(-len(todo) // together)
@@ -205,12 +195,8 @@ def _answer(
     gpus = int(there.get("GPU", 0)) if config.runtime.device != "cpu" else 0
     actors = max(1, min(shards_left, gpus or int(there["CPU"]) // threads))
     data: Any = ray.data.from_items(todo, override_num_blocks=shards_left)
-    read: dict[str, Any] = {
-        "num_frames": backbone.num_frames,
-        "cut": cut,
-        "motion": pipeline.reads_motion,
-    }
-    data = data.map(partial(decoded, recipe=recipe, **read), num_cpus=1)
+    read: dict[str, Any] = {"num_frames": backbone.num_frames, "motion": pipeline.reads_motion}
+    data = data.map(partial(decoded, recipe=recipe, cut=cut_of(pipeline, recipe), **read), num_cpus=1)
     data = data.map_batches(
         Actor,
         fn_constructor_args=(config, str(shards)),

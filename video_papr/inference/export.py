@@ -59,9 +59,8 @@ class Graph(nn.Module):
 def check_exportable(pipeline: Pipeline) -> None:
     """Says in one line why a pipeline cannot become a graph.
 
-    Raises:
-        ConfigError: clips keep unequal numbers of tokens, the choice is not made by tensor operations alone, tokens
-            are merged, or the backbone is another library's.
+    Raises ConfigError: clips keep unequal numbers of tokens, the choice is not made by tensor operations alone, tokens
+    are merged, or the backbone is another library's.
     """
     if pipeline.backbone.closed or isinstance(pipeline.backbone, TimmViT):
         raise ConfigError(
@@ -102,8 +101,7 @@ def export_program(pipeline: Pipeline) -> ExportedProgram:
 def save_onnx(program: ExportedProgram, path: Path) -> Path:
     """Writes ONNX; weights above protobuf's 2 GB go into `<path>.data` beside it.
 
-    Raises:
-        ExportError: onnx or onnxscript is missing, or an operation has no counterpart in ONNX.
+    Raises ExportError: onnx or onnxscript is missing, or an operation has no counterpart in ONNX.
     """
     try:
         import onnx  # noqa: F401
@@ -115,7 +113,7 @@ def save_onnx(program: ExportedProgram, path: Path) -> Path:
             program,
             dynamo=True,
             verbose=False,
-            output_names=_output_names(program),
+            output_names=list(OUTPUTS[: len(program.graph_signature.user_outputs)]),
             custom_translation_table={torch.ops.aten.sort.stable: _onnx_sort},
         )
         assert made is not None
@@ -151,8 +149,7 @@ def compiler() -> str | None:
 def save_aot(program: ExportedProgram, path: Path) -> Path:
     """Compiles for this machine's processor or GPU and writes what `torch._inductor.aoti_load_package(path)` reads.
 
-    Raises:
-        ExportError: there is no compiler, or it fails.
+    Raises ExportError: there is no compiler, or it fails.
     """
     if compiler() is None:
         raise ExportError("AOTInductor needs a C++ compiler (g++, or the one that CXX names); there is none")
@@ -164,8 +161,7 @@ def save_aot(program: ExportedProgram, path: Path) -> Path:
 def run_onnx(path: Path) -> Runner:
     """A runner in ONNX Runtime on the processor.
 
-    Raises:
-        ExportError: onnxruntime is missing, or cannot read the file.
+    Raises ExportError: onnxruntime is missing, or cannot read the file.
     """
     try:
         import onnxruntime
@@ -189,10 +185,6 @@ def run_program(path: Path) -> Runner:
 def run_aot(path: Path) -> Runner:
     """A runner of what `save_aot` wrote."""
     return torch._inductor.aoti_load_package(str(path))
-
-
-def _output_names(program: ExportedProgram) -> list[str]:
-    return list(OUTPUTS[: len(program.graph_signature.user_outputs)])
 
 
 def _missing(error: ImportError) -> ExportError:

@@ -32,7 +32,6 @@ class Agreement:
     """What a comparison found.
 
     Attributes:
-        clips: how many were compared.
         same_choice: clips of which both keep the very same tubelets.
         ties: tubelets of the others that were taken instead of ones that score the same.
         score_gap: how far apart the scores of such tubelets are at most, as a share of the map's largest value.
@@ -66,10 +65,7 @@ def compare(pipeline: Pipeline, run: Runner, frames: Tensor, *, source: str) -> 
     """Runs the graph on the first clip alone and on the others together, and compares with the pipeline.
 
     Args:
-        pipeline: what was exported.
-        run: the graph.
         frames: (B, T, S, S, 3) uint8, at least 2 clips.
-        source: names the file in errors.
 
     Raises:
         ExportError: the graph keeps other tubelets that do not score the same, or gives other logits.

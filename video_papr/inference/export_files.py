@@ -25,14 +25,10 @@ DESCRIPTION = "model.json"
 
 
 def export_files(config: ExportConfig, out: Path) -> dict[str, Any]:
-    """Writes and checks the files, and model.json beside them, in `out`.
+    """Writes and checks the files, and model.json beside them, in `out`. Returns what model.json holds.
 
-    Returns:
-        what model.json holds.
-
-    Raises:
-        VideoPaprError: something in the configuration that the user can mend, or a file that does not do what PyTorch
-            does; it is removed then.
+    Raises VideoPaprError: something in the configuration that the user can mend, or a file that does not do what
+    PyTorch does; it is removed then.
     """
     config = as_fitted(config)
     pipeline, recipe = build_reader(replace(config, runtime=replace(config.runtime, engine="torch")))

@@ -31,11 +31,9 @@ def features(
     """Features for search or for training something small on top.
 
     Args:
-        pipeline: backbone, pruner and merger.
         video: a file, or its frames (n, H, W, 3) uint8, read as in `predict`; or clips (B, T, S, S, 3) uint8 as the
             pipeline takes them.
         pooled: one vector per view, the one that the classifier reads; False: the tokens behind the last block.
-        recipe: see `recipe_of`.
 
     Returns:
         pooled: (V, D) float32 on the CPU, one row per view or clip; otherwise a list of V `TokenFeatures`.

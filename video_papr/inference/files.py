@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,9 +58,6 @@ class Outcome:
         highest = best_guesses(table.amax(0), names, num_lines)
         self.lines = {guess.name: table[:, guess.label].tolist() for guess in highest}
 
-    def without_panels(self) -> Outcome:
-        return replace(self, panels=[])
-
     def record(self) -> dict[str, Any]:
         """The line of predictions.jsonl."""
         if self.error is not None:
@@ -97,13 +94,7 @@ def predict_file(
     pictured: bool = False,
     progress: bool = False,
 ) -> Outcome:
-    """Answers one video, or says why not.
-
-    Args:
-        windows: their length and stride in seconds, see `Timeline`.
-        pictured: make panels of what was kept.
-        progress: show a bar over windows.
-    """
+    """Answers one video, or says why not. `windows`: their length and stride in seconds, see `Timeline`."""
     outcome = Outcome(path, num_tokens=pipeline.backbone.grid.num_tokens, pictured=pictured)
     length, stride = windows
     try:
@@ -129,13 +120,9 @@ class PredictionWriter:
     """Writes each outcome as soon as it is there, so that a run that is stopped leaves what it found.
 
     Args:
-        out: the folder.
-        pipeline, recipe: what answers.
         annotate: "film": pictures and films; "pictures".
-        progress: show a bar over the frames of a film.
 
     Attributes:
-        written: the files.
         without_film: why there is none, of the videos that should have one.
     """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -53,65 +54,58 @@ def write_film(
     A frame that cannot be decoded ends the film with a warning: what was answered came from other frames.
 
     Args:
-        source: the video file.
-        target: MP4.
         scenes: its windows, by their start.
         pipeline, recipe: what answered, and how it cut its views from the frames.
         max_side: the longer side of the film in pixels, at most; None: as long as the video's.
-        progress: show a bar over frames.
 
     Raises:
         VideoDecodeError: the file cannot be read any more, or FFmpeg cannot make a film of it.
         OSError: the disk is full.
         In both cases there is no half a film.
     """
+    import av
+
+    with _whole_or_none(source, target):
+        stream = read_stream(source, recipe.limits)
+        times = (
+            stream.times.borders
+            if len(stream.times.borders)
+            else np.arange(stream.num_frames + 1) / USUAL_FPS
+        )
+        bar = tqdm(total=stream.num_frames, desc="film", unit="frame", leave=False, disable=not progress)
+        size = film_size(*stream.size, max_side)
+        overlay = Overlay(size, scenes, middle_crop(size, pipeline, recipe))
+        with (
+            bar,
+            listen_to_ffmpeg(),
+            open_container(source) as container,
+            av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as film,
+        ):
+            film.metadata["comment"] = SIGNATURE
+            writer = _Writer(film, container, stream, size)
+            try:
+                for number, pixels in enumerate(writer.frames()):
+                    time = float(times[min(number, len(times) - 1)])
+                    overlay.draw(pixels, time)
+                    writer.add(pixels, time)
+                    bar.update()
+            except (av.FFmpegError, VideoDecodeError) as error:
+                if isinstance(error, OSError) and error.errno in FULL:  # FFmpeg may crash where it writes on
+                    raise
+                warn(f"the film of {printable(source)} ends where decoding does: {error}")
+            writer.finish()
+    return target
+
+
+@contextmanager
+def _whole_or_none(source: Path | str, target: Path) -> Iterator[None]:
     try:
-        _write(source, target, scenes, pipeline, recipe, max_side, progress)
+        yield
     except Exception as error:  # FFmpeg's errors are of many kinds, as in reading
         target.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise VideoDecodeError(f"no film of {printable(source)}: {error}") from error
-    return target
-
-
-def _write(
-    source: Path | str,
-    target: Path,
-    scenes: Sequence[Scene],
-    pipeline: Pipeline,
-    recipe: Recipe,
-    max_side: int | None,
-    progress: bool,
-) -> None:
-    import av
-
-    stream = read_stream(source, recipe.limits)
-    times = (
-        stream.times.borders if len(stream.times.borders) else np.arange(stream.num_frames + 1) / USUAL_FPS
-    )
-    bar = tqdm(total=stream.num_frames, desc="film", unit="frame", leave=False, disable=not progress)
-    size = film_size(*stream.size, max_side)
-    overlay = Overlay(size, scenes, middle_crop(size, pipeline, recipe))
-    with (
-        bar,
-        listen_to_ffmpeg(),
-        open_container(source) as container,
-        av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as film,
-    ):
-        film.metadata["comment"] = SIGNATURE
-        writer = _Writer(film, container, stream, size)
-        try:
-            for number, pixels in enumerate(writer.frames()):
-                time = float(times[min(number, len(times) - 1)])
-                overlay.draw(pixels, time)
-                writer.add(pixels, time)
-                bar.update()
-        except (av.FFmpegError, VideoDecodeError) as error:
-            if isinstance(error, OSError) and error.errno in FULL:  # FFmpeg may crash where it writes on
-                raise
-            warn(f"the film of {printable(source)} ends where decoding does: {error}")
-        writer.finish()
 
 
 def is_own_film(path: Path) -> bool:

@@ -35,12 +35,8 @@ class LiveWindows:
     """The answers to a live source while it runs.
 
     Args:
-        pipeline: backbone, pruner and merger, on the device.
         frames: (seconds, frame (H, W, 3) uint8) each, ascending, such as `data.readers.live.read_live` gives them.
-        window_seconds: length of a window.
         stride_seconds: from one window to the next; None: they lie side by side.
-        top_k: guesses of each answer.
-        recipe: see `recipe_of`.
 
     Attributes:
         skipped: windows that were not answered, because answers took longer than the stride.

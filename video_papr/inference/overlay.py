@@ -73,7 +73,6 @@ class Overlay:
 
     Args:
         size: (H, W) of the frames.
-        scenes: the windows, by their start.
         box: what the middle crop covers of a frame.
     """
 

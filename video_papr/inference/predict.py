@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -82,14 +82,22 @@ def best_guesses(probabilities: Tensor, names: tuple[str, ...] | None, top_k: in
 def recipe_of(pipeline: Pipeline, recipe: Recipe | None = None) -> Recipe:
     """How a pipeline reads videos: as asked, as `Pipeline.from_config` was told, as its weights say, or as
     `Recipe` says by itself."""
-    read = getattr(pipeline.backbone, "read", None) or ReadConfig()
-    own = {key: value for key in ("sampling", "frame_stride", "short_side") if (value := getattr(read, key))}
-    usual = {
-        "sampling": pipeline.backbone.usual_sampling,
-        "frame_stride": pipeline.backbone.usual_stride,
+    backbone, read = pipeline.backbone, pipeline.backbone.read or ReadConfig()
+    own: dict[str, Any] = {
+        "sampling": read.sampling or backbone.usual_sampling,
+        "frame_stride": read.frame_stride or backbone.usual_stride,
+        "short_side": read.short_side,
     }
-    own = {**{key: value for key, value in usual.items() if value is not None}, **own}
-    return recipe or getattr(pipeline, "recipe", None) or Recipe(**own)
+    known = {key: value for key, value in own.items() if value}
+    return recipe or getattr(pipeline, "recipe", None) or Recipe(**known)
+
+
+def cut_of(pipeline: Pipeline, recipe: Recipe) -> dict[str, Any]:
+    """How `resize_and_crop` cuts a pipeline's views."""
+    backbone = pipeline.backbone
+    short_side = recipe.short_side or backbone.short_side
+    size, mode = backbone.frame_size, backbone.interpolation
+    return {"size": size, "short_side": short_side, "num_crops": recipe.crops, "mode": mode}
 
 
 class ClipReader:
@@ -108,16 +116,11 @@ class ClipReader:
         Args:
             scale: S is so many times what the backbone reads, for pictures.
         """
-        recipe, backbone = self.recipe, self.pipeline.backbone
+        cut = cut_of(self.pipeline, self.recipe)
+        cut["size"] = tuple(scale * side for side in cut["size"])
+        cut["short_side"] = cut["short_side"] and scale * cut["short_side"]
         with torch.inference_mode():
-            short_side = recipe.short_side or backbone.short_side
-            return resize_and_crop(
-                frames.to(self.engine.device),
-                size=tuple(scale * side for side in backbone.frame_size),  # type: ignore[arg-type]
-                short_side=None if short_side is None else scale * short_side,
-                num_crops=recipe.crops,
-                mode=backbone.interpolation,
-            )
+            return resize_and_crop(frames.to(self.engine.device), **cut)
 
     def shrink(self, frame: np.ndarray | Tensor) -> Tensor:
         """A frame (H, W, 3) uint8 -> its crops (R, S, S, 3), which are kept of a stream."""
@@ -184,19 +187,6 @@ def warm_up(pipeline: Pipeline, recipe: Recipe) -> None:
 def predict(
     pipeline: Pipeline, video: Video, *, top_k: int = 5, recipe: Recipe | None = None
 ) -> tuple[Guess, ...]:
-    """The most probable classes of a whole video, best first; the views of `recipe` are averaged.
-
-    Args:
-        pipeline: backbone, pruner and merger.
-        video: a file, or its frames (n, H, W, 3) uint8.
-        top_k: how many classes.
-        recipe: see `recipe_of`.
-
-    Raises:
-        VideoDecodeError: the file cannot be decoded.
-        ConfigError: `top_k` is below 1.
-        LogitsError: the logits are not finite.
-        ValueError: the frames have another shape or type.
-    """
+    """`api.predict` of one video; the views of `recipe` are averaged."""
     reader = ClipReader(pipeline, recipe_of(pipeline, recipe), top_k)
     return reader.answer(reader.read(video), 0.0, 0.0, perf_counter()).guesses

@@ -91,12 +91,8 @@ class Timeline:
     Windows are decoded a few at a time, so that the length of the video does not matter to memory.
 
     Args:
-        pipeline: backbone, pruner and merger, on the device.
-        path: a video file.
         window_seconds: length of a window; None: the whole video is one.
         stride_seconds: from one window to the next; None: they lie side by side.
-        top_k: guesses of each answer.
-        recipe: see `recipe_of`.
 
     Attributes:
         shortest: frames of the shortest window, once it was read.
@@ -201,9 +197,7 @@ def predict_stream(
     `Timeline`.
 
     Args:
-        pipeline: backbone, pruner and merger.
         frames: (H, W, 3) uint8 each, RGB, all of one size.
-        fps: frames per second.
         window_seconds, stride_seconds, top_k, recipe: see `Timeline`.
 
     Raises:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 
-BUDGETS = ("fixed", "top_p", "threshold")
 BUDGET_OPTIONS = ("keep_ratio", "budget", "top_p", "threshold", "min_keep", "max_keep")
 
 
@@ -114,8 +113,7 @@ class Budget:
         value: the share of the tokens ("fixed"), or what the rule of `COUNTS` takes.
         min_keep, max_keep: bounds for all but "fixed", as shares of the grid's tokens.
 
-    Raises:
-        ConfigError: the bounds are no shares, or the lower one is above the other.
+    Raises ConfigError: the bounds are no shares, or the lower one is above the other.
     """
 
     kind: str
@@ -168,19 +166,15 @@ def map_budget(
     Args:
         kind: "fixed" keeps `keep_ratio` of the tokens of every clip; see `top_p_counts` and `threshold_counts`.
         keep_ratio, top_p, threshold: what the three kinds read.
-        min_keep, max_keep: see `Budget`.
 
-    Raises:
-        ConfigError: an unknown kind, or a value out of range.
+    Raises ConfigError: an unknown kind, or a value out of range.
     """
     values = {
         "fixed": check_ratio("keep_ratio", keep_ratio),
         "top_p": check_ratio("top_p", top_p),
         "threshold": check_number("threshold", threshold, 0, 1),
     }
-    if kind not in values:
-        raise ConfigError(f"pruner.budget={kind!r} is unknown; use one of {', '.join(BUDGETS)}")
-    return Budget(kind, values[kind], min_keep, max_keep)
+    return Budget(kind, values[check_known("pruner.budget", kind, values)], min_keep, max_keep)
 
 
 def _finite(flat: Tensor) -> Tensor:

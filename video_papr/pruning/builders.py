@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,10 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 from . import RENAMED_OPTIONS, RENAMED_VALUES, scorers
 from .protocol import Pruner, PrunerSpec
-from .scorers.custom import Scorer, build_own_pruner, own_spec
+from .scorers.custom import Scorer, build_custom, own_spec
 
 
 def _declared() -> dict[str, PrunerSpec]:
@@ -69,40 +68,22 @@ def build_pruner(
         )
     if name == "none":
         return None
-    spec = find_spec(name) if scorer is None else own_spec(name)
+    spec = SPECS[check_known("pruner", name, ("none", *SPECS))] if scorer is None else own_spec(name)
     options = current_names(options)
     given = options if weights is None else {**options, "weights": weights}
     known = ("weights", *spec.options) if spec.trained else spec.options
     for key in given:
         if key not in known:
             raise ConfigError(f"unknown key pruner.{key} for pruner={name}; it has {', '.join(known)}")
-    pruner = (
-        spec.build(spec, **given)
-        if scorer is None
-        else build_own_pruner(name, scorer, scorer_options or {}, **options)
-    )
+    made = () if scorer is None else (build_custom(scorer, scorer_options or {}),)
+    pruner = spec.build(spec, *made, **given)
     return pruner.eval().requires_grad_(False)
-
-
-def find_spec(name: str) -> PrunerSpec:
-    """The declaration of a built-in pruner.
-
-    Raises:
-        ConfigError: there is no such pruner.
-    """
-    if name not in SPECS:
-        names = ("none", *SPECS)
-        close = difflib.get_close_matches(name, names, 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"pruner={name} is unknown; use one of {', '.join(names)}.{hint}")
-    return SPECS[name]
 
 
 def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options under the names of today; an old name or value is taken with a warning.
 
-    Raises:
-        ConfigError: an option is given under both names.
+    Raises ConfigError: an option is given under both names.
     """
     found: dict[str, Any] = {}
     for key, value in options.items():

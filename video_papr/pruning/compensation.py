@@ -23,18 +23,9 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ConfigError
-from ..core.types import COMPENSATIONS, Cell, TokenGrid, TokenSelection
+from ..core.types import Cell, TokenGrid, TokenSelection
 
 _CLIPS_AT_ONCE = 8  # distances are clips x N x K
-
-
-def check_compensation(compensation: str) -> str:
-    """Returns the name, or raises ConfigError unless it is one of `COMPENSATIONS`."""
-    if compensation not in COMPENSATIONS:
-        raise ConfigError(
-            f"pruner.compensation={compensation!r} is unknown; use one of {', '.join(COMPENSATIONS)}"
-        )
-    return compensation
 
 
 def check_cell(cell: Sequence[int]) -> Cell:
@@ -106,12 +97,7 @@ def region_shares(selection: TokenSelection, dtype: torch.dtype = torch.float32)
 def compensate(
     selection: TokenSelection, backbone: Any, frames: Tensor, *, padding_last: bool
 ) -> dict[str, Any]:
-    """How a backbone is to read the kept tokens of frames (B, T, H, W, 3) uint8: keyword arguments of its `forward`.
-
-    Args:
-        backbone: a `protocol.TokenBackbone`.
-        padding_last: see `append_tokens`.
-    """
+    """How a backbone is to read the kept tokens of frames (B, T, H, W, 3) uint8: keyword arguments of its `forward`."""
     options: dict[str, Any] = {}
     if selection.tokens is not None:
         options |= {"tokens": selection.tokens, "block": selection.block}

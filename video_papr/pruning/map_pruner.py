@@ -5,25 +5,27 @@ Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 from ..core.parts import join_selection, split_frames
-from ..core.types import Mark, TokenGrid, TokenSelection
+from ..core.types import Mark, TokenGrid, TokenSelection, unobserved
 from .budget import BUDGET_OPTIONS, Budget, check_number, map_budget
-from .protocol import COMPENSATION_OPTIONS, HasGrid, Pruner, PrunerSpec
-from .select import check_scope, in_every_frame, select_counts, select_tokens
+from .protocol import COMPENSATION_OPTIONS, MAP_OPTIONS, HasGrid, Pruner, PrunerSpec
+from .select import SCOPES, in_every_frame, select_counts, select_tokens
+
+SHARED_OPTIONS = (*MAP_OPTIONS, "min_per_frame", "uniform_share", "count_class_token")
 
 
 class MapPruner(Pruner):
     """Scores the tubelets of a clip and keeps the best.
 
     Args:
-        spec, budget, compensation: see `Pruner`.
         scorer: (frames, grid) -> significance map.
         min_per_frame, uniform_share: see `select.select_tokens`.
         scope: "place": every frame keeps the same places; None: if the backbone needs it.
@@ -31,8 +33,7 @@ class MapPruner(Pruner):
         count_class_token: `keep_ratio` is a share of the grid's tokens and the class tokens, as PaPr counts in images;
             these stay beside the tokens that it gives.
 
-    Raises:
-        ConfigError: `count_class_token` where the clip decides how much is kept, or a value out of range.
+    Raises ConfigError: `count_class_token` where the clip decides how much is kept, or a value out of range.
     """
 
     def __init__(
@@ -64,9 +65,8 @@ class MapPruner(Pruner):
         Args:
             backbone: has `num_prefix`, and `mean` and `std` of its pixels; `same_places` where frames must agree.
 
-        Raises:
-            ConfigError: it was fitted to another backbone, which differs in that; or frames must keep the same places,
-                and cannot.
+        Raises ConfigError: it was fitted to another backbone, which differs in that; or frames must keep the same
+        places, and cannot.
         """
         self._fit_scope(getattr(backbone, "same_places", False), getattr(backbone, "name", "this backbone"))
         if isinstance(getattr(self.scorer, "normalize", None), str):
@@ -106,18 +106,16 @@ class MapPruner(Pruner):
         return at_once(frames, grids) if at_once else [self.scorer(frames, grid) for grid in grids]
 
     def select(
-        self, frames: Tensor, backbone: HasGrid, *, packed: bool = False, mark: Mark | None = None
+        self, frames: Tensor, backbone: HasGrid, *, packed: bool = False, mark: Mark = unobserved
     ) -> TokenSelection:
         """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip; see `Pruner.select`."""
         grids = getattr(backbone, "stage_grids", ())
         maps = self.maps(frames, grids) if grids else [self.significance(frames, backbone)]
-        if mark is not None:
-            mark("score")
+        mark("score")
         selection, *others = (self.choose(found, getattr(backbone, "parts", 1)) for found in maps)
         if grids:
             selection = replace(selection, stages=(selection, *others))
-        if mark is not None:
-            mark("select")
+        mark("select")
         return selection
 
     def check_backbone(self, backbone: Any, *, merges: bool) -> None:
@@ -160,7 +158,7 @@ def build_map_pruner(
 
     `scope` None: "frame" for a backbone that reads frame by frame, otherwise "global".
     """
-    usual = check_scope(scope or "global")
+    usual = SCOPES[check_known("pruner.scope", scope or "global", SCOPES)]
     return MapPruner(
         spec,
         scorer,
@@ -174,9 +172,27 @@ def build_map_pruner(
     )
 
 
-def split_options(options: dict[str, Any], own: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of a scorer, whose names are `own`, and the others."""
-    return (
-        {key: value for key, value in options.items() if key in own},
-        {key: value for key, value in options.items() if key not in own},
-    )
+def built_from(
+    make: Callable[..., nn.Module], *, papr: Mapping[str, Any] | None = None, **usual: Any
+) -> Callable[..., MapPruner]:
+    """The `build` of a `PrunerSpec` whose scorer `make` builds from the options that no other pruner shares.
+
+    Args:
+        papr: what "papr", PaPr to the letter, as `recipe` means for the options that are not given.
+        usual: what they are otherwise, where that is not the default.
+    """
+    return partial(_build, make, {"own": usual, "papr": papr or {}})  # a spec travels with its pruner
+
+
+def _build(
+    make: Callable[..., nn.Module],
+    recipes: Mapping[str, Mapping[str, Any]],
+    spec: PrunerSpec,
+    *,
+    recipe: str = "own",
+    **options: Any,
+) -> MapPruner:
+    options = {**recipes[check_known("pruner.recipe", recipe, recipes)], **options}
+    own = {key: value for key, value in options.items() if key not in SHARED_OPTIONS}
+    shared = {key: value for key, value in options.items() if key in SHARED_OPTIONS}
+    return build_map_pruner(spec, make(**own), **shared)

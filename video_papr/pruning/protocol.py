@@ -5,34 +5,20 @@ Letters: B clips, T frames, H x W pixels, N tokens of the grid, K kept tokens, P
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError
-from ..core.types import CELL, Mark, TokenGrid, TokenSelection
+from ..core.errors import ConfigError, check_known
+from ..core.types import CELL, COMPENSATIONS, Mark, TokenGrid, TokenSelection, unobserved
 from .budget import BUDGET_OPTIONS, Budget
-from .compensation import check_cell, check_compensation
+from .compensation import check_cell
 
 COMPENSATION_OPTIONS = ("compensation", "compensation_cell")
 MAP_OPTIONS = (*BUDGET_OPTIONS, "scope", *COMPENSATION_OPTIONS)  # of pruners that make a map from frames
-
-
-RECIPES = ("own", "papr")
-
-
-def with_recipe(recipe: str, published: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with those of a recipe beside them: `published` for "papr", none for "own". What is given wins.
-
-    Raises:
-        ConfigError: there is no such recipe.
-    """
-    if recipe not in RECIPES:
-        raise ConfigError(f"pruner.recipe={recipe!r} is unknown; use one of {', '.join(RECIPES)}")
-    return {**(published if recipe == "papr" else {}), **options}
 
 
 @dataclass(frozen=True)
@@ -40,10 +26,7 @@ class PrunerSpec:
     """A built-in pruner described: help texts, checks and lists of names are derived from these.
 
     Attributes:
-        name: as in `build_pruner`.
-        summary: one line about it.
         build: (this spec, **options) -> the pruner.
-        options: keyword arguments that `build` takes.
         reads_tokens: compares tokens of the backbone, not frames; it cannot serve models of other libraries.
         variable: each clip always decides for itself how many tokens it keeps.
         compares_frames: looks at what changes over time, so that it says nothing about an image.
@@ -107,12 +90,9 @@ class Pruner(nn.Module):
     """Chooses tokens: the base of all pruners.
 
     Args:
-        spec: describes it.
-        budget: how many tokens a clip keeps.
         compensation, compensation_cell: how dropped tubelets are made up for, see `compensation`.
 
     Attributes:
-        name: of its spec.
         after_blocks: numbers of the backbone's blocks before which it chooses; empty: it reads frames alone.
     """
 
@@ -129,7 +109,7 @@ class Pruner(nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.name, self.budget = spec, spec.name, budget
-        self.compensation = check_compensation(compensation)
+        self.compensation = check_known("pruner.compensation", compensation, COMPENSATIONS)
         self.compensation_cell = check_cell(compensation_cell)
 
     def significance(self, frames: Tensor, backbone: Any) -> Tensor:
@@ -137,7 +117,7 @@ class Pruner(nn.Module):
         raise NotImplementedError
 
     def select(
-        self, frames: Tensor, backbone: Any, *, packed: bool = False, mark: Mark | None = None
+        self, frames: Tensor, backbone: Any, *, packed: bool = False, mark: Mark = unobserved
     ) -> TokenSelection:
         """frames (B, T, H, W, 3) uint8 -> the kept tokens of every clip.
 

@@ -5,11 +5,13 @@ Letters: B clips, t x h x w the scorer's cells, T' x H' x W' the token grid, N i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 from ..core.types import TokenGrid, TokenSelection
 from .budget import check_ratio, keep_count
 
@@ -19,31 +21,18 @@ SCOPES = {"global": 0.0, "frame": 1.0, "place": 0.0}
 INTERPOLATIONS = ("linear", "bicubic")
 
 
-def check_scope(scope: str) -> float:
-    """The `min_per_frame` that a scope stands for; raises ConfigError unless it is one of `SCOPES`."""
-    if scope not in SCOPES:
-        raise ConfigError(f"pruner.scope={scope!r} is unknown; use one of {', '.join(SCOPES)}")
-    return SCOPES[scope]
-
-
-def check_cell_center(cell_center: float, *, align_corners: bool) -> float:
-    """Returns the centre, or raises ConfigError unless it is from 0 to 1, and 0.5 where corners are aligned."""
+def check_resizing(
+    *, align_corners: bool = True, cell_center: float = 0.5, interpolation: str = "linear"
+) -> dict[str, Any]:
+    """The keyword arguments of `resize_map`, or ConfigError where they do not go together."""
     if not 0 <= cell_center <= 1 or (align_corners and cell_center != 0.5):
         raise ConfigError(
             f"pruner.cell_center={cell_center} must be a number from 0 to 1, and 0.5 with pruner.align_corners=true"
         )
-    return cell_center
-
-
-def check_interpolation(interpolation: str, *, cell_center: float) -> str:
-    """Returns the interpolation, or raises ConfigError unless it is of `INTERPOLATIONS` and goes with the centre."""
-    if interpolation not in INTERPOLATIONS:
-        raise ConfigError(
-            f"pruner.interpolation={interpolation!r} is unknown; use one of {', '.join(INTERPOLATIONS)}"
-        )
+    check_known("pruner.interpolation", interpolation, INTERPOLATIONS)
     if interpolation == "bicubic" and cell_center != 0.5:
         raise ConfigError(f"pruner.interpolation=bicubic needs pruner.cell_center=0.5, not {cell_center}")
-    return interpolation
+    return {"align_corners": align_corners, "cell_center": cell_center, "interpolation": interpolation}
 
 
 def resize_map(
@@ -65,10 +54,9 @@ def resize_map(
             Needs `align_corners=False`.
         interpolation: of `INTERPOLATIONS`, along height and width; "bicubic" needs `cell_center=0.5`.
 
-    Raises:
-        ConfigError: `cell_center` lies outside 0 to 1, or is combined with `align_corners=True`.
+    Raises ConfigError: `cell_center` lies outside 0 to 1, or is combined with `align_corners=True`.
     """
-    check_cell_center(cell_center, align_corners=align_corners)
+    check_resizing(align_corners=align_corners, cell_center=cell_center, interpolation=interpolation)
     if interpolation == "bicubic" and significance.shape[2:] != grid.shape[1:]:
         significance = F.interpolate(
             significance.float(), grid.shape[1:], mode="bicubic", align_corners=align_corners

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, check_known
 
 MERGERS = ("none", "tome")
 SCHEDULES = ("constant", "decreasing")
@@ -118,8 +118,7 @@ class ToMe:
             autoencoders. The mean before the head goes by size either way.
         order: one of `ORDERS`, see `match_tokens`.
 
-    Raises:
-        ConfigError: a value is out of range.
+    Raises ConfigError: a value is out of range.
     """
 
     r: int
@@ -132,10 +131,8 @@ class ToMe:
             raise ConfigError(
                 f"merger.r={self.r} must be a whole number of at least 0 (tokens merged per block)"
             )
-        for key, known in (("schedule", SCHEDULES), ("order", ORDERS)):
-            value = getattr(self, key)
-            if value not in known:
-                raise ConfigError(f"merger.{key}={value!r} is unknown; use one of {', '.join(known)}")
+        check_known("merger.schedule", self.schedule, SCHEDULES)
+        check_known("merger.order", self.order, ORDERS)
 
     def __call__(
         self, tokens: Tensor, keys: Tensor, sizes: Tensor, *, block: int, depth: int, num_prefix: int = 0
@@ -147,7 +144,6 @@ class ToMe:
             keys: (B, H, K, C) of the block's H heads.
             sizes: (B, K) float32, how many tubelets each token stands for; 0 marks padding.
             block, depth: number of the block, and how many there are.
-            num_prefix: tokens at the front that are never merged.
 
         Returns:
             tokens (B, K', D) and sizes (B, K').
@@ -163,6 +159,5 @@ def build_merger(name: str, *, r: int = 16, **options: Any) -> ToMe | None:
     Raises:
         ConfigError: an unknown name, or a value out of range.
     """
-    if name not in MERGERS:
-        raise ConfigError(f"merger={name} is unknown; use one of {', '.join(MERGERS)}")
+    check_known("merger", name, MERGERS)
     return None if name == "none" else ToMe(r, **options)

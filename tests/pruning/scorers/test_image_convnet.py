@@ -100,7 +100,7 @@ def test_stage_and_class_activation_map(tmp_path: Path) -> None:
 
 def test_wrong_options_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        ConfigError, match=r"^pruner.model=resnet1: timm .* has no such model. Did you mean resnet1"
+        ConfigError, match=r"^pruner.model=resnet1: timm .* has no such model. Did you mean 'resnet1"
     ):
         scorer(model="resnet1")
     with pytest.raises(ConfigError, match=r"^pruner.model=vit_tiny_patch16_224 gives no feature map"):
@@ -108,7 +108,7 @@ def test_wrong_options_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"^pruner.size=0 must be at least 1"):
         scorer(size=0)
     with pytest.raises(
-        ConfigError, match=r"^pruner.stage=layre3: pruner.model=resnet18 has no such .*mean layer3"
+        ConfigError, match=r"^pruner.stage=layre3: pruner.model=resnet18 has no such .*mean 'layer3'"
     ):
         scorer(stage="layre3")
     with pytest.raises(ConfigError, match=r"^pruner.stage=global_pool gives no feature map"):

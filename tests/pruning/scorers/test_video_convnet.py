@@ -92,7 +92,7 @@ def test_networks_of_torchvision_stop_at_the_stage():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"model": "r3d_81"}, "pruner.model=r3d_81 is unknown; use one of .* Did you mean r3d_18?"),
+        ({"model": "r3d_81"}, "pruner.model=r3d_81 is unknown; use one of .* Did you mean 'r3d_18'?"),
         ({"model": "swin3d_t"}, "pruner.model=swin3d_t is unknown"),
         ({"model": "nowhere:Net"}, "pruner.model=nowhere:Net: no module 'nowhere'"),
         ({"model": "mine:Nett"}, "pruner.model=mine:Nett: mine has no class or function 'Nett'"),

@@ -187,7 +187,7 @@ def test_half_precision_trunk_gives_a_float32_map() -> None:
     [
         (
             {"stage": "res9"},
-            r"^pruner\.stage='res9' is unknown; use one of res2, res3, res4, res5, head$",
+            r"^pruner\.stage='res9' is unknown; use one of res2, res3, res4, res5, head\. Did you mean 'res\d'\?$",
         ),
         ({"size": 31}, r"^pruner\.frames=4 must be >= 1 and pruner\.size=31 >= 32"),
         ({"frames": 0}, r"^pruner\.frames=0 must be >= 1"),

@@ -50,8 +50,6 @@ def videos_below(
     """All files of these kinds below a directory, sorted by path; follows links to directories, each directory once.
 
     Args:
-        directory: where to look.
-        extensions: of the files that are wanted.
         passed_over: counts, by ending, the other files that may be videos; for `passed_over_line`.
     """
     found: list[Path] = []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...core.errors import DataError
-from .lists import PATH_HEADERS
+from .lists import PATH_HEADERS, split_fields
 from .records import VideoRecord, numbered_lines, read_text, short
 
 GROUP_HEADERS = ("group", "scene")
@@ -22,16 +21,12 @@ def read_folds(
     The table has a header, with a column for the file ("file", "path", ...) and "fold", "group" or "scene"; commas,
     semicolons or tabs part them. Files are named relative to `root`, or absolute; those of no record are passed over.
 
-    Args:
-        key: the option that named the table, for errors.
-
-    Raises:
-        DataError: the table is missing or has other columns, a record is not in it, or a group lies in two folds.
+    Raises DataError: the table is missing or has other columns, a record is not in it, or a group lies in two folds.
     """
     lines = numbered_lines(read_text(Path(table), key=key, what="a table of files and folds"))
     header = lines[0][1] if lines else ""
     delimiter = max("\t;,", key=header.count)
-    titles = [title.lower() for title in _fields(header, delimiter)]
+    titles = [title.lower() for title in split_fields(header, delimiter)]
     path = next((place for place, title in enumerate(titles) if title in PATH_HEADERS), None)
     fold = titles.index("fold") if "fold" in titles else None
     group = next((place for place, title in enumerate(titles) if title in GROUP_HEADERS), None)
@@ -42,7 +37,7 @@ def read_folds(
         )
     found: dict[str, list[str]] = {}
     for number, line in lines[1:]:
-        row = _fields(line, delimiter)
+        row = split_fields(line, delimiter)
         if len(row) != len(titles):
             raise DataError(f"{table}:{number}: {len(row)} fields under {len(titles)} titles")
         found[os.path.normpath(Path(root, row[path]))] = row
@@ -58,7 +53,3 @@ def read_folds(
         if torn is not None:
             raise DataError(f"{key}={table}: group {short(torn)!r} lies in two folds")
     return folds, groups
-
-
-def _fields(line: str, delimiter: str) -> list[str]:
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]

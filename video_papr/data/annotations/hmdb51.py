@@ -32,12 +32,9 @@ def read_hmdb51(
     - without `annotations`: `root/<class>/<video>`, all videos.
 
     Args:
-        root: directory of the class directories.
-        annotations: the directory of the split files, a list, or None.
         split: "test" or "train": which flag; for the split files.
         fold: 1, 2 or 3: which of the three splits; for the split files.
         class_names: the 51 names; by default those of the split files, in alphabetical order.
-        on_invalid: called for each wrong line.
 
     Raises:
         ConfigError: `split` is neither "test" nor "train".

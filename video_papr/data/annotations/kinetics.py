@@ -36,13 +36,9 @@ def read_kinetics(
       `<youtube_id>_<start>_<end>` with six digits each, or `<youtube_id>`, anywhere below `root`.
 
     Args:
-        root: directory of the videos.
-        annotations: the list, or None for the directory layout.
         class_names: the 400 names of Kinetics-400 by default.
-        on_invalid: called for each wrong entry.
 
-    Raises:
-        DataError: as `read_folder` and `read_csv`.
+    Raises DataError: as `read_folder` and `read_csv`.
     """
     names = kinetics400_class_names() if class_names is None else tuple(class_names)
     if annotations is None:

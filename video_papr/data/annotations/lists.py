@@ -35,11 +35,8 @@ def read_csv(
     Labels are integers from 0, or names if `class_names` is given.
 
     Args:
-        annotations: the list; UTF-8.
         root: where relative paths start.
         num_classes: labels at or above it are errors; the number of `class_names` when these are given.
-        class_names: names in the order of the labels.
-        on_invalid: called for each wrong line.
 
     Raises:
         DataError: a file or directory is absent, the list is empty, or none of the listed videos exists.
@@ -97,12 +94,12 @@ class _Layout:
     def split(self, line: str) -> tuple[str, str]:
         """(path, label) of a line; one of them is empty where fields are missing. Raises ValueError."""
         if self.columns is not None:
-            fields = _fields(line, self.delimiter)
+            fields = split_fields(line, self.delimiter)
             return ("", "") if len(fields) <= max(self.columns) else tuple(fields[k] for k in self.columns)  # type: ignore[return-value]
         if self.numbered:
             line = line.split(self.delimiter, 1)[-1]
         if self.delimiter and '"' in line:
-            fields = _fields(line, self.delimiter)
+            fields = split_fields(line, self.delimiter)
             label = fields.pop(0 if self.label_first else -1)
             return self.delimiter.join(fields), label
         if self.label_first:
@@ -112,7 +109,7 @@ class _Layout:
         return path.strip(), label.strip()
 
 
-def _fields(line: str, delimiter: str | None) -> list[str]:
+def split_fields(line: str, delimiter: str | None) -> list[str]:
     if delimiter is None:
         return line.split()
     try:
@@ -177,7 +174,7 @@ def _layout(lines: list[str], parse_label: Callable[[str], int]) -> _Layout:
 
     layout = _Layout(next((delimiter for delimiter in ";\t," if separates(delimiter)), None))
     try:
-        rows = [_fields(line, layout.delimiter) for line in lines]
+        rows = [split_fields(line, layout.delimiter) for line in lines]
     except ValueError:  # the line is named when it is read
         return layout
     titles = [field.lower() for field in rows[0]]

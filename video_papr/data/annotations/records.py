@@ -60,12 +60,7 @@ def refuse(text: str) -> None:
 
 
 class Listing:
-    """Collects the entries of a list, each path once.
-
-    Args:
-        source: the list, for messages.
-        on_invalid: called for an entry whose path is there already.
-    """
+    """Collects the entries of a list, each path once. `on_invalid`: called for an entry whose path is there already."""
 
     def __init__(self, source: str, on_invalid: OnInvalid) -> None:
         self._source, self._on_invalid = source, on_invalid
@@ -97,7 +92,9 @@ class Listing:
             if found is None:
                 missing.append(name)
             else:
-                records.append(VideoRecord(found, label, name if found == path else _below(found, root)))
+                if found != path:
+                    name = found.relative_to(root).as_posix() if found.is_relative_to(root) else str(found)
+                records.append(VideoRecord(found, label, name))
         if not records:
             raise DataError(
                 f"{self._source} under root {root}: none of the {len(missing)} listed videos exists "
@@ -202,7 +199,3 @@ def short(text: str, limit: int = 100) -> str:
 def some(names: Sequence[str]) -> str:
     """The first three names, for messages."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

@@ -31,11 +31,9 @@ def read_ssv2(
     - a text list of paths and labels, as VideoMAE's users have it: see `read_csv`.
 
     Args:
-        root: directory of the videos.
         annotations: the list. The list of the test split has no labels.
         class_names: the 174 names; by default those of labels.json, or something-something-v2-labels.json, beside
             the list.
-        on_invalid: called for each wrong entry.
 
     Raises:
         DataError: a file is absent or no JSON, the list is empty, or no video exists.
@@ -115,6 +113,4 @@ def _entries(annotations: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 def _skip(text: str, position: int) -> int:
     """The position of the next character that is no white space."""
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
+    return json.decoder.WHITESPACE.match(text, position).end()  # type: ignore[attr-defined]

@@ -32,11 +32,8 @@ def read_ucf101(
     - without `annotations`: `root/<Class>/<video>`, all videos.
 
     Args:
-        root: directory of the class directories (UCF-101).
-        annotations: the list, or None for the directory layout.
         class_names: the 101 names; by default those of classInd.txt beside the list. In the directory layout, the
             names of the directories in the order of classInd.txt, which is alphabetical regardless of case.
-        on_invalid: called for each wrong line.
 
     Raises:
         DataError: a file or directory is absent, the list is empty, or no video exists.

@@ -83,9 +83,8 @@ def check_whole(path: Path | str) -> None:
             return
         while file.tell() < min(end, size):
             first = file.read(1)
-            kind = int.from_bytes(
-                first + file.read(8 - first[0].bit_length()), "big"
-            )  # zero bits count what follows
+            # Zero bits count what follows.
+            kind = int.from_bytes(first + file.read(8 - first[0].bit_length()), "big")
             (length, known), start = _ebml_length(file), file.tell()
             if not known or start + length > size:  # unknown, or cut off
                 return

@@ -56,9 +56,7 @@ class VideoStream:
     keyframes: NDArray[np.int64]
     irregular: str | None  # why frames can only be told apart by counting them from the start, or None
     skipped: frozenset[int]
-    orientation: (
-        Orientation  # how frames are turned and mirrored before they are shown; the first says it for all
-    )
+    orientation: Orientation  # how frames are turned and mirrored when shown; the first says it for all
     interlaced: bool  # whether the first frame consists of two fields
     limits: Limits = DEFAULT_LIMITS  # under which it was read, and is to be decoded
 

@@ -35,8 +35,6 @@ def write_comparison(
     """Writes report.md with its PNG files, and the self-contained report.html, into `out`; returns their paths.
 
     Args:
-        runs, points: what is compared.
-        out: the folder.
         pdf: the plots as vectors too, for papers.
     """
     title, sections = f"Comparison of {len(runs)} runs", _sections(runs, points)
@@ -56,12 +54,13 @@ def write_comparison(
 
 def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:
     plots = {f"top1_{axis}.png": plot for axis in AXES if (plot := frontier_plot(points, axis)) is not None}
+    devices = {f"{run.results.get('device', 'unknown')}, {run.results.get('dtype', '?')}" for run in runs}
     made = [
         Section(
             "Accuracy and compute",
             "Means with 95 % intervals (bootstrap over videos). Loss: points of top-1 lost against the dense model on "
             f"the same videos. Over {CONTROL}: points won over it at the same keep ratio. A star marks the points that "
-            "no other one beats at its cost. ms and videos are on: " + "; ".join(_devices(runs)) + ".",
+            "no other one beats at its cost. ms and videos are on: " + "; ".join(sorted(devices)) + ".",
             table=_main_table(points),
         ),
         Section("Frontier", "Top-1 against what a view costs.", pictures=plots),
@@ -79,13 +78,7 @@ def _sections(runs: Sequence[Run], points: Sequence[Point]) -> list[Section]:
     if pictures:
         made.append(Section("Kept tubelets", "One run of each method.", pictures=pictures))
     other = [
-        [
-            one.method,
-            f"{one.kept:g}",
-            one.dtype,
-            f"{one.percent:.2f}",
-            f"{one.num_same} of {one.num_videos}",
-        ]
+        [one.method, f"{one.kept:g}", one.dtype, f"{one.percent:.2f}", f"{one.num_same} of {one.num_videos}"]
         for one in agreements(runs)
     ]
     if other:
@@ -207,12 +200,6 @@ def _gallery(runs: Sequence[Run], points: Sequence[Point]) -> dict[str, bytes]:
 
 def _of(point: Point, runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if (run.method, run.kept) == (point.method, point.kept)]
-
-
-def _devices(runs: Sequence[Run]) -> list[str]:
-    return sorted(
-        {f"{run.results.get('device', 'unknown')}, {run.results.get('dtype', '?')}" for run in runs}
-    )
 
 
 def _distinct(runs: Sequence[Run]) -> list[list[str]]:

@@ -6,8 +6,6 @@ without an answer.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...core.escape import printable, shorten, spreadsheet
 from ...core.files import atomic_write
-from ...core.tables import Table
+from ...core.tables import Table, csv_text
 from ..answers import VideoAnswer
 from .plots import encode
 
@@ -27,12 +25,7 @@ Matrix = NDArray[np.int64]
 
 
 def confusion_matrix(pairs: Iterable[tuple[int, int | None]], num_classes: int) -> Matrix:
-    """Counts videos by true and predicted class.
-
-    Args:
-        pairs: true and predicted class of each video; None: no answer.
-        num_classes: C.
-    """
+    """Counts videos by true and predicted class. `pairs`: true and predicted class of each video; None: no answer."""
     matrix = np.zeros((num_classes, num_classes + 1), np.int64)
     for true, predicted in pairs:
         matrix[true, num_classes if predicted is None else predicted] += 1
@@ -128,7 +121,6 @@ def class_files(matrix: Matrix, names: Mapping[int, str]) -> dict[str, str]:
     """Returns the texts of classes.csv (accuracy of each class) and confusion.csv, with the classes that have videos.
 
     Args:
-        matrix: see above.
         names: of the classes; those without one are shown by their number.
     """
     part, title = shown_part(matrix, names)
@@ -140,12 +132,6 @@ def class_files(matrix: Matrix, names: Mapping[int, str]) -> dict[str, str]:
     ]
     counts = [[name, *row] for name, row in zip(title.values(), part, strict=True)]
     return {
-        "classes.csv": _csv([["label", "class", "videos", "correct", "top1"], *accuracy]),
-        "confusion.csv": _csv([["true / predicted", *title.values(), NO_ANSWER], *counts]),
+        "classes.csv": csv_text([["label", "class", "videos", "correct", "top1"], *accuracy]),
+        "confusion.csv": csv_text([["true / predicted", *title.values(), NO_ANSWER], *counts]),
     }
-
-
-def _csv(rows: Iterable[Iterable[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

@@ -26,8 +26,6 @@ def frontier_plot(points: Sequence[Point], axis: str, format: str = "png") -> by
     A merger at several `r` is one line, "dense + tome": r is to it what the keep ratio is to a pruner.
 
     Args:
-        points: what is drawn.
-        axis: the cost.
         format: one of matplotlib's: "png", or "pdf" for vectors.
 
     Returns:

@@ -15,7 +15,6 @@ class Agreement:
     """One run against the same run in fp32.
 
     Attributes:
-        method, kept, dtype: of the run.
         num_videos: that both answered.
         num_same: that get the same class from both.
     """

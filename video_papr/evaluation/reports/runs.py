@@ -52,9 +52,7 @@ class Run:
     """One finished evaluation.
 
     Attributes:
-        directory: where it lies.
         results: the content of results.json.
-        answers: by video.
         has_dense: the run holds the dense model's answers too.
         class_names: of the classes that occur, where the run knows names.
         variant: keys that tell it from other runs of its method, see `named_apart`.
@@ -111,8 +109,7 @@ class Run:
 def find_runs(paths: Iterable[Path]) -> list[Run]:
     """Reads every run at or below the given directories (a sweep holds one directory per job), in sorted order.
 
-    Raises:
-        DataError: a path is not there or holds no finished run, or a file of a run is damaged.
+    Raises DataError: a path is not there or holds no finished run, or a file of a run is damaged.
     """
     found: dict[Path, Run] = {}
     for path in paths:
@@ -129,8 +126,7 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
 def read_run(directory: Path) -> Run:
     """Reads one run.
 
-    Raises:
-        DataError: a file is absent or damaged.
+    Raises DataError: a file is absent or damaged.
     """
     results = _json(directory / "results.json", (directory / "results.json").read_text(encoding="utf-8"))
     lacking = sorted(NEEDED - results.keys())
@@ -138,9 +134,8 @@ def read_run(directory: Path) -> Run:
         raise DataError(f"{directory / 'results.json'} lacks {', '.join(lacking)}")
     file = directory / "predictions.jsonl"
     try:
-        lines = (
-            file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        )  # names may hold other line breaks
+        # Not splitlines: names may hold other line breaks.
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError:
         raise DataError(f"{file} is missing; a report needs the answers video by video") from None
     split = f"{results['dataset']} seed {results.get('dataset_seed')}"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ...core.console import Terminal
 from ...core.escape import spreadsheet
-from ...core.tables import Table
-
-if TYPE_CHECKING:
-    from ...core.console import Terminal
+from ...core.tables import Table, csv_text
 
 Results = Mapping[str, Any]
 FAILURES_SHOWN = 10  # predictions.jsonl has all of them
@@ -24,10 +20,6 @@ def _number(value: float | None, digits: int) -> str:
 
 def _ratio(more: float | None, less: float | None) -> str:
     return f"{more / less:.2f}x" if more and less else ""
-
-
-def _counts(results: Results) -> str:
-    return f"{results['num_evaluated']} / {results['num_failed']} / {results['num_missing']}"
 
 
 def table_rows(results: Results) -> list[tuple[str, str, str, str]]:
@@ -53,7 +45,10 @@ def table_rows(results: Results) -> list[tuple[str, str, str, str]]:
     rows = [
         row("top-1, % of all videos", lambda r: f"{r['top1']:.2f} ± {r['top1_standard_error']:.2f}", top1),
         row("top-5, % of all videos", lambda r: f"{r['top5']:.2f}", top5),
-        row("videos evaluated / failed / missing", _counts),
+        row(
+            "videos evaluated / failed / missing",
+            lambda r: f"{r['num_evaluated']} / {r['num_failed']} / {r['num_missing']}",
+        ),
         row("tokens kept per view", lambda r: _number(r["mean_kept_tokens"], 0), tokens),
         cost("GMACs per view: backbone", "gmacs_per_view", "backbone", compare=True),
         cost("GMACs per view: scorer", "gmacs_per_view", "scorer"),
@@ -69,12 +64,9 @@ def table_rows(results: Results) -> list[tuple[str, str, str, str]]:
     if results["actor_tokens_kept"] is not None:
         rows.insert(4, row("actor tokens kept, %", lambda r: _number(100 * r["actor_tokens_kept"], 1)))
     if results.get("frames_without_vectors") is not None:
-        rows.insert(4, row("frames without motion vectors", _without_vectors))
+        unknown = row("frames without motion vectors", lambda r: _number(r["frames_without_vectors"], 2))
+        rows.insert(4, unknown)
     return rows
-
-
-def _without_vectors(results: Results) -> str:
-    return _number(results["frames_without_vectors"], 2)
 
 
 def remarks(results: Results) -> list[str]:
@@ -123,12 +115,7 @@ def print_report(results: Results, console: Terminal, *, num_classes: int | None
 
 
 def print_failures(failures: Sequence[tuple[str, str]], console: Terminal) -> None:
-    """Prints a table of the first videos without an answer, and how many more there are.
-
-    Args:
-        failures: name and reason of each.
-        console: where to.
-    """
+    """Prints a table of the first videos without an answer, and how many more there are."""
     if not failures:
         return
     more = len(failures) - FAILURES_SHOWN
@@ -166,16 +153,11 @@ def sweep_row(
 def sweep_files(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Returns the texts of summary.json, summary.csv and summary.md."""
     columns = ["job", "overrides", *SWEEP_COLUMNS, "error"]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: spreadsheet(value) if isinstance(value, str) else value for key, value in row.items()}
-        for row in rows
-    )
+    cells = [[row[name] for name in columns] for row in rows]
+    shown = [[spreadsheet(cell) if isinstance(cell, str) else cell for cell in row] for row in cells]
     return {
         "summary.json": json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n",
-        "summary.csv": table.getvalue(),
+        "summary.csv": csv_text([columns, *shown]),
         "summary.md": _sweep_table(rows).markdown() + "\n",
     }
 

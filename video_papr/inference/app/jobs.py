@@ -65,14 +65,9 @@ class Jobs:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, task: Task, folder: Path) -> str:
-        """Queues a task, and returns the job's name.
+        """Queues a task, and returns the job's name. `folder`: from `arriving`, with what the task needs.
 
-        Args:
-            task: called with the job's folder, and what takes a line about its progress.
-            folder: from `arriving`, with what the task needs.
-
-        Raises:
-            QueueFullError: too many are waiting.
+        Raises QueueFullError: too many are waiting.
         """
         with self._lock:
             self._check_room()

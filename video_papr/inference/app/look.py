@@ -45,8 +45,6 @@ class Looker:
     Args:
         backbone: on its device, in eval mode.
         pruners: name -> pruner of fixed budget, on the same device.
-        recipe: how videos are read.
-        max_seconds: longest video that is taken.
         window_seconds: a video of more than two windows is answered window by window.
     """
 

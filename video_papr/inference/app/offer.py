@@ -44,7 +44,6 @@ class Offer:
     Attributes:
         examples: clips to pick; all are synthetic.
         models: name -> makes a model that may take the place of the first one.
-        max_upload_mb: largest file that is taken.
         hosts: names by which a browser may call the server, in lower case, IPv6 in brackets; "*": any.
     """
 

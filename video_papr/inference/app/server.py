@@ -54,7 +54,6 @@ HEADERS = {
 }
 STALLED_SECONDS = 20  # without a byte of an upload
 UPLOAD_SECONDS = 600  # for a whole upload
-FULL = "Too many people are waiting. Please try again in a minute."
 OUT = "out"  # folder of what is made of a video, beside the upload
 KINDS = {FILM: "video/mp4", TABLE: "text/csv"}
 LONGEST_NAME = 255  # bytes of a file name, which no file system exceeds
@@ -81,7 +80,7 @@ def build_app(model: Model, jobs: Jobs, offer: Offer) -> Starlette:
             Mount("/page", StaticFiles(directory=PAGE)),
         ],
         middleware=[Middleware(_Guard, hosts=offer.hosts)],
-        exception_handlers={HTTPException: _refused, Exception: _broken},
+        exception_handlers={HTTPException: _refused, QueueFullError: _full, Exception: _broken},
         lifespan=lifespan,
     )
 
@@ -162,11 +161,8 @@ class _Desk:
             self.model = self.offer.models[name]()
             return {}
 
-        try:
-            with self.jobs.arriving() as folder:
-                return JSONResponse({"job": self.jobs.add(task, folder)}, 202)
-        except QueueFullError:
-            return _problem(503, FULL)
+        with self.jobs.arriving() as folder:
+            return JSONResponse({"job": self.jobs.add(task, folder)}, 202)
 
     async def add(self, request: Request) -> Response:
         asked = request.query_params
@@ -184,25 +180,22 @@ class _Desk:
         name = asked.get("name", "")
         if len(name.encode("utf-8", "replace")) > LONGEST_NAME:
             return _problem(400, f"The file name is too long: at most {LONGEST_NAME} bytes.")
-        try:
-            with self.jobs.arriving() as folder:
-                problem = None
-                if number is not None:
-                    video = self.examples[number].path
-                elif again is not None:
-                    video, problem = self._link(again, folder)
-                else:
-                    video = folder / plain_name(name)
-                    problem = await self._save(request, video)
-                if problem is not None:
-                    return problem
+        with self.jobs.arriving() as folder:
+            problem = None
+            if number is not None:
+                video = self.examples[number].path
+            elif again is not None:
+                video, problem = self._link(again, folder)
+            else:
+                video = folder / plain_name(name)
+                problem = await self._save(request, video)
+            if problem is not None:
+                return problem
 
-                def task(folder: Path, tell: Tell) -> dict[str, Any]:
-                    return self._look(video, pruner, keep_ratio, folder, tell)
+            def task(folder: Path, tell: Tell) -> dict[str, Any]:
+                return self._look(video, pruner, keep_ratio, folder, tell)
 
-                return JSONResponse({"job": self.jobs.add(task, folder)}, 202)
-        except QueueFullError:
-            return _problem(503, FULL)
+            return JSONResponse({"job": self.jobs.add(task, folder)}, 202)
 
     def _look(self, video: Path, pruner: str, keep_ratio: float, folder: Path, tell: Tell) -> dict[str, Any]:
         """The answer of the model that is there when the job's turn comes."""
@@ -292,6 +285,10 @@ def _problem(status: int, text: str) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _problem(error.status_code, f"{error.detail}.")
+
+
+async def _full(request: Request, error: Exception) -> Response:
+    return _problem(503, "Too many people are waiting. Please try again in a minute.")
 
 
 async def _broken(request: Request, error: Exception) -> Response:

@@ -80,7 +80,6 @@ def channels_last_stages(layers: list[Any], pixels: Tensor) -> Iterator[tuple[st
     """Name and features (B, T, H, W, C) of the stem and the stages of an X3D with folded norms, on a processor.
 
     Args:
-        layers: the stem and the stages.
         pixels: (B, 3, T, S, S) normalised.
     """
     x = _stem(pixels.movedim(1, -1).contiguous(), layers[0])

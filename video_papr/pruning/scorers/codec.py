@@ -9,7 +9,6 @@ Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from ...core.pixels import motion_unknown
 from ...core.types import TokenGrid
-from ..map_pruner import MapPruner, build_map_pruner
+from ..map_pruner import built_from
 from ..protocol import MAP_OPTIONS, PrunerSpec
 from .rules import cell_means, motion
 
@@ -58,16 +57,11 @@ def _mean(values: Tensor, told: Tensor) -> Tensor:
     return total / (told.sum((1, 2, 3), keepdim=True) * values[0, 0].numel()).clamp(min=1)
 
 
-def build_codec(spec: PrunerSpec, **options: Any) -> MapPruner:
-    """A pruner by the codec's motion vectors."""
-    return build_map_pruner(spec, CodecScorer(), **options)
-
-
 SPECS = (
     PrunerSpec(
         "codec",
         "Keeps what moves against the camera, by the motion vectors of H.264 and its kin; else like motion.",
-        build_codec,
+        built_from(CodecScorer),
         MAP_OPTIONS,
         compares_frames=True,
         shares_crops=True,

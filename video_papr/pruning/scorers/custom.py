@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ConfigError
 from ...core.types import TokenGrid
-from ..map_pruner import MapPruner, build_map_pruner
+from ..map_pruner import build_map_pruner
 from ..protocol import MAP_OPTIONS, PrunerSpec
 
 Scorer = Callable[[Tensor, TokenGrid], Tensor]
@@ -24,7 +24,6 @@ class CustomScorer(nn.Module):
     """Somebody's scorer, with its maps checked: what it does wrong shows here, not as a strange accuracy.
 
     Args:
-        source: what the scorer is called in messages.
         scorer: (frames (B, T, H, W, 3) uint8, grid) -> (B, T', H', W') float, higher = keep. A module among the
             pipeline's own: it moves to the pipeline's device, and is in eval mode.
     """
@@ -58,10 +57,8 @@ def build_custom(source: str | Callable[..., Scorer], options: Mapping[str, Any]
 
     Args:
         source: a class, or a function that returns a scorer; or its import path, "package.module:name".
-        options: its keyword arguments.
 
-    Raises:
-        ConfigError: it cannot be imported, or refuses the options.
+    Raises ConfigError: it cannot be imported, or refuses the options.
     """
     make = imported(source, "pruner.scorer") if isinstance(source, str) else source
     shown = source if isinstance(source, str) else getattr(source, "__name__", repr(source))
@@ -79,13 +76,6 @@ def build_custom(source: str | Callable[..., Scorer], options: Mapping[str, Any]
     return CustomScorer(shown, scorer)
 
 
-def build_own_pruner(
-    name: str, source: str | Callable[..., Scorer], scorer_options: Mapping[str, Any], **options: Any
-) -> MapPruner:
-    """A pruner whose scorer comes from outside; see `build_custom`."""
-    return build_map_pruner(own_spec(name), build_custom(source, scorer_options), **options)
-
-
 def own_spec(name: str) -> PrunerSpec:
     """Describes a pruner whose scorer comes from outside."""
     return PrunerSpec(name, "A pruner from outside of this package.", build_map_pruner, MAP_OPTIONS)
@@ -94,8 +84,7 @@ def own_spec(name: str) -> PrunerSpec:
 def imported(path: str, key: str) -> Callable[..., Any]:
     """What stands at an import path, "package.module:name".
 
-    Raises:
-        ConfigError: there is no such module or callable; the line begins with `key`.
+    Raises ConfigError: there is no such module or callable; the line begins with `key`.
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name:

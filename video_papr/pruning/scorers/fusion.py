@@ -10,7 +10,7 @@ Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from ...core.errors import ConfigError
 from ...core.types import TokenGrid
 from ..budget import BUDGET_OPTIONS, check_number
-from ..map_pruner import MapPruner, build_map_pruner, split_options
+from ..map_pruner import built_from
 from ..protocol import COMPENSATION_OPTIONS, PrunerSpec
 from ..select import resize_map
 from .rules import motion as frame_difference
@@ -32,9 +32,8 @@ def standardize(significance: Tensor) -> Tensor:
     """A map (B, T', H', W') with mean 0 and standard deviation 1 in each clip; one without contrast becomes 0."""
     centred = significance - significance.mean((1, 2, 3), keepdim=True)
     deviation = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
-    level = 1e-6 * significance.abs().amax(
-        (1, 2, 3), keepdim=True
-    )  # below it, rounding alone makes a contrast
+    # Below this level, rounding alone makes a contrast.
+    level = 1e-6 * significance.abs().amax((1, 2, 3), keepdim=True)
     return torch.where(deviation > level, centred / deviation.clamp(min=1e-30), 0.0)
 
 
@@ -48,8 +47,7 @@ class FusedScorer(X3DScorer):
         align_corners, cell_center: see `select.resize_map`; X3D's cells look at their first pixel.
         reading: `align_clip` and `normalize`, as for `X3DScorer`.
 
-    Raises:
-        ConfigError: no stage, an unknown one, one that is there twice, or a negative weight.
+    Raises ConfigError: no stage, an unknown one, one that is there twice, or a negative weight.
     """
 
     def __init__(
@@ -84,10 +82,7 @@ class FusedScorer(X3DScorer):
         pixels = self.pixels(frames)
         for features in self.trunk(pixels, names) if len(names) > 1 else (self.trunk(pixels),):
             cells = features.mean(1, dtype=torch.float32)
-            registered = resize_map(
-                cells, grid, align_corners=self.align_corners, cell_center=self.cell_center
-            )
-            found = found + standardize(registered)
+            found = found + standardize(resize_map(cells, grid, **self.resizing))
         assert isinstance(found, Tensor)
         return found
 
@@ -95,26 +90,11 @@ class FusedScorer(X3DScorer):
 OWN = (*X3D_OPTIONS, "stages", "motion")
 
 
-def build_papr_plus(
-    spec: PrunerSpec,
-    *,
-    weights: str | Path | None = None,
-    min_per_frame: float = 0.5,
-    uniform_share: float = 0.3,
-    **options: Any,
-) -> MapPruner:
-    """PaPr+ with X3D-S, see `FusedScorer`; and `min_per_frame` and `uniform_share` of `select_tokens`."""
-    own, shared = split_options(options, OWN)
-    scorer = build_x3d_scorer(FusedScorer, (8, 96), weights=weights, **own)
-    shares: dict[str, Any] = {"min_per_frame": min_per_frame, "uniform_share": uniform_share}
-    return build_map_pruner(spec, scorer, **shares, **shared)
-
-
 SPECS = (
     PrunerSpec(
         "papr_plus",
         "PaPr with finer maps of X3D-S, and a share of the tubelets for every frame.",
-        build_papr_plus,
+        built_from(partial(build_x3d_scorer, FusedScorer, (8, 96)), min_per_frame=0.5, uniform_share=0.3),
         (*OWN, "min_per_frame", "uniform_share", *BUDGET_OPTIONS, *COMPENSATION_OPTIONS),
         shares_crops=True,
         trained=True,

@@ -20,9 +20,9 @@ from ...checkpoints.timm_models import build_timm, pretrained_cfg
 from ...core.errors import ConfigError
 from ...core.pixels import IMAGENET_MEAN, IMAGENET_STD, normalize_pixels
 from ...core.types import TokenGrid
-from ..map_pruner import MapPruner, build_map_pruner, split_options
-from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
-from ..select import check_cell_center, check_interpolation, resize_map
+from ..map_pruner import built_from
+from ..protocol import MAP_OPTIONS, PrunerSpec
+from ..select import check_resizing, resize_map
 from .stage_map import StageMap
 
 DEFAULT_MODEL = "mobileone_s0"
@@ -36,7 +36,7 @@ class ImageScorer(nn.Module):
         mean, std: of its pixels, RGB in 0..1.
         frames: of a clip that it sees, evenly spaced; None: one for each slice of the token grid.
         size: shorter side of what it sees, in pixels; None: the backbone's view as it is.
-        align_corners, cell_center, interpolation: see `select.resize_map`.
+        resizing: options of `select.resize_map`.
     """
 
     def __init__(
@@ -47,18 +47,14 @@ class ImageScorer(nn.Module):
         std: tuple[float, ...] = IMAGENET_STD,
         frames: int | None = None,
         size: int | None = None,
-        align_corners: bool = True,
-        cell_center: float = 0.5,
-        interpolation: str = "linear",
+        **resizing: Any,
     ) -> None:
         super().__init__()
         check_clip(frames, size)
         self.reader = reader.to(memory_format=torch.channels_last)
         self.mean, self.std = mean, std
         self.frames, self.size = frames, size
-        self.align_corners = align_corners
-        self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
-        self.interpolation = check_interpolation(interpolation, cell_center=cell_center)
+        self.resizing = check_resizing(**resizing)
 
     def cells(self, frames: Tensor, count: int) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> maps of `count` of them, as the ConvNet gives them, (B, t, h, w) float32."""
@@ -78,21 +74,12 @@ class ImageScorer(nn.Module):
     def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
         count = min(grid.frames if self.frames is None else self.frames, frames.shape[1])
-        return self._resize(self.cells(frames, count), grid)
+        return resize_map(self.cells(frames, count), grid, **self.resizing)
 
     def maps(self, frames: Tensor, grids: Sequence[TokenGrid]) -> list[Tensor]:
         """The significance maps on several grids of one frame, for one pass of the network."""
         cells = self.cells(frames, 1)
-        return [self._resize(cells, grid) for grid in grids]
-
-    def _resize(self, cells: Tensor, grid: TokenGrid) -> Tensor:
-        return resize_map(
-            cells,
-            grid,
-            align_corners=self.align_corners,
-            cell_center=self.cell_center,
-            interpolation=self.interpolation,
-        )
+        return [resize_map(cells, grid, **self.resizing) for grid in grids]
 
 
 def scaled(height: int, width: int, size: int | None) -> tuple[int, int]:
@@ -125,8 +112,6 @@ def build_image_scorer(
         model: timm's name, with or without the tag of its weights; None: `DEFAULT_MODEL`.
         weights: "pretrained", a file, or None for random ones; see `timm_models.build_timm`.
         stage, recalibration: see `StageMap`.
-        seed: of random weights.
-        options: others of `ImageScorer`.
 
     Raises:
         ConfigError: timm has no such model, it gives no feature map, or an option is out of range.
@@ -157,19 +142,11 @@ OWN = (
 PAPR: dict[str, Any] = {"interpolation": "bicubic", "count_class_token": True}
 
 
-def build_image_convnet(
-    spec: PrunerSpec, *, weights: str | Path | None = None, recipe: str = "own", **options: Any
-) -> MapPruner:
-    """PaPr with a ConvNet of timm; see `build_image_scorer` and `protocol.with_recipe`."""
-    own, shared = split_options(with_recipe(recipe, PAPR, options), OWN)
-    return build_map_pruner(spec, build_image_scorer(weights=weights, **own), **shared)
-
-
 SPECS = (
     PrunerSpec(
         "image_convnet",
         "PaPr with a ConvNet for images of timm, frame by frame.",
-        build_image_convnet,
+        built_from(build_image_scorer, papr=PAPR),
         ("recipe", *OWN, "count_class_token", "uniform_share", *MAP_OPTIONS),
         for_images=True,
         shares_crops=True,

@@ -9,7 +9,6 @@ Letters: B clips, T frames, H x W pixels, T' x H' x W' the token grid, F statist
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from ...checkpoints.files import find_weights, load_exactly, read_weights
 from ...core.types import TokenGrid
-from ..map_pruner import MapPruner, build_map_pruner
+from ..map_pruner import built_from
 from ..protocol import MAP_OPTIONS, PrunerSpec
 from .rules import cell_means
 
@@ -70,25 +69,22 @@ class PixelRule(nn.Module):
         return torch.einsum("bfthw,f->bthw", tubelet_statistics(frames, grid), self.weight)
 
 
-def build_pixel_rule(
-    spec: PrunerSpec, *, weights: str | Path = "pixel_rule_synthetic", **options: Any
-) -> MapPruner:
-    """A pruner by the rule with fitted weights: a bundled name or a file, as `benchmarks/fit_pixel_rule.py` writes it.
+def read_pixel_rule(*, weights: str | Path = "pixel_rule_synthetic") -> PixelRule:
+    """The rule with fitted weights: a bundled name or a file, as `benchmarks/fit_pixel_rule.py` writes it.
 
-    Raises:
-        CheckpointError: the weights are missing, damaged or of another model.
+    Raises CheckpointError: the weights are missing, damaged or of another model.
     """
     state, _ = read_weights(find_weights(weights, key="pruner.weights"))
     rule = PixelRule()
     load_exactly(rule, state, source=f"pruner.weights={weights}")
-    return build_map_pruner(spec, rule, **options)
+    return rule
 
 
 SPECS = (
     PrunerSpec(
         "pixel_rule",
         "A control: what colours, contrast, edges and change of a tubelet tell, fitted to find the actor.",
-        build_pixel_rule,
+        built_from(read_pixel_rule),
         MAP_OPTIONS,
         compares_frames=True,
         shares_crops=True,

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ...core.types import TokenGrid
 from ..budget import Budget, check_number
-from ..map_pruner import MapPruner, build_map_pruner
+from ..map_pruner import MapPruner, built_from
 from ..protocol import COMPENSATION_OPTIONS, MAP_OPTIONS, PrunerSpec
 from ..select import lattice, token_axes
 
@@ -110,11 +110,6 @@ class RuleScorer(nn.Module):
         return self.rule(frames, grid, self.seed)
 
 
-def build_rule(spec: PrunerSpec, *, seed: int = 0, **options: Any) -> MapPruner:
-    """A pruner that scores by one of `RULES`."""
-    return build_map_pruner(spec, RuleScorer(spec.name, seed=seed), **options)
-
-
 def build_run_length(
     spec: PrunerSpec, *, tau: float = 6.0, min_keep: float = 0.05, max_keep: float = 1.0, **compensation: Any
 ) -> MapPruner:
@@ -123,7 +118,11 @@ def build_run_length(
     return MapPruner(spec, RuleScorer(spec.name), budget, **compensation)
 
 
-_rule = partial(PrunerSpec, build=build_rule, options=("seed", *MAP_OPTIONS))
+def _rule(name: str, summary: str, **declared: Any) -> PrunerSpec:
+    build = built_from(partial(RuleScorer, name))
+    return PrunerSpec(name, summary, build, ("seed", *MAP_OPTIONS), **declared)
+
+
 SPECS = (
     _rule(
         "random",

@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.errors import ConfigError
-from ...core.types import Mark, TokenGrid, TokenSelection
+from ...core.errors import ConfigError, check_known
+from ...core.types import Mark, TokenGrid, TokenSelection, unobserved
 from ..budget import Budget, check_number, check_ratio
 from ..compensation import region_shares
 from ..protocol import COMPENSATION_OPTIONS, Pruner, PrunerSpec, TokenBackbone
 from ..select import gather_tokens, on_grid, places_within, ranks, select_counts, select_tokens
 from .token_similarity import best_of_cells, mean_similarity, representatives
 
-MODES = ("ratio", "threshold", "adaptive")
 DIVERSITY = ("none", "cluster", "grid")
 Arrival = tuple[Tensor, Tensor, TokenSelection | None]
 """Tokens (B, P + K, D) that come to a place where they are chosen from, what is compared of them (B, K, D), and which
@@ -39,18 +38,15 @@ class SimilarityPruner(Pruner):
     the other modes apply their rule at each, and `max_keep` counts as `keep_ratio` does there.
 
     Args:
-        spec, compensation: see `Pruner`.
         mode: "ratio" keeps `keep_ratio` of the tokens; "threshold" drops those with a mean similarity above `tau`;
             "adaptive" those above mean + `deviations` standard deviations of their clip.
         diversity: "none"; "cluster": see `representatives`; "grid": see `best_of_cells`. "threshold" and "adaptive"
             keep these tokens beside their own choice; "ratio" puts them first, and its count stays exact.
-        cluster_tau: of `representatives`.
         after_block: blocks of the backbone that read all tokens before the choice; 0: the embeddings before positions.
             Several numbers, ascending, are several places.
         min_keep, max_keep: bounds for "threshold" and "adaptive", as shares of the grid's tokens.
 
-    Raises:
-        ConfigError: a value is out of range, or several places are combined with compensation="merge".
+    Raises ConfigError: a value is out of range, or several places are combined with compensation="merge".
     """
 
     fixed_by = "pruner.mode=ratio"
@@ -75,12 +71,10 @@ class SimilarityPruner(Pruner):
             "threshold": ("level", -check_number("tau", tau, -1, 1)),  # the map is minus the similarity
             "adaptive": ("deviation", check_number("deviations", deviations)),
         }
-        for key, value, known in (("mode", mode, MODES), ("diversity", diversity, DIVERSITY)):
-            if value not in known:
-                raise ConfigError(f"pruner.{key}={value!r} is unknown; use one of {', '.join(known)}")
-        budget = Budget(*values[mode], min_keep, max_keep)
+        budget = Budget(*values[check_known("pruner.mode", mode, values)], min_keep, max_keep)
         super().__init__(SPECS[0] if spec is None else spec, budget, **compensation)
-        self.diversity, self.after_blocks = diversity, check_places(after_block)
+        self.diversity = check_known("pruner.diversity", diversity, DIVERSITY)
+        self.after_blocks = check_places(after_block)
         self.cluster_tau = check_number("cluster_tau", cluster_tau, -1, 1)
         if self.compensation == "merge" and len(self.after_blocks) > 1:
             raise ConfigError(
@@ -102,7 +96,7 @@ class SimilarityPruner(Pruner):
         return found
 
     def select(
-        self, frames: Tensor, backbone: TokenBackbone, *, packed: bool = False, mark: Mark | None = None
+        self, frames: Tensor, backbone: TokenBackbone, *, packed: bool = False, mark: Mark = unobserved
     ) -> TokenSelection:
         """The kept tokens of every clip, as far as they have been computed for the choice; see `Pruner.select`."""
         arrived: list[Tensor] = []
@@ -122,8 +116,7 @@ class SimilarityPruner(Pruner):
             merged=merged,
             arrived=torch.stack(arrived, 1) if arrived else None,
         )
-        if mark is not None:
-            mark("select")
+        mark("select")
         return selection
 
     def selection_of(self, keep_idx: Tensor, frames: Tensor, backbone: TokenBackbone) -> TokenSelection:
@@ -253,8 +246,7 @@ class SimilarityPruner(Pruner):
 def check_places(after_block: object) -> tuple[int, ...]:
     """One whole number, or several that ascend, as a tuple.
 
-    Raises:
-        ConfigError: it is neither.
+    Raises ConfigError: it is neither.
     """
     several = isinstance(after_block, (list, tuple))
     places: list[Any] = list(after_block) if isinstance(after_block, (list, tuple)) else [after_block]

@@ -10,14 +10,13 @@ Letters: B clips or images, C channels, t x h x w or h x w the cells of a stage,
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, check_known, did_you_mean
 
 RECALIBRATIONS = ("uniform", "cam", "none")
 
@@ -35,28 +34,22 @@ class StageMap(nn.Module):
             the last module that gives a map of several cells.
         recalibration: one of `RECALIBRATIONS`.
         sample: (1, 3, ...) pixels, zeros for example, that the network can read.
-        name: of the network, for errors.
 
-    Raises:
-        ConfigError: there is no such stage, it gives no feature map, or "cam" and "none" find no classifier for it.
+    Raises ConfigError: there is no such stage, it gives no feature map, or "cam" and "none" find no classifier for it.
     """
 
     def __init__(
         self, network: nn.Module, stage: str | None, recalibration: str, *, sample: Tensor, name: str
     ) -> None:
         super().__init__()
-        if recalibration not in RECALIBRATIONS:
-            known = ", ".join(RECALIBRATIONS)
-            raise ConfigError(f"pruner.recalibration={recalibration!r} is unknown; use one of {known}")
         self.network, self.stage, self.name = network, stage, name
-        self.recalibration, self.cam = recalibration, recalibration == "cam"
+        self.recalibration = check_known("pruner.recalibration", recalibration, RECALIBRATIONS)
+        self.cam = recalibration == "cam"
         names = [found for found, _ in network.named_modules() if found]
         if stage is not None and stage not in names:
-            close = difflib.get_close_matches(stage, names, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
             tops = ", ".join(found for found, _ in network.named_children())
             raise ConfigError(
-                f"pruner.stage={stage}: pruner.model={name} has no such part, but {tops}.{hint}"
+                f"pruner.stage={stage}: pruner.model={name} has no such part, but {tops}.{did_you_mean(stage, names)}"
             )
         channels = self._check(sample)
         self.classifier = None if recalibration == "uniform" else self._classifier(channels)
@@ -116,9 +109,7 @@ class StageMap(nn.Module):
             with torch.no_grad():
                 output = network.forward_features(sample) if whole else network(sample)  # type: ignore[operator]
             gives[""] = _shape(output)
-        except (
-            Exception
-        ) as error:  # whatever a network of another kind, or the head on a small sample, stumbles over
+        except Exception as error:  # a network of another kind, or the head on a small sample, stumbles
             failure = f"{type(error).__name__}: {error}".splitlines()[0]
         finally:
             for hook in hooks:

@@ -5,7 +5,6 @@ Letters: B clips, T frames of H x W pixels, t x h x w the ConvNet's cells.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +17,12 @@ from ...checkpoints.files import load_exactly, read_weights
 from ...checkpoints.hub import url_file
 from ...checkpoints.timm_models import PRETRAINED
 from ...checkpoints.wrappers import unwrap
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, did_you_mean
 from ...core.pixels import normalize_planes, resample_frames
 from ...core.types import TokenGrid
-from ..map_pruner import MapPruner, build_map_pruner, split_options
+from ..map_pruner import built_from
 from ..protocol import MAP_OPTIONS, PrunerSpec
-from ..select import check_cell_center, resize_map
+from ..select import check_resizing, resize_map
 from .custom import imported
 from .image_convnet import check_clip, scaled
 from .stage_map import StageMap
@@ -43,7 +42,7 @@ class VideoScorer(nn.Module):
         mean, std: of its pixels, RGB in 0..1.
         frames: of a clip that it sees; None: all.
         size: shorter side of what it sees, in pixels; None: the backbone's view as it is.
-        align_corners, cell_center: see `select.resize_map`.
+        resizing: options of `select.resize_map`.
     """
 
     def __init__(
@@ -54,14 +53,12 @@ class VideoScorer(nn.Module):
         std: tuple[float, ...],
         frames: int | None = None,
         size: int | None = None,
-        align_corners: bool = True,
-        cell_center: float = 0.5,
+        **resizing: Any,
     ) -> None:
         super().__init__()
         self.reader, self.mean, self.std = reader, mean, std
         self.frames, self.size = frames, size
-        self.align_corners = align_corners
-        self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
+        self.resizing = check_resizing(**resizing)
 
     def cells(self, frames: Tensor) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> the map as the ConvNet gives it, (B, t, h, w) float32."""
@@ -72,9 +69,7 @@ class VideoScorer(nn.Module):
 
     def forward(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """frames (B, T, H, W, 3) uint8 -> significance map (B, T', H', W') on `grid`."""
-        return resize_map(
-            self.cells(frames), grid, align_corners=self.align_corners, cell_center=self.cell_center
-        )
+        return resize_map(self.cells(frames), grid, **self.resizing)
 
 
 def build_video_scorer(
@@ -98,9 +93,7 @@ def build_video_scorer(
         stage, recalibration: see `StageMap`.
         mean, std, size: of what it sees; None: as torchvision says for its networks, otherwise `MEAN`, `STD`, and the
             backbone's view as it is.
-        frames: see `VideoScorer`.
-        seed: of random weights.
-        resizing: `align_corners` and `cell_center` of `VideoScorer`.
+        resizing: of `VideoScorer`.
 
     Raises:
         ConfigError: there is no such model or stage, or an option is out of range.
@@ -151,8 +144,7 @@ def _build(model: str) -> tuple[nn.Module, Any]:
             )
         return network, None
     if model not in convnets():
-        close = difflib.get_close_matches(model, convnets(), 1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(model, convnets())
         raise ConfigError(
             f"pruner.model={model} is unknown; use one of {', '.join(convnets())}, or package.module:callable.{hint}"
         )
@@ -189,17 +181,11 @@ OWN = (
 )
 
 
-def build_video_convnet(spec: PrunerSpec, *, weights: str | Path | None = None, **options: Any) -> MapPruner:
-    """PaPr with a 3-D ConvNet; see `build_video_scorer`."""
-    own, shared = split_options(options, OWN)
-    return build_map_pruner(spec, build_video_scorer(weights=weights, **own), **shared)
-
-
 SPECS = (
     PrunerSpec(
         "video_convnet",
         "PaPr with any 3-D ConvNet, of torchvision or your own, at the stage that you name.",
-        build_video_convnet,
+        built_from(build_video_scorer),
         (*OWN, *MAP_OPTIONS),
         shares_crops=True,
         trained=True,

@@ -5,6 +5,7 @@ X3D-XS, S and M are one network; they differ in the clip that they see.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 
 from ...checkpoints.files import BUNDLED, find_weights, read_weights
 from ...checkpoints.hub import url_file
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, check_known
 from ...core.pixels import Colors, normalize_in_place, normalize_pixels, resample_clip, resample_frames
 from ...core.types import TokenGrid
-from ..map_pruner import MapPruner, build_map_pruner, split_options
-from ..protocol import MAP_OPTIONS, PrunerSpec, with_recipe
-from ..select import check_cell_center, resize_map
+from ..map_pruner import built_from
+from ..protocol import MAP_OPTIONS, PrunerSpec
+from ..select import check_resizing, resize_map
 from .x3d_depth_pruned import check_blocks, depth_prune_x3d
 from .x3d_trunk import X3DTrunk
 
@@ -38,8 +39,7 @@ PUBLISHED = {f"{name}_k400": f"{ZOO}/{name.upper()}.pyth" for name in CLIPS}
 def find_x3d(weights: str | Path, *, key: str) -> Path:
     """The file of X3D's weights: a path, a bundled name, or a name of `PUBLISHED`, which is downloaded once.
 
-    Raises:
-        CheckpointError: there is no such file, or it cannot be downloaded.
+    Raises CheckpointError: there is no such file, or it cannot be downloaded.
     """
     name = str(weights)
     here = Path(weights).expanduser().is_file() or (BUNDLED / f"{name}.safetensors").is_file()
@@ -72,9 +72,9 @@ class X3DScorer(nn.Module):
     Args:
         frames, size: the clip that X3D sees, resampled from the backbone's view.
         stage: where the map is read, see `X3DTrunk`.
-        align_corners, cell_center: see `select.resize_map`.
         align_clip: resample the clip with corners aligned.
         normalize: one of `NORMALIZE`: whose mean and deviation X3D's pixels have, its own or the backbone's.
+        resizing: options of `select.resize_map`.
     """
 
     def __init__(
@@ -83,24 +83,20 @@ class X3DScorer(nn.Module):
         frames: int,
         size: int,
         stage: str = "head",
-        align_corners: bool = True,
-        cell_center: float = 0.5,
         align_clip: bool = False,
         normalize: str = "own",
+        **resizing: Any,
     ) -> None:
         super().__init__()
         if frames < 1 or size < 32:
             raise ConfigError(
                 f"pruner.frames={frames} must be >= 1 and pruner.size={size} >= 32 (X3D's stride)"
             )
-        if normalize not in NORMALIZE:
-            raise ConfigError(f"pruner.normalize={normalize!r} is unknown; use one of {', '.join(NORMALIZE)}")
         self.frames, self.size = frames, size
-        self.align_corners, self.align_clip = align_corners, align_clip
+        self.align_clip, self.resizing = align_clip, check_resizing(**resizing)
         # None until a backbone tells its own.
         self.colors: tuple[Colors, Colors] | None = (MEAN, STD) if normalize == "own" else None
-        self.normalize = normalize
-        self.cell_center = check_cell_center(cell_center, align_corners=align_corners)
+        self.normalize = check_known("pruner.normalize", normalize, NORMALIZE)
         self.trunk = X3DTrunk(stage).to(memory_format=torch.channels_last_3d)
 
     def pixels(self, frames: Tensor) -> Tensor:
@@ -119,8 +115,7 @@ class X3DScorer(nn.Module):
     def fit(self, mean: Colors, std: Colors) -> None:
         """Takes over a backbone's normalisation, where `normalize` asks for it.
 
-        Raises:
-            ConfigError: another backbone, which normalises in another way, came first.
+        Raises ConfigError: another backbone, which normalises in another way, came first.
         """
         if self.normalize == "backbone":
             if self.colors not in (None, (mean, std)):
@@ -156,9 +151,7 @@ class X3DScorer(nn.Module):
 
     def score(self, frames: Tensor, grid: TokenGrid) -> Tensor:
         """`forward` for clips that run side by side."""
-        return resize_map(
-            self.cells(frames), grid, align_corners=self.align_corners, cell_center=self.cell_center
-        )
+        return resize_map(self.cells(frames), grid, **self.resizing)
 
 
 OPTIONS = ("frames", "size", "align_corners", "cell_center", "align_clip", "normalize", "seed")
@@ -203,20 +196,11 @@ def build_x3d_scorer(
     return scorer
 
 
-def build_x3d(
-    spec: PrunerSpec, *, weights: str | Path | None = None, recipe: str = "own", **options: Any
-) -> MapPruner:
-    """PaPr with one of `CLIPS`; see `protocol.with_recipe`."""
-    own, shared = split_options(with_recipe(recipe, PAPR, options), OWN)
-    scorer = build_x3d_scorer(X3DScorer, CLIPS[spec.name], weights=weights, **own)
-    return build_map_pruner(spec, scorer, **shared)
-
-
 SPECS = tuple(
     PrunerSpec(
         name,
         f"{what}: a light 3-D ConvNet looks first and says where it matters.",
-        build_x3d,
+        built_from(partial(build_x3d_scorer, X3DScorer, CLIPS[name]), papr=PAPR),
         ("recipe", *OWN, *MAP_OPTIONS),
         shares_crops=True,
         trained=True,

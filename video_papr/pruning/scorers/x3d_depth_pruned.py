@@ -48,8 +48,7 @@ def residual_blocks(net: nn.Module) -> Iterator[tuple[str, nn.ModuleList, int]]:
 def check_blocks(blocks: Any, *, source: str) -> tuple[str, ...]:
     """A description, checked; `source` names the option and its value in the error.
 
-    Raises:
-        CheckpointError: it is no list of one known word for each block.
+    Raises CheckpointError: it is no list of one known word for each block.
     """
     right = isinstance(blocks, (list, tuple)) and all(kind in X3D_KINDS for kind in blocks)
     if not right or len(blocks) != X3D_BLOCKS:

@@ -11,12 +11,8 @@ from torch import Tensor, nn
 
 DEPTHS = {"res2": 3, "res3": 5, "res4": 11, "res5": 7}  # residual blocks of each stage
 WIDTHS = {"res2": 24, "res3": 48, "res4": 96, "res5": 192}
-INNER = {
-    "res2": 54,
-    "res3": 108,
-    "res4": 216,
-    "res5": 432,
-}  # channels of the depthwise convolution, 2.25 times as many
+# Channels of the depthwise convolution, 2.25 times as many.
+INNER = {"res2": 54, "res3": 108, "res4": 216, "res5": 432}
 SQUEEZED = {"res2": 8, "res3": 8, "res4": 16, "res5": 32}  # a sixteenth of those, in multiples of 8
 HEAD = 2048
 
@@ -158,11 +154,8 @@ class ProjectedPool(nn.Module):
 
     def __init__(self, inside: int, inner: int, outside: int) -> None:
         super().__init__()
-        self.pre_conv, self.pre_norm, self.pre_act = (
-            pointwise(inside, inner),
-            nn.BatchNorm3d(inner),
-            nn.ReLU(),
-        )
+        self.pre_conv, self.pre_norm = pointwise(inside, inner), nn.BatchNorm3d(inner)
+        self.pre_act = nn.ReLU()
         self.pool = nn.AdaptiveAvgPool3d(1)
         self.post_conv, self.post_act = pointwise(inner, outside), nn.ReLU()
 

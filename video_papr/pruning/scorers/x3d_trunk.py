@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ...checkpoints.files import load_exactly
 from ...checkpoints.x3d_formats import from_any_x3d
-from ...core.errors import CheckpointError, ConfigError
+from ...core.errors import CheckpointError, check_known
 from .x3d_network import DEPTHS, X3D
 
 X3D_L_DEPTHS = (5, 10, 25, 15)
@@ -30,14 +30,12 @@ class X3DTrunk(nn.Module):
 
     def __init__(self, stage: str = "head") -> None:
         super().__init__()
-        if stage not in STAGES:
-            raise ConfigError(f"pruner.stage={stage!r} is unknown; use one of {', '.join(STAGES)}")
+        self.stage = check_known("pruner.stage", stage, STAGES)
         stages = X3D(num_classes=1).blocks
         self.blocks = nn.ModuleList(stages[: 5 if stage == "head" else STAGES.index(stage) + 2])
         if stage == "head":
             pool: Any = stages[5].pool
             self.pre_conv, self.pre_norm, self.pre_act = pool.pre_conv, pool.pre_norm, pool.pre_act
-        self.stage = stage
 
     def forward(self, pixels: Tensor, names: tuple[str, ...] = ()) -> Tensor | tuple[Tensor, ...]:
         """pixels (B, 3, T, S, S) normalised with `MEAN` and `STD` -> features (B, C, T, h, w) of the last stage.
@@ -62,11 +60,7 @@ class X3DTrunk(nn.Module):
 
         PySlowFast's and mmaction2's have a batch norm in the shortcut of res2, which the trunk gets too.
 
-        Args:
-            source: names the weights in errors.
-
-        Raises:
-            CheckpointError: it is another network, or keys are missing, left over or of other shapes.
+        Raises CheckpointError: it is another network, or keys are missing, left over or of other shapes.
         """
         state, title = from_any_x3d(state, source=source)
         source = source if title == "pytorchvideo" else f"{source} ({title}'s names)"
@@ -123,8 +117,7 @@ def fold_norms(trunk: nn.Module) -> None:
     The features stay the same up to rounding; a pass over every activation is saved. The state dict has other keys
     afterwards, so load the weights first.
 
-    Raises:
-        ValueError: the network is in training mode, where a norm follows its batch.
+    Raises ValueError: the network is in training mode, where a norm follows its batch.
     """
     if trunk.training:
         raise ValueError("batch norms can be folded in eval mode only")
