@@ -113,4 +113,6 @@ def _entries(annotations: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 def _skip(text: str, position: int) -> int:
     """The position of the next character that is no white space."""
-    return json.decoder.WHITESPACE.match(text, position).end()  # type: ignore[attr-defined]
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
