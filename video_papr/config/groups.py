@@ -7,7 +7,7 @@ its declaration is `option(None, ...)`, and None means that the key is not there
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field
 
@@ -81,6 +81,16 @@ def _check_name(group: str, name: str, hint: str = "") -> None:
 
 
 # fmt: off
+class _Chosen:
+    """A group that names what is to be built."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for the function that builds it, beside the name: those that are given."""
+        own = [f.name for f in fields(cast(Any, self)) if f.name not in ("name", "published", "bundled")]
+        return {key: value for key in own if (value := getattr(self, key)) is not None}
+
+
 @options("dataset")
 class DatasetConfig:
     """Which videos, and which of their frames."""
@@ -130,7 +140,7 @@ class DatasetConfig:
 
 
 @options("backbone")
-class BackboneConfig:
+class BackboneConfig(_Chosen):
     """The video transformer."""
 
     name: Text = option(help="architecture; set by the option")
@@ -152,14 +162,9 @@ class BackboneConfig:
             size = list(self.input_size)
             raise ConfigError(f"backbone.input_size={size}: {self.name} reads square frames, give one number.")
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments for `build_backbone` beside the name."""
-        return _given(self)
-
 
 @options("pruner")
-class PrunerConfig:
+class PrunerConfig(_Chosen):
     """Which tubelets are kept. A key that a pruner does not have is None, and is not passed on."""
 
     name: Text = option(help="kind of pruner; set by the option")
@@ -212,14 +217,9 @@ class PrunerConfig:
                 "ascending ones, as in [3,6,9]."
             )
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments for `build_pruner` beside the name."""
-        return _given(self)
-
 
 @options("merger")
-class MergerConfig:
+class MergerConfig(_Chosen):
     """Which tokens are joined inside the backbone. A key that a merger does not have is None."""
 
     name: Text = option(help="kind of merger; set by the option")
@@ -230,11 +230,6 @@ class MergerConfig:
 
     def __post_init__(self) -> None:
         _check_name("merger", self.name)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments for `build_merger` beside the name."""
-        return _given(self)
 
 
 @options("views")
@@ -297,8 +292,3 @@ class TaskConfig:
     """What is classified."""
 
     name: Literal["video", "image"] = option("video", "kind of task; set by the option")
-
-
-def _given(config: Any) -> dict[str, Any]:
-    found = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("name", "published", "bundled")}
-    return {key: value for key, value in found.items() if value is not None}
