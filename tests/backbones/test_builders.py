@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from video_papr.backbones.builders import BACKBONES, build_backbone, token_grid
+from video_papr.backbones.encoder import Encoder
 from video_papr.backbones.fitting import MAX_TOKENS
 from video_papr.backbones.layers import TubeletEmbed, interpolate_positions, space_time_positions
 from video_papr.backbones.timm_vit import read_as_tested
@@ -57,7 +58,7 @@ def test_named_sizes_are_the_published_ones() -> None:
     [(VideoMAE, "videomae_b", {}), (ViViT, "vivit_b", {}), (VJEPA2, "vjepa2_l", {"num_frames": 64})],
 )
 def test_a_family_is_by_default_its_published_model(family: type, name: str, more: dict[str, int]) -> None:
-    parameters = inspect.signature(family).parameters
+    parameters = {**inspect.signature(Encoder).parameters, **inspect.signature(family).parameters}
     known = {key: value for key, value in {**BACKBONES[name], **more}.items() if key != "num_classes"}
     assert {key: parameters[key].default for key in known} == known
 
