@@ -115,6 +115,7 @@ def class_of(model: object, package: str, names: tuple[str, ...]) -> str | None:
 
 
 def check_rgb(channels: int, name: str) -> None:
+    """Raises ConfigError unless a model, of the class `name`, reads three channels."""
     if channels != 3:
         raise ConfigError(f"cannot prune this {name}: it reads {channels} channels instead of RGB")
 

@@ -76,7 +76,7 @@ def build_schedule(train: TrainConfig | DepthConfig, runtime: RuntimeConfig, see
         field.name: getattr(train, field.name) for field in fields(Schedule) if hasattr(train, field.name)
     }
     if train.batch_size % train.accumulate:
-        key = train.prefix  # type: ignore[union-attr]
+        key = train.prefix
         raise ConfigError(
             f"{key}.accumulate={train.accumulate} must divide {key}.batch_size={train.batch_size}"
         )

@@ -81,7 +81,7 @@ def _check_name(group: str, name: str, hint: str = "") -> None:
 
 
 # fmt: off
-class _Chosen:
+class _Built:
     """A group that names what is to be built."""
 
     @property
@@ -140,7 +140,7 @@ class DatasetConfig:
 
 
 @options("backbone")
-class BackboneConfig(_Chosen):
+class BackboneConfig(_Built):
     """The video transformer."""
 
     name: Text = option(help="architecture; set by the option")
@@ -164,7 +164,7 @@ class BackboneConfig(_Chosen):
 
 
 @options("pruner")
-class PrunerConfig(_Chosen):
+class PrunerConfig(_Built):
     """Which tubelets are kept. A key that a pruner does not have is None, and is not passed on."""
 
     name: Text = option(help="kind of pruner; set by the option")
@@ -219,7 +219,7 @@ class PrunerConfig(_Chosen):
 
 
 @options("merger")
-class MergerConfig(_Chosen):
+class MergerConfig(_Built):
     """Which tokens are joined inside the backbone. A key that a merger does not have is None."""
 
     name: Text = option(help="kind of merger; set by the option")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -46,6 +46,7 @@ Method = Literal["updp", "greedy", "random", "uniform"]
 class Training:
     """What both have: networks, optimiser and data."""
 
+    prefix: ClassVar[str]  # the group's name, which `options` sets
     batch_size: Positive = option(32, "clips per step")
     accumulate: Positive = option(1, "backward passes per step; must divide batch_size")
     learning_rate: PositiveNumber = option(1e-3, "peak, after a linear warm-up; a cosine leads to 0")
@@ -73,7 +74,7 @@ class Training:
     def check_keep_by(self, dataset: str) -> None:
         """Refuses `keep_by` where nobody knows the actors, or nothing is dropped."""
         if self.keep_by != "random" and (dataset != "synthetic" or self.keep_ratio is None):
-            own = self.prefix  # type: ignore[attr-defined]
+            own = self.prefix
             raise ConfigError(
                 f"{own}.keep_by={self.keep_by} needs dataset=synthetic, which knows its actors, and {own}.keep_ratio"
             )
